@@ -1,0 +1,133 @@
+"""From YAML text to typed values: files with `base:`, `key=value` overrides, conversion without loss."""
+
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+Settings = dict[str, tuple[Any, str]]
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: one line saying what, where, what was expected and what to do."""
+
+
+class Check(NamedTuple):
+    """A test that a value must pass, and the words for it in an error message."""
+
+    passes: Callable[[Any], bool]
+    words: str
+
+
+def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
+    """The settings of a YAML file over those of its bases, and of `section.name=value` overrides over both.
+
+    Returns:
+        {"section.name": (value, where it was set)}, the values as YAML gives them.
+
+    Raises:
+        UserError: a file that cannot be read, text that is not YAML, an override without "=".
+    """
+    settings = _read_file(path, seen=())
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        where = f"override '{override}'"
+        if not separator:
+            raise UserError(f"{where}: expected key.path=value, such as schedule.epoch=1")
+        settings[key.strip()] = (_parse_yaml(text, where), where)
+    return settings
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, with 1e-4 read as a number and a key that stands twice refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}:{line} is not valid YAML ({getattr(error, 'problem', error)})") from error
+
+
+def _read_file(path: Path, seen: tuple[Path, ...]) -> Settings:
+    """The settings of a file over those of its bases: {"section.name": (value, the file it stands in)}."""
+    if path.resolve() in seen:
+        raise UserError(f"{path}: its chain of 'base:' files comes back to itself")
+    try:
+        content = _parse_yaml(path.read_text(encoding="utf-8"), f"'{path}'") or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as an options file ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections such as 'schedule:', found {type(content).__name__}")
+    settings: Settings = {}
+    base = content.pop("base", None)
+    if base is not None:
+        settings = _read_file(path.parent / str(base), (*seen, path.resolve()))
+    for section, values in content.items():
+        if isinstance(values, dict):
+            settings |= {f"{section}.{name}": (value, f"'{path}'") for name, value in values.items()}
+        else:
+            settings[str(section)] = (values, f"'{path}'")
+    return settings
+
+
+def checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -> Any:
+    """The value in its field's type; raises UserError where type or check do not fit."""
+    try:
+        typed = _convert(value, hint)
+    except TypeError:
+        raise UserError(f"{key}: expected {_words(hint)}, found {value!r} (in {where})") from None
+    if check and typed is not None and not check.passes(typed):
+        raise UserError(f"{key}: expected {check.words}, found {value!r} (in {where})")
+    return typed
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value` as a `hint`: only what loses nothing (1 for a float, a list for a tuple). Raises TypeError."""
+    if isinstance(hint, types.UnionType):
+        return None if value is None else _convert(value, typing.get_args(hint)[0])
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
+        if len(kinds) != len(value):
+            raise TypeError
+        return tuple(_convert(v, kind) for v, kind in zip(value, kinds, strict=True))
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint or value != value or value in (float("inf"), float("-inf")):
+        raise TypeError
+    return value
+
+
+def _words(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return f"{_words(typing.get_args(hint)[0])} or null"
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        return (
+            f"a list of {_words(kinds[0])}s" if kinds[-1] is Ellipsis else f"a list of {len(kinds)} numbers"
+        )
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]

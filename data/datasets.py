@@ -1,0 +1,145 @@
+"""What a sample is: one caption with the views of its image; and what evaluation ranks."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as tv
+
+from data.annotations import ByLanguage, Record
+from data.transforms import load_image, simclr_view, train_view
+from text_utils.augment import back_translate, random_deletion
+from text_utils.captions import clean_caption
+
+VIEWS = {"view1": train_view, "view2": train_view, "simclr1": simclr_view, "simclr2": simclr_view}
+Processor = Callable[..., dict[str, Any]]  # called as processor(images=[...PIL], return_tensors="pt")
+
+
+def seeded(*key: int) -> random.Random:
+    """A generator that depends on the numbers of `key` alone: not on process, worker or prefetch."""
+    return random.Random("/".join(map(str, key)))  # a text is hashed (SHA-512): close keys, unrelated streams
+
+
+@dataclass
+class Sample:
+    """images: {view: (3, H, W) uint8}; the caption augmented, not tokenised; person_id contiguous from 0."""
+
+    images: dict[str, Tensor]
+    caption: str
+    person_id: int
+    index: int
+
+
+class TrainingSet(Dataset[Sample]):
+    """One sample for each caption of each language. Key: (epoch, index); the same key gives the same sample.
+
+    Args:
+        records: the training split by language.
+        image_root: folder that the records' image paths start from.
+        image_size: (height, width) of the views.
+        views: which of `VIEWS` to make; the image is decoded once for all of them.
+        seed: with epoch and index the only source of randomness.
+        back_translation_p: probability that a caption is replaced by its back-translation.
+        deletion_p: probability with which each word is deleted.
+
+    `samples[index]` is (record, number of the caption in it).
+    """
+
+    def __init__(
+        self,
+        records: ByLanguage,
+        image_root: str | Path,
+        image_size: tuple[int, int],
+        views: Sequence[str] = ("view1",),
+        seed: int = 0,
+        back_translation_p: float = 0.0,
+        deletion_p: float = 0.0,
+    ) -> None:
+        self.samples: list[tuple[Record, int]] = [
+            (record, number)
+            for in_language in records.values()
+            for record in in_language
+            for number in range(len(record.captions))
+        ]
+        ids = sorted({record.person_id for record, _ in self.samples})
+        self.person_labels = {person_id: label for label, person_id in enumerate(ids)}
+        self.image_root, self.image_size = Path(image_root), image_size
+        self.views, self.seed = tuple(views), seed
+        self.back_translation_p, self.deletion_p = back_translation_p, deletion_p
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def image_names(self, indices: Sequence[int]) -> list[str]:
+        """The image files behind samples, relative to the image root."""
+        return [self.samples[index][0].image for index in indices]
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        rng = seeded(self.seed, epoch, index)
+        record, number = self.samples[index]
+        caption = record.captions[number]
+        if record.back_translations:
+            caption = back_translate(caption, record.back_translations[number], self.back_translation_p, rng)
+        caption = random_deletion(clean_caption(caption), self.deletion_p, rng)
+        pixels = tv.pil_to_tensor(load_image(self.image_root / record.image))
+        images = {view: VIEWS[view](pixels, self.image_size, rng) for view in self.views}
+        return Sample(images, caption, self.person_labels[record.person_id], index)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Every caption of a split in one language, cleaned; whom and which gallery image each describes."""
+
+    captions: list[str]
+    person_ids: Tensor  # (Q,) int64
+    image_indices: Tensor  # (Q,) int64, rows of the gallery
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The gallery (every image of a split, shared by the languages) and the queries of each language."""
+
+    image_root: Path
+    images: list[str]
+    person_ids: Tensor  # (G,) int64, as in the annotations
+    queries: dict[str, Queries]
+
+
+def evaluation_set(records: ByLanguage, image_root: str | Path) -> EvaluationSet:
+    """The gallery and queries of a split whose languages are aligned by index (as `read_splits` checks)."""
+    gallery = next(iter(records.values()))
+    return EvaluationSet(
+        image_root=Path(image_root),
+        images=[record.image for record in gallery],
+        person_ids=torch.tensor([record.person_id for record in gallery]),
+        queries={language: _queries(in_language) for language, in_language in records.items()},
+    )
+
+
+def _queries(records: list[Record]) -> Queries:
+    pairs = [(row, caption) for row, record in enumerate(records) for caption in record.captions]
+    return Queries(
+        captions=[clean_caption(caption) for _, caption in pairs],
+        person_ids=torch.tensor([records[row].person_id for row, _ in pairs]),
+        image_indices=torch.tensor([row for row, _ in pairs]),
+    )
+
+
+class GalleryImages(Dataset[Tensor]):
+    """The gallery rows `indices` of an evaluation set, in order, each (3, H, W) as `processor` makes it."""
+
+    def __init__(self, gallery: EvaluationSet, indices: Sequence[int], processor: Processor) -> None:
+        self.paths = [gallery.image_root / gallery.images[index] for index in indices]
+        self.processor = processor
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.processor(images=[load_image(self.paths[index])], return_tensors="pt")["pixel_values"][0]

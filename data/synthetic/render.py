@@ -1,0 +1,51 @@
+"""From a person and a shot to the pixels of one crop."""
+
+import random
+
+from PIL import Image
+
+from data.synthetic.attributes import Identity, draw_identity
+from data.synthetic.camera import Shot, camera_sensor, draw_shot, expose
+from data.synthetic.figure import draw_person
+from data.synthetic.pen import Pen
+from data.synthetic.scenes import camera_scene, draw_occluder, scene_window
+
+SUPERSAMPLING = 2
+
+
+def render(identity: Identity, shot: Shot, seed: int, rng: random.Random) -> Image.Image:
+    """One crop of a person.
+
+    Args:
+        seed: of the data set; it decides the places and the faults of the cameras.
+        rng: of this image; it decides the window of the scene, light, noise and passers-by.
+
+    Returns:
+        RGB image of `shot.size`.
+    """
+    width, height = (side * SUPERSAMPLING for side in shot.size)
+    canvas = scene_window(camera_scene(seed, shot.camera), (width, height), rng)
+    crown = (width * (0.5 + shot.shift), height * shot.crown)
+    scale = height * shot.span
+    if shot.bystander:
+        draw_stranger(canvas, rng, (width * rng.choice((0.12, 0.88)), height * 0.14), scale * 0.7)
+    pen = Pen(canvas, crown, scale, shot.pose.facing)
+    pen.glaze.ellipse(ground_shadow(crown, scale), fill=(0, 0, 0, 70))
+    draw_person(pen, identity, shot.pose)
+    if shot.occluder == "passer-by":
+        draw_stranger(canvas, rng, (width * rng.choice((-0.04, 1.04)), height * 0.06), scale * 1.05)
+    elif shot.occluder:
+        draw_occluder(pen, shot.occluder, rng)
+    return expose(canvas.reduce(SUPERSAMPLING), camera_sensor(seed, shot.camera), rng)
+
+
+def draw_stranger(canvas: Image.Image, rng: random.Random, crown: tuple[float, float], scale: float) -> None:
+    """Somebody who is not searched for, a part of them at most."""
+    pose = draw_shot(rng, 0).pose
+    draw_person(Pen(canvas, crown, scale, pose.facing), draw_identity(rng), pose)
+
+
+def ground_shadow(crown: tuple[float, float], scale: float) -> tuple[float, float, float, float]:
+    """The ellipse of the shadow at a person's feet, as a box in pixels."""
+    x, y = crown[0], crown[1] + 0.985 * scale
+    return x - 0.17 * scale, y - 0.02 * scale, x + 0.17 * scale, y + 0.025 * scale

@@ -1,0 +1,182 @@
+"""Decoding, and the random views of an image that training sees (the paper's image pool; SimCLR's views).
+
+A view is a pure function of a uint8 image and a `random.Random`: nothing here draws from a global generator.
+Views stay uint8 (3, H, W): a batch of them is normalised at once, when it is collated.
+"""
+
+import math
+import random
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from options import UserError
+
+Operation = Callable[[Tensor, random.Random], Tensor]
+Range = tuple[float, float]
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """The image as 8-bit RGB, upright by its EXIF tag; what is transparent becomes white.
+
+    Raises:
+        UserError: a file that is missing, no image, or cut short.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            return image if image.mode == "RGB" else _to_rgb(image)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        raise UserError(
+            f"image '{path}' cannot be read ({reason}). Download it anew, or drop its record"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # PIL clips 16 bits at 255, which is white nearly everywhere
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:  # what lies under transparent pixels is arbitrary
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def train_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:
+    """Resized to `size` (height, width), then two operations of the pool, drawn with replacement.
+
+    pixels: (3, any, any) uint8 -> (3, H, W) uint8.
+    """
+    pixels = _resize(pixels, size)
+    for operation in rng.choices(POOL, k=2):
+        pixels = operation(pixels, rng)
+    return pixels
+
+
+def simclr_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:
+    """A strong view for SS (SimCLR, Chen et al. 2020): (3, any, any) uint8 -> (3, H, W) uint8."""
+    pixels = random_crop(pixels, rng, scale=(0.2, 1.0), size=size)
+    if rng.random() < 0.8:
+        pixels = color_jitter(pixels, rng, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    pixels = random_grayscale(pixels, rng, p=0.2)
+    if rng.random() < 0.5:
+        pixels = _blur(pixels, sigma=rng.uniform(0.1, 2.0))
+    return random_flip(pixels, rng)
+
+
+def color_jitter(
+    pixels: Tensor,
+    rng: random.Random,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float = 0.0,
+) -> Tensor:
+    """Each factor drawn from 1 +- its strength (hue: shifted by up to that share of the circle)."""
+    changes = [
+        partial(tv.adjust_brightness, brightness_factor=1 + rng.uniform(-brightness, brightness)),
+        partial(tv.adjust_contrast, contrast_factor=1 + rng.uniform(-contrast, contrast)),
+        partial(tv.adjust_saturation, saturation_factor=1 + rng.uniform(-saturation, saturation)),
+    ]
+    if hue:
+        shift = partial(tv.adjust_hue, hue_factor=rng.uniform(-hue, hue))
+        changes.append(partial(_through_pil, change=shift))  # half of its time on tensors
+    rng.shuffle(changes)
+    for change in changes:
+        pixels = change(pixels)
+    return pixels
+
+
+def random_rotation(pixels: Tensor, rng: random.Random, degrees: float) -> Tensor:
+    """Turned by up to +- `degrees` about the centre; black outside, nearest pixel, as torchvision does."""
+    angle = rng.uniform(-degrees, degrees)
+    return _through_pil(pixels, lambda image: image.rotate(angle))  # a third of its time on tensors
+
+
+def random_crop(
+    pixels: Tensor, rng: random.Random, scale: Range, size: tuple[int, int] | None = None
+) -> Tensor:
+    """A box of `scale` of the area, resized to `size` (default: the image's own), as RandomResizedCrop.
+
+    The box has 3/4 to 4/3 times the aspect of `size`. For square sizes that is torchvision's rule; a tall
+    view keeps tall boxes, where a fixed 3/4 to 4/3 would cut head and feet off a standing person.
+    """
+    height, width = pixels.shape[-2:]
+    size = size or (height, width)
+    aspect = size[1] / size[0]
+    low, high = 0.75 * aspect, aspect / 0.75
+    box = _random_box(height, width, scale, (low, high), rng)
+    if box is None:  # the largest box in the middle whose aspect is allowed
+        allowed = min(max(width / height, low), high)
+        box_height = max(1, min(height, round(width / allowed)))
+        box_width = max(1, min(width, round(height * allowed)))
+        box = ((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+    top, left, box_height, box_width = box
+    return _resize(pixels[:, top : top + box_height, left : left + box_width], size)
+
+
+def random_grayscale(pixels: Tensor, rng: random.Random, p: float) -> Tensor:
+    """Gray, in three equal channels, with probability `p`."""
+    return tv.rgb_to_grayscale(pixels, num_output_channels=3) if rng.random() < p else pixels
+
+
+def random_flip(pixels: Tensor, rng: random.Random) -> Tensor:
+    """Mirrored left to right half of the time."""
+    return pixels.flip(-1) if rng.random() < 0.5 else pixels
+
+
+def random_erasing(pixels: Tensor, rng: random.Random, scale: Range, p: float = 0.5) -> Tensor:
+    """A box of `scale` of the area turned black with probability `p` (Zhong et al. 2020)."""
+    height, width = pixels.shape[-2:]
+    box = _random_box(height, width, scale, (1 / 3.3, 1 / 0.3), rng) if rng.random() < p else None
+    if box is None:
+        return pixels
+    top, left, box_height, box_width = box
+    pixels = pixels.clone()
+    pixels[:, top : top + box_height, left : left + box_width] = 0
+    return pixels
+
+
+POOL: tuple[Operation, ...] = (
+    partial(color_jitter, brightness=0.1, contrast=0.1, saturation=0.1),
+    partial(random_rotation, degrees=15.0),
+    partial(random_crop, scale=(0.9, 1.0)),
+    partial(random_grayscale, p=0.1),
+    random_flip,
+    partial(random_erasing, scale=(0.10, 0.20)),
+)
+
+
+def _random_box(
+    height: int, width: int, scale: Range, aspect: Range, rng: random.Random
+) -> tuple[int, int, int, int] | None:
+    """(top, left, height, width) of a box of random area, log-uniform aspect; None if it fits in no try."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        box_height, box_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            top, left = rng.randint(0, height - box_height), rng.randint(0, width - box_width)
+            return top, left, box_height, box_width
+    return None
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    return tv.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
+
+
+def _blur(pixels: Tensor, sigma: float) -> Tensor:
+    return _through_pil(pixels, lambda image: image.filter(ImageFilter.GaussianBlur(sigma)))
+
+
+def _through_pil(pixels: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    image = change(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -1,0 +1,120 @@
+"""Checkpoints: plain tensors and dicts, written whole or not at all."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from options import Options, UserError, to_dict
+
+logger = logging.getLogger(__name__)
+
+LAST, BEST = "checkpoint_last.pth", "checkpoint_best.pth"
+
+
+def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool) -> None:
+    """Write `checkpoint_last.pth`, and `checkpoint_best.pth` as a copy of it where it is the best so far.
+
+    Each goes to a temporary file, is flushed to the disk and renamed: a kill leaves the old file or the new one whole.
+    """
+    temporary = folder / (LAST + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        _flush(file)
+    if is_best:
+        copy = folder / (BEST + ".tmp")
+        with temporary.open("rb") as source, copy.open("wb") as file:
+            shutil.copyfileobj(source, file)
+            _flush(file)
+        copy.replace(folder / BEST)
+    temporary.replace(folder / LAST)
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a training checkpoint of ours onto the CPU, executing nothing.
+
+    Raises:
+        UserError: no such file, not a checkpoint, damaged, or without the training state.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint '{path}': no such file") from None
+    except (
+        Exception
+    ) as error:  # torch.load raises KeyError, EOFError, UnpicklingError, RuntimeError ... for bad files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint '{path}': damaged, or not a checkpoint ({reason[:200]})") from error
+    expected = {"model", "optimizer", "scaler", "epoch", "step", "random", "best", "options"}
+    if not isinstance(state, dict) or not expected <= state.keys():
+        raise UserError(f"checkpoint '{path}': holds no training state of this program to resume from")
+    return state
+
+
+def find_checkpoint(resume: str | None, folder: Path) -> dict[str, Any] | None:
+    """The training state to go on from.
+
+    Args:
+        resume: None: a fresh start; "auto": the newest good checkpoint of `folder`, or a fresh start where there is
+            none; else a file.
+    """
+    if resume is None:
+        return None
+    if resume != "auto":
+        return load_checkpoint(Path(resume))
+    found = []
+    for path in (folder / LAST, folder / BEST):
+        if path.exists():
+            try:
+                found.append(load_checkpoint(path))
+            except UserError as error:
+                logger.warning("passed over: %s", error)
+    return max(found, key=lambda state: state["step"], default=None)
+
+
+def check_trained_with(options: Options, path: Path) -> None:
+    """Refuse to evaluate a checkpoint of ours on other input than it was trained on; others say nothing of theirs.
+
+    Raises:
+        UserError: naming the option and both values.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # not a file of torch.save, or no file at all: whoever loads the weights says so
+        return
+    if not isinstance(state, dict) or "options" not in state:
+        return
+    now, then = to_dict(options), state["options"]
+    for section, name in (("data", "image_size"), ("data", "normalization"), ("experiment", "text_length")):
+        if now[section][name] != then[section][name]:
+            raise UserError(
+                f"{section}.{name}: '{path}' was trained with {then[section][name]}, these options have "
+                f"{now[section][name]}; evaluate with --config and the options.yaml of its run"
+            )
+
+
+def load_model_state(model: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Fill the model from a checkpoint, every name and shape accounted for.
+
+    Raises:
+        UserError: naming the first parameter that does not fit.
+    """
+    own, saved = model.state_dict(), state["model"]
+    for name in own.keys() | saved.keys():
+        if name not in saved or name not in own:
+            where = "the checkpoint" if name not in saved else "the model"
+            raise UserError(f"checkpoint: '{name}' is not in {where}; use the options it was trained with")
+        if own[name].shape != saved[name].shape:
+            raise UserError(
+                f"checkpoint: '{name}' has shape {tuple(saved[name].shape)}, the model of these options "
+                f"{tuple(own[name].shape)}; use the options it was trained with"
+            )
+    model.load_state_dict(saved)

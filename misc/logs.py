@@ -1,0 +1,102 @@
+"""What a run says and leaves behind: log.txt, metrics.jsonl, TensorBoard scalars, tables."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from misc import distributed
+from misc.metrics import METRICS
+
+RUN_FILES = ("options.yaml", "log.txt", "metrics.jsonl", "results.json", "curves.png", "ranking.png")
+DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
+
+
+def start_logging() -> None:
+    """Let rank 0 speak on standard output; the other ranks are heard from WARNING on."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    root.handlers = [console]
+    logging.captureWarnings(True)
+
+
+def log_to(folder: Path) -> None:
+    """Let rank 0 also write `log.txt`, after what an earlier part of the run wrote there."""
+    if distributed.is_main():
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger().addHandler(file)
+
+
+class RunLog:
+    """metrics.jsonl and TensorBoard scalars of one run; on ranks other than 0 it writes nothing.
+
+    Args:
+        folder: the run's output folder.
+        step: the step to go on from. Lines of later steps, left by a run that was cut off, are taken out.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._file = self._board = None
+        if not distributed.is_main():
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _read_lines(path) if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        prefix = "train" if record["kind"] == "train" else record["split"]
+        for name, value in _numbers(record, prefix):
+            self._board.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        """Finish both files."""
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The whole lines of a file; the last one of a killed run may be half a line."""
+    if not path.exists():
+        return []
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    return whole
+
+
+def _numbers(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+    numbers = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            numbers += _numbers(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float) and name not in ("step", "steps_per_epoch", "best"):
+            numbers.append((f"{prefix}/{name}", value))
+    return numbers
+
+
+def metrics_table(results: dict[str, Any]) -> str:
+    """The figures of an evaluation as aligned text, a row for each language and direction."""
+    rows = [(language, figures) for language, figures in results["languages"].items()]
+    if len(rows) > 1:
+        rows.append(("average", results["average"]))
+    lines = [
+        f"{'':24s}"
+        + "".join(f"{name.replace('R', 'R@') if name[0] == 'R' else name:>8s}" for name in METRICS)
+    ]
+    for language, figures in rows:
+        for direction, words in DIRECTIONS.items():
+            numbers = "".join(f"{figures[direction][name]:8.2f}" for name in METRICS)
+            lines.append(f"{language:8s}{words:16s}{numbers}")
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""What a run stands on: device, precision, and the output folder."""
+
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from misc import distributed
+from misc.checkpoint import BEST, LAST
+from misc.logs import RUN_FILES, log_to, start_logging
+from options import Options, UserError, moot_settings, to_dict
+
+logger = logging.getLogger(__name__)
+
+HOLDS_RUN = ("options.yaml", "metrics.jsonl", LAST, BEST)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this process: its machine's GPU number `local_rank`, or the CPU.
+
+    Raises:
+        UserError: a GPU is asked for and there is none for this process.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if distributed.local_rank() >= torch.cuda.device_count():
+        raise UserError(
+            f"misc.device: process {distributed.local_rank()} of this machine has no GPU of its own "
+            f"({torch.cuda.device_count()} found); start fewer processes, or set misc.device=cpu"
+        )
+    device = torch.device("cuda", distributed.local_rank())
+    torch.cuda.set_device(device)
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """What autocast computes in; "auto" is bf16 or fp16 on a GPU and fp32 on a CPU (whose bf16 is slow)."""
+    if name == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("misc.precision: fp16 is for GPUs; use fp32 (or auto) with misc.device=cpu")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def start(options: Options) -> tuple[torch.device, torch.dtype]:
+    """Join the other processes, let rank 0 speak, and settle device and precision."""
+    device = pick_device(options.misc.device)
+    precision = pick_precision(options.misc.precision, device)
+    distributed.start(device, options.distributed.backend, options.distributed.timeout)
+    start_logging()
+    for sentence in moot_settings(options) if distributed.is_main() else ():
+        logger.warning(sentence)
+    return device, precision
+
+
+def stop() -> None:
+    """Leave the other processes once all have come this far: rank 0 may still be writing."""
+    distributed.broadcast_object(None)
+    distributed.stop()
+
+
+def refuse_to_overwrite(folder: Path, overwrite: bool) -> None:
+    """Stop a run from going into a folder that holds another one.
+
+    Raises:
+        UserError: unless `overwrite`.
+    """
+    held = [name for name in HOLDS_RUN if (folder / name).exists()]
+    if distributed.broadcast_object(held) and not overwrite:
+        raise UserError(
+            f"output.dir: '{folder}' holds a run ({', '.join(held)}); continue it with --resume, choose another "
+            "folder with --output-dir, or set output.overwrite=true"
+        )
+
+
+def open_folder(folder: Path, fresh: bool) -> None:
+    """Make the output folder and begin its log; a fresh run removes what an earlier run left, and nothing else."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise UserError(
+            f"output.dir: '{folder}' cannot be made ({error.strerror}); choose another"
+        ) from error
+    if not writable:
+        raise UserError(f"output.dir: '{folder}' cannot be written to; choose another")
+    if fresh and distributed.is_main():
+        for name in (*RUN_FILES, LAST, BEST):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    log_to(folder)
+
+
+def evaluation_folder(folder: Path) -> Path:
+    """Where an evaluation writes: the output folder, or `evaluation` in it where it holds a training run."""
+    held = any((folder / name).exists() for name in HOLDS_RUN)
+    return folder / "evaluation" if distributed.broadcast_object(held) else folder
+
+
+def write_options(options: Options, folder: Path) -> None:
+    """Write the resolved options as `options.yaml`: itself a valid --config."""
+    if distributed.is_main():
+        text = yaml.safe_dump(to_dict(options), sort_keys=False, allow_unicode=True)
+        (folder / "options.yaml").write_text(text, encoding="utf-8")
+
+
+def report_error(error: UserError) -> None:
+    """Say what the user can mend in one line on standard error, from one process."""
+    if distributed.first_to_report():
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

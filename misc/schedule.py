@@ -1,0 +1,35 @@
+"""How the learning rate and the soft label change from step to step."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then cosine; steps count from 0 over the whole run.
+
+    Attributes:
+        lr_start, lr, lr_end: the rate at step 0, at the end of the warm-up, and at the last step.
+        warmup_steps, total_steps: lengths in steps.
+        soft_label: the final share a of the model's own prediction in the targets of N-ITC.
+        steps_per_epoch: a rises linearly from 0 over that many steps, whatever the warm-up.
+    """
+
+    lr_start: float
+    lr: float
+    lr_end: float
+    warmup_steps: int
+    total_steps: int
+    soft_label: float
+    steps_per_epoch: int
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        if step < self.warmup_steps:
+            return self.lr_start + (self.lr - self.lr_start) * step / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
+        return self.lr_end + (self.lr - self.lr_end) * (1 + math.cos(math.pi * progress)) / 2
+
+    def soft_label_ratio(self, step: int) -> float:
+        """The share a of the soft label at a step."""
+        return self.soft_label * min(1.0, step / self.steps_per_epoch)

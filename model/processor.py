@@ -1,0 +1,40 @@
+"""What the image tower wants to see: the evaluation transform, and the statistics that training shares."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+
+class ImageProcessor:
+    """PIL images -> `{"pixel_values": (B, 3, H, W)}`, called as the processors of `transformers` are.
+
+    RGB, resized straight to `image_size` (height, width) without a crop, bicubic and anti-aliased, scaled to
+    [0, 1], then normalised by channel with `image_mean` and `image_std`.
+    """
+
+    def __init__(
+        self, image_size: tuple[int, int], image_mean: Sequence[float], image_std: Sequence[float]
+    ) -> None:
+        self.image_size = tuple(image_size)
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+
+    def __call__(self, images: Sequence[Image.Image], return_tensors: str = "pt") -> dict[str, Tensor]:
+        assert return_tensors == "pt", "PyTorch tensors are all there is"
+        return {"pixel_values": torch.stack([self.transform(image) for image in images])}
+
+    def transform(self, image: Image.Image) -> Tensor:
+        """One image of any size and mode -> (3, H, W), fp32."""
+        height, width = self.image_size
+        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous().float().div_(255)
+        mean, std = torch.tensor(self.image_mean)[:, None, None], torch.tensor(self.image_std)[:, None, None]
+        return pixels.sub_(mean).div_(std)

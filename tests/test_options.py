@@ -1,0 +1,145 @@
+"""Options: YAML and overrides in, one validated `Options` out, or one line that names the mistake."""
+
+import dataclasses
+import math
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from options import Options, UserError, load_options, moot_settings, to_dict
+
+CONFIG = Path("config")
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mistake(path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_options(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_config_yaml_lists_every_option_with_its_default_and_a_comment() -> None:
+    text = (CONFIG / "config.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text).keys() == to_dict(Options()).keys()
+    listed = {s: set(values) for s, values in yaml.safe_load(text).items()}
+    assert listed == {s: set(values) for s, values in to_dict(Options()).items()}
+    assert load_options(CONFIG / "config.yaml") == Options()
+    for line in text.splitlines():
+        assert not line.startswith("  ") or " # " in line, f"no explanation: {line}"
+
+
+def test_every_option_has_a_line_of_documentation() -> None:
+    for kind in typing.get_type_hints(Options).values():
+        for field in dataclasses.fields(kind):
+            assert len(field.metadata["doc"]) > 10, field.name
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001", "+1e-4", ".1e-3", "1.e-4"])
+def test_a_number_in_exponent_form_is_a_number(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "o.yaml", f"schedule:\n  lr: {text}\n")
+    assert load_options(path).schedule.lr == 1e-4
+    assert load_options(path, [f"schedule.lr_end={text}"]).schedule.lr_end == 1e-4
+
+
+def test_an_override_beats_the_file_and_the_file_beats_its_base(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "schedule: {epoch: 7, lr: 0.5, eps: 1.0}\n")
+    path = write(tmp_path / "o.yaml", "base: base.yaml\nschedule: {lr: 0.25, eps: 0.5}\n")
+    schedule = load_options(path, ["schedule.eps=0.125"]).schedule
+    assert (schedule.epoch, schedule.lr, schedule.eps) == (7, 0.25, 0.125)
+    assert schedule.epoch_warmup == Options().schedule.epoch_warmup
+
+
+def test_the_simplified_recipe_is_nitc_and_ritc_on_one_view() -> None:
+    experiment = load_options(CONFIG / "s.config.yaml").experiment
+    on = [name for name in ("nitc", "ritc", "citc", "ss", "mvs_image") if getattr(experiment, name)]
+    assert on == ["nitc", "ritc"]
+
+
+def test_the_resolved_options_are_a_valid_config_of_the_same_meaning(tmp_path: Path) -> None:
+    options = load_options(CONFIG / "s.config.yaml", ["schedule.eps=3e-9", "data.languages=[en, ch]"])
+    path = write(tmp_path / "options.yaml", yaml.safe_dump(to_dict(options)))
+    assert load_options(path) == options
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("schedule.lrr=1", ["schedule.lrr", "did you mean schedule.lr?"]),
+        ("scheduel.lr=1", ["scheduel.lr", "did you mean schedule.lr?"]),
+        ("shedule.epohc=1", ["shedule.epohc", "did you mean schedule.epoch?"]),
+        ("schedule.lr=-1", ["schedule.lr", "above 0", "-1"]),
+        ("schedule.lr=fast", ["schedule.lr", "a number", "'fast'"]),
+        ("schedule.lr=.nan", ["schedule.lr", "a number"]),
+        ("schedule.lr=.inf", ["schedule.lr", "a number"]),
+        ("schedule.epoch=2.5", ["schedule.epoch", "a whole number", "2.5"]),
+        ("schedule.epoch=true", ["schedule.epoch", "a whole number", "True"]),
+        ("schedule.epoch=null", ["schedule.epoch", "a whole number", "None"]),
+        ("experiment.ritc=1", ["experiment.ritc", "true or false"]),
+        ("data.image_size=[128]", ["data.image_size", "list of 2 numbers"]),
+        ("data.image_size=[128, 0]", ["data.image_size", "above 0"]),
+        ("data.languages=en", ["data.languages", "list", "'en'"]),
+        ("data.languages=[]", ["data.languages", "at least one"]),
+        ("misc.device=tpu", ["misc.device", "cpu", "'tpu'"]),
+        ("schedule=3", ["schedule", "section"]),
+        ("schedule.epoch", ["schedule.epoch", "key.path=value"]),
+        ("schedule.epoch=[1", ["not valid YAML"]),
+        ("model.checkpoint=x", ["model.checkpoint", "model.clip_pretrained"]),
+        ("anno_dir=x", ["anno_dir", "data.annotation_file"]),
+    ],
+)
+def test_a_mistaken_override_is_named_with_what_was_expected(override: str, said: list[str]) -> None:
+    message = mistake(CONFIG / "config.yaml", override)
+    for words in said:
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("schedule:\n  lr: [1\n", "line"),
+        ("schedule:\n  lr: 1\n  lr: 2\n", "'lr' stands twice"),
+        ("- 1\n- 2\n", "sections"),
+        ("schedule: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("schedule:\n  lrr: 1\n", "schedule.lrr"),
+        ("image_dir: x\n", "data.image_root"),
+        ("base: missing.yaml\n", "missing.yaml"),
+        ("base: o.yaml\n", "comes back to itself"),
+    ],
+)
+def test_a_mistaken_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    message = mistake(write(tmp_path / "o.yaml", text))
+    assert said in message
+    assert "o.yaml" in message or "missing.yaml" in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "nowhere.yaml" in mistake(tmp_path / "nowhere.yaml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "o.yaml"
+    path.write_bytes(bytes(range(256)))
+    assert "o.yaml" in mistake(path)
+
+
+def test_no_loss_at_all_is_refused() -> None:
+    off = [f"experiment.{name}=false" for name in ("nitc", "ritc", "citc", "ss")]
+    assert "no loss" in mistake(CONFIG / "config.yaml", *off)
+
+
+def test_a_setting_that_another_makes_moot_is_said() -> None:
+    options = load_options(CONFIG / "s.config.yaml", ["experiment.ss_ratio=0.7", "experiment.ritc_ratio=2"])
+    assert moot_settings(options) == ["experiment.ss_ratio has no effect while experiment.ss is false"]
+    assert moot_settings(Options()) == []
+
+
+def test_options_never_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().schedule.lr = math.pi  # type: ignore[misc]
