@@ -232,7 +232,7 @@ def _record(item: dict[str, Any], image_field: str, language: str, where: str) -
     parts = image.replace("\\", "/").split("/")
     if not image.strip() or parts[0] == "" or parts[0].endswith(":") or ".." in parts:
         raise UserError(
-            f"{where}: field '{image_field}' should be a path below the image root, found {image!r}"
+            f"{where}: field '{image_field}' should be a path below data.image_root, found {image!r}"
         )
     person_id = _field(item, "id", int, where)
     if person_id < 0:

@@ -119,7 +119,8 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
     """The state dict, and the options that a checkpoint of ours has beside it (others: none)."""
     if not isinstance(content, dict):
         raise bad_weights(path, f"holds a {type(content).__name__}; a state dict is expected")
-    options = content.get("options", {})
+    options = content.get("options")
+    options = options if isinstance(options, dict) else {}
     for key in ("model", "state_dict"):
         if isinstance(content.get(key), dict):
             return content[key], options

@@ -49,7 +49,7 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
         if name not in tensors:
             raise bad_weights(path, f"holds no CLIP with a vision transformer: it lacks {name!r}")
         shape = tensors[name].shape
-        if len(shape) != dimensions:
+        if len(shape) != dimensions or 0 in shape:
             raise bad_weights(path, f"has {name!r} of shape {tuple(shape)}; {dimensions} axes are expected")
         return shape
 
@@ -63,8 +63,9 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
     image_width, _, patch_size, _ = size("visual.conv1.weight", 4)
     vocab_size, text_width = size("text.token_embedding.weight", 2)
     _, embed_dim = size("text.text_projection", 2)
-    for name in ("visual.positional_embedding", "text.positional_embedding"):
-        size(name, 2)
+    for tower in ("visual", "text"):
+        size(f"{tower}.positional_embedding", 2)
+        size(f"{tower}.transformer.resblocks.0.ln_1.weight", 1)
     return ClipShape(
         patch_size=patch_size,
         image_width=image_width,
@@ -85,18 +86,19 @@ def read_grid(path: Path, patches: int, patch_size: int, options: dict[str, Any]
         UserError: they do not make that many patches.
     """
     image_size = _option(options, "data", "image_size")
-    if image_size is None:
-        rows = columns = math.isqrt(patches)
+    if image_size:
+        rows, columns = (side // patch_size for side in image_size)
     else:
-        rows, columns = image_size[0] // patch_size, image_size[1] // patch_size
+        rows = columns = math.isqrt(patches)
     if rows * columns != patches:
-        grid = "a square" if image_size is None else f"the image size {tuple(image_size)} saved with it"
+        grid = f"the image size {tuple(image_size)} saved with it" if image_size else "a square"
         raise bad_weights(path, f"has positions for {patches} patches, which do not make {grid}")
     return rows, columns
 
 
 def _option(options: dict[str, Any], section: str, name: str) -> Any:
-    return options.get(section, {}).get(name)
+    values = options.get(section)
+    return values.get(name) if isinstance(values, dict) else None
 
 
 def check_tensors(path: Path, tensors: dict[str, Tensor], shape: ClipShape, grid: tuple[int, int]) -> None:

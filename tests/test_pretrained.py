@@ -15,6 +15,7 @@ from torch import Tensor
 from model.clip import build_clip
 from model.pretrained import load_clip_weights
 from model.shapes import resize_image_positions, resize_text_positions
+from model.torchscript import read_torchscript
 from options import UserError
 
 TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
@@ -69,6 +70,14 @@ def test_every_format_gives_the_same_weights_in_fp32_under_our_names(tmp_path, o
     assert weights.grid == (4, 4)
     assert {name: getattr(weights.shape, name) for name in SIZES} == SIZES
     assert (weights.shape.image_heads, weights.shape.text_heads, weights.shape.vocab_size) == (2, 1, 49_408)
+
+
+def test_tensors_that_are_views_of_one_storage_are_read_from_an_archive_as_they_are(tmp_path):
+    storage = torch.randn(3, 4, 5)
+    views = {"a": storage[1], "b.c": storage[2].T, "d": storage[0, 0, 0]}
+    read = read_torchscript(save_torchscript(views, tmp_path / "views.pt"))
+    assert read.keys() == views.keys()
+    assert all(torch.equal(read[name], view) for name, view in views.items())
 
 
 def test_weights_fill_every_parameter_and_leave_it_trainable(tmp_path, openai, ours):

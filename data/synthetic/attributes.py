@@ -114,8 +114,8 @@ LOWER: dict[str, dict[str, Weights]] = {
     },
 }
 VIVID: Weights = {
-    "black": 5, "white": 5, "gray": 4, "red": 4, "blue": 4, "navy": 3, "light blue": 3, "green": 3, "olive": 2,
-    "yellow": 3, "orange": 2, "brown": 2, "beige": 3, "pink": 3, "purple": 3,
+    "black": 5, "white": 5, "gray": 4, "red": 4, "blue": 4, "navy": 3, "light blue": 3, "green": 3,
+    "olive": 2, "yellow": 3, "orange": 2, "brown": 2, "beige": 3, "pink": 3, "purple": 3,
 }  # fmt: skip
 CLOTH: Weights = {"black": 5, "gray": 4, "beige": 4, "navy": 3, "brown": 3, "olive": 2, "white": 2, "blue": 1}
 DENIM: Weights = {"blue": 4, "navy": 4, "light blue": 3, "black": 3, "gray": 2}

@@ -1,12 +1,8 @@
 """Drawing what a person carries."""
 
-from typing import TYPE_CHECKING
-
 from data.synthetic.attributes import RGB, Item
+from data.synthetic.body import Body
 from data.synthetic.pen import Pen, Point, shade
-
-if TYPE_CHECKING:
-    from data.synthetic.figure import Body
 
 METAL = (120, 122, 126)
 
@@ -16,7 +12,7 @@ def is_a(bag: Item | None, kind: str) -> bool:
     return bag is not None and bag.kind == kind
 
 
-def draw_backpack(pen: Pen, bag: Item | None, body: "Body") -> None:
+def draw_backpack(pen: Pen, bag: Item | None, body: Body) -> None:
     """A backpack seen from behind."""
     if not is_a(bag, "backpack"):
         return
@@ -31,14 +27,14 @@ def draw_backpack(pen: Pen, bag: Item | None, body: "Body") -> None:
     pen.line([(-half * 0.72, 0.35), (half * 0.72, 0.35)], shade(color, 0.55), 0.006)
 
 
-def draw_backpack_edges(pen: Pen, bag: Item | None, body: "Body") -> None:
+def draw_backpack_edges(pen: Pen, bag: Item | None, body: Body) -> None:
     """What shows of a backpack on either side of the torso, from the front."""
     if is_a(bag, "backpack"):
         half = body.shoulder * 1.02
         pen.shape([(-half, 0.2), (half, 0.2), (half, 0.44), (-half, 0.44)], RGB[bag.color])
 
 
-def draw_straps(pen: Pen, bag: Item | None, body: "Body") -> None:
+def draw_straps(pen: Pen, bag: Item | None, body: Body) -> None:
     """The two straps of a backpack, from the front."""
     if is_a(bag, "backpack"):
         for sign in (-1, 1):
@@ -57,7 +53,7 @@ def draw_backpack_side(pen: Pen, bag: Item | None) -> None:
     pen.shape([(-0.135, 0.33), (-0.175, 0.345), (-0.172, 0.43), (-0.135, 0.44)], shade(color, 0.84))
 
 
-def draw_shoulder_bag(pen: Pen, bag: Item | None, body: "Body") -> None:
+def draw_shoulder_bag(pen: Pen, bag: Item | None, body: Body) -> None:
     """A bag at the hip, its strap across the body."""
     if not is_a(bag, "shoulder bag"):
         return
@@ -102,7 +98,7 @@ def draw_hand_bag(pen: Pen, bag: Item | None, hand: Point) -> None:
         )
 
 
-def draw_suitcase(pen: Pen, bag: Item | None, body: "Body") -> None:
+def draw_suitcase(pen: Pen, bag: Item | None, body: Body) -> None:
     """A suitcase on wheels, pulled with the second hand."""
     if not is_a(bag, "suitcase"):
         return
@@ -127,7 +123,7 @@ def draw_suitcase(pen: Pen, bag: Item | None, body: "Body") -> None:
         pen.line([(x + shift, 0.73), (x + shift, 0.95)], shade(color, 0.75), 0.008)
 
 
-def draw_held(pen: Pen, item: Item | None, hand: Point, body: "Body") -> None:
+def draw_held(pen: Pen, item: Item | None, hand: Point, body: Body) -> None:
     """What the first hand holds: a folded umbrella, a phone or a cup."""
     if item is None:
         return

@@ -2,13 +2,13 @@
 
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from data.synthetic.attributes import pick
-from data.synthetic.figure import Pose
+from data.synthetic.body import Pose
 
 NUM_CAMERAS = 8
 
@@ -26,6 +26,7 @@ class Shot:
         shift: how far the person stands beside the middle, as a share of the crop's width.
         occluder: "post", "bench", "bush", "passer-by" or "".
         bystander: whether somebody else stands farther behind.
+        quality: of the JPEG file.
     """
 
     camera: int
@@ -36,6 +37,7 @@ class Shot:
     shift: float
     occluder: str
     bystander: bool
+    quality: int
 
     @property
     def feet_hidden(self) -> bool:
@@ -63,37 +65,35 @@ def draw_shot(rng: random.Random, camera: int) -> Shot:
         shift=rng.uniform(-0.07, 0.07),
         occluder=pick(rng, {"": 72, "post": 8, "bench": 6, "bush": 6, "passer-by": 8}),
         bystander=rng.random() < 0.15,
+        quality=rng.randint(50, 92),
     )
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """A camera's light and faults: `gains` of red, green and blue, `gamma`, `sharpness` 0 to 1, `noise` in
-    grey levels, least and highest JPEG `quality`."""
+    """A camera's light and faults: `gains` of red, green and blue, `gamma`, `sharpness` 0 to 1, and
+    `noise` in grey levels."""
 
     gains: tuple[float, float, float]
     gamma: float
     sharpness: float
     noise: float
-    quality: tuple[int, int]
 
 
-@lru_cache(maxsize=None)
+@cache
 def camera_sensor(seed: int, camera: int) -> Sensor:
     """The light and the faults of a camera."""
     rng = random.Random(f"{seed}:sensor:{camera}")
     light, warmth, green = rng.uniform(0.78, 1.08), rng.uniform(-0.09, 0.09), rng.uniform(-0.03, 0.03)
-    low = rng.randint(45, 75)
     return Sensor(
         gains=(light * (1 + warmth), light * (1 + green), light * (1 - warmth)),
         gamma=rng.uniform(0.85, 1.2),
         sharpness=rng.uniform(0.35, 0.9),
         noise=rng.uniform(2, 9),
-        quality=(low, low + 20),
     )
 
 
-@lru_cache(maxsize=1)
+@cache
 def noise_field() -> np.ndarray:
     """(600, 512, 3) standard normal numbers; images take windows of it, which costs a tenth of fresh ones."""
     return np.random.default_rng(0).standard_normal((600, 512, 3), dtype=np.float32)
@@ -115,12 +115,12 @@ def expose(image: Image.Image, sensor: Sensor, rng: random.Random) -> Image.Imag
 
 
 def soften(image: Image.Image, sharpness: float, rng: random.Random) -> Image.Image:
-    """Loses detail: a smaller picture scaled up again, and at times out of focus."""
+    """Loses detail as a distant or badly focused camera does: made smaller, then as large as before."""
     width, height = image.size
-    rows = min(height, round(110 + 260 * max(0.0, sharpness)))
-    if rows < height:
-        small = image.resize((max(1, width * rows // height), rows), Image.Resampling.BILINEAR)
-        image = small.resize((width, height), Image.Resampling.BICUBIC)
+    rows = round(110 + 260 * sharpness)
     if rng.random() < 0.35:
-        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.003, 0.008) * height))
-    return image
+        rows = min(rows, rng.randint(64, 150))
+    if rows >= height:
+        return image
+    small = image.resize((max(1, width * rows // height), rows), Image.Resampling.BILINEAR)
+    return small.resize((width, height), Image.Resampling.BICUBIC)

@@ -5,11 +5,12 @@ an image agree in what they tell. A paraphrase is the same content in another fr
 """
 
 import random
-from typing import Any, NamedTuple
+from typing import Any
 
 from data.synthetic import english, french, german, mandarin
 from data.synthetic.attributes import Identity, Item, pick
 from data.synthetic.camera import Shot
+from data.synthetic.wording import Content
 
 LANGUAGES = {"en": english.caption, "ch": mandarin.caption, "de": german.caption, "fr": french.caption}
 NUM_FRAMES = 6
@@ -21,14 +22,6 @@ INTEREST = {
     "bag": 5, "hat": 4, "scarf": 4, "hair": 3, "hand": 3, "inner": 3, "shoes": 2.5, "glasses": 2, "mask": 2,
     "build": 1, "view": 1,
 }  # fmt: skip
-
-
-class Content(NamedTuple):
-    """What one caption says: the person's sex and the things mentioned, by field of `Identity`; besides
-    these "build" and "view" (an `Item` whose kind is the build or the view). "upper" or "lower" is there."""
-
-    sex: str
-    items: dict[str, Item]
 
 
 def visible_items(identity: Identity, shot: Shot) -> dict[str, Item]:
@@ -62,6 +55,8 @@ def draw_content(seen: dict[str, Item], sex: str, rng: random.Random) -> Content
     others = {field: INTEREST[field] for field in seen if field in INTEREST}
     if "upper" not in mentioned:
         others.pop("inner", None)
+    if rng.random() < 0.6:
+        del others["view"]
     for _ in range(min(len(others), rng.randint(3, 6) - len(mentioned))):
         field = pick(rng, others)
         del others[field]

@@ -1,12 +1,8 @@
 """Drawing what a person wears: legs with lower garment and shoes, arms with sleeves, the torso."""
 
-from typing import TYPE_CHECKING
-
 from data.synthetic.attributes import RGB, Identity, Item
+from data.synthetic.body import Body
 from data.synthetic.pen import Color, Fabric, Pen, Point, shade
-
-if TYPE_CHECKING:
-    from data.synthetic.figure import Body
 
 HEM = {"coat": 0.735, "dress": 0.70, "blazer": 0.575, "jacket": 0.555, "tank top": 0.53}
 LEG_WIDTHS = {
@@ -24,7 +20,7 @@ def between(a: Point, b: Point, share: float) -> Point:
     return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share
 
 
-def draw_legs(pen: Pen, identity: Identity, body: "Body") -> None:
+def draw_legs(pen: Pen, identity: Identity, body: Body) -> None:
     """Both legs, the farther one first and darker; skirts go over both."""
     lower = identity.lower
     fabric = pen.fabric(lower) if lower else None
@@ -44,7 +40,10 @@ def draw_legs(pen: Pen, identity: Identity, body: "Body") -> None:
             pen.limb((leg[0], between(leg[0], leg[1], 0.86)), widths, fabric)
             draw_leg_details(pen, lower, (leg[0], between(leg[0], leg[1], 0.86)), widths)
         if body.is_side and index == 0:
-            pen.shadow([(x - 0.06, y) for x, y in leg] + [(x + 0.06, y) for x, y in reversed(leg)], 45)
+            halves = [width * 0.48 for width in bare]
+            left = [(x - half, y) for (x, y), half in zip(leg, halves, strict=True)]
+            right = [(x + half, y) for (x, y), half in zip(leg, halves, strict=True)]
+            pen.shadow([*left, *reversed(right)], 45)
     if lower is not None and lower.kind == "skirt":
         draw_skirt(pen, fabric, body)
     elif lower is not None:
@@ -65,7 +64,7 @@ def draw_leg_details(pen: Pen, lower: Item, leg: tuple[Point, ...], widths: tupl
         pen.line([(foot[0] - 0.026, foot[1]), (foot[0] + 0.026, foot[1])], fade, 0.012)
 
 
-def draw_skirt(pen: Pen, fabric: Fabric, body: "Body") -> None:
+def draw_skirt(pen: Pen, fabric: Fabric, body: Body) -> None:
     """A skirt to the knee, swinging with the step."""
     hip, swing = body.hip, 0.03 * body.pose.stride * body.is_side
     outline = [
@@ -81,7 +80,7 @@ def draw_skirt(pen: Pen, fabric: Fabric, body: "Body") -> None:
         pen.line([(hip * x, 0.58), (hip * x * 1.2, 0.69)], shade(fabric.color, 0.75), 0.005)
 
 
-def draw_shoe(pen: Pen, shoes: Item, leg: tuple[Point, ...], body: "Body") -> None:
+def draw_shoe(pen: Pen, shoes: Item, leg: tuple[Point, ...], body: Body) -> None:
     """One shoe at the end of a leg."""
     color = RGB[shoes.color]
     x, y = leg[2]
@@ -131,7 +130,7 @@ def draw_shoe(pen: Pen, shoes: Item, leg: tuple[Point, ...], body: "Body") -> No
     pen.line([(x - half, y + 0.041), (x + half + toe, y + 0.041)], sole, 0.011)
 
 
-def draw_arm(pen: Pen, identity: Identity, body: "Body", fabric: Fabric, index: int) -> None:
+def draw_arm(pen: Pen, identity: Identity, body: Body, fabric: Fabric, index: int) -> None:
     """One arm, with the sleeve of the upper garment."""
     shoulder, elbow, hand = body.arms[index]
     kind, bulk = identity.upper.kind, body.bulk
@@ -148,7 +147,7 @@ def draw_arm(pen: Pen, identity: Identity, body: "Body", fabric: Fabric, index: 
                 pen.line([(x - 0.033, y), (x + 0.033, y)], shade(fabric.color, 0.6), 0.006)
 
 
-def torso_outline(identity: Identity, body: "Body") -> list[Point]:
+def torso_outline(identity: Identity, body: Body) -> list[Point]:
     """The upper garment's outline, clockwise from the left of the neck."""
     kind, bulk = identity.upper.kind, body.bulk
     shoulder, waist, hip = body.shoulder + bulk, body.waist + bulk, body.hip + bulk
@@ -168,7 +167,7 @@ def torso_outline(identity: Identity, body: "Body") -> list[Point]:
     return [(-x, y) for x, y in right] + right[::-1]
 
 
-def draw_torso(pen: Pen, identity: Identity, body: "Body", fabric: Fabric) -> None:
+def draw_torso(pen: Pen, identity: Identity, body: Body, fabric: Fabric) -> None:
     """The upper garment over the torso, and the neck."""
     kind = identity.upper.kind
     pen.limb(((0.004, 0.12), (0.0, 0.19)), (0.05, 0.062), body.skin)
@@ -197,7 +196,7 @@ def draw_torso(pen: Pen, identity: Identity, body: "Body", fabric: Fabric) -> No
         pen.line(hem, shade(fabric.color, 0.7), 0.014)
 
 
-def draw_collar(pen: Pen, kind: str, color: Color, body: "Body") -> None:
+def draw_collar(pen: Pen, kind: str, color: Color, body: Body) -> None:
     """What the garment does at the neck, seen from any side."""
     neck = 0.036 if body.is_side else 0.046
     back = body.pose.view == "back"
@@ -224,7 +223,7 @@ def draw_collar(pen: Pen, kind: str, color: Color, body: "Body") -> None:
         pen.blob(0.006 * body.is_side, 0.163, neck * 0.72, 0.018, body.skin)
 
 
-def draw_front(pen: Pen, identity: Identity, color: Color, body: "Body") -> None:
+def draw_front(pen: Pen, identity: Identity, color: Color, body: Body) -> None:
     """Buttons, zips, pockets, prints and what shows under an open jacket."""
     upper, dark = identity.upper, shade(color, 0.55)
     hem = HEM.get(upper.kind, 0.54)

@@ -1,12 +1,9 @@
 """English captions."""
 
 import random
-from typing import TYPE_CHECKING
 
 from data.synthetic.attributes import Item
-
-if TYPE_CHECKING:
-    from data.synthetic.captions import Content
+from data.synthetic.wording import ACCESSORIES, GARMENTS, Content, fresh_verb, listed, mentioned, paragraph
 
 PEOPLE = {
     "man": ("man", "man", "guy", "male pedestrian", "gentleman"),
@@ -88,9 +85,9 @@ COLORED = {
     "pinstripes": ("{c} {k} with vertical {d} stripes", "vertically striped {c} and {d} {k}"),
     "checks": ("{c} and {d} checked {k}", "{c} and {d} plaid {k}", "checkered {k} in {c} and {d}"),
     "dots": ("{c} {k} with {d} dots", "{c} and {d} polka-dot {k}", "dotted {k} in {c} and {d}"),
-    "logo": ("{c} {k} with a {d} print", "{c} {k} with a {d} logo on the chest"),
+    "logo": ("{c} {k} with {a_d} print", "{c} {k} with {a_d} logo on the chest"),
     "two-tone": ("two-tone {k} in {d} and {c}", "{c} {k} with {d} shoulders"),
-    "side stripes": ("{c} {k} with {d} stripes down the sides", "{c} {k} with a {d} stripe along each leg"),
+    "side stripes": ("{c} {k} with {d} stripes down the sides", "{c} {k} with {a_d} stripe along each leg"),
 }
 UNCOLORED = {
     "stripes": ("striped {k}", "horizontally striped {k}"),
@@ -129,7 +126,7 @@ def noun(item: Item, rng: random.Random) -> str:
     color, second = (rng.choice(COLORS.get(name, (name,))) for name in (item.color, item.color2))
     if item.pattern:
         pattern = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern])
-        phrase = pattern.format(c=color, d=second, k=kind)
+        phrase = pattern.format(c=color, d=second, a_d=second and article(second), k=kind)
     else:
         phrase = f"{color} {kind}".strip()
     return phrase if item.kind in PLURAL else article(phrase)
@@ -140,63 +137,71 @@ def hair(item: Item, rng: random.Random) -> str:
     return rng.choice(HAIR[item.kind]).format(rng.choice(COLORS.get(item.color, (item.color,))))
 
 
-def listed(parts: list[str]) -> str:
-    """The parts joined by commas and a last "and"."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
-def clothes(content: "Content", rng: random.Random) -> list[str]:
-    """All that is worn, an inner garment together with what is over it."""
+def clothes(content: Content, fields: tuple[str, ...], rng: random.Random) -> list[str]:
+    """What is worn of these fields, an inner garment together with what is over it."""
     worn = []
-    for field in ("upper", "lower", "shoes", "hat", "scarf", "glasses", "mask"):
-        if field in content.items:
-            phrase = noun(content.items[field], rng)
-            if field == "upper" and "inner" in content.items:
-                phrase += rng.choice((" over ", " worn over ")) + noun(content.items["inner"], rng)
-            worn.append(phrase)
+    for field, item in mentioned(content, fields):
+        phrase = noun(item, rng)
+        if field == "upper" and "inner" in content.items:
+            phrase += rng.choice((" over ", " worn over ")) + noun(content.items["inner"], rng)
+        worn.append(phrase)
     return worn
 
 
-def doings(content: "Content", rng: random.Random) -> list[str]:
+def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
-    their = "his" if content.sex == "man" else "her"
-    items = content.items
+    their, used = "his" if content.sex == "man" else "her", {"has"} if "hair" in content.items else set()
     phrases = [
-        rng.choice(CARRY[items[field].kind]).format(noun(items[field], rng), their)
-        for field in ("bag", "hand")
-        if field in items
+        fresh_verb(CARRY[item.kind], used, rng).format(noun(item, rng), their)
+        for _, item in mentioned(content, ("bag", "hand"))
     ]
-    if "view" in items:
-        phrases.append(rng.choice(VIEW[items["view"].kind]).format(their))
+    if "view" in content.items:
+        phrases.append(fresh_verb(VIEW[content.items["view"].kind], used, rng).format(their))
     return phrases
 
 
-def caption(content: "Content", frame: int, rng: random.Random) -> str:
+def both(parts: list[str]) -> str:
+    """The parts with commas and a last "and"."""
+    return listed(parts, "and")
+
+
+def caption(content: Content, frame: int, rng: random.Random) -> str:
     """A caption of one or two sentences; `frame` (0 to 5) decides how it is built."""
     items, he = content.items, PRONOUN[content.sex]
     person = rng.choice(PEOPLE[content.sex])
     if "build" in items:
         person = f"{rng.choice(BUILD[items['build'].kind])} {person}"
-    worn, does = clothes(content, rng), doings(content, rng)
+    main, extra = clothes(content, GARMENTS, rng), clothes(content, ACCESSORIES, rng)
+    does = doings(content, rng)
     has = [f"has {hair(items['hair'], rng)}"] if "hair" in items else []
     with_hair = f" with {hair(items['hair'], rng)}" if has else ""
-    wears = rng.choice(("wears", "is wearing", "is dressed in"))
+    with_extra = f", with {both(extra)}" if extra else ""
+    wears = rng.choice(("wears", "is wearing"))
     if frame == 0:
-        sentences = [f"{article(person)}{with_hair} {wears} {listed(worn)}", does and f"{he} {listed(does)}"]
+        sentences = [
+            f"{article(person)}{with_hair} {wears} {both(main + extra)}",
+            does and f"{he} {both(does)}",
+        ]
     elif frame == 1:
-        first = f"the {person} {listed([*has, f'{wears} {listed(worn[:2])}'])}"
-        rest = [f"wears {listed(worn[2:])}"] if worn[2:] else []
-        sentences = [first, (rest or does) and f"{he} {'also ' * bool(rest)}{listed(rest + does)}"]
+        also = [f"also wears {both(extra)}"] if extra else []
+        sentences = [f"the {person} {both([*has, f'{wears} {both(main)}'])}"]
+        sentences.append((also or does) and f"{he} {both(also + does)}")
     elif frame == 2:
-        main = listed(does) if does else "is walking along"
-        sentences = [f"wearing {listed(worn)}, {article(person)}{with_hair} {main}"]
+        seen = both(does) if does else rng.choice(("can be seen here", "appears in the picture"))
+        sentences = [f"wearing {both(main + extra)}, {article(person)}{with_hair} {seen}"]
     elif frame == 3:
-        sentences = [f"{article(person)} in {listed(worn)}", (has or does) and f"{he} {listed(has + does)}"]
+        sentences = [
+            f"{article(person)} in {both(main)}{with_extra}",
+            (has or does) and f"{he} {both(has + does)}",
+        ]
     elif frame == 4:
-        tail = f", and {he} {listed(does)}" if does else ""
-        sentences = [f"this is {article(person)}{with_hair} dressed in {listed(worn)}{tail}"]
+        sentences = [f"this is {article(person)}{with_hair}, dressed in {both(main)}{with_extra}"]
+        sentences.append(does and f"{he} {both(does)}")
     else:
-        wearing = f"{he} {wears} {listed(worn)}"
-        opening = f"the {person} {listed(has + does)}" if has or does else f"there is {article(person)}"
-        sentences = [opening, wearing]
-    return " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences if s)
+        opening = (
+            f"the {person} {both(has + does)}"
+            if has or does
+            else f"there is {article(person)} in the picture"
+        )
+        sentences = [opening, f"{he} {wears} {both(main + extra)}"]
+    return paragraph(sentences)

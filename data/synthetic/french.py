@@ -1,12 +1,10 @@
 """French captions: adjectives follow the noun and agree with it in gender and number."""
 
 import random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from data.synthetic.attributes import Item
-
-if TYPE_CHECKING:
-    from data.synthetic.captions import Content
+from data.synthetic.wording import ACCESSORIES, GARMENTS, Content, fresh_verb, listed, mentioned, paragraph
 
 
 class Noun(NamedTuple):
@@ -22,7 +20,7 @@ PEOPLE = {
 }
 BUILD = {
     "slim": (("mince", "mince"), ("svelte", "svelte")),
-    "heavy": (("corpulent", "corpulente"), ("trapu", "trapue")),
+    "heavy": (("corpulent", "corpulente"), ("enrobé", "enrobée")),
 }
 KINDS = {
     "t-shirt": (Noun("t-shirt", "m"), Noun("tee-shirt", "m")),
@@ -35,11 +33,11 @@ KINDS = {
     "puffer": (Noun("doudoune", "f"), Noun("veste matelassée", "f")),
     "coat": (Noun("manteau", "m"), Noun("pardessus", "m")),
     "dress": (Noun("robe", "f"),),
-    "top": (Noun("haut", "m"), Noun("maillot", "m")),
+    "top": (Noun("haut", "m"), Noun("t-shirt", "m")),
     "trousers": (Noun("pantalon", "m"), Noun("pantalon de toile", "m")),
     "jeans": (Noun("jean", "m"), Noun("pantalon en jean", "m")),
     "sweatpants": (Noun("pantalon de jogging", "m"), Noun("pantalon de survêtement", "m")),
-    "leggings": (Noun("legging", "m"), Noun("caleçon moulant", "m")),
+    "leggings": (Noun("legging", "m"), Noun("legging moulant", "m")),
     "shorts": (Noun("short", "m"), Noun("bermuda", "m")),
     "skirt": (Noun("jupe", "f"),),
     "sneakers": (Noun("baskets", "fp"), Noun("tennis", "fp"), Noun("chaussures de sport", "fp")),
@@ -106,7 +104,12 @@ HAIR_COLORS = {
     "gray": (regular("gris"),),
     "": (fixed(""),),
 }
-HAIR = {"short": ("courts",), "curly": ("frisés", "bouclés"), "bob": ("mi-longs", "coupés au carré"), "long": ("longs",)}
+HAIR = {
+    "short": ("courts",),
+    "curly": ("frisés", "bouclés"),
+    "bob": ("mi-longs", "coupés au carré"),
+    "long": ("longs",),
+}
 TIED = {"ponytail": Noun("queue de cheval", "f"), "bun": Noun("chignon", "m")}
 UNCOLORED = {
     "stripes": ("à rayures", "à rayures horizontales"),
@@ -140,7 +143,9 @@ def agree(noun: Noun, *colors: dict[str, str]) -> str:
     return f"{noun.word} {' et '.join(color[noun.form] for color in colors)}".strip()
 
 
-def patterned(noun: Noun, pattern: str, color: dict[str, str], second: dict[str, str], rng: random.Random) -> str:
+def patterned(
+    noun: Noun, pattern: str, color: dict[str, str], second: dict[str, str], rng: random.Random
+) -> str:
     """A noun with the pattern and both its colours."""
     plain = agree(noun, color)
     choices = {
@@ -149,8 +154,9 @@ def patterned(noun: Noun, pattern: str, color: dict[str, str], second: dict[str,
                        f"{noun.word} à rayures verticales {color['fp']} et {second['fp']}"),
         "checks": (f"{noun.word} à {agree(CHECKS, color, second)}", f"{plain} à {agree(CHECKS, second)}"),
         "dots": (f"{plain} à {agree(DOTS, second)}",),
-        "logo": (f"{plain} avec un {agree(LOGO, second)}", f"{plain} avec un {agree(PRINT, second)} sur la poitrine"),
-        "two-tone": (f"{noun.word} bicolore, {second[noun.form]} et {color[noun.form]}",
+        "logo": (f"{plain} avec un {agree(LOGO, second)} sur la poitrine",
+                 f"{plain} avec un {agree(PRINT, second)}"),
+        "two-tone": (f"{noun.word} bicolore {second[noun.form]} et {color[noun.form]}",
                      f"{plain} à empiècement {second['m']} aux épaules"),
         "side stripes": (f"{plain} à bandes latérales {second['fp']}",
                          f"{plain} avec des {agree(BANDS, second)} sur les côtés"),
@@ -160,7 +166,9 @@ def patterned(noun: Noun, pattern: str, color: dict[str, str], second: dict[str,
 
 def thing(item: Item, rng: random.Random) -> str:
     """A thing with article, colours and pattern."""
-    noun, color, second = (rng.choice(table) for table in (KINDS[item.kind], COLORS[item.color], COLORS[item.color2]))
+    noun, color, second = (
+        rng.choice(table) for table in (KINDS[item.kind], COLORS[item.color], COLORS[item.color2])
+    )
     if not item.pattern:
         words = agree(noun, color)
     elif item.color:
@@ -179,38 +187,50 @@ def hair(item: Item, rng: random.Random) -> str:
         noun = TIED[item.kind]
         return f"{ARTICLES[noun.form]} {agree(noun, color)}"
     cut = rng.choice(HAIR[item.kind])
-    return rng.choice((f"les cheveux {color['mp']} et {cut}", f"des cheveux {color['mp']} {cut}"))
+    return rng.choice((f"les cheveux {color['mp']} et {cut}", f"des cheveux {color['mp']} et {cut}"))
 
 
-def listed(parts: list[str]) -> str:
-    """The parts joined by commas and a last "et"."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " et " + parts[-1]
+def bare(words: str) -> str:
+    """A thing without its article ("en pull rouge")."""
+    return words.partition(" ")[2]
 
 
-def clothes(content: "Content", rng: random.Random) -> list[str]:
-    """All that is worn, an inner garment together with what is over it."""
+def of(words: str) -> str:
+    """A thing after "de": d'un, d'une; "de des" becomes "de", or d' before a vowel."""
+    if not words.startswith("des "):
+        return f"d'{words}"
+    return f"d'{bare(words)}" if bare(words)[0] in "aeéiou" else f"de {bare(words)}"
+
+
+def clothes(content: Content, fields: tuple[str, ...], rng: random.Random) -> list[str]:
+    """What is worn of these fields, an inner garment together with what is over it."""
     worn = []
-    for field in ("upper", "lower", "shoes", "hat", "scarf", "glasses", "mask"):
-        if field in content.items:
-            words = thing(content.items[field], rng)
-            if field == "upper" and "inner" in content.items:
-                words += f" par-dessus {thing(content.items['inner'], rng)}"
-            worn.append(words)
+    for field, item in mentioned(content, fields):
+        words = thing(item, rng)
+        if field == "upper" and "inner" in content.items:
+            words += f" par-dessus {thing(content.items['inner'], rng)}"
+        worn.append(words)
     return worn
 
 
-def doings(content: "Content", rng: random.Random) -> list[str]:
+def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
-    items, him, seen = content.items, *(("lui", "vu") if content.sex == "man" else ("elle", "vue"))
+    him, seen = ("lui", "vu") if content.sex == "man" else ("elle", "vue")
+    used = {"a"} if "hair" in content.items else set()
     phrases = [
-        rng.choice(CARRY[items[field].kind]).format(thing(items[field], rng), him)
-        for field in ("bag", "hand")
-        if field in items
+        fresh_verb(CARRY[item.kind], used, rng).format(thing(item, rng), him)
+        for _, item in mentioned(content, ("bag", "hand"))
     ]
-    return phrases + ([rng.choice(VIEW[items["view"].kind]).format(vu=seen)] if "view" in items else [])
+    views = [rng.choice(VIEW[item.kind]).format(vu=seen) for _, item in mentioned(content, ("view",))]
+    return phrases + views
 
 
-def caption(content: "Content", frame: int, rng: random.Random) -> str:
+def both(parts: list[str]) -> str:
+    """The parts with commas and a last "et"."""
+    return listed(parts, "et")
+
+
+def caption(content: Content, frame: int, rng: random.Random) -> str:
     """A caption of one or two sentences; `frame` (0 to 5) decides how it is built."""
     items, man = content.items, content.sex == "man"
     person = rng.choice(PEOPLE[content.sex])
@@ -219,24 +239,29 @@ def caption(content: "Content", frame: int, rng: random.Random) -> str:
     a_person = f"{'un' if man else 'une'} {person}"
     the_person = f"l'{person}" if person[0] == "h" else f"{'le' if man else 'la'} {person}"
     he, dressed = ("il", "vêtu") if man else ("elle", "vêtue")
-    worn, does = clothes(content, rng), doings(content, rng)
+    main, extra = clothes(content, GARMENTS, rng), clothes(content, ACCESSORIES, rng)
+    does, with_extra = doings(content, rng), f", avec {both(extra)}" if extra else ""
     has = [f"a {hair(items['hair'], rng)}"] if "hair" in items else []
     if frame == 0:
         owner = f"{a_person} qui {has[0]}" if has else a_person
-        sentences = [f"{owner} porte {listed(worn)}", does and f"{he} {listed(does)}"]
+        sentences = [f"{owner} porte {both(main + extra)}", does and f"{he} {both(does)}"]
     elif frame == 1:
-        first = f"{the_person} {listed([*has, f'porte {listed(worn[:2])}'])}"
-        rest = [f"porte aussi {listed(worn[2:])}"] if worn[2:] else []
-        sentences = [first, (rest or does) and f"{he} {listed(rest + does)}"]
+        also = [f"porte aussi {both(extra)}"] if extra else []
+        sentences = [f"{the_person} {both([*has, f'porte {both(main)}'])}"]
+        sentences.append((also or does) and f"{he} {both(also + does)}")
     elif frame == 2:
-        main = listed(has + does) if has or does else "marche dans la rue"
-        sentences = [f"portant {listed(worn)}, {a_person} {main}"]
+        seen = (
+            both(has + does) if has or does else rng.choice(("se trouve sur l'image", "apparaît sur l'image"))
+        )
+        sentences = [f"portant {both(main + extra)}, {a_person} {seen}"]
     elif frame == 3:
-        sentences = [f"{a_person} avec {listed(worn)}", (has or does) and f"{he} {listed(has + does)}"]
+        outfit = both([bare(words) for words in main])
+        sentences = [f"{a_person} en {outfit}{with_extra}", (has or does) and f"{he} {both(has + does)}"]
     elif frame == 4:
-        tail = f", et {he} {listed(has + does)}" if has or does else ""
-        sentences = [f"sur l'image, {a_person} porte {listed(worn)}{tail}"]
+        sentences = [f"sur l'image, {a_person} porte {both(main + extra)}"]
+        sentences.append((has or does) and f"{he} {both(has + does)}")
     else:
-        opening = f"{the_person} {listed(has + does)}" if has or does else f"on voit {a_person}"
-        sentences = [opening, f"{he} est {dressed} ainsi : {listed(worn)}"]
-    return " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences if s)
+        opening = f"{the_person} {both(has + does)}" if has or does else f"on voit {a_person}"
+        outfit = both([of(words) for words in main])
+        sentences = [opening, f"{he} est {dressed} {outfit}{with_extra}"]
+    return paragraph(sentences)

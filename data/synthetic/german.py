@@ -1,12 +1,10 @@
 """German captions: gender, case and adjective endings after the indefinite article or none."""
 
 import random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from data.synthetic.attributes import Item
-
-if TYPE_CHECKING:
-    from data.synthetic.captions import Content
+from data.synthetic.wording import ACCESSORIES, GARMENTS, Content, fresh_verb, listed, mentioned, paragraph
 
 
 class Noun(NamedTuple):
@@ -82,7 +80,12 @@ COLORS = {
     "blond": (("blond", "blond", "Blond"),),
     "": (("", "", ""),),
 }
-HAIR = {"short": ("kurz",), "curly": ("lockig", "gelockt"), "bob": ("kinnlang",), "long": ("lang", "schulterlang")}
+HAIR = {
+    "short": ("kurz",),
+    "curly": ("lockig", "gelockt"),
+    "bob": ("kinnlang",),
+    "long": ("lang", "schulterlang"),
+}
 TIED = {
     "ponytail": (Noun("Pferdeschwanz", "m"), Noun("Zopf", "m")),
     "bun": (Noun("Dutt", "m"), Noun("Haarknoten", "m")),
@@ -143,7 +146,9 @@ def phrase(noun: Noun, stems: list[str], case: str) -> str:
 
 def thing(item: Item, case: str, rng: random.Random) -> str:
     """A thing with its colours and pattern."""
-    noun, color, second = (rng.choice(table) for table in (KINDS[item.kind], COLORS[item.color], COLORS[item.color2]))
+    noun, color, second = (
+        rng.choice(table) for table in (KINDS[item.kind], COLORS[item.color], COLORS[item.color2])
+    )
     if not item.pattern:
         return phrase(noun, [color[0]], case)
     before, after = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern])
@@ -165,62 +170,68 @@ def hair(item: Item, case: str, rng: random.Random) -> str:
     return " ".join([*(stem + ending for stem in adjectives), noun.word])
 
 
-def listed(parts: list[str]) -> str:
-    """The parts joined by commas and a last "und"."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " und " + parts[-1]
-
-
-def clothes(content: "Content", case: str, rng: random.Random) -> list[str]:
-    """All that is worn, an inner garment together with what is over it."""
+def clothes(content: Content, fields: tuple[str, ...], case: str, rng: random.Random) -> list[str]:
+    """What is worn of these fields, an inner garment together with what is over it."""
     worn = []
-    for field in ("upper", "lower", "shoes", "hat", "scarf", "glasses", "mask"):
-        if field in content.items:
-            words = thing(content.items[field], case, rng)
-            if field == "upper" and "inner" in content.items:
-                words += f" über {thing(content.items['inner'], 'dat', rng)}"
-            worn.append(words)
+    for field, item in mentioned(content, fields):
+        words = thing(item, case, rng)
+        if field == "upper" and "inner" in content.items:
+            words += f" über {thing(content.items['inner'], 'dat', rng)}"
+        worn.append(words)
     return worn
 
 
-def doings(content: "Content", rng: random.Random) -> list[str]:
+def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
-    items = content.items
+    used = {"hat"} if "hair" in content.items else set()
     phrases = [
-        rng.choice(CARRY[items[field].kind]).format(thing(items[field], "acc", rng))
-        for field in ("bag", "hand")
-        if field in items
+        fresh_verb(CARRY[item.kind], used, rng).format(thing(item, "acc", rng))
+        for _, item in mentioned(content, ("bag", "hand"))
     ]
-    return phrases + ([rng.choice(VIEW[items["view"].kind])] if "view" in items else [])
+    return phrases + [rng.choice(VIEW[item.kind]) for _, item in mentioned(content, ("view",))]
 
 
-def caption(content: "Content", frame: int, rng: random.Random) -> str:
+def both(parts: list[str]) -> str:
+    """The parts with commas and a last "und"."""
+    return listed(parts, "und")
+
+
+def caption(content: Content, frame: int, rng: random.Random) -> str:
     """A caption of one or two sentences; `frame` (0 to 5) decides how it is built."""
     items, man = content.items, content.sex == "man"
     noun = Noun(rng.choice(PEOPLE[content.sex]), "m" if man else "f")
     build = rng.choice(BUILD[items["build"].kind]) if "build" in items else ""
     a_person, he = phrase(noun, [build], "nom"), "er" if man else "sie"
     the_person = " ".join(filter(None, ["der" if man else "die", build and build + "e", noun.word]))
-    worn, does = clothes(content, "dat" if frame in (2, 3) else "acc", rng), doings(content, rng)
+    main = clothes(content, GARMENTS, "dat" if frame in (2, 3, 5) else "acc", rng)
+    extra = clothes(content, ACCESSORIES, "dat" if frame in (3, 5) else "acc", rng)
+    does, also = doings(content, rng), [f"trägt außerdem {both(extra)}"] if extra else []
     has = [f"hat {hair(items['hair'], 'acc', rng)}"] if "hair" in items else []
     with_hair = f" mit {hair(items['hair'], 'dat', rng)}" if has else ""
     if frame == 0:
-        sentences = [f"{a_person}{with_hair} trägt {listed(worn)}", does and f"{he} {listed(does)}"]
+        sentences = [f"{a_person}{with_hair} trägt {both(main + extra)}", does and f"{he} {both(does)}"]
     elif frame == 1:
-        first = f"{the_person} {listed([*has, f'trägt {listed(worn[:2])}'])}"
-        rest = [f"trägt außerdem {listed(worn[2:])}"] if worn[2:] else []
-        sentences = [first, (rest or does) and f"{he} {listed(rest + does)}"]
+        sentences = [f"{the_person} {both([*has, f'trägt {both(main)}'])}"]
+        sentences.append((also or does) and f"{he} {both(also + does)}")
     elif frame == 2:
-        shown = rng.choice(("ist hier {} zu sehen", "geht hier {} entlang"))
-        sentences = [f"in {listed(worn)} " + shown.format(a_person + with_hair), does and f"{he} {listed(does)}"]
+        where = rng.choice(("ist hier", "ist auf dem Bild"))
+        sentences = [f"in {both(main)} {where} {a_person}{with_hair} zu sehen"]
+        sentences.append((also or does) and f"{he} {both(also + does)}")
     elif frame == 3:
-        sentences = [f"{a_person} in {listed(worn)}", (has or does) and f"{he} {listed(has + does)}"]
+        with_extra = f", mit {both(extra)}" if extra else ""
+        sentences = [
+            f"{a_person} in {both(main)}{with_extra}",
+            (has or does) and f"{he} {both(has + does)}",
+        ]
     elif frame == 4:
-        tail = f", und {he} {listed(does)}" if does else ""
-        sentences = [f"auf dem Bild trägt {a_person}{with_hair} {listed(worn)}{tail}"]
+        sentences = [
+            f"auf dem Bild trägt {a_person}{with_hair} {both(main + extra)}",
+            does and f"{he} {both(does)}",
+        ]
     else:
-        opening = f"{the_person} {listed(has + does)}" if has or does else f"man sieht {see(noun, build)}"
-        sentences = [opening, f"bekleidet ist {he} mit {listed(clothes(content, 'dat', rng))}"]
-    return " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences if s)
+        opening = f"{the_person} {both(has + does)}" if has or does else f"man sieht {see(noun, build)}"
+        sentences = [opening, f"bekleidet ist {he} mit {both(main + extra)}"]
+    return paragraph(sentences)
 
 
 def see(noun: Noun, build: str) -> str:

@@ -1,13 +1,10 @@
 """Drawing the head with its hair and hats, and the scarf below it."""
 
 import math
-from typing import TYPE_CHECKING
 
 from data.synthetic.attributes import HAIR_RGB, RGB, Identity, Item
+from data.synthetic.body import Body
 from data.synthetic.pen import Color, Pen, Point, shade
-
-if TYPE_CHECKING:
-    from data.synthetic.figure import Body
 
 HEAD_Y, HEAD_RX, HEAD_RY = 0.074, 0.05, 0.066
 DARK = (40, 38, 40)
@@ -20,7 +17,7 @@ def arc(rx: float, ry: float, start: float, end: float, x: float = 0.0, y: float
     return [(x + rx * math.cos(a), y - ry * math.sin(a)) for a in angles]
 
 
-def draw_head(pen: Pen, identity: Identity, body: "Body") -> None:
+def draw_head(pen: Pen, identity: Identity, body: Body) -> None:
     """Skull, face, hair, glasses, mask and hat, as the view shows them."""
     view = body.pose.view
     hair = HAIR_RGB.get(identity.hair.color, DARK)
@@ -34,7 +31,7 @@ def draw_head(pen: Pen, identity: Identity, body: "Body") -> None:
         draw_hat(pen, identity.hat, view)
 
 
-def draw_hair_behind(pen: Pen, identity: Identity, body: "Body") -> None:
+def draw_hair_behind(pen: Pen, identity: Identity, body: Body) -> None:
     """Hair that hangs behind the shoulders, seen from the front."""
     if identity.hair.kind != "long":
         return
@@ -42,7 +39,7 @@ def draw_hair_behind(pen: Pen, identity: Identity, body: "Body") -> None:
     pen.shape([*arc(0.06, 0.07, 180, 0), (0.074, 0.27), (-0.074, 0.27)], color)
 
 
-def draw_face(pen: Pen, identity: Identity, body: "Body", hair: Color) -> None:
+def draw_face(pen: Pen, identity: Identity, body: Body, hair: Color) -> None:
     """The head from the front."""
     kind, skin, look = identity.hair.kind, body.skin, 0.008 * body.pose.turn
     if kind == "bob":
@@ -72,7 +69,7 @@ def draw_face(pen: Pen, identity: Identity, body: "Body", hair: Color) -> None:
     draw_glasses(pen, identity.glasses, [(look - 0.02, 0.074), (look + 0.02, 0.074)])
 
 
-def draw_back_head(pen: Pen, identity: Identity, body: "Body", hair: Color) -> None:
+def draw_back_head(pen: Pen, identity: Identity, body: Body, hair: Color) -> None:
     """The head from behind."""
     kind, skin = identity.hair.kind, body.skin
     for sign in (-1, 1):
@@ -96,7 +93,7 @@ def draw_back_head(pen: Pen, identity: Identity, body: "Body", hair: Color) -> N
         pen.blob(0, 0.05 if identity.hat is None else 0.12, 0.034, 0.03, shade(hair, 0.85), outline=True)
 
 
-def draw_side_head(pen: Pen, identity: Identity, body: "Body", hair: Color) -> None:
+def draw_side_head(pen: Pen, identity: Identity, body: Body, hair: Color) -> None:
     """The head in profile, looking right."""
     kind, skin = identity.hair.kind, body.skin
     if kind == "long":
@@ -169,7 +166,7 @@ def draw_hat(pen: Pen, hat: Item, view: str) -> None:
         pen.line([(-0.03, 0.056), (0.03, 0.056)], shade(color, 0.5), 0.01)
 
 
-def draw_scarf(pen: Pen, scarf: Item | None, body: "Body") -> None:
+def draw_scarf(pen: Pen, scarf: Item | None, body: Body) -> None:
     """A scarf round the neck, with an end that hangs down."""
     if scarf is None:
         return

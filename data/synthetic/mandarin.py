@@ -1,14 +1,11 @@
 """Chinese captions: measure words, and a verb for every kind of thing worn or carried."""
 
 import random
-from typing import TYPE_CHECKING
 
 from data.synthetic.attributes import Item
+from data.synthetic.wording import ACCESSORIES, Content, mentioned
 
-if TYPE_CHECKING:
-    from data.synthetic.captions import Content
-
-PEOPLE = {"man": ("男子", "男人", "男士", "男性"), "woman": ("女子", "女人", "女士", "女性")}
+PEOPLE = {"man": ("男子", "男士", "男性"), "woman": ("女子", "女士", "女性")}
 PRONOUN = {"man": "他", "woman": "她"}
 BUILD = {"slim": ("身材苗条的", "偏瘦的", "身材瘦削的"), "heavy": ("体型偏胖的", "身材壮实的", "微胖的")}
 # Measure word, then the names of a thing.
@@ -71,8 +68,8 @@ COLORS = {
 }
 HAIR_COLORS = {"black": "黑色", "brown": "棕色", "blond": "金色", "red": "红色", "gray": "灰白色", "": ""}
 HAIR = {
-    "short": ("{}短发", "{}的短发"),
-    "curly": ("{}卷发", "{}的卷发"),
+    "short": ("{}短发", "利落的{}短发"),
+    "curly": ("{}卷发", "蓬松的{}卷发"),
     "bob": ("齐下巴的{}短发", "{}波波头"),
     "long": ("{}长发", "{}披肩长发"),
     "ponytail": ("{}马尾", "{}马尾辫"),
@@ -98,7 +95,11 @@ UNCOLORED = {
     "two-tone": ("拼色{k}", "双色{k}"),
     "side stripes": ("侧边带条纹的{k}", "两侧有条纹的{k}"),
 }
-VIEW = {"front": ("面向镜头", "正对镜头"), "back": ("背对镜头", "背朝镜头"), "side": ("侧身对着镜头", "侧面朝向镜头")}
+VIEW = {
+    "front": ("面向镜头", "正对镜头"),
+    "back": ("背对镜头", "背朝镜头"),
+    "side": ("侧身对着镜头", "侧面朝向镜头"),
+}
 VERBS = {
     "shoes": ("脚穿", "脚上穿着"),
     "hat": ("头戴", "戴着"),
@@ -119,7 +120,9 @@ def thing(item: Item, rng: random.Random) -> str:
     measure, *names = KINDS[item.kind]
     name, color, second = rng.choice(names), rng.choice(COLORS[item.color]), rng.choice(COLORS[item.color2])
     if item.pattern:
-        words = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern]).format(c=color, d=second, k=name)
+        words = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern]).format(
+            c=color, d=second, k=name
+        )
     else:
         words = f"{color}{rng.choice(('', '的')) if color else ''}{name}"
     return f"一{measure}{words}"
@@ -131,7 +134,7 @@ def hair(item: Item, rng: random.Random) -> str:
     return verb + rng.choice(HAIR[item.kind]).format(HAIR_COLORS[item.color])
 
 
-def garments(content: "Content", rng: random.Random) -> str:
+def garments(content: Content, rng: random.Random) -> str:
     """The upper and the lower garment, as one or two things."""
     items, words = content.items, ""
     if "upper" in items:
@@ -145,25 +148,20 @@ def garments(content: "Content", rng: random.Random) -> str:
     return words
 
 
-def small_things(content: "Content", rng: random.Random) -> list[str]:
+def small_things(content: Content, rng: random.Random) -> list[str]:
     """Shoes and all that is worn besides, as verb phrases."""
-    fields = [field for field in ("shoes", "hat", "scarf", "glasses", "mask") if field in content.items]
-    return [rng.choice(VERBS[field]) + thing(content.items[field], rng) for field in fields]
+    fields = ("shoes", *ACCESSORIES)
+    return [rng.choice(VERBS[field]) + thing(item, rng) for field, item in mentioned(content, fields)]
 
 
-def doings(content: "Content", rng: random.Random) -> list[str]:
+def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
-    items, phrases = content.items, []
-    if "bag" in items:
-        phrases.append(rng.choice(VERBS[items["bag"].kind]) + thing(items["bag"], rng))
-    if "hand" in items:
-        phrases.append(rng.choice(VERBS["hand"]) + thing(items["hand"], rng))
-    if "view" in items:
-        phrases.append(rng.choice(VIEW[items["view"].kind]))
-    return phrases
+    phrases = [rng.choice(VERBS[item.kind]) + thing(item, rng) for _, item in mentioned(content, ("bag",))]
+    phrases += [rng.choice(VERBS["hand"]) + thing(item, rng) for _, item in mentioned(content, ("hand",))]
+    return phrases + [rng.choice(VIEW[item.kind]) for _, item in mentioned(content, ("view",))]
 
 
-def caption(content: "Content", frame: int, rng: random.Random) -> str:
+def caption(content: Content, frame: int, rng: random.Random) -> str:
     """A caption of one or two sentences; `frame` (0 to 5) decides how it is built."""
     items, he = content.items, PRONOUN[content.sex]
     build = rng.choice(BUILD[items["build"].kind]) if "build" in items else ""
@@ -172,14 +170,12 @@ def caption(content: "Content", frame: int, rng: random.Random) -> str:
     worn, more, does = garments(content, rng), small_things(content, rng), doings(content, rng)
     wears = rng.choice(("身穿", "穿着", "身着"))
     if frame == 0:
-        clauses = [f"一名{person}{has[0] if has else ''}{'，' if has else ''}{wears}{worn}", *more, *does]
-        sentences = [clauses]
+        sentences = [[f"一名{person}{has[0] + '，' if has else ''}{wears}{worn}", *more, *does]]
     elif frame == 1:
         sentences = [[f"这名{person}{wears}{worn}", *more], has + does]
     elif frame == 2:
-        sentences = [[f"{wears}{worn}的{person}", *has, *more, *does]] if plain(worn) else [
-            [f"一位{person}{wears}{worn}", *has, *more, *does]
-        ]  # fmt: skip
+        owner = f"这位{person}" if build or not has else f"这位{has[0]}的{person}"
+        sentences = [[f"{owner}{wears}{worn}", *(has if build else []), *more, *does]]
     elif frame == 3:
         sentences = [[f"图中有一位{person}", *has, *does], [f"{wears}{worn}", *more]]
     elif frame == 4:
@@ -188,8 +184,3 @@ def caption(content: "Content", frame: int, rng: random.Random) -> str:
         sentences = [[f"这个人是一位{person}", *has, *does], [f"{wears}{worn}", *more]]
     texts = ["，".join(clauses) for clauses in sentences if clauses]
     return "。".join([texts[0], *(he + text for text in texts[1:])]) + "。"
-
-
-def plain(worn: str) -> bool:
-    """Whether the garments are one short phrase, which may stand before a noun."""
-    return "，" not in worn

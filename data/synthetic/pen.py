@@ -86,11 +86,9 @@ class Pen:
         for part in tube(centres, radii + self.width(0.005) * 0.7):
             self.draw.polygon(part.ravel().tolist(), fill=rim)
         self._fill(tube(centres, radii), fabric)
-        shadow = np.array((radii * 0.55, np.zeros_like(radii))).T
-        for a in range(len(centres) - 1):
-            side = [centres[a] + shadow[a] * 0.5, centres[a] + shadow[a] * 1.7]
-            side += [centres[a + 1] + shadow[a + 1] * 1.7, centres[a + 1] + shadow[a + 1] * 0.5]
-            self.glaze.polygon(np.array(side).ravel().tolist(), fill=(0, 0, 0, 34))
+        edges = [centres + np.outer(radii * share, (1, 0)) for share in (0.28, 0.94)]
+        side = np.concatenate((edges[0], edges[1][::-1]))
+        self.glaze.polygon(side.ravel().tolist(), fill=(0, 0, 0, 34))
 
     def line(self, points: Sequence[Point], color: Color, width: float) -> None:
         """An open line, `width` in body units."""

@@ -24,7 +24,7 @@ def render(identity: Identity, shot: Shot, seed: int, rng: random.Random) -> Ima
         RGB image of `shot.size`.
     """
     width, height = (side * SUPERSAMPLING for side in shot.size)
-    canvas = scene_window(camera_scene(seed, shot.camera), (width, height), rng)
+    canvas = scene_window(camera_scene(seed, shot.camera), shot.size, SUPERSAMPLING, rng)
     crown = (width * (0.5 + shot.shift), height * shot.crown)
     scale = height * shot.span
     if shot.bystander:

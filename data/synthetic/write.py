@@ -1,0 +1,220 @@
+"""The data set on disk: who goes into which split, what every file is called, and the work in parallel.
+
+Everything is decided by the seed before any image is drawn; a worker only carries out a task, so neither
+their number nor their order changes a byte.
+"""
+
+import json
+import multiprocessing
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.synthetic.attributes import Identity, draw_identities
+from data.synthetic.camera import NUM_CAMERAS, draw_shot
+from data.synthetic.captions import LANGUAGES, image_captions
+from data.synthetic.render import render
+from options import UserError
+
+# To be raised whenever the same parameters give other files: sets of an older version are then rebuilt.
+VERSION = 3
+MANIFEST = "synthetic.json"
+SPLITS = ("train", "val", "test")
+CHUNK = 24
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a set depends on. `identities` counts those of all three splits."""
+
+    identities: int
+    seed: int
+    val_identities: int
+    test_identities: int
+    images_per_identity: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = 0 if name == "seed" else 1
+            if value < least:
+                raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
+        if self.images_per_identity > NUM_CAMERAS:
+            raise UserError(
+                f"--images-per-identity: expected at most {NUM_CAMERAS} (one for each camera), "
+                f"found {self.images_per_identity}"
+            )
+        if self.val_identities + self.test_identities >= self.identities:
+            raise UserError(
+                f"--identities: {self.identities} leaves none to train on beside val ({self.val_identities}) "
+                f"and test ({self.test_identities}); ask for more of them"
+            )
+
+    @property
+    def num_images(self) -> int:
+        return self.identities * self.images_per_identity
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image to be made. `key` is its own randomness; it holds nothing of the identity's."""
+
+    identity: Identity
+    person_id: int
+    camera: int
+    file_path: str
+    key: str
+    seed: int
+
+
+def plan(parameters: Parameters) -> dict[str, list[Task]]:
+    """The tasks of every split, in the order of their records.
+
+    Person ids and file numbers come from shuffles of the whole set, and so does the order of the records:
+    neither a name nor a place tells who or in which split somebody is.
+    """
+    seed, count = parameters.seed, parameters.identities
+    rng = random.Random(f"{seed}:plan")
+    people = draw_identities(seed, count)
+    person_ids = rng.sample(range(1, count + 1), count)
+    cameras = [rng.sample(range(NUM_CAMERAS), parameters.images_per_identity) for _ in people]
+    sightings = [(index, camera) for index in range(count) for camera in cameras[index]]
+    rng.shuffle(sightings)
+    first_val = count - parameters.val_identities - parameters.test_identities
+    first_test = count - parameters.test_identities
+    numbers: dict[int, int] = defaultdict(int)
+    tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
+    for index, camera in sightings:
+        numbers[camera] += 1
+        path = f"cam_{camera + 1}/{numbers[camera]:06d}.jpg"
+        split = "train" if index < first_val else "val" if index < first_test else "test"
+        tasks[split].append(Task(people[index], person_ids[index], camera, path, f"{seed}:{path}", seed))
+    for split in SPLITS:
+        rng.shuffle(tasks[split])
+    return tasks
+
+
+def make_images(root: Path, tasks: list[Task]) -> list[dict[str, dict[str, Any]]]:
+    """Draws and saves the images of `tasks` under `root`; returns their records, by language."""
+    results = []
+    for task in tasks:
+        rng = random.Random(task.key)
+        shot = draw_shot(rng, task.camera)
+        image = render(task.identity, shot, task.seed, rng)
+        image.save(root / task.file_path, "JPEG", quality=shot.quality)
+        captions = image_captions(task.identity, shot, rng)
+        head = {"file_path": task.file_path, "id": task.person_id}
+        results.append({language: head | texts for language, texts in captions.items()})
+    return results
+
+
+def run_tasks(root: Path, tasks: list[Task], workers: int) -> Iterator[list[dict[str, dict[str, Any]]]]:
+    """`make_images` in chunks, in the order of the tasks; one worker stays in this process."""
+    chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
+    workers = min(workers, len(chunks))
+    if workers == 1:
+        yield from (make_images(root, chunk) for chunk in chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(make_images, [root] * len(chunks), chunks)
+
+
+def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool = False) -> bool:
+    """Writes the data set to the folder `out`: `imgs/`, the annotations, and last `synthetic.json`.
+
+    Returns:
+        False where the very same set is there already and nothing was done.
+
+    Raises:
+        UserError: `out` holds something else, or is no folder.
+    """
+    wanted = {"generator": "data.synthetic", "version": VERSION, **asdict(parameters)}
+    if is_complete(out, wanted):
+        return False
+    clear(out)
+    (out / "imgs").mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).write_text(json.dumps({**wanted, "complete": False}))
+    tasks = plan(parameters)
+    for camera in range(NUM_CAMERAS):
+        (out / "imgs" / f"cam_{camera + 1}").mkdir(exist_ok=True)
+    ordered = [task for split in SPLITS for task in tasks[split]]
+    with tqdm(total=len(ordered), unit="image", disable=not progress) as bar:
+        records = []
+        for chunk in run_tasks(out / "imgs", ordered, workers):
+            records += chunk
+            bar.update(len(chunk))
+    start = 0
+    for split in SPLITS:
+        write_annotations(out, split, records[start : start + len(tasks[split])])
+        start += len(tasks[split])
+    (out / MANIFEST).write_text(json.dumps({**wanted, "complete": True}, indent=1) + "\n")
+    return True
+
+
+def write_annotations(out: Path, split: str, records: list[dict[str, dict[str, Any]]]) -> None:
+    """One file for each language, aligned by index, and the English one once more as `{split}_reid.json`."""
+    for language in LANGUAGES:
+        lines = [json.dumps(record[language], ensure_ascii=False) for record in records]
+        text = "[\n" + ",\n".join(lines) + "\n]\n"
+        for name in annotation_names(split, language):
+            (out / name).write_text(text, encoding="utf-8")
+
+
+def annotation_names(split: str, language: str) -> list[str]:
+    """The files that hold a language's records of a split."""
+    return [f"{split}_reid_{language}.json"] + ([f"{split}_reid.json"] if language == "en" else [])
+
+
+def all_annotation_names() -> list[str]:
+    """The names of all annotation files of a set."""
+    return [name for split in SPLITS for language in LANGUAGES for name in annotation_names(split, language)]
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, or None where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_manifest(out: Path) -> dict[str, Any] | None:
+    """The manifest of the set in `out`, or None where there is none of ours."""
+    manifest = read_json(out / MANIFEST)
+    return manifest if isinstance(manifest, dict) and manifest.get("generator") == "data.synthetic" else None
+
+
+def is_complete(out: Path, wanted: dict[str, Any]) -> bool:
+    """Whether `out` holds the wanted set with all its files."""
+    if read_manifest(out) != {**wanted, "complete": True}:
+        return False
+    annotations = [read_json(out / name) for name in all_annotation_names()]
+    if not all(annotations):
+        return False
+    return all(
+        (out / "imgs" / record["file_path"]).is_file() for records in annotations for record in records
+    )
+
+
+def clear(out: Path) -> None:
+    """Removes the files of an earlier set, and nothing else."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: expected a folder, found the file '{out}'; name another place")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if read_manifest(out) is None:
+        raise UserError(
+            f"--out: '{out}' holds files but no earlier synthetic set (no {MANIFEST} of one); "
+            f"name an empty or a new folder"
+        )
+    for name in all_annotation_names():
+        (out / name).unlink(missing_ok=True)
+    for camera in range(NUM_CAMERAS):
+        for image in (out / "imgs" / f"cam_{camera + 1}").glob("[0-9]" * 6 + ".jpg"):
+            image.unlink()

@@ -1,0 +1,268 @@
+"""The annotation formats, and what is said about malformed ones."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data.annotations import Record, check_images, load_data, read_splits
+from options import DataOptions, Options, UserError
+
+Item = dict[str, Any]
+
+
+def item(split: str | None = "train", image: str = "cam_a/1.jpg", person_id: Any = 1, **fields: Any) -> Item:
+    fields = {"file_path": image, "id": person_id, "captions": ["a man", "a tall man"], **fields}
+    return fields if split is None else {"split": split, **fields}
+
+
+def write(path: Path, items: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def record(language: str = "en", **changes: Any) -> Record:
+    fields = {
+        "image": "cam_a/1.jpg",
+        "person_id": 1,
+        "captions": ("a man", "a tall man"),
+        "back_translations": (),
+    }
+    return Record(**{**fields, "language": language, **changes})
+
+
+def test_cuhk_pedes_is_one_file_of_all_splits(tmp_path: Path) -> None:
+    items = [
+        item("train", processed_tokens=[["a", "man"]]),
+        item("val", image="2.jpg", person_id=2, captions=["x", "y", "z"]),
+        item("test", image="3.jpg", person_id=3),
+        item("train", image="4.jpg"),
+    ]
+    found = read_splits(write(tmp_path / "reid_raw.json", items))
+    assert found["train"] == {"en": [record(), record(image="4.jpg")]}
+    assert found["val"] == {"en": [record(image="2.jpg", person_id=2, captions=("x", "y", "z"))]}
+    assert found["test"] == {"en": [record(image="3.jpg", person_id=3)]}
+
+
+def test_icfg_pedes_has_ids_from_zero_and_no_val(tmp_path: Path) -> None:
+    items = [item("train", person_id=0, image="test/0.jpg"), item("test", person_id=7, captions=["one"])]
+    found = read_splits(write(tmp_path / "ICFG-PEDES.json", items), dataset="icfg-pedes")
+    assert found["train"]["en"] == [record(person_id=0, image="test/0.jpg")]
+    assert found["val"] == {}
+
+
+@pytest.mark.parametrize("dataset", ["auto", "rstpreid"])
+def test_rstpreid_calls_the_image_img_path(tmp_path: Path, dataset: str) -> None:
+    items = [{"split": "test", "img_path": "cam_a/1.jpg", "id": 1, "captions": ["a man", "a tall man"]}]
+    assert read_splits(write(tmp_path / "data_captions.json", items), dataset=dataset)["test"] == {
+        "en": [record()]
+    }
+
+
+def test_splits_may_be_capitalised(tmp_path: Path) -> None:
+    found = read_splits(write(tmp_path / "a.json", [item("Train"), item("TEST"), item("Val")]))
+    assert [len(found[split]["en"]) for split in ("train", "val", "test")] == [1, 1, 1]
+
+
+def test_only_the_splits_asked_for_are_read(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", [item("train", captions=[]), item("test")])
+    assert list(read_splits(file, ("test",))) == ["test"]
+    write(tmp_path / "b" / "train_reid.json", "broken")
+    write(tmp_path / "b" / "test_reid.json", [item(None)])
+    assert read_splits(tmp_path / "b", ("test",)) == {"test": {"en": [record()]}}
+
+
+def test_a_curated_folder_pairs_back_translations_with_captions(tmp_path: Path) -> None:
+    write(tmp_path / "train_reid.json", [item(None, captions_bt=["a person", " "])])
+    write(tmp_path / "test_reid.json", [item(None, captions_bt=[])])
+    found = read_splits(tmp_path)
+    assert found["train"] == {"en": [record(back_translations=("a person", ""))]}
+    assert found["test"] == {"en": [record()]}
+    assert found["val"] == {}
+
+
+def test_a_multilingual_folder_gives_the_languages_asked_for_in_order(tmp_path: Path) -> None:
+    for language, caption in [("en", "a man"), ("ch", "男人"), ("de", "ein Mann")]:
+        write(tmp_path / f"test_reid_{language}.json", [item(None, captions=[caption])])
+    found = read_splits(tmp_path, ("test",), ("de", "ch"))["test"]
+    assert list(found) == ["de", "ch"]
+    assert found["ch"] == [record("ch", captions=("男人",))]
+
+
+def test_the_file_of_a_language_comes_before_the_curated_one(tmp_path: Path) -> None:
+    write(tmp_path / "test_reid.json", [item(None, captions=["curated"])])
+    write(tmp_path / "test_reid_ch.json", [item(None)])
+
+    def english(dataset: str) -> str:
+        return read_splits(tmp_path, ("test",), ("en",), dataset)["test"]["en"][0].captions[0]
+
+    assert english("auto") == english("curated") == "curated"
+    write(tmp_path / "test_reid_en.json", [item(None, captions=["language file"])])
+    assert english("auto") == english("multilingual") == "language file"
+    assert english("curated") == "curated"
+
+
+MALFORMED: list[tuple[str, Any, str]] = [
+    ("no list", {"a": 1}, "a list of records, found a dict"),
+    ("empty", [], "a list of records, found an empty list"),
+    ("record no dict", [item(), "text"], "record 1: expected fields and values, found 'text'"),
+    ("no split", [item(None)], "record 0: no field 'split'"),
+    ("odd split", [item("query")], "field 'split' should be train, val or test, found 'query'"),
+    ("split no text", [item(1)], "field 'split' should be a text, found 1"),
+    (
+        "no image",
+        [{"split": "train", "id": 1, "captions": ["a"]}],
+        "no field 'file_path'; it has split, id, captions",
+    ),
+    ("image no text", [item(image=3)], "field 'file_path' should be a text, found 3"),
+    ("absolute image", [item(image="/imgs/a.jpg")], "found '/imgs/a.jpg'"),
+    ("absolute on Windows", [item(image="C:\\imgs\\a.jpg")], "field 'file_path' should be a path below"),
+    ("image outside", [item(image="a/../../b.jpg")], "found 'a/../../b.jpg'"),
+    ("image outside on Windows", [item(image="..\\b.jpg")], "field 'file_path' should be a path below"),
+    ("blank image", [item(image=" ")], "field 'file_path' should be a path below"),
+    ("id of true", [item(person_id=True)], "field 'id' should be a whole number, found True"),
+    ("id of 1.0", [item(person_id=1.0)], "field 'id' should be a whole number, found 1.0"),
+    ("id of text", [item(person_id="1")], "field 'id' should be a whole number, found '1'"),
+    ("id below 0", [item(person_id=-1)], "field 'id' should be a person id of at least 0, found -1"),
+    (
+        "captions a text",
+        [item(captions="a man")],
+        "field 'captions' should be a list of texts, found 'a man'",
+    ),
+    (
+        "caption no text",
+        [item(captions=["a", None])],
+        "field 'captions' should be a list of texts, found None in it",
+    ),
+    (
+        "no captions",
+        [item(captions=[])],
+        "field 'captions' should be one or more captions with words, found none",
+    ),
+    ("blank caption", [item(captions=["a", " \n"])], "captions with words, found the caption ' \\n'"),
+    ("marks alone", [item(captions=["..."])], "captions with words, found the caption '...'"),
+    ("unpaired", [item(captions_bt=["a"])], "field 'captions_bt' should pair with 'captions' (2), found 1"),
+    ("back no list", [item(captions_bt="a")], "field 'captions_bt' should be a list of texts"),
+]
+
+
+@pytest.mark.parametrize(("items", "words"), [m[1:] for m in MALFORMED], ids=[m[0] for m in MALFORMED])
+def test_malformed_annotations_name_file_record_and_field_in_one_line(
+    tmp_path: Path, items: Any, words: str
+) -> None:
+    file = write(tmp_path / "reid_raw.json", items)
+    with pytest.raises(UserError) as caught:
+        read_splits(file)
+    message = str(caught.value)
+    assert words in message
+    assert f"'{file}'" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b"\xff\xfe\xfa", b"[" * 100_000])
+def test_what_is_not_json_is_said_to_be_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"annotation_file: '.*a.json' is not JSON \([^\n]*\)[^\n]*$"):
+        read_splits(tmp_path / "a.json")
+
+
+def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"annotation_file: no file or folder '.*gone.json'"):
+        read_splits(tmp_path / "gone.json")
+
+
+def test_a_language_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    write(tmp_path / "train_reid_ch.json", [item(None)])
+    write(tmp_path / "train_reid.json", [item(None)])
+    with pytest.raises(
+        UserError, match=r"languages: 'fr' is not there for the train split in .* found ch, en"
+    ):
+        read_splits(tmp_path, languages=("en", "fr"))
+    with pytest.raises(UserError, match=r"languages: 'fr' is not in '.*a.json', which has en alone"):
+        read_splits(write(tmp_path / "a.json", [item()]), languages=("en", "fr"))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ([item(None)], "has 1 records and .*train_reid_en.json' 2"),
+        (
+            [item(None), item(None, image="3.jpg", person_id=2)],
+            "record 1 is image '3.jpg' of person 2, but in",
+        ),
+        (
+            [item(None), item(None, image="2.jpg", person_id=3)],
+            "record 1 is image '2.jpg' of person 3, but in",
+        ),
+    ],
+)
+def test_languages_that_are_not_aligned_are_refused(tmp_path: Path, other: list[Item], words: str) -> None:
+    write(tmp_path / "train_reid_en.json", [item(None), item(None, image="2.jpg", person_id=2)])
+    write(tmp_path / "train_reid_de.json", other)
+    with pytest.raises(UserError, match=f"train_reid_de.json' {words}"):
+        read_splits(tmp_path, ("train",), ("en", "de"))
+
+
+@pytest.mark.parametrize(("folder", "dataset"), [(True, "cuhk-pedes"), (False, "curated")])
+def test_a_forced_format_that_does_not_fit_is_said(tmp_path: Path, folder: bool, dataset: str) -> None:
+    path = tmp_path if folder else write(tmp_path / "a.json", [item()])
+    with pytest.raises(UserError, match=f"data.dataset={dataset} is "):
+        read_splits(path, dataset=dataset)
+
+
+def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "cam/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    records = [record(image=name) for name in ("a.jpg", "cam/b.jpg", "cam/c.jpg", "other/a.jpg", "cam/c.jpg")]
+    check_images(records[:2], tmp_path, "reid_raw.json")
+    with pytest.raises(UserError) as caught:
+        check_images(records, tmp_path, "reid_raw.json")
+    assert str(caught.value) == (
+        "data.annotation_file: 'reid_raw.json' lists 2 images that are not under data.image_root "
+        f"'{tmp_path}' (first: 'cam/c.jpg'). Check the root, or the download"
+    )
+    with pytest.raises(UserError, match=r"data.image_root: no folder '.*nowhere'"):
+        check_images(records, tmp_path / "nowhere", "reid_raw.json")
+
+
+def options(tmp_path: Path, items: list[Item]) -> Options:
+    for entry in items:
+        Image.new("RGB", (4, 8)).save(tmp_path / entry["file_path"])
+    data = DataOptions(annotation_file=str(write(tmp_path / "a.json", items)), image_root=str(tmp_path))
+    return dataclasses.replace(Options(), data=data)
+
+
+def test_data_is_loaded_with_its_number_of_persons(tmp_path: Path) -> None:
+    items = [item("train", f"{n}.jpg", n // 2 + 5) for n in range(6)] + [item("test", "9.jpg", 9)]
+    splits = load_data(options(tmp_path, items))
+    assert splits.num_identities == 3
+    assert [len(splits.train["en"]), len(splits.test["en"]), splits.val] == [6, 1, {}]
+
+
+def test_evaluation_alone_reads_no_training_data(tmp_path: Path) -> None:
+    opened = options(tmp_path, [item("test", "1.jpg"), item("train", "2.jpg")])
+    (tmp_path / "2.jpg").unlink()
+    splits = load_data(opened, need_train=False)
+    assert splits.train == {}
+    assert splits.num_identities == 0
+    with pytest.raises(UserError, match="lists 1 images"):
+        load_data(opened)
+
+
+@pytest.mark.parametrize("missing", ["train", "test"])
+def test_a_split_that_is_needed_and_not_there_is_named(tmp_path: Path, missing: str) -> None:
+    there = "test" if missing == "train" else "train"
+    with pytest.raises(UserError, match=f"annotation_file: '.*' has no {missing} split"):
+        load_data(options(tmp_path, [item(there, "1.jpg")]))
+
+
+def test_persons_of_both_train_and_test_are_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_data(options(tmp_path, [item("train", "1.jpg"), item("test", "2.jpg")]))
+    assert "1 persons are in both train and test" in caplog.text

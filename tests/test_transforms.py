@@ -1,0 +1,233 @@
+"""Decoding, and the random views of an image."""
+
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data import transforms
+from options import UserError
+
+RED = (204, 51, 51)  # a colour of the web palette, so a palette image holds it exactly
+EXIF_ORIENTATION = 0x0112
+
+
+def a_picture(height: int = 250, width: int = 100, seed: int = 0) -> Tensor:
+    """Smooth coloured noise, (3, height, width) uint8."""
+    noise = torch.rand(1, 3, 8, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")[0].mul(255).byte()
+
+
+def test_every_mode_is_read_as_its_colour(tmp_path: Path) -> None:
+    for mode, name in [
+        ("RGB", "a.bmp"),
+        ("CMYK", "b.tif"),
+        ("P", "c.gif"),
+        ("RGBA", "d.png"),
+        ("RGB", "e.jpg"),
+    ]:
+        Image.new("RGB", (20, 40), RED).convert(mode).save(tmp_path / name)
+        image = transforms.load_image(tmp_path / name)
+        assert (image.mode, image.size) == ("RGB", (20, 40))
+        assert np.abs(np.asarray(image).astype(int) - RED).max() <= 4, mode
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 128 * 256], [255 * 256, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(transforms.load_image(tmp_path / "a.png"))[..., 0].tolist() == [[0, 128], [255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
+    if mode == "P":
+        image = Image.new("P", (4, 4), 0)
+        image.putpalette([10, 20, 30] + [0] * 765)
+        image.save(tmp_path / "a.png", transparency=0)
+    else:
+        Image.new(mode, (4, 4), 0).save(tmp_path / "a.png")
+    assert np.asarray(transforms.load_image(tmp_path / "a.png")).min() == 255
+
+
+def test_an_image_stands_upright_by_its_exif_tag(tmp_path: Path) -> None:
+    image = Image.new("RGB", (40, 20), "black")
+    image.paste(RED, (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
+    image.save(tmp_path / "a.png", exif=exif)
+    upright = transforms.load_image(tmp_path / "a.png")
+    assert upright.size == (20, 40)
+    assert upright.getpixel((10, 10)) == RED
+    assert upright.getpixel((10, 30)) == (0, 0, 0)
+
+
+def a_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(a_picture().permute(1, 2, 0).numpy()).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "not there"),
+        (b"", "cannot"),
+        (b"no image at all", "cannot identify"),
+        (a_jpeg()[:900], "truncated"),
+    ],
+)
+def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "a.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        transforms.load_image(path)
+    assert str(path) in str(caught.value)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make_view", [transforms.train_view, transforms.simclr_view])
+@pytest.mark.parametrize("height_width", [(250, 100), (64, 96), (1, 50), (50, 1), (1, 1)])
+def test_views_of_any_image_have_the_size_asked_for(
+    make_view: Callable, height_width: tuple[int, int]
+) -> None:
+    for seed in range(30):
+        view = make_view(a_picture(*height_width), (48, 20), random.Random(seed))
+        assert (view.shape, view.dtype) == ((3, 48, 20), torch.uint8)
+
+
+@pytest.mark.parametrize("make_view", [transforms.train_view, transforms.simclr_view])
+def test_a_view_depends_on_its_generator_alone(make_view: Callable) -> None:
+    picture = a_picture()
+    before = picture.clone()
+    states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
+    views = [make_view(picture, (64, 24), random.Random(seed)) for seed in range(20)]
+    again = [make_view(picture, (64, 24), random.Random(seed)) for seed in range(20)]
+    assert all(torch.equal(a, b) for a, b in zip(views, again, strict=True))
+    assert len({view.contiguous().numpy().tobytes() for view in views}) > 10
+    assert torch.equal(picture, before), "the image is shared by the views: none may write on it"
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+    assert np.random.get_state()[1].tolist() == states[2]
+
+
+def test_a_training_view_draws_two_operations_with_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def operation(number: int) -> transforms.Operation:
+        def apply(pixels: Tensor, rng: random.Random) -> Tensor:
+            drawn.append(number)
+            return pixels
+
+        return apply
+
+    monkeypatch.setattr(transforms, "POOL", tuple(operation(n) for n in range(len(transforms.POOL))))
+    rng = random.Random(0)
+    for _ in range(3000):
+        transforms.train_view(a_picture(8, 4), (8, 4), rng)
+    assert len(drawn) == 6000
+    pairs = [tuple(drawn[n : n + 2]) for n in range(0, 6000, 2)]
+    for first in range(6):
+        for second in range(6):
+            assert pairs.count((first, second)) == pytest.approx(3000 / 36, abs=4 * 9)
+
+
+def test_a_crop_of_a_tall_view_keeps_nearly_all_of_it() -> None:
+    ramp = torch.arange(128, dtype=torch.uint8)[None, :, None].expand(3, 128, 48)
+    rng = random.Random(0)
+    for _ in range(200):
+        rows = transforms.random_crop(ramp, rng, scale=(0.9, 1.0))[0, :, 0].float()
+        assert (
+            rows[-1] - rows[0] > 0.75 * 127
+        )  # area 0.9 at the narrowest aspect: 0.9 * sqrt(3/4) of the height
+
+
+@pytest.mark.parametrize("size", [(224, 224), (384, 128)])
+def test_crops_have_the_area_and_aspect_of_random_resized_crop(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = []
+    monkeypatch.setattr(transforms, "_resize", lambda pixels, size: boxes.append(pixels.shape[1:]))
+    rng = random.Random(0)
+    for _ in range(500):
+        transforms.random_crop(torch.zeros(3, *size), rng, scale=(0.2, 1.0))
+    areas = [height * width / (size[0] * size[1]) for height, width in boxes]
+    aspects = [width / height * size[0] / size[1] for height, width in boxes]
+    assert 0.19 < min(areas) < 0.25
+    assert 0.9 < max(areas) <= 1.0
+    assert 0.73 < min(aspects) < 0.8
+    assert 1.25 < max(aspects) < 1.36
+
+
+def test_erasing_blackens_ten_to_twenty_percent_half_of_the_time() -> None:
+    rng = random.Random(0)
+    white = torch.full((3, 128, 48), 255, dtype=torch.uint8)
+    erased = [
+        (transforms.random_erasing(white, rng, (0.1, 0.2)) == 0).float().mean().item() for _ in range(1000)
+    ]
+    boxes = [share for share in erased if share]
+    assert len(boxes) == pytest.approx(500, abs=4 * 16)
+    assert 0.095 < min(boxes) < 0.11
+    assert 0.19 < max(boxes) < 0.205
+
+
+def test_rotation_turns_by_up_to_its_degrees_about_the_centre() -> None:
+    bar = torch.zeros(3, 101, 101, dtype=torch.uint8)
+    bar[:, 50] = 255
+    rng = random.Random(0)
+    angles = []
+    for _ in range(200):
+        turned = transforms.random_rotation(bar, rng, degrees=15.0)
+        assert turned[0, 50, 50] == 255
+        y, x = torch.nonzero(turned[0]).float().sub(50).T
+        angles.append(torch.rad2deg(torch.atan((x * y).sum() / (x * x).sum())).item())
+    assert -15.5 < min(angles) < -12
+    assert 12 < max(angles) < 15.5
+
+
+def test_jitter_changes_brightness_by_its_factor() -> None:
+    gray = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+    rng = random.Random(0)
+    values = {
+        transforms.color_jitter(gray, rng, brightness=0.1, contrast=0.0, saturation=0.0).float().mean().item()
+        for _ in range(300)
+    }
+    assert {89, 90, 91}.intersection(values)
+    assert {108, 109, 110}.intersection(values)
+    assert min(values) >= 89
+    assert max(values) <= 110
+
+
+def test_jitter_without_strength_changes_nothing() -> None:
+    picture = a_picture()
+    same = transforms.color_jitter(picture, random.Random(0), 0.0, 0.0, 0.0)
+    assert (same.float() - picture.float()).abs().max() <= 1
+
+
+def test_the_hue_of_a_strong_view_turns_red_towards_its_neighbours() -> None:
+    red = torch.tensor(RED, dtype=torch.uint8)[:, None, None].expand(3, 8, 8).contiguous()
+    rng = random.Random(0)
+    shifted = [
+        transforms.color_jitter(red, rng, 0.0, 0.0, 0.0, hue=0.1)[:, 0, 0].tolist() for _ in range(100)
+    ]
+    assert all(color[0] >= 195 for color in shifted)  # a tenth of the circle: red stays the largest channel
+    assert any(color[1] > 80 for color in shifted)
+    assert any(color[2] > 80 for color in shifted)
+
+
+def test_gray_and_mirrored_views_come_at_their_rates() -> None:
+    picture = a_picture(8, 4)
+    rng = random.Random(0)
+    gray = sum(
+        bool((view[0] == view[1]).all())
+        for view in (transforms.random_grayscale(picture, rng, 0.1) for _ in range(2000))
+    )
+    flipped = sum(torch.equal(transforms.random_flip(picture, rng), picture.flip(-1)) for _ in range(2000))
+    assert gray == pytest.approx(200, abs=4 * 13.4)
+    assert flipped == pytest.approx(1000, abs=4 * 22.4)
