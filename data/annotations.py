@@ -45,7 +45,7 @@ class Splits:
     @property
     def num_identities(self) -> int:
         """Number of different persons in the training split."""
-        return len({record.person_id for records in self.train.values() for record in records})
+        return len(_person_ids(self.train))
 
 
 class Format(NamedTuple):
@@ -77,7 +77,7 @@ def load_data(options: Options, need_train: bool = True) -> Splits:
     for split in wanted:
         if split != "val" and not found[split]:
             raise UserError(
-                f"data.annotation_file: '{data.annotation_file}' has no {split} split; expected one of "
+                f"data.annotation_file: '{data.annotation_file}' has no {split} split; expected records with "
                 f"'split': '{split}' in a single file, or '{split}_reid.json' in a folder"
             )
     splits = Splits(**{split: found.get(split, {}) for split in SPLITS})

@@ -25,7 +25,9 @@ def tiny_model(weights: dict[str, float] = WEIGHTS, use_gather: bool = True) -> 
     sizes = {"patch_size": 8, "image_width": 16, "image_layers": 1, "image_heads": 2}
     sizes |= {"text_width": 16, "text_layers": 1, "text_heads": 2, "embed_dim": 8}
     clip, _, _ = build_clip(None, image_size=(16, 8), text_length=12, **sizes)
-    return TBPS(clip, weights, simclr_mlp=(None, 12, None), mvs_image="nitc" in weights, use_gather=use_gather)
+    return TBPS(
+        clip, weights, simclr_mlp=(None, 12, None), mvs_image="nitc" in weights, use_gather=use_gather
+    )
 
 
 def batch(rows: slice = slice(None), views: tuple[str, ...] = VIEWS) -> Batch:
@@ -55,7 +57,9 @@ def step_on_this_rank(weights: dict[str, float], use_gather: bool) -> dict[str, 
     model = distributed.wrap(tiny_model(weights, use_gather), torch.device("cpu"))
     result = losses_and_gradients(model, batch(rows))
     result["mean"] = distributed.mean_over_ranks(result["total"])
-    result["part_means"] = {name: distributed.mean_over_ranks(value) for name, value in result["parts"].items()}
+    result["part_means"] = {
+        name: distributed.mean_over_ranks(value) for name, value in result["parts"].items()
+    }
     return result
 
 
@@ -111,7 +115,9 @@ def test_each_tower_runs_once_whatever_the_number_of_views(monkeypatch: pytest.M
     model, calls = tiny_model(), []
     for tower in ("visual", "text"):
         module = getattr(model.clip, tower)
-        module.register_forward_hook(lambda m, inputs, output, tower=tower: calls.append((tower, len(inputs[0]))))
+        module.register_forward_hook(
+            lambda m, inputs, output, tower=tower: calls.append((tower, len(inputs[0])))
+        )
     model(batch(), 0.3)
     assert sorted(calls) == [("text", NUM_ROWS), ("visual", 4 * NUM_ROWS)]
 

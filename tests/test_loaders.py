@@ -45,7 +45,7 @@ def records(languages: Sequence[str] = ("en",)) -> ByLanguage:
     """12 images of 4 persons (ids 10, 20, 30, 40), two captions each."""
 
     def one(number: int, language: str) -> Record:
-        captions = tuple(f"{language} picture {number} caption {c} of some words" for c in (0, 1))
+        captions = tuple(f"{language} Picture {number}: caption {c} of some words." for c in (0, 1))
         return Record(f"{number}.png", 10 * (1 + number // 3), captions, ("another text", ""), language)
 
     return {language: [one(n, language) for n in range(NUM_IMAGES)] for language in languages}

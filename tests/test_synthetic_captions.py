@@ -6,9 +6,10 @@ from functools import cache
 
 import pytest
 
-from data.synthetic.attributes import draw_identities
+from data.synthetic.attributes import Item, draw_identities
 from data.synthetic.camera import draw_shot
 from data.synthetic.captions import LANGUAGES, NUM_FRAMES, draw_content, image_captions, visible_items
+from data.synthetic.wording import Content
 
 
 @cache
@@ -26,7 +27,7 @@ def texts(language: str) -> tuple[str, ...]:
 def test_captions_are_whole_sentences(language: str) -> None:
     for text in texts(language):
         assert text[-1] == ("。" if language == "ch" else ".")
-        assert not re.search(r"[{}\[\]']{1}(?<!')|  |\.\.|，，|。。| ,| \.|None", text), text
+        assert not re.search(r"[{}\[\]]|  |\.\.|，，|。。| ,| \.|None", text), text
         assert language == "ch" or text[0].isupper()
         assert len(re.findall(r"[.。]", text)) <= 2
 
@@ -77,7 +78,7 @@ def test_german_articles_and_adjectives_agree_with_their_noun() -> None:
     checked = 0
     for text in texts("de"):
         for article, adjectives, noun in phrase.findall(text):
-            if noun in ("Kamera", "Hand", "Brust"):
+            if noun in ("Kamera", "Hand", "Brust", "Seite"):
                 continue
             ending = GERMAN_ENDINGS.get((article.lower(), GERMAN_GENDER[noun]))
             assert ending, (article, noun, text)
@@ -123,13 +124,13 @@ def test_french_colours_agree_with_the_noun_before_them() -> None:
     feminine = r"(?:chemise|veste|doudoune|robe|jupe|besace|sacoche|valise|casquette|écharpe|queue de cheval)"
     plural = r"(?:baskets|tennis|chaussures (?:de ville|de sport|en cuir)|bottes|sandales|rayures)"
     singular = r"(?:noire?|verte?|grise?|blanche?|violette?|bleue?|rouge|jaune)"
-    masculine = r"(?:débardeur|pull|blouson|blazer|manteau|pantalon|jean|legging|short|bonnet|chapeau|chignon)"
+    masculine = (
+        r"(?:débardeur|pull|blouson|blazer|manteau|pantalon|jean|legging|short|bonnet|chapeau|chignon)"
+    )
     compound = r"(?! (?:marine|foncé|clair|ciel|olive))"
     for text in texts("fr"):
         assert not re.search(rf"{feminine} (?:noir|vert|gris|blanc|violet|bleu)\b{compound}", text), text
-        assert not re.search(
-            rf"{plural} (?:noire?|verte?|grise?|blanche?|violette?|bleue?|rouge|jaune)\b{compound}", text
-        )
+        assert not re.search(rf"{plural} {singular}\b{compound}", text)
         assert not re.search(rf"{masculine} (?:noire|verte|grise|blanche|violette|bleue|rouges)", text), text
         assert not re.search(
             r"\b(?:marrons|oranges|kakis|bleue (?:marine|foncé|clair|ciel)|verte olive)\b", text
@@ -138,7 +139,7 @@ def test_french_colours_agree_with_the_noun_before_them() -> None:
 
 
 MEASURES = {
-    "件": ("T恤", "上衣", "背心", "衬衫", "毛衣", "针织衫", "连帽衫", "卫衣", "夹克", "外套", "羽绒服", "棉服", "大衣", "打底衫"),
+    "件": ("T恤", "衣", "背心", "衫", "夹克", "外套", "羽绒服", "棉服"),
     "条": ("裤", "裤子", "裙", "裙子", "围巾"),
     "双": ("鞋", "靴", "靴子"),
     "个": ("包", "袋", "手袋", "箱", "口罩", "杯"),
@@ -166,9 +167,6 @@ def test_all_languages_say_the_same_in_every_frame() -> None:
         "de": ("rot", "grün", "[Ss]chirm", "hut|mütze|kappe|Hut|Kappe"),
         "fr": ("rouge", "vert", "parapluie", "chapeau|bonnet|casquette"),
     }
-    from data.synthetic.attributes import Item
-    from data.synthetic.wording import Content
-
     things = {"lower": Item("trousers", "red"), "hat": Item("cap", "green"), "hand": Item("umbrella", "blue")}
     rng = random.Random(0)
     for sex in ("man", "woman"):
@@ -186,3 +184,17 @@ def test_a_caption_tells_at_most_six_things_and_always_a_garment() -> None:
         assert {"upper", "lower"} & set(content.items)
         assert len(content.items) <= 6
         assert set(content.items) <= set(seen)
+
+
+def test_captions_speak_only_of_what_the_shot_shows() -> None:
+    people = draw_identities(3, 400)
+    rng = random.Random(0)
+    for person in people:
+        shot = draw_shot(rng, 0)
+        seen = visible_items(person, shot)
+        if shot.pose.view == "back":
+            assert not {"glasses", "mask", "inner"} & set(seen)
+        if shot.pose.view != "front":
+            assert seen["upper"].pattern != "logo"
+        if shot.feet_hidden:
+            assert "shoes" not in seen

@@ -16,6 +16,7 @@ from options import UserError
 
 RED = (204, 51, 51)  # a colour of the web palette, so a palette image holds it exactly
 EXIF_ORIENTATION = 0x0112
+JITTER, ROTATION, CROP, GRAYSCALE, FLIP, ERASING = transforms.POOL
 
 
 def a_picture(height: int = 250, width: int = 100, seed: int = 0) -> Tensor:
@@ -142,10 +143,8 @@ def test_a_crop_of_a_tall_view_keeps_nearly_all_of_it() -> None:
     ramp = torch.arange(128, dtype=torch.uint8)[None, :, None].expand(3, 128, 48)
     rng = random.Random(0)
     for _ in range(200):
-        rows = transforms.random_crop(ramp, rng, scale=(0.9, 1.0))[0, :, 0].float()
-        assert (
-            rows[-1] - rows[0] > 0.75 * 127
-        )  # area 0.9 at the narrowest aspect: 0.9 * sqrt(3/4) of the height
+        rows = CROP(ramp, rng)[0, :, 0].float()
+        assert rows[-1] - rows[0] > 0.75 * 127  # area 0.9 at the widest aspect: sqrt(0.9 * 3/4) of the height
 
 
 @pytest.mark.parametrize("size", [(224, 224), (384, 128)])
@@ -167,67 +166,87 @@ def test_crops_have_the_area_and_aspect_of_random_resized_crop(
 
 def test_erasing_blackens_ten_to_twenty_percent_half_of_the_time() -> None:
     rng = random.Random(0)
-    white = torch.full((3, 128, 48), 255, dtype=torch.uint8)
-    erased = [
-        (transforms.random_erasing(white, rng, (0.1, 0.2)) == 0).float().mean().item() for _ in range(1000)
-    ]
-    boxes = [share for share in erased if share]
+    white = torch.full((3, 128, 128), 255, dtype=torch.uint8)
+    black = [ERASING(white, rng)[0] == 0 for _ in range(1000)]
+    boxes = [(mask.any(1).sum().item(), mask.any(0).sum().item()) for mask in black if mask.any()]
+    areas = [height * width / 128**2 for height, width in boxes]
     assert len(boxes) == pytest.approx(500, abs=4 * 16)
-    assert 0.095 < min(boxes) < 0.11
-    assert 0.19 < max(boxes) < 0.205
+    assert 0.095 < min(areas) < 0.11
+    assert 0.19 < max(areas) < 0.205
+    assert 0.29 < min(height / width for height, width in boxes) < 0.36
+    assert 2.8 < max(height / width for height, width in boxes) < 3.4
 
 
-def test_rotation_turns_by_up_to_its_degrees_about_the_centre() -> None:
+def test_rotation_turns_by_up_to_15_degrees_about_the_centre() -> None:
     bar = torch.zeros(3, 101, 101, dtype=torch.uint8)
     bar[:, 50] = 255
     rng = random.Random(0)
     angles = []
     for _ in range(200):
-        turned = transforms.random_rotation(bar, rng, degrees=15.0)
+        turned = ROTATION(bar, rng)
         assert turned[0, 50, 50] == 255
         y, x = torch.nonzero(turned[0]).float().sub(50).T
         angles.append(torch.rad2deg(torch.atan((x * y).sum() / (x * x).sum())).item())
-    assert -15.5 < min(angles) < -12
-    assert 12 < max(angles) < 15.5
+    assert -15.5 < min(angles) < -13
+    assert 13 < max(angles) < 15.5
 
 
-def test_jitter_changes_brightness_by_its_factor() -> None:
-    gray = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+def test_jitter_changes_brightness_and_contrast_by_up_to_a_tenth() -> None:
+    """Of the grays 100 and 200, brightness scales the mean of 150, contrast distance over mean, 2/3."""
+    grays = torch.tensor([100, 200], dtype=torch.uint8).expand(3, 8, 2)
     rng = random.Random(0)
-    values = {
-        transforms.color_jitter(gray, rng, brightness=0.1, contrast=0.0, saturation=0.0).float().mean().item()
-        for _ in range(300)
-    }
-    assert {89, 90, 91}.intersection(values)
-    assert {108, 109, 110}.intersection(values)
-    assert min(values) >= 89
-    assert max(values) <= 110
+    pairs = [JITTER(grays, rng)[0, 0].tolist() for _ in range(300)]
+    brightness = [(low + high) / 2 / 150 for low, high in pairs]
+    contrast = [(high - low) / (high + low) * 2 / (2 / 3) for low, high in pairs]
+    for factors in (brightness, contrast):
+        assert 0.87 < min(factors) < 0.93
+        assert 1.07 < max(factors) < 1.13
 
 
-def test_jitter_without_strength_changes_nothing() -> None:
-    picture = a_picture()
-    same = transforms.color_jitter(picture, random.Random(0), 0.0, 0.0, 0.0)
-    assert (same.float() - picture.float()).abs().max() <= 1
-
-
-def test_the_hue_of_a_strong_view_turns_red_towards_its_neighbours() -> None:
-    red = torch.tensor(RED, dtype=torch.uint8)[:, None, None].expand(3, 8, 8).contiguous()
+def test_jitter_changes_saturation_by_up_to_a_tenth() -> None:
+    """On one flat colour, contrast and saturation both scale the chroma: 0.9 * 0.9 to 1.1 * 1.1."""
+    red = torch.tensor(RED, dtype=torch.uint8)[:, None, None].expand(3, 8, 8)
     rng = random.Random(0)
-    shifted = [
-        transforms.color_jitter(red, rng, 0.0, 0.0, 0.0, hue=0.1)[:, 0, 0].tolist() for _ in range(100)
-    ]
-    assert all(color[0] >= 195 for color in shifted)  # a tenth of the circle: red stays the largest channel
-    assert any(color[1] > 80 for color in shifted)
-    assert any(color[2] > 80 for color in shifted)
+    colors = torch.stack([JITTER(red, rng)[:, 0, 0] for _ in range(300)]).float()
+    chroma = (colors[:, 0] - colors[:, 1]) / (colors @ torch.tensor([0.299, 0.587, 0.114])) / (153 / 96.75)
+    assert 0.79 < chroma.min() < 0.86
+    assert 1.16 < chroma.max() < 1.24
 
 
 def test_gray_and_mirrored_views_come_at_their_rates() -> None:
     picture = a_picture(8, 4)
     rng = random.Random(0)
-    gray = sum(
-        bool((view[0] == view[1]).all())
-        for view in (transforms.random_grayscale(picture, rng, 0.1) for _ in range(2000))
-    )
-    flipped = sum(torch.equal(transforms.random_flip(picture, rng), picture.flip(-1)) for _ in range(2000))
+    gray = sum(is_gray(GRAYSCALE(picture, rng)) for _ in range(2000))
+    flipped = sum(torch.equal(FLIP(picture, rng), picture.flip(-1)) for _ in range(2000))
     assert gray == pytest.approx(200, abs=4 * 13.4)
     assert flipped == pytest.approx(1000, abs=4 * 22.4)
+
+
+def test_strong_views_are_jittered_grayed_and_blurred_at_their_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one flat colour: crop and flip do nothing, so what is neither gray nor RED has been jittered."""
+    sigmas = []
+    monkeypatch.setattr(transforms, "_blur", lambda pixels, sigma: sigmas.append(sigma) or pixels)
+    red = torch.tensor(RED, dtype=torch.uint8)[:, None, None].expand(3, 16, 8)
+    rng = random.Random(0)
+    views = [transforms.simclr_view(red, (16, 8), rng) for _ in range(1000)]
+    colored = [view[:, 0, 0].tolist() for view in views if not is_gray(view)]
+    assert len(colored) == pytest.approx(800, abs=4 * 12.6)
+    assert sum(color == list(RED) for color in colored) == pytest.approx(160, abs=4 * 11.6)
+    assert len(sigmas) == pytest.approx(500, abs=4 * 16)
+    assert 0.1 <= min(sigmas) < 0.15
+    assert 1.95 < max(sigmas) <= 2.0
+
+
+def test_the_hue_of_a_strong_view_turns_red_towards_its_neighbours() -> None:
+    red = torch.tensor(RED, dtype=torch.uint8)[:, None, None].expand(3, 8, 8)
+    rng = random.Random(0)
+    shifted = [
+        transforms.color_jitter(red, rng, 0.0, 0.0, 0.0, hue=0.1)[:, 0, 0].tolist() for _ in range(100)
+    ]
+    assert all(color[0] >= 195 for color in shifted)  # a tenth of the circle: red stays the largest channel
+    assert 120 < max(color[1] for color in shifted) < 150  # 51 + 153 * 6 / 10
+    assert 120 < max(color[2] for color in shifted) < 150
+
+
+def is_gray(view: Tensor) -> bool:
+    return bool((view[0] == view[1]).all() and (view[1] == view[2]).all())

@@ -64,6 +64,7 @@ HAIR_RGB = {
     "red": (172, 78, 36),
     "gray": (164, 164, 166),
 }
+TWIN_SHARE = 0.5
 OPEN_FRONT = ("jacket", "blazer", "coat")
 
 Weights = dict[str, float]
@@ -222,20 +223,20 @@ def draw_twin(rng: random.Random, identity: Identity) -> Identity:
     return replace(identity, skin=stranger.skin, **changed)
 
 
-def draw_identities(seed: int, count: int, twins: float = 0.5) -> list[Identity]:
-    """`count` different people; each follows on the one before as its near twin with probability `twins`.
+def draw_identities(seed: int, count: int) -> list[Identity]:
+    """`count` different people; about every second one is a near twin of the one before.
 
-    No two agree in all that a caption can say (skin is not among it). Raises RuntimeError should the
-    draws run dry, which at millions of combinations they do not.
+    No two agree in all that a caption can say (season and skin are not among it). Raises RuntimeError
+    should the draws run dry, which at millions of combinations they do not.
     """
     people: list[Identity] = []
     seen = set()
     for index in range(count):
         rng = random.Random(f"{seed}:identity:{index}")
         for _ in range(1000):
-            is_twin = people and rng.random() < twins
+            is_twin = people and rng.random() < TWIN_SHARE
             person = draw_twin(rng, people[-1]) if is_twin else draw_identity(rng)
-            key = astuple(replace(person, skin=0))
+            key = astuple(replace(person, season="", skin=0))
             if key not in seen:
                 break
         else:

@@ -195,7 +195,9 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
             (has or does) and f"{he} {both(has + does)}",
         ]
     elif frame == 4:
-        sentences = [f"this is {article(person)}{with_hair}, dressed in {both(main)}{with_extra}"]
+        sentences = [
+            f"this is {article(person)}{with_hair}{',' if has else ''} dressed in {both(main)}{with_extra}"
+        ]
         sentences.append(does and f"{he} {both(does)}")
     else:
         opening = (

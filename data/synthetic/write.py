@@ -23,7 +23,7 @@ from data.synthetic.render import render
 from options import UserError
 
 # To be raised whenever the same parameters give other files: sets of an older version are then rebuilt.
-VERSION = 3
+VERSION = 4
 MANIFEST = "synthetic.json"
 SPLITS = ("train", "val", "test")
 CHUNK = 24
