@@ -18,7 +18,8 @@ LAST, BEST = "checkpoint_last.pth", "checkpoint_best.pth"
 def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool) -> None:
     """Write `checkpoint_last.pth`, and `checkpoint_best.pth` as a copy of it where it is the best so far.
 
-    Each goes to a temporary file, is flushed to the disk and renamed: a kill leaves the old file or the new one whole.
+    Each goes to a temporary file, is flushed to the disk and renamed: a kill leaves the old file or the new
+    one whole.
     """
     temporary = folder / (LAST + ".tmp")
     with temporary.open("wb") as file:
@@ -48,9 +49,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint '{path}': no such file") from None
-    except (
-        Exception
-    ) as error:  # torch.load raises KeyError, EOFError, UnpicklingError, RuntimeError ... for bad files
+    except Exception as error:  # of a bad file torch.load raises whatever its three parsers do
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint '{path}': damaged, or not a checkpoint ({reason[:200]})") from error
     expected = {"model", "optimizer", "scaler", "epoch", "step", "random", "best", "options"}
@@ -63,7 +62,8 @@ def find_checkpoint(resume: str | None, folder: Path) -> dict[str, Any] | None:
     """The training state to go on from.
 
     Args:
-        resume: None: a fresh start; "auto": the newest good checkpoint of `folder`, or a fresh start where there is
+        resume: None: a fresh start; "auto": the newest good checkpoint of `folder`, or a fresh start where
+            there is
             none; else a file.
     """
     if resume is None:
@@ -81,7 +81,7 @@ def find_checkpoint(resume: str | None, folder: Path) -> dict[str, Any] | None:
 
 
 def check_trained_with(options: Options, path: Path) -> None:
-    """Refuse to evaluate a checkpoint of ours on other input than it was trained on; others say nothing of theirs.
+    """Refuse to evaluate a checkpoint of ours on other input than it was trained on.
 
     Raises:
         UserError: naming the option and both values.

@@ -1,4 +1,4 @@
-"""The one file that knows of other processes. Everything here is right for a world of one, without torchrun."""
+"""The one file that knows of other processes. All of it is right for a world of one, without torchrun."""
 
 import os
 import time
@@ -62,8 +62,8 @@ def stop() -> None:
 def first_to_report() -> bool:
     """Whether this process is the first of the world to ask: it alone prints the error that ends them all.
 
-    A mistake found on every rank is said once, one found on a single rank is said by that rank. Before the group
-    exists every machine's first process speaks: only what all of them see alike can fail by then.
+    A mistake found on every rank is said once, one found on a single rank is said by that rank. Before the
+    group exists every machine's first process speaks: only what all of them see alike can fail by then.
     """
     if not dist.is_initialized():
         return local_rank() == 0
@@ -71,6 +71,12 @@ def first_to_report() -> bool:
         return True
     time.sleep(2.0)  # torchrun ends the others when one leaves: the first must have spoken by then
     return False
+
+
+def wait_for_all() -> None:
+    """Return once every rank has called this."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
@@ -98,17 +104,17 @@ class _GatherWithGradient(torch.autograd.Function):
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
-    """(B, ...) of each rank -> (W*B, ...) in rank order, the same on all ranks, with gradient to every rank's rows.
+    """(B, ...) of each rank -> (W*B, ...) in rank order on all ranks, with gradient to every rank's rows.
 
-    With losses averaged over local rows and gradients averaged over ranks, as DistributedDataParallel does, the
-    result is exactly the gradient of one process that holds all W*B rows. B must be equal on all ranks.
+    With losses averaged over local rows and gradients averaged over ranks, as DistributedDataParallel does,
+    the result is exactly the gradient of one process that holds all W*B rows. B must be equal on all ranks.
     """
     return _GatherWithGradient.apply(rows) if dist.is_initialized() else rows
 
 
 @torch.no_grad()
 def gather_interleaved(rows: Tensor, total: int) -> Tensor:
-    """Rows r, r+W, r+2W, ... of a table of `total` rows from each rank r -> the whole table in order, on all ranks."""
+    """Rows r, r+W, r+2W, ... of a table of `total` rows from each rank r -> the whole table, on all ranks."""
     if not dist.is_initialized():
         return rows
     size = dist.get_world_size()

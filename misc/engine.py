@@ -32,11 +32,13 @@ class Trainer:
     """Everything a run trains with, and where it stands.
 
     Attributes:
-        model: losses of a batch: `model(batch, soft_label) -> LossOutput`; not yet wrapped for several processes.
+        model: losses of a batch: `model(batch, soft_label) -> LossOutput`; not yet wrapped for several
+            processes.
         train_loader: batches of one epoch; its batch sampler has `set_epoch(epoch)`, epochs counted from 0.
         image_names: sample indices -> the files of their images.
         evaluators: of "val" and "test", for the splits there are.
-        select_on: split whose mean text-to-image R@1 picks the best epoch; "last": the last epoch is the best.
+        select_on: split whose mean text-to-image R@1 picks the best epoch; "last": the last epoch is the
+            best.
         options: plain dict of all options, kept in the checkpoints.
         epoch, step: finished epochs and steps.
         best: the best epoch so far, {"epoch": ..., "R1": ...}.
@@ -109,9 +111,10 @@ class Trainer:
         parts = ", ".join(f"{name} {value.item():.4g}" for name, value in output.parts.items())
         names = self.image_names(batch.indices.tolist())
         logger.error("images of the batch: %s", ", ".join(names))
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         raise UserError(
             f"the loss is not finite at epoch {self.epoch + 1}, step {self.step + 1} ({parts}), images "
-            f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: this step was not "
+            f"{', '.join(names[:4])}{more}: this step was not "
             "made, the checkpoints are of the epochs before. Try a lower schedule.lr, or misc.precision=fp32"
         )
 
@@ -128,9 +131,10 @@ class Trainer:
             / rate
         )
         parts = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        left = timedelta(seconds=round(left))
         logger.info(
             f"epoch {self.epoch + 1}/{self.num_epochs}  step {self.step}/{self.schedule.total_steps}  "
-            f"loss {loss:.4f}  {parts}  lr {lr:.2e}  {rate:.0f} samples/s  {timedelta(seconds=round(left))} left"
+            f"loss {loss:.4f}  {parts}  lr {lr:.2e}  {rate:.0f} samples/s  {left} left"
         )
         return {
             "kind": "train",
@@ -172,6 +176,7 @@ class Trainer:
                 "options": self.options,
             }
             save_checkpoint(state, self.folder, is_best)
+        distributed.wait_for_all()  # no rank may go on to read a checkpoint that is still being written
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint exactly; with another number of processes the random states start anew.
@@ -183,7 +188,7 @@ class Trainer:
         if state["steps_per_epoch"] != len(self.train_loader):
             raise UserError(
                 f"resume: the checkpoint's epochs have {state['steps_per_epoch']} steps, these would have "
-                f"{len(self.train_loader)}; keep the training data and data.batch_size x processes as they were"
+                f"{len(self.train_loader)}; keep the training data and data.batch_size x processes"
             )
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -192,7 +197,7 @@ class Trainer:
             restore_random_state(state["random"][distributed.rank()], self.device)
         else:
             logger.warning(
-                f"the checkpoint is of {len(state['random'])} processes, this run has {distributed.world_size()}: "
+                f"the checkpoint is of {len(state['random'])} processes, not {distributed.world_size()}: "
                 "dropout goes on from other random states, so the result will differ slightly"
             )
 
@@ -274,7 +279,7 @@ class Meter:
             self._sums[name] = self._sums.get(name, 0) + value.detach()
 
     def means(self) -> tuple[dict[str, float], float]:
-        """The means over steps and processes by name, and the samples per second of all processes together."""
+        """Means over steps and processes by name, and the samples per second of all processes together."""
         means = distributed.mean_over_ranks(torch.stack(list(self._sums.values()))) / self.steps
         seconds = time.perf_counter() - self._start
         return dict(

@@ -27,7 +27,7 @@ class Features:
 
 
 def shard(total: int) -> range:
-    """The rows of a table of `total` that this process encodes; `gather_interleaved` puts them together again."""
+    """The rows of a table of `total` that this process encodes, as `gather_interleaved` expects them."""
     return range(distributed.rank(), total, distributed.world_size())
 
 
@@ -68,7 +68,7 @@ class Evaluator:
         """The metrics of every language in both directions, and their average over the languages.
 
         Returns:
-            {"languages": {language: {"t2i": {metric: percent}, "i2t": {...}}}, "average": {"t2i": ..., "i2t": ...}}
+            {"languages": {language: {"t2i": {metric: percent}, "i2t": ...}}, "average": {"t2i": ..., ...}}
         """
         gallery_ids, languages = self.gallery.person_ids, {}
         for language, texts in features.texts.items():
@@ -95,7 +95,7 @@ class Evaluator:
         return distributed.gather_interleaved(F.normalize(features, dim=1), len(self.gallery.images))
 
     def _encode_texts(self, captions: Sequence[str]) -> Tensor:
-        """(Q, D) in order of the captions, encoded by length so that short ones are not padded to long ones."""
+        """(Q, D) in order of the captions, encoded by length: short ones are not padded to long ones."""
         mine = [captions[i] for i in shard(len(captions))]
         features = torch.zeros(len(mine), self.clip.embed_dim, device=self.device)
         by_length = sorted(range(len(mine)), key=lambda i: len(mine[i]))

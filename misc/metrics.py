@@ -1,4 +1,4 @@
-"""Retrieval metrics by the field's definitions, exact, by counting: no matrix is ever sorted or held whole."""
+"""Retrieval metrics by the field's definitions, exact, by counting: no matrix is sorted or held whole."""
 
 import torch
 from torch import Tensor

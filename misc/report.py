@@ -41,7 +41,7 @@ def report_curves(folder: Path) -> None:
 
 
 def ranking_rows(gallery: Any, features: Features, num_rows: int = 12) -> list[RankingRow]:
-    """A dozen queries spread evenly over the split, taking the languages in turn, with their top ten images."""
+    """Queries spread evenly over the split, the languages taking turns, with their top ten images."""
     rows, languages = [], list(features.texts)
     for number in range(num_rows):
         language = languages[number % len(languages)]

@@ -61,7 +61,7 @@ def start(options: Options) -> tuple[torch.device, torch.dtype]:
 
 def stop() -> None:
     """Leave the other processes once all have come this far: rank 0 may still be writing."""
-    distributed.broadcast_object(None)
+    distributed.wait_for_all()
     distributed.stop()
 
 
@@ -74,13 +74,13 @@ def refuse_to_overwrite(folder: Path, overwrite: bool) -> None:
     held = [name for name in HOLDS_RUN if (folder / name).exists()]
     if distributed.broadcast_object(held) and not overwrite:
         raise UserError(
-            f"output.dir: '{folder}' holds a run ({', '.join(held)}); continue it with --resume, choose another "
-            "folder with --output-dir, or set output.overwrite=true"
+            f"output.dir: '{folder}' holds a run ({', '.join(held)}); continue it with --resume, choose "
+            "another folder with --output-dir, or set output.overwrite=true"
         )
 
 
 def open_folder(folder: Path, fresh: bool) -> None:
-    """Make the output folder and begin its log; a fresh run removes what an earlier run left, and nothing else."""
+    """Make the output folder and begin its log; a fresh run removes what an earlier one left, no more."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)

@@ -1,7 +1,7 @@
 """The losses: one pure function for each formula of the paper (arXiv 2308.10045).
 
-B rows are those of this process, N = W*B columns those of all of them; a loss is a mean over the B local rows, so
-that its mean over the processes is the loss of the whole batch. Features are L2-normalised.
+B rows are those of this process, N = W*B columns those of all of them; a loss is a mean over the B local
+rows, so that its mean over the processes is the loss of the whole batch. Features are L2-normalised.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def identity_targets(row_ids: Tensor, column_ids: Tensor) -> Tensor:
-    """The true matching Q: q_ij = y_ij / sum_k y_ik, with y_ij = 1 where rows and columns show the same person.
+    """The true matching Q: q_ij = y_ij / sum_k y_ik, with y_ij = 1 where both show the same person.
 
     Args:
         row_ids: (B,) person ids.
@@ -26,8 +26,8 @@ def identity_targets(row_ids: Tensor, column_ids: Tensor) -> Tensor:
 def nitc_loss(logits: Tensor, targets: Tensor, soft_label: float = 0.0) -> Tensor:
     """Normalised image-text contrastive loss (paper, N-ITC) of one direction: cross-entropy of P against T.
 
-    T = (1 - a) Q + a P', P' being P without gradient (the "soft label"): the image tower has no dropout, so a second
-    pass would draw the same P again, and the text tower's would differ by its dropout mask only.
+    T = (1 - a) Q + a P', P' being P without gradient (the "soft label"): the image tower has no dropout, so a
+    second pass would draw the same P again, and the text tower's would differ by its dropout mask only.
 
     Args:
         logits: (B, N) scaled similarities of the local rows to all columns.
@@ -43,8 +43,8 @@ def nitc_loss(logits: Tensor, targets: Tensor, soft_label: float = 0.0) -> Tenso
 def ritc_loss(logits: Tensor, targets: Tensor, eps: float = 1e-2) -> Tensor:
     """Reversed image-text contrastive loss (paper, R-ITC) of one direction: KL(P || Q + eps).
 
-    P comes first: where the model puts mass on a negative it pays log(1 / eps). With the two exchanged this would be
-    N-ITC once more, up to a constant.
+    P comes first: where the model puts mass on a negative it pays log(1 / eps). With the two exchanged this
+    would be N-ITC once more, up to a constant.
 
     Args:
         logits: (B, N) scaled similarities of the local rows to all columns.
@@ -65,8 +65,8 @@ def citc_loss(
 ) -> Tensor:
     """Cyclic image-text contrastive loss (paper, C-ITC; CyCLIP, arXiv 2205.14459).
 
-    lambda1 * mean_ij (I_i.I_j - T_i.T_j)^2 + lambda2 * mean_ij (I_i.T_j - T_i.I_j)^2. The mean is over N^2 entries,
-    as in the released code and as its weight 0.1 fits; the paper's formula divides by N.
+    lambda1 * mean_ij (I_i.I_j - T_i.T_j)^2 + lambda2 * mean_ij (I_i.T_j - T_i.I_j)^2. The mean is over N^2
+    entries, as in the released code and as its weight 0.1 fits; the paper's formula divides by N.
 
     Args:
         images, texts: (B, D) local features; row i of both is one pair.
@@ -87,8 +87,8 @@ def ss_loss(
 ) -> Tensor:
     """SimCLR's NT-Xent between two views of the same images (paper, SS; arXiv 2002.05709).
 
-    Each of the 2B local views has its partner among the 2N views of all processes as the one right answer; the view
-    itself is left out.
+    Each of the 2B local views has its partner among the 2N views of all processes as the one right answer;
+    the view itself is left out.
 
     Args:
         first, second: (B, D) local features of either view.

@@ -15,7 +15,7 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class LossOutput(NamedTuple):
-    """What a training step gets: `total` to call backward on, its weighted `parts`, and a `report` of other scalars."""
+    """`total` to call backward on, the weighted `parts` it sums, and a `report` of other scalars."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -71,7 +71,8 @@ class TBPS(nn.Module):
         """The losses of one batch.
 
         Args:
-            batch: `images` {view: (B, 3, H, W)}, `tokens` {input_ids, attention_mask} (B, L), `person_ids` (B,).
+            batch: `images` {view: (B, 3, H, W)}, `tokens` {input_ids, attention_mask} (B, L), `person_ids`
+                (B,).
             soft_label: the share a of the model's own prediction in the targets of N-ITC.
         """
         with torch.no_grad():

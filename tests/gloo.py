@@ -15,7 +15,7 @@ from misc import distributed
 def run_in_processes(
     function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any
 ) -> list[Any]:
-    """`function(*arguments)` in `world_size` new processes that form a gloo group; what each rank returned."""
+    """What `function(*arguments)` returns on each of `world_size` new processes in a gloo group."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]

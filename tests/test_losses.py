@@ -1,4 +1,4 @@
-"""Every loss against a slow float64 reference that loops over rows, and against numbers worked out by hand."""
+"""Every loss against a slow float64 reference that loops over rows, and numbers worked out by hand."""
 
 import math
 

@@ -1,0 +1,36 @@
+# `make demo` and `make test` do all the set-up by themselves: a virtual environment in .venv, then pip.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := datasets/demo
+
+.PHONY: demo test lint clean
+
+# One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
+# DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
+DEMO_FLAGS ?= output.overwrite=true
+demo: .venv/ready
+	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 1420 --val-identities 100 --test-identities 120 --seed 0
+	$(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo.yaml $(DEMO_FLAGS)
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv runs/demo $(DEMO)
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: Python 3.10 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/ready: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/ready-dev: requirements-dev.txt .venv/ready
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,116 @@
+"""Checkpoints: written whole or not at all, read without executing anything, refused with one line."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from misc.checkpoint import (
+    BEST,
+    LAST,
+    check_trained_with,
+    find_checkpoint,
+    load_checkpoint,
+    load_model_state,
+    save_checkpoint,
+)
+from options import Options, UserError, to_dict
+
+
+def state(step: int) -> dict[str, Any]:
+    names = ("optimizer", "scaler", "best", "random")
+    return {"model": {"w": torch.full((2,), step)}, "epoch": step, "step": step} | {
+        "options": to_dict(Options()),
+        **{name: {} for name in names},
+    }
+
+
+def test_last_is_always_written_and_best_only_when_asked(tmp_path: Path) -> None:
+    save_checkpoint(state(1), tmp_path, is_best=True)
+    save_checkpoint(state(2), tmp_path, is_best=False)
+    assert load_checkpoint(tmp_path / LAST)["step"] == 2
+    assert load_checkpoint(tmp_path / BEST)["step"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, LAST]
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
+    save_checkpoint(state(1), tmp_path, is_best=True)
+    unpicklable = state(2) | {"model": {"w": lambda: None}}
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        save_checkpoint(unpicklable, tmp_path, is_best=True)
+    assert load_checkpoint(tmp_path / LAST)["step"] == load_checkpoint(tmp_path / BEST)["step"] == 1
+
+
+def test_auto_takes_the_newest_good_one(tmp_path: Path) -> None:
+    assert find_checkpoint("auto", tmp_path) is None
+    save_checkpoint(state(1), tmp_path, is_best=True)
+    save_checkpoint(state(2), tmp_path, is_best=False)
+    assert find_checkpoint("auto", tmp_path)["step"] == 2
+    whole = (tmp_path / LAST).read_bytes()
+    (tmp_path / LAST).write_bytes(whole[: len(whole) // 2])
+    assert find_checkpoint("auto", tmp_path)["step"] == 1
+    (tmp_path / BEST).write_bytes(b"")
+    assert find_checkpoint("auto", tmp_path) is None
+
+
+def test_a_kill_between_best_and_last_goes_on_from_best(tmp_path: Path) -> None:
+    save_checkpoint(state(1), tmp_path, is_best=False)
+    torch.save(state(2), tmp_path / BEST)
+    assert find_checkpoint("auto", tmp_path)["step"] == 2
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "pickle", "other", "folder"])
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    path, planted = tmp_path / "c.pth", tmp_path / "planted"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("not a checkpoint")
+    elif kind == "pickle":
+        torch.save({"model": Malicious(planted)}, path)
+    elif kind == "other":
+        torch.save({"weights": torch.ones(2)}, path)
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path)
+    assert "c.pth" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not planted.exists()
+
+
+def test_a_model_of_another_shape_or_with_other_names_is_refused_by_name() -> None:
+    model = nn.Linear(3, 2)
+    good = {name: value.clone() for name, value in model.state_dict().items()}
+    load_model_state(model, {"model": good})
+    for wrong, said in (
+        (good | {"weight": torch.ones(2, 4)}, "'weight' has shape (2, 4)"),
+        ({"weight": good["weight"]}, "'bias' is not in the checkpoint"),
+        (good | {"extra": torch.ones(1)}, "'extra' is not in the model"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_model_state(model, {"model": wrong})
+        assert said in str(caught.value)
+
+
+def test_evaluation_on_other_input_than_in_training_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(state(1), tmp_path, is_best=False)
+    check_trained_with(Options(), tmp_path / LAST)
+    other = replace(Options(), data=replace(Options().data, image_size=(384, 128)))
+    with pytest.raises(UserError, match=r"data.image_size: .* trained with \[224, 224\].*\[384, 128\]"):
+        check_trained_with(other, tmp_path / LAST)
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"w": torch.ones(1)}, foreign)
+    check_trained_with(other, foreign)  # says nothing of its input
