@@ -11,13 +11,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from options import Options, UserError, load_options
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
 def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     """The flags, and the options that file, flags and overrides make together."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     recipe = parser.add_mutually_exclusive_group()
@@ -39,7 +47,7 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
         "--output-dir", metavar="DIR", help="folder for everything the run writes: output.dir"
     )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="such as schedule.epoch=3")
-    flags = parser.parse_args(arguments)
+    flags = parser.parse_intermixed_args(arguments)
     if flags.resume and "=" in flags.resume:  # `--resume key=value`: the value is an override, not a file
         flags.overrides.insert(0, flags.resume)
         flags.resume = "auto"

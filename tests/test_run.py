@@ -1,4 +1,4 @@
-"""The main job from the command line: what a run writes, how it goes on, and how an evaluation agrees with it."""
+"""The main job from the command line: what a run writes, how it goes on, and that evaluation agrees."""
 
 import json
 import os
@@ -14,8 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from data.annotations import load_data
+from data.datasets import evaluation_set
+from data.loaders import build_loaders
 from main import main
 from misc.engine import Trainer
+from misc.evaluate import build_evaluator
+from misc.optim import build_optimizer, set_learning_rate
+from model import build_model
 from options import load_options
 
 FIGURES = {"R1", "R5", "R10", "mAP", "mINP"}
@@ -70,7 +76,9 @@ def test_a_run_writes_all_its_files_and_an_evaluation_agrees_with_them(config: P
     assert json.loads((run / "evaluation" / "results.json").read_text())["languages"] == logged["languages"]
 
 
-def test_an_evaluation_reads_nothing_of_the_training_split(config: Path, people: Path, tmp_path: Path) -> None:
+def test_an_evaluation_reads_nothing_of_the_training_split(
+    config: Path, people: Path, tmp_path: Path
+) -> None:
     assert main(["--config", str(config), "schedule.epoch=1"]) == 0
     test_only = tmp_path / "test only"
     shutil.copytree(people, test_only)
@@ -82,7 +90,7 @@ def test_an_evaluation_reads_nothing_of_the_training_split(config: Path, people:
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(config: Path, tmp_path: Path) -> None:
-    """In one process, with dropout and augmentation on: weights, optimiser, random states and log to the bit."""
+    """One process, dropout and augmentation on: weights, optimiser, random states and log to the bit."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     common = ["--config", str(config), "schedule.epoch=3", "experiment.dropout=0.3"]
     assert main([*common, "--output-dir", str(whole)]) == 0
@@ -227,27 +235,28 @@ def test_the_full_recipe_trains_and_all_its_losses_are_logged(config: Path, tmp_
     assert main(["--config", str(config), *evaluation]) == 0, "the heads are not needed"
 
 
-def test_training_lowers_the_loss_and_tells_images_and_captions_apart(config: Path, tmp_path: Path) -> None:
-    from data.annotations import load_data
-    from data.loaders import build_loaders
-    from misc.evaluate import build_evaluator
-    from model import build_model
-
-    assert main(["--config", str(config), "schedule.epoch=25", "schedule.lr=3e-3"]) == 0
-    losses = [line["loss"] for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
-    assert losses[-1] < 0.9 * losses[0]
-    checkpoint = tmp_path / "run" / "checkpoint_last.pth"
-    options = load_options(config, [f"model.clip_pretrained={checkpoint}"])
-    model, tokenizer, processor = build_model(options, 0)
-    loaders = build_loaders(options, load_data(options), tokenizer, processor)
+def test_training_fits_its_samples_and_nothing_collapses(config: Path) -> None:
+    options = load_options(config, ["data.batch_size=20", "experiment.eda_alpha=0"])
+    splits = load_data(options)
+    torch.manual_seed(0)
+    model, tokenizer, processor = build_model(options, splits.num_identities)
+    loaders = build_loaders(options, splits, tokenizer, processor)
+    optimizer = build_optimizer(model, weight_decay=0.02)
+    set_learning_rate(optimizer, 3e-3)
+    for epoch in range(60):
+        loaders.train_sampler.set_epoch(epoch)
+        for batch in loaders.train:
+            optimizer.zero_grad()
+            model(batch, 0.0).total.backward()
+            optimizer.step()
+    gallery = evaluation_set(splits.train, options.data.image_root)
     cpu = torch.device("cpu")
-    evaluator = build_evaluator(
-        model.clip, tokenizer, loaders.test, loaders.images, options, cpu, torch.float32
-    )
+    evaluator = build_evaluator(model.clip, tokenizer, gallery, loaders.images, options, cpu, torch.float32)
     features = evaluator.encode()
+    assert evaluator.score(features)["average"]["t2i"]["R1"] > 60  # chance is 10 % of 10 persons
     for rows in (features.images, features.texts["en"]):
-        cosines = rows @ rows.T
-        assert cosines[~torch.eye(len(rows), dtype=torch.bool)].mean() < 0.95, "all features are the same"
+        cosines = rows @ rows.T - 2 * torch.eye(len(rows))
+        assert cosines.max() < 1 - 1e-4, "two images, or two captions, have one feature"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(

@@ -1,0 +1,155 @@
+"""What the user can mend ends with exit status 2 and one line that says what, where, and what to do."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from main import main
+
+
+def change_records(change: Callable[[list[dict[str, object]]], object]) -> Callable[[Path], None]:
+    """A fault planted in the training records."""
+
+    def plant(data: Path) -> None:
+        path = data / "train_reid_en.json"
+        records = json.loads(path.read_text())
+        changed = change(records)
+        path.write_text(json.dumps(records if changed is None else changed))
+
+    return plant
+
+
+def first_image(data: Path) -> Path:
+    return data / "imgs" / json.loads((data / "train_reid_en.json").read_text())[0]["file_path"]
+
+
+def truncate(data: Path) -> None:
+    for record in json.loads((data / "train_reid_en.json").read_text()):
+        path = data / "imgs" / record["file_path"]
+        path.write_bytes(path.read_bytes()[:300])
+
+
+PLANTED = {
+    "not JSON": (lambda data: (data / "train_reid_en.json").write_text("[{"), ["train_reid_en.json", "JSON"]),
+    "not a list": (change_records(lambda records: {"a": records}), ["train_reid_en.json", "list"]),
+    "no id": (change_records(lambda records: records[3].pop("id") and None), ["record 3", "'id'"]),
+    "no captions": (
+        change_records(lambda records: records[3].update(captions=[])),
+        ["record 3", "'captions'"],
+    ),
+    "escaping path": (
+        change_records(lambda records: records[3].update(file_path="../../etc/passwd")),
+        ["record 3", "'file_path'"],
+    ),
+    "missing image": (lambda data: first_image(data).unlink(), ["data.image_root", "1 image"]),
+    "unreadable images": (truncate, [".jpg"]),
+    "no root": (lambda data: shutil.rmtree(data / "imgs"), ["data.image_root", "imgs"]),
+    "no test split": (
+        lambda data: [path.unlink() for path in data.glob("test_*")],
+        ["data.annotation_file", "test"],
+    ),
+}
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_in_the_data_is_named(
+    fault: str, config: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant, said = PLANTED[fault]
+    data = tmp_path / "faulty"
+    shutil.copytree(people, data)
+    plant(data)
+    arguments = [f"data.annotation_file={data}", f"data.image_root={data}/imgs", "schedule.epoch=1"]
+    assert main(["--config", str(config), *arguments]) == 2
+    line = error_line(capsys)
+    for words in said:
+        assert words in line, line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["--config", "README.md"], ["README.md"]),
+        (["schedule.lrr=1"], ["schedule.lrr", "schedule.lr?"]),
+        (["schedule.lr=-1"], ["schedule.lr", "-1"]),
+        (["schedule.epoch=many"], ["schedule.epoch", "many"]),
+        (["data.languages=[en, es]"], ["data.languages", "es", "de"]),
+        (["data.batch_size=5000"], ["data.batch_size", "5000"]),
+        (["data.image_size=[65, 32]"], ["data.image_size", "16"]),
+        (["model.clip_pretrained=weights/none.pt"], ["weights/none.pt", "does not exist", "https://"]),
+        (["model.image_heads=3"], ["model.image_heads", "16"]),
+        (["misc.device=cuda"], ["misc.device", "no GPU"]),
+        (["misc.precision=fp16"], ["misc.precision", "fp32"]),
+        (["--resume", "none.pth"], ["none.pth", "no such file"]),
+        (["--evaluate", "none.pth"], ["none.pth", "does not exist"]),
+        (["--evaluate", "README.md"], ["README.md"]),
+        (["--evaluate", "a.pth", "--resume"], ["--evaluate", "--resume"]),
+        (["--output-dir", "/proc/nowhere"], ["output.dir", "/proc/nowhere"]),
+        (["--simplified"], ["--simplified", "--config"]),
+        (["--epochs", "3"], ["--epochs"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(
+    arguments: list[str], said: list[str], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments if "--config" in arguments else ["--config", str(config), *arguments]
+    assert main(given) == 2
+    line = error_line(capsys)
+    for words in said:
+        assert words in line, line
+
+
+def test_a_checkpoint_of_another_shape_is_refused(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(config), "schedule.epoch=1"]) == 0
+    checkpoint = str(tmp_path / "run" / "checkpoint_last.pth")
+    capsys.readouterr()
+    for arguments, said in (
+        (["--evaluate", checkpoint, "model.image_width=32"], ["model.image_width", "32", "16"]),
+        (["--evaluate", checkpoint, "data.image_size=[128, 64]"], ["data.image_size", "[128, 64]"]),
+        (["--resume", checkpoint, "model.embed_dim=32"], ["proj", "(16, 16)", "(16, 32)"]),
+        (["--resume", checkpoint, "data.batch_size=8"], ["data.batch_size", "steps"]),
+    ):
+        assert main(["--config", str(config), *arguments]) == 2
+        line = error_line(capsys)
+        for words in said:
+            assert words in line, line
+
+
+def test_the_command_line_helps_without_loading_torch() -> None:
+    code = (
+        "import sys, main\n"
+        "try: main.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for flag in ("--config", "--simplified", "--resume", "--evaluate", "--output-dir", "key.path=value"):
+        assert flag in done.stdout
+
+
+def test_a_mistake_under_torchrun_is_said_once() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
+    done = subprocess.run(
+        [*command, "--config", "config/demo.yaml", "data.annotation_file=nowhere"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("error: data.annotation_file") == 1
