@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from options import Options, UserError, load_options
 
+CONFIG = Path(__file__).parent / "config"
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line, as all others."""
@@ -30,7 +32,7 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
     )
     recipe = parser.add_mutually_exclusive_group()
     recipe.add_argument(
-        "--config", metavar="FILE", default="config/config.yaml", help="the options (%(default)s)"
+        "--config", metavar="FILE", default=CONFIG / "config.yaml", help="the options: config/config.yaml"
     )
     recipe.add_argument("--simplified", action="store_true", help="the lean recipe: config/s.config.yaml")
     parser.add_argument(
@@ -53,9 +55,9 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
         flags.resume = "auto"
     if flags.evaluate and flags.resume:
         raise UserError("--evaluate and --resume exclude each other")
+    options = load_options(CONFIG / "s.config.yaml" if flags.simplified else flags.config, flags.overrides)
     if flags.output_dir:
-        flags.overrides.append(f"output.dir={flags.output_dir}")
-    options = load_options("config/s.config.yaml" if flags.simplified else flags.config, flags.overrides)
+        options = replace(options, output=replace(options.output, dir=flags.output_dir))
     return flags, options
 
 
@@ -94,6 +96,7 @@ def train(options: Options, resume: str | None) -> None:
     if state is not None:
         trainer.resume(state)
     runtime.open_folder(folder, fresh=state is None)
+    del state  # as large as model and optimiser
     runtime.write_options(options, folder)
     trainer.fit()
     best = folder / checkpoint.BEST

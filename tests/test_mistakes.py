@@ -82,7 +82,7 @@ def test_a_fault_in_the_data_is_named(
     ("arguments", "said"),
     [
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
-        (["--config", "README.md"], ["README.md"]),
+        (["--config", "LICENSE"], ["LICENSE"]),
         (["schedule.lrr=1"], ["schedule.lrr", "schedule.lr?"]),
         (["schedule.lr=-1"], ["schedule.lr", "-1"]),
         (["schedule.epoch=many"], ["schedule.epoch", "many"]),
