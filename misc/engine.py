@@ -222,7 +222,7 @@ def build_trainer(
             lr_start=schedule.lr_start,
             lr=schedule.lr,
             lr_end=schedule.lr_end,
-            warmup_steps=schedule.epoch_warmup * steps_per_epoch,
+            warmup_steps=round(schedule.epoch_warmup * steps_per_epoch),
             total_steps=schedule.epoch * steps_per_epoch,
             soft_label=options.model.softlabel_ratio,
             steps_per_epoch=steps_per_epoch,
