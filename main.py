@@ -117,7 +117,7 @@ def evaluate(options: Options, weights: str) -> None:
 
     device, precision = runtime.start(options)
     checkpoint.check_trained_with(options, Path(weights))
-    splits = load_data(options, need_train=False)
+    splits = load_data(options, ["test"])
     options = replace(options, model=replace(options.model, clip_pretrained=weights))
     model, tokenizer, processor = build_model(options, num_identities=0)
     loaders = build_loaders(options, splits, tokenizer, processor)

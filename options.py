@@ -76,7 +76,9 @@ class ScheduleOptions:
     lr_start: float = option(1e-6, "learning rate at the first step of the warm-up", NOT_NEGATIVE)
     lr_end: float = option(5e-6, "learning rate at the last step", NOT_NEGATIVE)
     epoch: int = option(5, "number of epochs", POSITIVE)
-    epoch_warmup: float = option(1.0, "epochs of linear warm-up; the soft label rises over epoch 1", NOT_NEGATIVE)
+    epoch_warmup: float = option(
+        1.0, "epochs of linear warm-up; the soft label rises over epoch 1", NOT_NEGATIVE
+    )
     weight_decay: float = option(
         0.02, "AdamW's weight decay; none on biases, norms and one-dimensional ones", NOT_NEGATIVE
     )

@@ -65,14 +65,13 @@ FORMATS = {
 }
 
 
-def load_data(options: Options, need_train: bool = True) -> Splits:
-    """The splits that a run needs, checked: val may be missing, train may unless `need_train`, no image may.
+def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
+    """The `wanted` splits, checked: only val may be missing, and no image may.
 
     Raises:
         UserError: a split or language that is not there, malformed annotations, missing images.
     """
     data = options.data
-    wanted = SPLITS if need_train else SPLITS[1:]
     found = read_splits(data.annotation_file, wanted, data.languages, data.dataset)
     for split in wanted:
         if split != "val" and not found[split]:

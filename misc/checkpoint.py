@@ -63,8 +63,7 @@ def find_checkpoint(resume: str | None, folder: Path) -> dict[str, Any] | None:
 
     Args:
         resume: None: a fresh start; "auto": the newest good checkpoint of `folder`, or a fresh start where
-            there is
-            none; else a file.
+            there is none; else a file.
     """
     if resume is None:
         return None

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from misc import distributed
-from misc.checkpoint import load_model_state, save_checkpoint
+from misc.checkpoint import BEST, load_model_state, save_checkpoint
 from misc.evaluate import Evaluator
 from misc.logs import RunLog, metrics_table
 from misc.optim import build_optimizer, set_learning_rate
@@ -192,7 +192,9 @@ class Trainer:
             )
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        if (self.folder / BEST).exists():  # else this run, in a folder of its own, has yet to find its best
+            self.best = state["best"]
         if len(state["random"]) == distributed.world_size():
             restore_random_state(state["random"][distributed.rank()], self.device)
         else:

@@ -247,7 +247,7 @@ def test_data_is_loaded_with_its_number_of_persons(tmp_path: Path) -> None:
 def test_evaluation_alone_reads_no_training_data(tmp_path: Path) -> None:
     opened = options(tmp_path, [item("test", "1.jpg"), item("train", "2.jpg")])
     (tmp_path / "2.jpg").unlink()
-    splits = load_data(opened, need_train=False)
+    splits = load_data(opened, ["test"])
     assert splits.train == {}
     assert splits.num_identities == 0
     with pytest.raises(UserError, match="lists 1 images"):
