@@ -9,7 +9,7 @@ DEMO := datasets/demo
 # DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
 DEMO_FLAGS ?= output.overwrite=true
 demo: .venv/ready
-	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 3820 --val-identities 100 --test-identities 120 --seed 0
+	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
 	$(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo.yaml $(DEMO_FLAGS)
 
 test: .venv/ready-dev
