@@ -144,10 +144,17 @@ def test_the_command_line_helps_without_loading_torch() -> None:
         assert flag in done.stdout
 
 
-def test_a_mistake_under_torchrun_is_said_once() -> None:
+def test_a_mistake_under_torchrun_is_said_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
     done = subprocess.run(
-        [*command, "--config", "config/demo.yaml", "data.annotation_file=nowhere"],
+        [
+            *command,
+            "--config",
+            "config/demo.yaml",
+            "data.annotation_file=nowhere",
+            "--output-dir",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
     )
