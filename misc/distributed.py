@@ -10,10 +10,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# torch renamed the two (2.14 warns of the old names, releases before it lack the new ones).
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-
 
 def rank() -> int:
     """This process's number in the world, from torchrun's environment (0 without it)."""
@@ -87,20 +83,27 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
+def _rows_of_all(rows: Tensor) -> list[Tensor]:
+    """The tensors of all ranks in rank order; their shapes must be equal."""
+    parts = [
+        torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())
+    ]
+    dist.all_gather(parts, rows.contiguous())
+    return parts
+
+
 class _GatherWithGradient(torch.autograd.Function):
     """All rows of all ranks; backward sums over the ranks what each of them wants from the local rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        gathered = rows.new_empty(dist.get_world_size() * rows.shape[0], *rows.shape[1:])
-        _all_gather(gathered, rows.contiguous())
-        return gathered
+        return torch.cat(_rows_of_all(rows))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        local = gradient.new_empty(gradient.shape[0] // dist.get_world_size(), *gradient.shape[1:])
-        _reduce_scatter(local, gradient.contiguous())
-        return local
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
@@ -117,13 +120,10 @@ def gather_interleaved(rows: Tensor, total: int) -> Tensor:
     """Rows r, r+W, r+2W, ... of a table of `total` rows from each rank r -> the whole table, on all ranks."""
     if not dist.is_initialized():
         return rows
-    size = dist.get_world_size()
-    longest = -(-total // size)
+    longest = -(-total // dist.get_world_size())
     padded = rows.new_zeros(longest, *rows.shape[1:])
     padded[: len(rows)] = rows
-    gathered = rows.new_empty(size * longest, *rows.shape[1:])
-    _all_gather(gathered, padded)
-    return gathered.view(size, longest, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)[:total]
+    return torch.stack(_rows_of_all(padded), dim=1).flatten(0, 1)[:total]
 
 
 @torch.no_grad()
