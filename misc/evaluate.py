@@ -51,7 +51,7 @@ class Evaluator:
     device: torch.device
     precision: torch.dtype
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: older gloo may not write into the tensors it makes
     def encode(self) -> Features:
         """The features of the gallery and of the queries of every language."""
         was_training = self.clip.training
