@@ -5,14 +5,13 @@ Reading order: the section classes (each field with its default, its meaning and
 """
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.reader import Check, Settings, UserError, checked, read_settings
+from config.reader import Check, UserError, build, read_settings
 
 POSITIVE = Check(lambda value: value > 0, "a number above 0")
 NOT_NEGATIVE = Check(lambda value: value >= 0, "a number of at least 0")
@@ -21,7 +20,21 @@ BELOW_ONE = Check(lambda value: 0 <= value < 1, "a number from 0 to below 1")
 ALL_POSITIVE = Check(lambda values: all(v is None or v > 0 for v in values), "numbers above 0")
 MOMENTS = Check(lambda values: all(0 <= v < 1 for v in values), "two numbers from 0 to below 1")
 NOT_EMPTY = Check(lambda values: len(set(values)) == len(values) > 0, "at least one, none of them twice")
+SHARE = Check(lambda value: 0 < value <= 1, "a number above 0, up to 1 (all)")
+AT_MOST_HALF = Check(lambda value: 0 <= value <= 0.5, "a number from 0 to 0.5")
+BLOCK_NUMBERS = Check(
+    lambda values: all(v >= 0 for v in values) and len(set(values)) == len(values),
+    "numbers of at least 0, none of them twice",
+)
 TEXT_LENGTH = Check(lambda value: value >= 3, "a number of at least 3 (start, one piece, end)")
+
+LOSSES = ("nitc", "ritc", "citc", "ss", "ss_text", "mlm", "id", "sdm", "tal", "sigmoid")
+IMAGE_AUGMENTATIONS = (
+    *("pool", "none", "color_jitter", "rotation", "crop", "grayscale", "flip", "erasing"),
+    *("blur", "hue", "vertical_flip", "stack"),
+    *("autoaugment", "randaugment", "trivialaugment", "augmix", "simclr"),
+)
+TEXT_AUGMENTATIONS = ("deletion", "none", "synonym", "insertion", "swap", "eda")
 
 
 def one_of(*choices: str) -> Check:
@@ -29,9 +42,12 @@ def one_of(*choices: str) -> Check:
     return Check(lambda value: value in choices, "one of " + ", ".join(choices))
 
 
-def option(default: Any, doc: str, check: Check | None = None) -> Any:
-    """A field of a section: its default, a line of documentation, and the check its value must pass."""
-    return field(default=default, metadata={"doc": doc, "check": check})
+def option(default: Any, doc: str, check: Check | None = None, needs: str = "") -> Any:
+    """A field of a section: its default, a line of documentation, the check its value must pass.
+
+    `needs`: the switches of `experiment` of which one must be on for the option to have an effect.
+    """
+    return field(default=default, metadata={"doc": doc, "check": check, "needs": needs.split()})
 
 
 @dataclass(frozen=True)
@@ -46,27 +62,62 @@ class MiscOptions:
 @dataclass(frozen=True)
 class ExperimentOptions:
     nitc: bool = option(True, "N-ITC: contrastive loss with identity-aware, softened targets")
-    nitc_ratio: float = option(1.0, "weight of N-ITC", NOT_NEGATIVE)
+    nitc_ratio: float = option(1.0, "weight of N-ITC", NOT_NEGATIVE, needs="nitc")
     ritc: bool = option(True, "R-ITC: reversed KL divergence from the targets")
     ritc_eps: float = option(
-        0.01, "added to the targets of R-ITC so that their logarithm is finite", POSITIVE
+        0.01, "added to the targets of R-ITC so that their logarithm is finite", POSITIVE, needs="ritc"
     )
-    ritc_ratio: float = option(1.0, "weight of R-ITC", NOT_NEGATIVE)
+    ritc_ratio: float = option(1.0, "weight of R-ITC", NOT_NEGATIVE, needs="ritc")
     citc: bool = option(True, "C-ITC: cyclic consistency within and across the modalities")
-    citc_lambda1: float = option(0.25, "weight inside C-ITC of the in-modal part", NOT_NEGATIVE)
-    citc_lambda2: float = option(0.25, "weight inside C-ITC of the cross-modal part", NOT_NEGATIVE)
-    citc_ratio: float = option(0.1, "weight of C-ITC", NOT_NEGATIVE)
-    ss: bool = option(True, "SS: SimCLR between two strongly augmented views of the image")
-    ss_ratio: float = option(0.4, "weight of SS", NOT_NEGATIVE)
-    simclr_mlp: tuple[int | None, int, int | None] = option(
-        (None, 128, None), "widths of the SimCLR head; null ends: the embedding's width", ALL_POSITIVE
+    citc_lambda1: float = option(
+        0.25, "weight inside C-ITC within the modalities", NOT_NEGATIVE, needs="citc"
     )
-    simclr_temperature: float = option(0.1, "temperature of SS", POSITIVE)
-    mvs_image: bool = option(True, "MVS-I: N-ITC averaged over two augmented views of the image")
+    citc_lambda2: float = option(
+        0.25, "weight inside C-ITC across the modalities", NOT_NEGATIVE, needs="citc"
+    )
+    citc_ratio: float = option(0.1, "weight of C-ITC", NOT_NEGATIVE, needs="citc")
+    ss: bool = option(True, "SS: SimCLR between two strongly augmented views of the image")
+    ss_ratio: float = option(0.4, "weight of SS", NOT_NEGATIVE, needs="ss")
+    ss_text: bool = option(False, "SS-T: SimCLR between two augmentations of the caption; with ss: SS-IT")
+    ss_text_ratio: float = option(0.4, "weight of SS-T", NOT_NEGATIVE, needs="ss_text")
+    simclr_mlp: tuple[int | None, int, int | None] = option(
+        (None, 128, None),
+        "widths of the SimCLR heads; null ends: the embedding's width",
+        ALL_POSITIVE,
+        needs="ss ss_text",
+    )
+    simclr_temperature: float = option(0.1, "temperature of SS and SS-T", POSITIVE, needs="ss ss_text")
+    mvs_image: bool = option(True, "MVS-I: N-ITC averaged over two views of the image", needs="nitc")
+    mvs_text: bool = option(
+        False, "MVS-T: N-ITC averaged over two augmentations of the caption; both: MVS-IT", needs="nitc"
+    )
+    mlm: bool = option(False, "MLM: masked words predicted from the image and the words around them")
+    mlm_ratio: float = option(1.0, "weight of MLM", NOT_NEGATIVE, needs="mlm")
+    cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", NOT_NEGATIVE, needs="mlm")
+    id: bool = option(False, "ID: one linear classifier of the persons for images and captions")
+    id_ratio: float = option(1.0, "weight of ID", NOT_NEGATIVE, needs="id")
+    sdm: bool = option(False, "SDM: similarity distribution matching, the loss of IRRA")
+    sdm_ratio: float = option(1.0, "weight of SDM", NOT_NEGATIVE, needs="sdm")
+    tal: bool = option(False, "TAL: triplet alignment loss, the loss of RDE")
+    tal_ratio: float = option(1.0, "weight of TAL", NOT_NEGATIVE, needs="tal")
+    sigmoid: bool = option(False, "sigmoid loss, the loss of SigLIP, with a learned bias")
+    sigmoid_ratio: float = option(1.0, "weight of the sigmoid loss", NOT_NEGATIVE, needs="sigmoid")
     dropout: float = option(0.05, "dropout on the attention weights of the text tower", BELOW_ONE)
+    image_aug: str = option(
+        "pool", "augmentation of the image; pool: two operations drawn from six", one_of(*IMAGE_AUGMENTATIONS)
+    )
+    text_aug: str = option(
+        "deletion", "change of the caption's words; eda: one of the four", one_of(*TEXT_AUGMENTATIONS)
+    )
+    eda_alpha: float = option(0.05, "share of the caption's words that text_aug changes", BELOW_ONE)
     back_trans: bool = option(True, "replace a caption by its back-translation at times, where it has one")
-    backtrans_p: float = option(0.1, "probability of that", FRACTION)
-    eda_alpha: float = option(0.05, "probability with which each word of a caption is deleted", BELOW_ONE)
+    backtrans_p: float = option(0.1, "probability of that", FRACTION, needs="back_trans")
+    mixgen: bool = option(False, "MixGen: join some pairs of a batch into new pairs")
+    mixgen_type: str = option(
+        "ori", "ori: pixels averaged; cat: images side by side", one_of("ori", "cat"), needs="mixgen"
+    )
+    mixgen_p: float = option(0.1, "probability with which a batch has such pairs", FRACTION, needs="mixgen")
+    mixgen_ratio: float = option(0.1, "their share of the batch", AT_MOST_HALF, needs="mixgen")
     text_length: int = option(77, "captions are cut to this many tokens, start and end included", TEXT_LENGTH)
 
 
@@ -84,6 +135,9 @@ class ScheduleOptions:
     )
     betas: tuple[float, float] = option((0.9, 0.98), "AdamW's betas", MOMENTS)
     eps: float = option(1e-8, "AdamW's epsilon", POSITIVE)
+    ratio_factor: float = option(
+        5.0, "times the learning rate at which the heads of MLM and ID train", POSITIVE, needs="mlm id"
+    )
 
 
 @dataclass(frozen=True)
@@ -96,9 +150,18 @@ class ModelOptions:
         True, "contrast with the features of all processes, with gradient through the gather"
     )
     softlabel_ratio: float = option(
-        0.5, "share of the model's own prediction in the targets; 0: none", BELOW_ONE
+        0.5, "share of the model's own prediction in the targets; 0: none", BELOW_ONE, needs="nitc"
     )
     lock_patch_embedding: bool = option(True, "freeze the patch embedding (the image tower's convolution)")
+    lock_image_blocks: int = option(
+        0, "freeze the first blocks of the image tower, this many, and all below them", NOT_NEGATIVE
+    )
+    lock_text_blocks: int = option(
+        0, "freeze the first blocks of the text tower, this many, and all below them", NOT_NEGATIVE
+    )
+    lock_text_layers: tuple[int, ...] = option(
+        (), "freeze single blocks of the text tower, counted from 0", BLOCK_NUMBERS
+    )
     patch_size: int | None = option(
         None, "pixels of a patch's side; null: as the weights (random: 16)", POSITIVE
     )
@@ -136,6 +199,10 @@ class DataOptions:
     normalization: str = option("imagenet", "pixel statistics", one_of("imagenet", "clip"))
     batch_size: int = option(80, "training samples a step, of each process", POSITIVE)
     test_batch_size: int = option(256, "images or captions encoded at once in evaluation", POSITIVE)
+    few_shot: float = option(1.0, "share of the training split that is used, drawn by misc.seed", SHARE)
+    few_shot_by: str = option(
+        "images", "what is drawn for few_shot: images or identities", one_of("images", "identities")
+    )
     num_workers: int = option(4, "loader processes of each training process", NOT_NEGATIVE)
 
 
@@ -198,10 +265,9 @@ def load_options(path: str | Path, overrides: Iterable[str] = ()) -> Options:
     Raises:
         UserError: naming the key, where it stands and what it should be.
     """
-    options = _build(read_settings(Path(path), overrides))
-    experiment = options.experiment
-    if not (experiment.nitc or experiment.ritc or experiment.citc or experiment.ss):
-        raise UserError("experiment: no loss is switched on; set nitc, ritc, citc or ss to true")
+    options = build(Options, read_settings(Path(path), overrides), RENAMED)
+    if not any(getattr(options.experiment, loss) for loss in LOSSES):
+        raise UserError(f"experiment: no loss is switched on; set one of {', '.join(LOSSES)} to true")
     return options
 
 
@@ -215,46 +281,18 @@ def to_dict(options: Options) -> dict[str, dict[str, Any]]:
 
 def moot_settings(options: Options) -> list[str]:
     """A sentence for each option that was set but has no effect, since another one switches it off."""
-    switches = {
-        name: [f.name for f in dataclasses.fields(ExperimentOptions) if f.name.startswith(name + "_")]
-        for name in ("nitc", "ritc", "citc", "ss")
-    }
-    switches["ss"] += ["simclr_mlp", "simclr_temperature"]
-    switches["back_trans"] = ["backtrans_p"]
-    defaults, now = ExperimentOptions(), options.experiment
-    sentences = [
-        f"experiment.{name} has no effect while experiment.{switch} is false"
-        for switch, names in switches.items()
-        for name in names
-        if not getattr(now, switch) and getattr(now, name) != getattr(defaults, name)
-    ]
-    if now.mvs_image and not now.nitc:
-        sentences.append("experiment.mvs_image has no effect while experiment.nitc is false")
+    sentences = []
+    for section, kind in typing.get_type_hints(Options).items():
+        for f in dataclasses.fields(kind):
+            value, needs = getattr(getattr(options, section), f.name), f.metadata["needs"]
+            is_set = value if isinstance(value, bool) else value != f.default
+            if is_set and needs and not any(getattr(options.experiment, switch) for switch in needs):
+                switches = " and ".join(f"experiment.{switch}" for switch in needs)
+                verb = "is" if len(needs) == 1 else "are"
+                sentences.append(f"{section}.{f.name} has no effect while {switches} {verb} false")
+    experiment, data = options.experiment, options.data
+    if experiment.text_aug == "none" and experiment.eda_alpha != ExperimentOptions.eda_alpha:
+        sentences.append("experiment.eda_alpha has no effect while experiment.text_aug is none")
+    if data.few_shot == 1 and data.few_shot_by != DataOptions.few_shot_by:
+        sentences.append("data.few_shot_by has no effect while data.few_shot is 1")
     return sentences
-
-
-def _build(settings: Settings) -> Options:
-    sections = typing.get_type_hints(Options)
-    known = {f"{s}.{f.name}": f for s, kind in sections.items() for f in dataclasses.fields(kind)}
-    chosen: dict[str, dict[str, Any]] = {section: {} for section in sections}
-    for key, (value, where) in settings.items():
-        if key in sections:
-            if value is None:  # a section whose lines are all commented out
-                continue
-            raise UserError(f"{key}: expected a section of options, found {value!r} (in {where})")
-        if key not in known:
-            raise UserError(_unknown(key, where, list(known)))
-        section, name = key.split(".")
-        hint = typing.get_type_hints(sections[section])[name]
-        chosen[section][name] = checked(key, value, hint, known[key].metadata["check"], where)
-    return Options(**{section: sections[section](**values) for section, values in chosen.items()})
-
-
-def _unknown(key: str, where: str, known: list[str]) -> str:
-    if key in RENAMED:
-        return f"{key}: no option of that name in {where}; it is now {RENAMED[key]}"
-    by_name = {k.split(".")[1]: k for k in known}
-    near = difflib.get_close_matches(key, known, 1, 0.6) or [
-        by_name[n] for n in difflib.get_close_matches(key.split(".")[-1], list(by_name), 1, 0.6)
-    ]
-    return f"{key}: no such option (in {where})" + (f"; did you mean {near[0]}?" if near else "")

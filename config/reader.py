@@ -1,5 +1,7 @@
 """From YAML text to typed values: files with `base:`, `key=value` overrides, conversion without loss."""
 
+import dataclasses
+import difflib
 import re
 import types
 import typing
@@ -91,7 +93,42 @@ def _read_file(path: Path, seen: tuple[Path, ...]) -> Settings:
     return settings
 
 
-def checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -> Any:
+def build(kind: type, settings: Settings, renamed: dict[str, str]) -> Any:
+    """The options dataclass `kind`, a section in each field, with the settings in place of its defaults.
+
+    Args:
+        renamed: what keys of old are called now, for the error.
+
+    Raises:
+        UserError: a key that does not exist, a value of the wrong type or one that fails its check.
+    """
+    sections = typing.get_type_hints(kind)
+    known = {f"{s}.{f.name}": f for s, section in sections.items() for f in dataclasses.fields(section)}
+    chosen: dict[str, dict[str, Any]] = {section: {} for section in sections}
+    for key, (value, where) in settings.items():
+        if key in sections:
+            if value is None:  # a section whose lines are all commented out
+                continue
+            raise UserError(f"{key}: expected a section of options, found {value!r} (in {where})")
+        if key not in known:
+            raise UserError(_unknown(key, where, list(known), renamed))
+        section, name = key.split(".")
+        hint = typing.get_type_hints(sections[section])[name]
+        chosen[section][name] = _checked(key, value, hint, known[key].metadata["check"], where)
+    return kind(**{section: sections[section](**values) for section, values in chosen.items()})
+
+
+def _unknown(key: str, where: str, known: list[str], renamed: dict[str, str]) -> str:
+    if key in renamed:
+        return f"{key}: no option of that name in {where}; it is now {renamed[key]}"
+    by_name = {k.split(".")[1]: k for k in known}
+    near = difflib.get_close_matches(key, known, 1, 0.6) or [
+        by_name[n] for n in difflib.get_close_matches(key.split(".")[-1], list(by_name), 1, 0.6)
+    ]
+    return f"{key}: no such option (in {where})" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -> Any:
     """The value in its field's type; raises UserError where type or check do not fit."""
     try:
         typed = _convert(value, hint)
