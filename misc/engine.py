@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -19,6 +18,7 @@ from misc import distributed
 from misc.checkpoint import BEST, load_model_state, save_checkpoint
 from misc.evaluate import Evaluator
 from misc.logs import RunLog, metrics_table
+from misc.meters import HostCopy, Meter
 from misc.optim import build_optimizer, set_learning_rate
 from misc.schedule import Schedule
 from misc.seed import random_state, restore_random_state
@@ -93,7 +93,7 @@ class Trainer:
                     run.write(record)
                     meter = Meter()
 
-    def _train_step(self, wrapped: nn.Module, batch: Any, meter: "Meter") -> None:
+    def _train_step(self, wrapped: nn.Module, batch: Any, meter: Meter) -> None:
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.step))
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
             output = wrapped(batch, self.schedule.soft_label_ratio(self.step))
@@ -118,10 +118,11 @@ class Trainer:
             "made, the checkpoints are of the epochs before. Try a lower schedule.lr, or misc.precision=fp32"
         )
 
-    def _record(self, meter: "Meter") -> dict[str, Any]:
+    def _record(self, meter: Meter) -> dict[str, Any]:
         """The log record of the steps since the last one, also as a line of the log."""
         values, rate = meter.means()
-        loss, scale = values.pop("loss"), values.pop("logit_scale")
+        loss = values.pop("loss")
+        report = {name: values.pop(name) for name in meter.report}
         lr = self.schedule.learning_rate(self.step - 1)
         left = (
             (self.schedule.total_steps - self.step)
@@ -144,7 +145,7 @@ class Trainer:
             "lr": lr,
             "loss": loss,
             "parts": values,
-            "logit_scale": scale,
+            **report,
             "samples_per_second": rate,
         }
 
@@ -218,7 +219,14 @@ def build_trainer(
     select_on = options.eval.select_on
     return Trainer(
         model=model,
-        optimizer=build_optimizer(model, schedule.weight_decay, schedule.betas, schedule.eps),
+        optimizer=build_optimizer(
+            model,
+            schedule.weight_decay,
+            schedule.betas,
+            schedule.eps,
+            model.fast_parameters(),
+            schedule.ratio_factor,
+        ),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         schedule=Schedule(
             lr_start=schedule.lr_start,
@@ -240,50 +248,3 @@ def build_trainer(
         folder=Path(options.output.dir),
         options=to_dict(options),
     )
-
-
-class HostCopy:
-    """A scalar on its way to the host: sent off before the backward pass is queued and read after it.
-
-    The copy waits for the forward pass alone, so the GPU works on while the host looks at the value.
-    """
-
-    def __init__(self, value: Tensor) -> None:
-        self._value = value.detach()
-        self._sent = None
-        if value.is_cuda:
-            self._value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(
-                value.detach(), non_blocking=True
-            )
-            self._sent = torch.cuda.Event()
-            self._sent.record()
-
-    def read(self) -> float:
-        """The value, waiting for it if it is still on its way."""
-        if self._sent is not None:
-            self._sent.synchronize()
-        return self._value.item()
-
-
-class Meter:
-    """Running sums of a few steps' losses, on the device and detached: nothing waits until they are read."""
-
-    def __init__(self) -> None:
-        self.steps = self.samples = 0
-        self._sums: dict[str, Tensor] = {}
-        self._start = time.perf_counter()
-
-    def add(self, output: Any, num_samples: int) -> None:
-        """Count one step of `num_samples` local samples."""
-        self.steps += 1
-        self.samples += num_samples
-        for name, value in {"loss": output.total, **output.parts, **output.report}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-
-    def means(self) -> tuple[dict[str, float], float]:
-        """Means over steps and processes by name, and the samples per second of all processes together."""
-        means = distributed.mean_over_ranks(torch.stack(list(self._sums.values()))) / self.steps
-        seconds = time.perf_counter() - self._start
-        return dict(
-            zip(self._sums, means.tolist(), strict=True)
-        ), self.samples * distributed.world_size() / seconds

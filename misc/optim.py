@@ -1,20 +1,39 @@
 """The optimiser: AdamW in a handful of groups."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 
 def build_optimizer(
-    model: nn.Module, weight_decay: float, betas: tuple[float, float] = (0.9, 0.98), eps: float = 1e-8
+    model: nn.Module,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-8,
+    fast: Sequence[nn.Parameter] = (),
+    ratio_factor: float = 1.0,
 ) -> torch.optim.AdamW:
     """AdamW over the trained parameters, with no decay on biases, norms and other one-dimensional ones.
 
     The learning rate is set in each step (`misc.schedule`); frozen parameters are left out.
+
+    Args:
+        fast: parameters that train at `ratio_factor` times the rate.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    is_fast = {id(parameter) for parameter in fast}
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [
+                p
+                for p in model.parameters()
+                if p.requires_grad and (p.ndim > 1) == decays and (id(p) in is_fast) == hurries
+            ],
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr_factor": ratio_factor if hurries else 1.0,
+        }
+        for hurries in (False, True)
+        for decays in (True, False)
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps, fused=True)
 
@@ -22,4 +41,4 @@ def build_optimizer(
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the learning rate of the step."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]

@@ -1,10 +1,13 @@
 """The models. `build_model` is where options become a model; everything below takes plain arguments."""
 
+import logging
 from typing import Any
 
 from torch import nn
 
-from options import Options
+from options import LOSSES, Options
+
+LOGGER = logging.getLogger(__name__)
 
 
 def build_model(options: Options, num_identities: int) -> tuple[nn.Module, Any, Any]:
@@ -12,7 +15,7 @@ def build_model(options: Options, num_identities: int) -> tuple[nn.Module, Any, 
 
     Args:
         options: `model`, `experiment` and the image size are read.
-        num_identities: persons in the training split (read by heads that classify them).
+        num_identities: persons in the training split; 0 where nothing is trained, then ID has no classifier.
 
     Returns:
         (model, tokenizer, processor), the model with its frozen parts frozen.
@@ -39,21 +42,31 @@ def build_model(options: Options, num_identities: int) -> tuple[nn.Module, Any, 
         embed_dim=settings.embed_dim,
         vocab_size=settings.vocab_size,
         **{name: getattr(settings, name) for name in sizes},
+        logit_bias=experiment.sigmoid,
     )
+    weights = {name: getattr(experiment, f"{name}_ratio") for name in LOSSES if getattr(experiment, name)}
+    if "mlm" in weights and not hasattr(tokenizer, "mask_token_id"):
+        LOGGER.warning("experiment.mlm is switched off: this tokenizer has no byte pairs, and no mask token")
+        del weights["mlm"]
+    if not num_identities:
+        weights.pop("id", None)
     model = TBPS(
         clip,
-        weights={
-            n: getattr(experiment, f"{n}_ratio")
-            for n in ("nitc", "ritc", "citc", "ss")
-            if getattr(experiment, n)
-        },
+        weights,
         ritc_eps=experiment.ritc_eps,
         citc_lambdas=(experiment.citc_lambda1, experiment.citc_lambda2),
         simclr_mlp=experiment.simclr_mlp,
         simclr_temperature=experiment.simclr_temperature,
         mvs_image=experiment.mvs_image,
+        mvs_text=experiment.mvs_text,
         use_gather=settings.use_gather,
+        cmt_depth=experiment.cmt_depth,
+        num_identities=num_identities,
     )
-    if settings.lock_patch_embedding:
-        clip.visual.conv1.requires_grad_(False)
+    clip.lock(
+        settings.lock_patch_embedding,
+        settings.lock_image_blocks,
+        settings.lock_text_blocks,
+        settings.lock_text_layers,
+    )
     return model, tokenizer, processor

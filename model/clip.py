@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,23 +18,26 @@ from model.vision import VisionTransformer
 from options import UserError
 from text_utils.tokenizer import CLIPTokenizer
 
+LOGGER = logging.getLogger(__name__)
+LOGIT_BIAS = -10.0
+
 
 class CLIP(nn.Module):
     """The two towers and the scale of their cosine similarities.
 
     Attributes:
-        logit_scale: learned logarithm of the scale, started at ln(1 / 0.07).
-        logit_bias: 0.0, a plain number, for whoever computes `scale * cosine + logit_bias`. A softmax does
-            not feel a bias, so it is no parameter and lies in no checkpoint.
+        logit_scale: learned logarithm of the scale, started at ln(1 / 0.07), or ln(10) with a bias.
+        logit_bias: for whoever computes `scale * cosine + logit_bias`. Learned from -10 on where the sigmoid
+            loss is on (SigLIP's start); elsewhere the plain number 0.0, since a softmax does not feel it.
         embed_dim: D, the width of the shared space.
     """
 
-    def __init__(self, visual: VisionTransformer, text: TextTransformer) -> None:
+    def __init__(self, visual: VisionTransformer, text: TextTransformer, logit_bias: bool = False) -> None:
         super().__init__()
         self.visual = visual
         self.text = text
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.logit_bias = 0.0
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0 if logit_bias else 1 / 0.07)))
+        self.logit_bias = nn.Parameter(torch.tensor(LOGIT_BIAS)) if logit_bias else 0.0
         self.embed_dim = visual.proj.shape[1]
 
     def encode_image(
@@ -51,6 +56,47 @@ class CLIP(nn.Module):
         """
         return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
 
+    def lock(
+        self,
+        patch_embedding: bool = False,
+        image_blocks: int = 0,
+        text_blocks: int = 0,
+        text_layers: Sequence[int] = (),
+    ) -> None:
+        """Freeze parts of the towers.
+
+        Args:
+            patch_embedding: the convolution.
+            image_blocks, text_blocks: the first blocks of a tower, this many, with the embeddings below.
+            text_layers: single blocks of the text tower, counted from 0.
+
+        Raises:
+            UserError: a block that the tower does not have.
+        """
+        image, text = self.visual, self.text
+        if patch_embedding:
+            image.conv1.requires_grad_(False)
+        if image_blocks:
+            _freeze(image, "conv1.", "class_embedding", "positional_embedding", "ln_pre.")
+        if text_blocks:
+            _freeze(text, "token_embedding.", "positional_embedding")
+        for option, tower, numbers in (
+            ("lock_image_blocks", image, range(image_blocks)),
+            ("lock_text_blocks", text, range(text_blocks)),
+            ("lock_text_layers", text, text_layers),
+        ):
+            blocks = tower.transformer.resblocks
+            for number in numbers:
+                if number >= len(blocks):
+                    raise UserError(f"model.{option}: the tower has {len(blocks)} blocks, no block {number}.")
+                blocks[number].requires_grad_(False)
+
+
+def _freeze(module: nn.Module, *beginnings: str) -> None:
+    for name, parameter in module.named_parameters():
+        if name.startswith(beginnings):
+            parameter.requires_grad_(False)
+
 
 def build_clip(
     pretrained: str | Path | None = None,
@@ -68,6 +114,7 @@ def build_clip(
     text_heads: int | None = None,
     embed_dim: int | None = None,
     vocab_size: int | None = None,
+    logit_bias: bool = False,
 ) -> tuple[CLIP, CLIPTokenizer, ImageProcessor]:
     """The model, and the tokenizer and image processor that go with it.
 
@@ -78,6 +125,7 @@ def build_clip(
         dropout: on the text tower's attention weights, in training mode only.
         normalization: statistics of the images, "imagenet" or "clip".
         patch_size, ..., vocab_size: None is read off the weights, or ViT-B/16's where there are none.
+        logit_bias: whether there is a learned bias, for the sigmoid loss.
 
     Raises:
         UserError: weights that can not be loaded; a size that disagrees with them, that the patch does not
@@ -106,15 +154,18 @@ def build_clip(
         )
     # On the meta device parameters cost neither memory nor time: the weights take their places.
     with torch.device("meta") if weights else contextlib.nullcontext():
-        model = _towers(shape, (height, width), text_length, dropout)
+        model = _towers(shape, (height, width), text_length, dropout, logit_bias)
     if weights:
         grid = (height // shape.patch_size, width // shape.patch_size)
-        model.load_state_dict(weights.fitted_to(grid, text_length), assign=True)
+        tensors = weights.fitted_to(grid, text_length)
+        model.load_state_dict(_settle_bias(tensors, logit_bias), assign=True)
     processor = ImageProcessor((height, width), *NORMALIZATIONS[normalization])
     return model, CLIPTokenizer(text_length), processor
 
 
-def _towers(shape: ClipShape, image_size: tuple[int, int], text_length: int, dropout: float) -> CLIP:
+def _towers(
+    shape: ClipShape, image_size: tuple[int, int], text_length: int, dropout: float, logit_bias: bool
+) -> CLIP:
     visual = VisionTransformer(
         image_size,
         patch_size=shape.patch_size,
@@ -132,7 +183,7 @@ def _towers(shape: ClipShape, image_size: tuple[int, int], text_length: int, dro
         embed_dim=shape.embed_dim,
         dropout=dropout,
     )
-    return CLIP(visual, text)
+    return CLIP(visual, text, logit_bias)
 
 
 def _settle_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipShape:
@@ -154,6 +205,16 @@ def _settle_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipSha
         image_heads=_settle_heads("image", shape.image_width, shape.image_heads),
         text_heads=_settle_heads("text", shape.text_width, shape.text_heads),
     )
+
+
+def _settle_bias(tensors: dict[str, Tensor], logit_bias: bool) -> dict[str, Tensor]:
+    """The weights with a bias if the model has one, and without if it has none."""
+    if logit_bias and "logit_bias" not in tensors:
+        LOGGER.info("logit_bias is new: the weights have none, it starts at %g", LOGIT_BIAS)
+    if not logit_bias and "logit_bias" in tensors:
+        LOGGER.info("dropped logit_bias, which the sigmoid loss alone needs")
+    kept = {name: tensor for name, tensor in tensors.items() if name != "logit_bias"}
+    return kept | {"logit_bias": tensors.get("logit_bias", torch.tensor(LOGIT_BIAS))} if logit_bias else kept
 
 
 def _settle_heads(tower: str, width: int, heads: int | None) -> int:

@@ -41,12 +41,15 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: (B, L, width); mask: bool, broadcast to (B, heads, L, L), true where a query sees a key."""
         batch, length, width = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=self.causal)
+        x = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=self.causal
+        )
         return self.out_proj(x.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -64,8 +67,8 @@ class Block(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -82,7 +85,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, heads, dropout, causal) for _ in range(layers))
-        residual_std = width**-0.5 * (2 * layers) ** -0.5
+        residual_std = width**-0.5 * (2 * max(1, layers)) ** -0.5
         for block in self.resblocks:
             nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
@@ -91,7 +94,7 @@ class Transformer(nn.Module):
             for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks:
-            x = block(x)
+            x = block(x, mask)
         return x

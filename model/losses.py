@@ -1,7 +1,8 @@
-"""The losses: one pure function for each formula of the paper (arXiv 2308.10045).
+"""The losses: one pure function for each formula of the paper (arXiv 2308.10045) and of its peers.
 
-B rows are those of this process, N = W*B columns those of all of them; a loss is a mean over the B local
-rows, so that its mean over the processes is the loss of the whole batch. Features are L2-normalised.
+B rows are those of this process, N = W*B columns those of all of them. A loss is a mean over the B local
+rows unless it says otherwise, so that its mean over the processes is the loss of the whole batch. Features
+are L2-normalised, a cosine is the product of two of them, a logit is a scaled cosine.
 """
 
 import torch
@@ -102,3 +103,67 @@ def ss_loss(
         logits = torch.cat([view @ other.T, in_view], dim=1) / temperature
         loss = loss + F.cross_entropy(logits, own) / 2
     return loss
+
+
+def mlm_loss(logits: Tensor, labels: Tensor, num_masked: Tensor) -> Tensor:
+    """Masked language modelling (paper, MLM; BERT, arXiv 1810.04805): -sum_m log p_m(label_m) / num_masked.
+
+    Args:
+        logits: (M, V) predictions at the M masked positions of the local captions; M may be 0.
+        labels: (M,) the tokens that stood there.
+        num_masked: scalar, the mean of M over the processes: the mean of this loss over them is then the
+            sum over all masked positions by their number. 0 where nothing is masked anywhere.
+    """
+    return F.cross_entropy(logits, labels, reduction="sum") / num_masked.clamp(min=torch.finfo().tiny)
+
+
+def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Tensor:
+    """Identity classification (paper, ID; arXiv 1711.05535): cross-entropy of both modalities, averaged.
+
+    Args:
+        image_logits, text_logits: (B, C) scores of the C persons of the training split.
+        person_ids: (B,) which of them it is.
+    """
+    return (F.cross_entropy(image_logits, person_ids) + F.cross_entropy(text_logits, person_ids)) / 2
+
+
+def sdm_loss(cosines: Tensor, targets: Tensor, scale: float = 50.0, eps: float = 1e-8) -> Tensor:
+    """Similarity distribution matching (IRRA, arXiv 2303.12501) of one direction: KL(P || Q + eps).
+
+    R-ITC at a fixed scale and with next to no eps; IRRA adds the two directions.
+
+    Args:
+        cosines: (B, N) cosine similarities of the local rows to all columns.
+        targets: (B, N) rows of Q, each summing to 1.
+    """
+    return ritc_loss(scale * cosines, targets, eps)
+
+
+def tal_loss(cosines: Tensor, positives: Tensor, margin: float = 0.1, tau: float = 0.015) -> Tensor:
+    """Triplet alignment loss (RDE, arXiv 2308.09911) of one direction, summed over the local rows.
+
+    sum_i [m - sum_j a_ij c_ij + tau log sum_{j negative} exp(c_ij / tau)]_+, a_i = softmax of c_i / tau over
+    the positives of row i, without gradient: the hardest negative, softly, against the softly best positive.
+    A row without a negative adds 0.
+
+    Args:
+        cosines: (B, N) cosine similarities c of the local rows to all columns.
+        positives: (B, N) bool, true where both show the same person; one in each row at least.
+    """
+    scaled = cosines / tau
+    attention = scaled.detach().masked_fill(~positives, -torch.inf).softmax(dim=1)
+    # Not -inf: the gradient of a row without negatives would be NaN. Cosines end at -1, 1e4 below is nothing.
+    negative = tau * scaled.masked_fill(positives, -1e4).logsumexp(dim=1)
+    return (margin - (attention * cosines).sum(dim=1) + negative).clamp(min=0).sum()
+
+
+def sigmoid_loss(logits: Tensor, positives: Tensor) -> Tensor:
+    """Sigmoid loss (SigLIP, arXiv 2303.15343): -1/B sum_ij log sigmoid(z_ij l_ij), z = 1 for the same person
+    and -1 otherwise.
+
+    Args:
+        logits: (B, N) scaled cosines plus bias of the local images to all captions. Every pair is judged by
+            itself, so the other direction would say the same again.
+        positives: (B, N) bool, true where both show the same person.
+    """
+    return -F.logsigmoid(torch.where(positives, logits, -logits)).sum(dim=1).mean()

@@ -34,8 +34,8 @@ OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_f
 # What may lie beside CLIP's tensors and is dropped, by the first part of its name: the heads of training,
 # OpenAI's three figures in the form of buffers, and the causal mask that traced models store.
 DROPPED = (
-    *("simclr_mlp", "classifier", "cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post"),
-    *("mlm_head", "input_resolution", "context_length", "vocab_size", "attn_mask"),
+    *("simclr_mlp", "simclr_mlp_text", "classifier", "mlm_head", "cross_attn", "cross_modal_transformer"),
+    *("ln_pre_t", "ln_pre_i", "ln_post", "input_resolution", "context_length", "vocab_size", "attn_mask"),
 )
 
 

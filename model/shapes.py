@@ -118,8 +118,8 @@ def check_tensors(path: Path, tensors: dict[str, Tensor], shape: ClipShape, grid
         )
     expected = {f"visual.{name}": tensor.shape for name, tensor in visual.state_dict().items()}
     expected |= {f"text.{name}": tensor.shape for name, tensor in text.state_dict().items()}
-    expected["logit_scale"] = torch.Size()
-    if missing := sorted(expected.keys() - tensors.keys()):
+    expected |= {"logit_scale": torch.Size(), "logit_bias": torch.Size()}
+    if missing := sorted(expected.keys() - tensors.keys() - {"logit_bias"}):  # SigLIP's alone has one
         raise bad_weights(path, f"lacks {len(missing)} of CLIP's tensors (first: {missing[0]!r})")
     if unexpected := sorted(tensors.keys() - expected.keys()):
         raise bad_weights(path, f"has {len(unexpected)} tensors too many for CLIP (first: {unexpected[0]!r})")

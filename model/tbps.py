@@ -8,10 +8,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from misc import distributed
-from model.heads import simclr_head
-from model.losses import citc_loss, identity_targets, nitc_loss, ritc_loss, ss_loss
+from model.heads import CrossModalHead, identity_classifier, simclr_head
+from model.losses import (
+    citc_loss,
+    id_loss,
+    identity_targets,
+    mlm_loss,
+    nitc_loss,
+    ritc_loss,
+    sdm_loss,
+    sigmoid_loss,
+    ss_loss,
+    tal_loss,
+)
 
 MAX_LOGIT_SCALE = math.log(100)
+PAIRED = frozenset({"nitc", "ritc", "citc", "sdm", "tal", "sigmoid"})  # the losses on image-text similarities
+Features = dict[str, Tensor]
 
 
 class LossOutput(NamedTuple):
@@ -26,12 +39,17 @@ class TBPS(nn.Module):
     """Towers and heads -> named losses over the batch of all processes.
 
     Args:
-        clip: the towers (`encode_image`, `encode_text`, `logit_scale`, `embed_dim`).
-        weights: the weight of each loss that is on, of nitc, ritc, citc, ss.
+        clip: the towers (`encode_image`, `encode_text`, `logit_scale`, `logit_bias`, `embed_dim`).
+        weights: the weight of each loss that is on, under the names of `options.LOSSES`.
         ritc_eps, citc_lambdas, simclr_temperature: see `model.losses`.
-        simclr_mlp: widths of the SimCLR head; None at the ends for the embedding's width.
-        mvs_image: N-ITC also on a second view of the image, averaged (paper, MVS-I).
+        simclr_mlp: widths of the SimCLR heads; None at the ends for the embedding's width.
+        mvs_image, mvs_text: N-ITC also on a second view of the image, on a second augmentation of the
+            caption, averaged over all pairs of them (paper, MVS-I, MVS-T, MVS-IT).
         use_gather: contrast with the rows of all processes; otherwise with the local ones only.
+        cmt_depth: blocks of the cross-modal transformer of MLM.
+        num_identities: persons that the classifier of ID knows.
+
+    `image_views` and `texts` name the inputs of a batch that the losses need; no other is encoded.
     """
 
     def __init__(
@@ -44,7 +62,10 @@ class TBPS(nn.Module):
         simclr_mlp: tuple[int | None, int, int | None] = (None, 128, None),
         simclr_temperature: float = 0.1,
         mvs_image: bool = False,
+        mvs_text: bool = False,
         use_gather: bool = True,
+        cmt_depth: int = 4,
+        num_identities: int = 0,
     ) -> None:
         super().__init__()
         self.clip = clip
@@ -52,84 +73,178 @@ class TBPS(nn.Module):
         self.ritc_eps = ritc_eps
         self.citc_lambdas = citc_lambdas
         self.simclr_temperature = simclr_temperature
-        self.mvs_image = mvs_image and "nitc" in weights
         self.use_gather = use_gather
-        self.matches_text = any(name in weights for name in ("nitc", "ritc", "citc"))
-        if "ss" in weights:
-            first, hidden, last = simclr_mlp
-            self.simclr_mlp = simclr_head(first or clip.embed_dim, hidden, last or clip.embed_dim)
+        on = set(weights)
+        pooled = bool(on & (PAIRED | {"id"}))  # mlm reads the image's tokens and the masked caption alone
+        second_view, second_text = "nitc" in on and mvs_image, "nitc" in on and mvs_text
+        views = {
+            "view1": pooled or "mlm" in on,
+            "view2": second_view,
+            "simclr1": "ss" in on,
+            "simclr2": "ss" in on,
+        }
+        texts = {"tokens": pooled or "ss_text" in on, "tokens2": second_text or "ss_text" in on}
+        self.image_views = [name for name, is_needed in views.items() if is_needed]
+        self.texts = [name for name, is_needed in texts.items() if is_needed]
+        self.nitc_pairs = [
+            (view, text)
+            for view in ("view1", "view2")[: 1 + second_view]
+            for text in ("tokens", "tokens2")[: 1 + second_text]
+        ]
+        first, hidden, last = simclr_mlp
+        widths = (first or clip.embed_dim, hidden, last or clip.embed_dim)
+        if "ss" in on:
+            self.simclr_mlp = simclr_head(*widths)
+        if "ss_text" in on:
+            self.simclr_mlp_text = simclr_head(*widths)
+        if "mlm" in on:
+            vocab_size = clip.text.token_embedding.num_embeddings
+            self.mlm_head = CrossModalHead(clip.embed_dim, cmt_depth, vocab_size)
+        if "id" in on:
+            self.classifier = identity_classifier(clip.embed_dim, num_identities)
         self._freeze_unused()
 
     def _freeze_unused(self) -> None:
         """Freeze what no loss reaches, so that every trained parameter has a gradient in every step."""
-        if not self.matches_text:
+        if not self.image_views:
+            self.clip.visual.requires_grad_(False)
+        if not self.texts and "mlm" not in self.weights:
             self.clip.text.requires_grad_(False)
-        if not {"nitc", "ritc"} & set(self.weights):
+        if not {"nitc", "ritc", "sigmoid"} & set(self.weights):
             self.clip.logit_scale.requires_grad_(False)
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        """The parameters of heads that train at `schedule.ratio_factor` times the learning rate."""
+        mlm = self.mlm_head.fast_parameters() if "mlm" in self.weights else []
+        return mlm + (list(self.classifier.parameters()) if "id" in self.weights else [])
 
     def forward(self, batch: Any, soft_label: float) -> LossOutput:
         """The losses of one batch.
 
         Args:
-            batch: `images` {view: (B, 3, H, W)}, `tokens` {input_ids, attention_mask} (B, L), `person_ids`
-                (B,).
+            batch: a `Batch`: `images` {view: (B, 3, H, W)}, `tokens`, `tokens2`, `masked_tokens`
+                {input_ids, attention_mask} (B, L), `mlm_labels` (B, L), `person_ids` (B,). What no loss needs
+                may be missing or None.
             soft_label: the share a of the model's own prediction in the targets of N-ITC.
         """
         with torch.no_grad():
             self.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        local = self._features(batch)
+        report = {"logit_scale": self.clip.logit_scale.detach().exp()}
+        pooled, image_tokens = self._encode(batch)
+        parts = {}
+        if "mlm" in self.weights:
+            parts["mlm"], report["masked_share"] = self._masked_language(batch, image_tokens)
+        if "id" in self.weights:
+            logits = [self.classifier(pooled[name]).float() for name in ("view1", "tokens")]
+            parts["id"] = id_loss(*logits, batch.person_ids)
+        features = self._project(pooled)
         with torch.autocast(batch.person_ids.device.type, enabled=False):
-            every = self._gather(local)
-            parts = self._contrast(local, every, batch.person_ids, soft_label) if self.matches_text else {}
-            if "ss" in self.weights:
-                views = (local["simclr1"], local["simclr2"], every["simclr1"], every["simclr2"])
-                parts["ss"] = ss_loss(*views, self._offset(batch), self.simclr_temperature)
-        parts = {name: self.weights[name] * loss for name, loss in parts.items()}
-        total = torch.stack(list(parts.values())).sum()
-        return LossOutput(total, parts, {"logit_scale": self.clip.logit_scale.detach().exp()})
+            parts |= self._contrast(features, batch.person_ids, soft_label)
+        parts = {name: weight * parts[name] for name, weight in self.weights.items()}
+        return LossOutput(torch.stack(list(parts.values())).sum(), parts, report)
 
-    def _features(self, batch: Any) -> dict[str, Tensor]:
-        """Normalised fp32 features of the local rows; all views of the images in one pass of the tower."""
-        views = list(batch.images)
-        pixels = torch.cat(list(batch.images.values())) if len(views) > 1 else batch.images[views[0]]
-        features = dict(zip(views, self.clip.encode_image(pixels).chunk(len(views)), strict=True))
-        for view in ("simclr1", "simclr2"):
-            if view in features:
-                features[view] = self.simclr_mlp(features[view])
-        if self.matches_text:
-            features["text"] = self.clip.encode_text(batch.tokens)
-        return {name: F.normalize(rows.float(), dim=1) for name, rows in features.items()}
+    def _encode(self, batch: Any) -> tuple[Features, Tensor | None]:
+        """The features (B, D) of each input, the images of all views in one pass of the tower and the
+        captions in another; and, for MLM, the tokens (B, 1 + P, D) of view1.
+        """
+        pooled: Features = {}
+        tokens = None
+        if self.image_views:
+            pixels = [batch.images[view] for view in self.image_views]
+            pixels = torch.cat(pixels) if len(pixels) > 1 else pixels[0]
+            if "mlm" in self.weights:
+                rows, tokens = self.clip.encode_image(pixels, return_dense=True)
+                tokens = tokens[: len(batch.person_ids)]
+            else:
+                rows = self.clip.encode_image(pixels)
+            pooled |= zip(self.image_views, rows.chunk(len(self.image_views)), strict=True)
+        if self.texts:
+            rows = self.clip.encode_text(_joined([getattr(batch, name) for name in self.texts]))
+            pooled |= zip(self.texts, rows.chunk(len(self.texts)), strict=True)
+        return pooled, tokens
 
-    def _gather(self, local: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _masked_language(self, batch: Any, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """MLM, and the share of the captions' tokens that is masked."""
+        captions, labels = batch.masked_tokens, batch.mlm_labels
+        _, text_tokens = self.clip.encode_text(captions, return_dense=True)
+        masked = labels != -100
+        logits = self.mlm_head(text_tokens, image_tokens, captions["attention_mask"], masked)
+        num_masked, num_tokens = distributed.mean_over_ranks(
+            torch.stack([masked.sum(), captions["attention_mask"].sum()]).float()
+        )
+        return mlm_loss(logits.float(), labels[masked], num_masked), num_masked / num_tokens
+
+    def _project(self, pooled: Features) -> Features:
+        """What is compared: normalised fp32 features, those of SS and SS-T through their heads."""
+        rows = {}
+        if PAIRED & set(self.weights):
+            rows |= {name: pooled[name] for pair in self.nitc_pairs for name in pair}
+        if "ss" in self.weights:
+            rows |= {name: self.simclr_mlp(pooled[name]) for name in ("simclr1", "simclr2")}
+        if "ss_text" in self.weights:
+            rows |= {f"simclr_{name}": self.simclr_mlp_text(pooled[name]) for name in ("tokens", "tokens2")}
+        return {name: F.normalize(features.float(), dim=1) for name, features in rows.items()}
+
+    def _contrast(self, local: Features, person_ids: Tensor, soft_label: float) -> dict[str, Tensor]:
+        """The losses that compare the local rows with those of all processes."""
+        every = self._gather(local)
+        offset = distributed.rank() * len(person_ids) if self.use_gather else 0
+        parts = {}
+        for name, (first, second) in {
+            "ss": ("simclr1", "simclr2"),
+            "ss_text": ("simclr_tokens", "simclr_tokens2"),
+        }.items():
+            if name in self.weights:
+                views = (local[first], local[second], every[first], every[second])
+                parts[name] = ss_loss(*views, offset, self.simclr_temperature)
+        if PAIRED & set(self.weights):
+            all_ids = distributed.gather_with_gradient(person_ids) if self.use_gather else person_ids
+            parts |= self._match(local, every, person_ids, all_ids, soft_label)
+        return parts
+
+    def _gather(self, local: Features) -> Features:
         """The rows of all processes, by one collective for all features."""
-        if not self.use_gather:
+        if not (self.use_gather and local):
             return local
         widths = [rows.shape[1] for rows in local.values()]
         every = distributed.gather_with_gradient(torch.cat(list(local.values()), dim=1))
         return dict(zip(local, every.split(widths, dim=1), strict=True))
 
-    def _offset(self, batch: Any) -> int:
-        return distributed.rank() * len(batch.person_ids) if self.use_gather else 0
-
-    def _contrast(
-        self, local: dict[str, Tensor], every: dict[str, Tensor], person_ids: Tensor, soft_label: float
+    def _match(
+        self, local: Features, every: Features, person_ids: Tensor, all_ids: Tensor, soft_label: float
     ) -> dict[str, Tensor]:
-        all_ids = distributed.gather_with_gradient(person_ids) if self.use_gather else person_ids
-        targets = identity_targets(person_ids, all_ids)
+        """The losses on the similarities of images and captions."""
+        targets, positives = identity_targets(person_ids, all_ids), person_ids[:, None] == all_ids
         scale = self.clip.logit_scale.exp()
-        views = ["view1", "view2"] if self.mvs_image else ["view1"]
-        logits = {
-            view: (scale * local[view] @ every["text"].T, scale * local["text"] @ every[view].T)
-            for view in views
+        pairs = {
+            (view, text): (local[view] @ every[text].T, local[text] @ every[view].T)
+            for view, text in self.nitc_pairs
         }
+        ways = pairs["view1", "tokens"]
         parts = {}
         if "nitc" in self.weights:
-            both = [nitc_loss(way, targets, soft_label) for view in views for way in logits[view]]
+            both = [nitc_loss(scale * way, targets, soft_label) for ways in pairs.values() for way in ways]
             parts["nitc"] = torch.stack(both).mean()
         if "ritc" in self.weights:
-            both = [ritc_loss(way, targets, self.ritc_eps) for way in logits["view1"]]
-            parts["ritc"] = torch.stack(both).mean()
+            parts["ritc"] = sum(ritc_loss(scale * way, targets, self.ritc_eps) for way in ways) / 2
         if "citc" in self.weights:
-            features = (local["view1"], local["text"], every["view1"], every["text"])
+            features = (local["view1"], local["tokens"], every["view1"], every["tokens"])
             parts["citc"] = citc_loss(*features, *self.citc_lambdas)
+        if "sdm" in self.weights:
+            parts["sdm"] = sum(sdm_loss(way, targets) for way in ways)
+        if "tal" in self.weights:  # a sum over the batch of all processes, and what they report is averaged
+            parts["tal"] = distributed.world_size() * sum(tal_loss(way, positives) for way in ways)
+        if "sigmoid" in self.weights:
+            parts["sigmoid"] = sigmoid_loss(scale * ways[0] + self.clip.logit_bias, positives)
         return parts
+
+
+def _joined(captions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Several batches of captions as one, padded to the longest of them."""
+    if len(captions) == 1:
+        return captions[0]
+    longest = max(tokens["input_ids"].shape[1] for tokens in captions)
+    return {
+        name: torch.cat([F.pad(tokens[name], (0, longest - tokens[name].shape[1])) for tokens in captions])
+        for name in captions[0]
+    }
