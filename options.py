@@ -21,7 +21,7 @@ ALL_POSITIVE = Check(lambda values: all(v is None or v > 0 for v in values), "nu
 MOMENTS = Check(lambda values: all(0 <= v < 1 for v in values), "two numbers from 0 to below 1")
 NOT_EMPTY = Check(lambda values: len(set(values)) == len(values) > 0, "at least one, none of them twice")
 SHARE = Check(lambda value: 0 < value <= 1, "a number above 0, up to 1 (all)")
-AT_MOST_HALF = Check(lambda value: 0 <= value <= 0.5, "a number from 0 to 0.5")
+UP_TO_HALF = Check(lambda value: 0 < value <= 0.5, "a number above 0, up to 0.5")
 BLOCK_NUMBERS = Check(
     lambda values: all(v >= 0 for v in values) and len(set(values)) == len(values),
     "numbers of at least 0, none of them twice",
@@ -117,7 +117,7 @@ class ExperimentOptions:
         "ori", "ori: pixels averaged; cat: images side by side", one_of("ori", "cat"), needs="mixgen"
     )
     mixgen_p: float = option(0.1, "probability with which a batch has such pairs", FRACTION, needs="mixgen")
-    mixgen_ratio: float = option(0.1, "their share of the batch", AT_MOST_HALF, needs="mixgen")
+    mixgen_ratio: float = option(0.1, "their share of the batch", UP_TO_HALF, needs="mixgen")
     text_length: int = option(77, "captions are cut to this many tokens, start and end included", TEXT_LENGTH)
 
 

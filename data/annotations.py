@@ -4,11 +4,12 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from options import Options, UserError
+from data.few_shot import few_shot_rows
+from options import DataOptions, Options, UserError
 from text_utils.captions import clean_caption
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ FORMATS = {
 
 
 def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
-    """The `wanted` splits, checked: only val may be missing, and no image may.
+    """The `wanted` splits, checked: only val may be missing, and no image may. Of train, the few-shot part.
 
     Raises:
         UserError: a split or language that is not there, malformed annotations, missing images.
@@ -88,7 +89,7 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     shared = _person_ids(splits.train) & _person_ids(splits.test)
     if shared:
         logger.warning("%d persons are in both train and test: the test figures will flatter", len(shared))
-    return splits
+    return replace(splits, train=_few_shot(splits.train, data, options.misc.seed))
 
 
 def read_splits(
@@ -141,6 +142,18 @@ def check_images(records: Iterable[Record], image_root: str | Path, annotation_f
             f"data.annotation_file: '{annotation_file}' lists {len(missing)} images that are not under "
             f"data.image_root '{root}' (first: '{missing[0]}'). Check the root, or the download"
         )
+
+
+def _few_shot(train: ByLanguage, data: DataOptions, seed: int) -> ByLanguage:
+    """The images that `data.few_shot` leaves to train on, the same ones in every language."""
+    if data.few_shot == 1 or not train:
+        return train
+    persons = [record.person_id for record in next(iter(train.values()))]
+    rows = few_shot_rows(persons, data.few_shot, data.few_shot_by, seed)
+    few = {language: [records[row] for row in rows] for language, records in train.items()}
+    counts = len(rows), len(persons), len(_person_ids(few)), len(set(persons))
+    logger.info("few-shot training: %d of %d images, %d of %d persons", *counts)
+    return few
 
 
 def _person_ids(by_language: ByLanguage) -> set[int]:

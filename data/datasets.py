@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
 from data.annotations import ByLanguage, Record
-from data.transforms import load_image, simclr_view, train_view
-from text_utils.augment import back_translate, random_deletion
+from data.augment import IMAGE_VIEWS
+from data.transforms import load_image
+from text_utils.augment import TextAugmentation
 from text_utils.captions import clean_caption
 
-VIEWS = {"view1": train_view, "view2": train_view, "simclr1": simclr_view, "simclr2": simclr_view}
 Processor = Callable[..., dict[str, Any]]  # called as processor(images=[...PIL], return_tensors="pt")
 
 
@@ -27,12 +27,18 @@ def seeded(*key: int) -> random.Random:
 
 @dataclass
 class Sample:
-    """images: {view: (3, H, W) uint8}; the caption augmented, not tokenised; person_id contiguous from 0."""
+    """One caption and the views of its image.
+
+    images: {view: (3, H, W) uint8}; the captions augmented, not tokenised; person_id contiguous from 0;
+    seed: of what is drawn when the sample joins a batch (masking, MixGen).
+    """
 
     images: dict[str, Tensor]
     caption: str
     person_id: int
     index: int
+    second_caption: str | None = None
+    seed: int = 0
 
 
 class TrainingSet(Dataset[Sample]):
@@ -42,10 +48,12 @@ class TrainingSet(Dataset[Sample]):
         records: the training split by language.
         image_root: folder that the records' image paths start from.
         image_size: (height, width) of the views.
-        views: which of `VIEWS` to make; the image is decoded once for all of them.
+        views: those to make, of view1, view2 (by `image_aug`) and simclr1, simclr2; the image is decoded once
+            for all of them, and not at all without any.
         seed: with epoch and index the only source of randomness.
-        back_translation_p: probability that a caption is replaced by its back-translation.
-        deletion_p: probability with which each word is deleted.
+        image_aug: a name of `IMAGE_VIEWS`.
+        augment_text: makes the caption of a sample.
+        second_caption: whether to make another, augmented anew.
 
     `samples[index]` is (record, number of the caption in it).
     """
@@ -57,8 +65,9 @@ class TrainingSet(Dataset[Sample]):
         image_size: tuple[int, int],
         views: Sequence[str] = ("view1",),
         seed: int = 0,
-        back_translation_p: float = 0.0,
-        deletion_p: float = 0.0,
+        image_aug: str = "pool",
+        augment_text: TextAugmentation | None = None,
+        second_caption: bool = False,
     ) -> None:
         self.samples: list[tuple[Record, int]] = [
             (record, number)
@@ -69,8 +78,8 @@ class TrainingSet(Dataset[Sample]):
         ids = sorted({record.person_id for record, _ in self.samples})
         self.person_labels = {person_id: label for label, person_id in enumerate(ids)}
         self.image_root, self.image_size = Path(image_root), image_size
-        self.views, self.seed = tuple(views), seed
-        self.back_translation_p, self.deletion_p = back_translation_p, deletion_p
+        self.views, self.seed, self.image_aug = tuple(views), seed, image_aug
+        self.augment_text, self.second_caption = augment_text or TextAugmentation(), second_caption
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -83,13 +92,22 @@ class TrainingSet(Dataset[Sample]):
         epoch, index = key
         rng = seeded(self.seed, epoch, index)
         record, number = self.samples[index]
-        caption = record.captions[number]
-        if record.back_translations:
-            caption = back_translate(caption, record.back_translations[number], self.back_translation_p, rng)
-        caption = random_deletion(clean_caption(caption), self.deletion_p, rng)
+        caption = self._caption(record, number, rng)
+        images = self._images(record, rng)
+        second = self._caption(record, number, rng) if self.second_caption else None
+        person = self.person_labels[record.person_id]
+        return Sample(images, caption, person, index, second, seed=rng.getrandbits(63))
+
+    def _caption(self, record: Record, number: int, rng: random.Random) -> str:
+        back = record.back_translations[number] if record.back_translations else None
+        return self.augment_text(record.captions[number], back, record.language, rng)
+
+    def _images(self, record: Record, rng: random.Random) -> dict[str, Tensor]:
+        if not self.views:
+            return {}
         pixels = tv.pil_to_tensor(load_image(self.image_root / record.image))
-        images = {view: VIEWS[view](pixels, self.image_size, rng) for view in self.views}
-        return Sample(images, caption, self.person_labels[record.person_id], index)
+        makers = {view: "simclr" if view.startswith("simclr") else self.image_aug for view in self.views}
+        return {view: IMAGE_VIEWS[name](pixels, self.image_size, rng) for view, name in makers.items()}
 
 
 @dataclass(frozen=True)

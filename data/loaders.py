@@ -1,15 +1,16 @@
-"""From samples to batches: order, collation, worker processes."""
+"""From samples to batches, as the options say."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.annotations import Splits
+from data.annotations import ByLanguage, Splits
 from data.datasets import (
     EvaluationSet,
     GalleryImages,
@@ -19,25 +20,42 @@ from data.datasets import (
     evaluation_set,
     seeded,
 )
-from options import ExperimentOptions, Options, UserError
+from data.mixgen import mixgen
+from data.sampling import Loader, TrainSampler
+from options import LOSSES, ExperimentOptions, Options
+from text_utils.augment import NEED_SYNONYMS, TextAugmentation
+from text_utils.captions import clean_caption
+from text_utils.masking import mask_tokens
+from text_utils.synonyms import english_synonyms
 
-Tokenizer = Callable[[Sequence[str]], dict[str, Tensor]]
+logger = logging.getLogger(__name__)
+
+Tokens = dict[str, Tensor]
+Tokenizer = Callable[[Sequence[str]], Tokens]
+Mask = Callable[[Tensor, Tensor, random.Random], tuple[Tensor, Tensor]]
+Mix = Callable[[list[Sample], random.Random], list[Sample]]
 
 
 @dataclass
 class Batch:
     """B samples as the model takes them.
 
-    images: {"view1", and only if needed "view2", "simclr1", "simclr2": (B, 3, H, W) fp32, normalised};
+    images: {"view1", "view2", "simclr1", "simclr2", those that are needed: (B, 3, H, W) fp32, normalised};
     tokens: {"input_ids", "attention_mask": (B, L) int64};
     person_ids: (B,) int64, contiguous from 0 over the training split;
-    indices: (B,) int64, into `TrainingSet.samples`.
+    indices: (B,) int64, into `TrainingSet.samples`;
+    and None unless needed
+    tokens2: as tokens, of another augmentation of the captions;
+    masked_tokens: tokens with masks; mlm_labels: (B, L) int64, the masked tokens' ids, -100 elsewhere.
     """
 
     images: dict[str, Tensor]
-    tokens: dict[str, Tensor]
+    tokens: Tokens
     person_ids: Tensor
     indices: Tensor
+    tokens2: Tokens | None = None
+    masked_tokens: Tokens | None = None
+    mlm_labels: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch on `device`; `non_blocking` overlaps the copy with computation if the batch is pinned."""
@@ -48,106 +66,59 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        images = {view: change(tensor) for view, tensor in self.images.items()}
-        tokens = {name: change(tensor) for name, tensor in self.tokens.items()}
-        return Batch(images, tokens, change(self.person_ids), change(self.indices))
+        changed = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, dict):
+                changed[field.name] = {name: change(tensor) for name, tensor in value.items()}
+            else:
+                changed[field.name] = None if value is None else change(value)
+        return Batch(**changed)
 
 
 class Collate:
-    """Samples -> `Batch`: captions tokenised together, views normalised by channel with `mean` and `std`."""
+    """Samples -> `Batch`: captions tokenised together, views normalised by channel with `mean` and `std`.
 
-    def __init__(self, tokenizer: Tokenizer, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.tokenizer = tokenizer
-        self.mean, self.std = (255 * torch.tensor(values).view(3, 1, 1) for values in (mean, std))
-
-    def __call__(self, samples: list[Sample]) -> Batch:
-        return Batch(
-            images={view: self._pixels([s.images[view] for s in samples]) for view in samples[0].images},
-            tokens=dict(self.tokenizer([s.caption for s in samples])),
-            person_ids=torch.tensor([s.person_id for s in samples]),
-            indices=torch.tensor([s.index for s in samples]),
-        )
-
-    def _pixels(self, views: list[Tensor]) -> Tensor:
-        return torch.stack(views).float().sub_(self.mean).div_(self.std)
-
-
-class TrainSampler(Sampler[list[tuple[int, int]]]):
-    """Yields each step's keys (epoch, index) for one rank, from one shuffle that the ranks share.
-
-    Step s of an epoch is the shuffle's s-th slice of batch_size * world_size samples, and rank r has the r-th
-    part of it: W ranks of B samples see, step by step, what one process of W * B sees. The last short step is
-    dropped.
-
-    Raises:
-        UserError: fewer samples than one step needs.
+    Args:
+        mask: masks the tokens of one caption, for MLM.
+        mix: mixes samples, before anything else. Its draws hang on the batch's first sample.
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        tokenizer: Tokenizer,
+        mean: Sequence[float],
+        std: Sequence[float],
+        mask: Mask | None = None,
+        mix: Mix | None = None,
     ) -> None:
-        if num_samples < batch_size * world_size:
-            raise UserError(
-                f"data.batch_size: a step takes {batch_size * world_size} samples ({batch_size} on each of "
-                f"{world_size} processes), but the training split has {num_samples}. Lower it"
-            )
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.tokenizer, self.mask, self.mix = tokenizer, mask, mix
+        self.mean, self.std = (255 * torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of the next pass, and the augmentation of its samples."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_samples // (self.batch_size * self.world_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
-        order = torch.randperm(self.num_samples, generator=generator).tolist()
-        for step in range(len(self)):
-            start = (step * self.world_size + self.rank) * self.batch_size
-            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
-
-
-class Loader(DataLoader):
-    """A DataLoader that leaves the process's random state alone, and its workers' UserErrors as they are.
-
-    PyTorch re-raises a worker's exception with the worker's whole traceback as its message. A UserError is
-    one line for the user, so here it travels as a value in place of the batch, and is raised on arrival.
-    """
-
-    def __init__(self, samples: Dataset, collate: Callable[[list[Any]], Any], **settings: Any) -> None:
-        # Without a generator of its own a DataLoader draws from the global one each epoch: other dropout.
-        super().__init__(
-            _Batches(samples, collate), collate_fn=_as_it_is, generator=torch.Generator(), **settings
+    def __call__(self, samples: list[Sample]) -> Batch:
+        if self.mix:
+            samples = self.mix(samples, seeded(samples[0].seed, 0))
+        tokens = dict(self.tokenizer([s.caption for s in samples]))
+        second = [s.second_caption for s in samples if s.second_caption is not None]
+        masked_tokens, labels = self._masked(tokens, samples) if self.mask else (None, None)
+        return Batch(
+            images={view: self._pixels([s.images[view] for s in samples]) for view in samples[0].images},
+            tokens=tokens,
+            person_ids=torch.tensor([s.person_id for s in samples]),
+            indices=torch.tensor([s.index for s in samples]),
+            tokens2=dict(self.tokenizer(second)) if second else None,
+            masked_tokens=masked_tokens,
+            mlm_labels=labels,
         )
 
-    def __iter__(self) -> Iterator[Any]:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+    def _masked(self, tokens: Tokens, samples: list[Sample]) -> tuple[Tokens, Tensor]:
+        rows = zip(tokens["input_ids"], tokens["attention_mask"], samples, strict=True)
+        masked = [self.mask(ids, real, seeded(sample.seed, 1)) for ids, real, sample in rows]
+        input_ids, labels = (torch.stack(parts) for parts in zip(*masked, strict=True))
+        return {**tokens, "input_ids": input_ids}, labels
 
-
-class _Batches(Dataset):
-    """Makes a batch of a list of keys, or the UserError that stands in its way. Runs in the workers."""
-
-    def __init__(self, samples: Dataset, collate: Callable[[list[Any]], Any]) -> None:
-        self.samples, self.collate = samples, collate
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitems__(self, keys: list[Any]) -> Any:
-        try:
-            return self.collate([self.samples[key] for key in keys])
-        except UserError as error:
-            return error
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    def _pixels(self, views: list[Tensor]) -> Tensor:
+        return torch.stack(views).float().sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
@@ -190,20 +161,70 @@ def build_loaders(
         processor.image_size,
         needed_views(experiment),
         seed,
-        experiment.backtrans_p if experiment.back_trans else 0.0,
-        experiment.eda_alpha,
+        experiment.image_aug,
+        text_augmentation(experiment, splits.train),
+        needs_second_caption(experiment),
     )
     sampler = TrainSampler(len(training_set), data.batch_size, seed, rank, world_size)
-    collate = Collate(tokenizer, processor.image_mean, processor.image_std)
+    collate = Collate(
+        tokenizer,
+        processor.image_mean,
+        processor.image_std,
+        _mask(tokenizer) if experiment.mlm else None,
+        _mix(experiment) if experiment.mixgen else None,
+    )
     persistent = data.num_workers > 0
     train = Loader(training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers)
     return Loaders(train, sampler, training_set, val, test, images)
 
 
 def needed_views(experiment: ExperimentOptions) -> tuple[str, ...]:
-    """The views that the enabled losses need, and no other."""
+    """The views that the enabled losses need, and no other; () where none looks at an image."""
+    paired = any(getattr(experiment, loss) for loss in LOSSES if loss not in ("ss", "ss_text"))
+    first = ("view1",) if paired else ()
     second = ("view2",) if experiment.nitc and experiment.mvs_image else ()
-    return ("view1", *second, *(("simclr1", "simclr2") if experiment.ss else ()))
+    return (*first, *second, *(("simclr1", "simclr2") if experiment.ss else ()))
+
+
+def needs_second_caption(experiment: ExperimentOptions) -> bool:
+    """Whether an enabled loss needs another augmentation of the caption (SS-T, MVS-T)."""
+    return experiment.ss_text or (experiment.nitc and experiment.mvs_text)
+
+
+def text_augmentation(experiment: ExperimentOptions, records: ByLanguage) -> TextAugmentation:
+    """The augmentation of captions that `experiment` describes, with synonyms of the words in `records`.
+
+    Synonyms are English: other languages among `records` are named in a warning.
+    """
+    synonyms = {}
+    if experiment.text_aug in NEED_SYNONYMS and experiment.eda_alpha:
+        others = ", ".join(language for language in records if language != "en")
+        if others:
+            logger.warning("experiment.text_aug: synonyms are English alone, captions in %s get none", others)
+        synonyms = _synonyms(records)
+    back_translation_p = experiment.backtrans_p if experiment.back_trans else 0.0
+    return TextAugmentation(experiment.text_aug, experiment.eda_alpha, back_translation_p, synonyms)
+
+
+def _synonyms(records: ByLanguage) -> dict[str, tuple[str, ...]]:
+    english = records.get("en", [])
+    texts = {text for record in english for text in (*record.captions, *record.back_translations)}
+    words = {word for text in texts for word in clean_caption(text).split()}
+    return english_synonyms(words) if words else {}
+
+
+def _mask(tokenizer: Any) -> Mask | None:
+    """Masking with the ids of `tokenizer`; None for one that has no mask."""
+    if not hasattr(tokenizer, "mask_token_id"):
+        return None
+    special_ids = (tokenizer.sot_token_id, tokenizer.eot_token_id, tokenizer.mask_token_id)
+    ids = {"mask_id": tokenizer.mask_token_id, "special_ids": special_ids}
+    return partial(mask_tokens, **ids, vocab_size=tokenizer.vocab_size)
+
+
+def _mix(experiment: ExperimentOptions) -> Mix:
+    kind, p, ratio = experiment.mixgen_type, experiment.mixgen_p, experiment.mixgen_ratio
+    return partial(mixgen, kind=kind, p=p, ratio=ratio)
 
 
 def image_loader(

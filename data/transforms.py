@@ -55,7 +55,7 @@ def train_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Ten
 
     pixels: (3, any, any) uint8 -> (3, H, W) uint8.
     """
-    pixels = _resize(pixels, size)
+    pixels = resize(pixels, size)
     for operation in rng.choices(POOL, k=2):
         pixels = operation(pixels, rng)
     return pixels
@@ -68,7 +68,7 @@ def simclr_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Te
         pixels = color_jitter(pixels, rng, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
     pixels = random_grayscale(pixels, rng, p=0.2)
     if rng.random() < 0.5:
-        pixels = _blur(pixels, sigma=rng.uniform(0.1, 2.0))
+        pixels = blur(pixels, sigma=rng.uniform(0.1, 2.0))
     return random_flip(pixels, rng)
 
 
@@ -88,7 +88,7 @@ def color_jitter(
     ]
     if hue:
         shift = partial(tv.adjust_hue, hue_factor=rng.uniform(-hue, hue))
-        changes.append(partial(_through_pil, change=shift))  # half of its time on tensors
+        changes.append(partial(through_pil, change=shift))  # half of its time on tensors
     rng.shuffle(changes)
     for change in changes:
         pixels = change(pixels)
@@ -98,7 +98,7 @@ def color_jitter(
 def random_rotation(pixels: Tensor, rng: random.Random, degrees: float) -> Tensor:
     """Turned by up to +- `degrees` about the centre; black outside, nearest pixel, as torchvision does."""
     angle = rng.uniform(-degrees, degrees)
-    return _through_pil(pixels, lambda image: image.rotate(angle))  # a third of its time on tensors
+    return through_pil(pixels, lambda image: image.rotate(angle))  # a third of its time on tensors
 
 
 def random_crop(
@@ -120,7 +120,7 @@ def random_crop(
         box_width = max(1, min(width, round(height * allowed)))
         box = ((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
     top, left, box_height, box_width = box
-    return _resize(pixels[:, top : top + box_height, left : left + box_width], size)
+    return resize(pixels[:, top : top + box_height, left : left + box_width], size)
 
 
 def random_grayscale(pixels: Tensor, rng: random.Random, p: float) -> Tensor:
@@ -169,14 +169,14 @@ def _random_box(
     return None
 
 
-def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return tv.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 
-def _blur(pixels: Tensor, sigma: float) -> Tensor:
-    return _through_pil(pixels, lambda image: image.filter(ImageFilter.GaussianBlur(sigma)))
+def blur(pixels: Tensor, sigma: float) -> Tensor:
+    return through_pil(pixels, lambda image: image.filter(ImageFilter.GaussianBlur(sigma)))
 
 
-def _through_pil(pixels: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+def through_pil(pixels: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
     image = change(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

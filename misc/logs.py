@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,28 @@ DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 
 def start_logging() -> None:
-    """Let rank 0 speak on standard output; the other ranks are heard from WARNING on."""
+    """Let rank 0 speak on standard output. Others are heard on errors: they warn of what rank 0 warns of."""
     root = logging.getLogger()
-    root.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
+    root.setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
-    root.handlers = [console]
+    early = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    root.handlers = [console, early]  # what is said before the run has a folder, kept for its log
     logging.captureWarnings(True)
 
 
 def log_to(folder: Path) -> None:
     """Let rank 0 also write `log.txt`, after what an earlier part of the run wrote there."""
+    root = logging.getLogger()
+    early = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
     if distributed.is_main():
         file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.getLogger().addHandler(file)
+        for handler in early:
+            handler.setTarget(file)
+            handler.flush()
+        root.addHandler(file)
+    root.handlers = [handler for handler in root.handlers if handler not in early]
 
 
 class RunLog:

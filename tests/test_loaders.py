@@ -15,9 +15,11 @@ from torch import Tensor
 from data import datasets
 from data.annotations import ByLanguage, Record, Splits
 from data.datasets import Sample, TrainingSet, evaluation_set, seeded
-from data.loaders import Batch, Collate, Loader, Loaders, TrainSampler, build_loaders
+from data.loaders import Batch, Collate, Loaders, build_loaders
+from data.sampling import Loader, TrainSampler
 from model.processor import ImageProcessor
 from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError
+from text_utils.augment import TextAugmentation
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 PROCESSOR = ImageProcessor(image_size=(32, 12), image_mean=MEAN, image_std=STD)
@@ -117,7 +119,8 @@ def test_an_image_is_decoded_once_for_all_its_views(root: Path, monkeypatch: pyt
 
 def test_epochs_and_seeds_draw_other_augmentation_and_the_same_key_the_same(root: Path) -> None:
     def draw(seed: int, epoch: int) -> list[tuple[str, bytes]]:
-        samples = TrainingSet(records(), root, (32, 12), ("view1",), seed, 0.1, 0.3)
+        augment_text = TextAugmentation("deletion", alpha=0.3, back_translation_p=0.1)
+        samples = TrainingSet(records(), root, (32, 12), ("view1",), seed, "pool", augment_text)
         return [
             (s.caption, s.images["view1"].numpy().tobytes()) for s in (samples[(epoch, n)] for n in range(24))
         ]
@@ -130,7 +133,8 @@ def test_epochs_and_seeds_draw_other_augmentation_and_the_same_key_the_same(root
 
 
 def test_back_translations_replace_captions_but_never_by_nothing(root: Path) -> None:
-    samples = TrainingSet(records(), root, (32, 12), back_translation_p=1.0)
+    augment_text = TextAugmentation(back_translation_p=1.0)
+    samples = TrainingSet(records(), root, (32, 12), augment_text=augment_text)
     assert samples[(0, 0)].caption == "another text"
     assert samples[(0, 1)].caption == "en picture 0 caption 1 of some words"
 

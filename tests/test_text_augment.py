@@ -1,13 +1,26 @@
 """Cleaning and augmentation of captions."""
 
+import pickle
 import random
 import re
+from collections import Counter
 
 import pytest
 
-from text_utils.augment import back_translate, random_deletion
+from options import TEXT_AUGMENTATIONS
+from text_utils.augment import (
+    OPERATIONS,
+    TextAugmentation,
+    back_translate,
+    random_deletion,
+    random_insertion,
+    random_swap,
+    synonym_replacement,
+)
 from text_utils.captions import clean_caption
 
+CAPTION = "the man has short hair, and he wears a red jacket with blue jeans"  # 14 words
+SYNONYMS = {"man": ("adult male", "gentleman"), "hair": ("fuzz",), "jacket": ("coat",), "jeans": ("denim",)}
 HARD_CAPTIONS = [
     "man",
     "a man walks",
@@ -82,3 +95,131 @@ def test_any_caption_comes_out_as_text_of_its_own_words(caption: str, p: float) 
 
 def test_one_word_is_left_alone() -> None:
     assert random_deletion("穿黑色外套的男人", 1.0, random.Random(0)) == "穿黑色外套的男人"
+
+
+def test_there_is_an_operation_for_each_value_of_the_option() -> None:
+    assert set(OPERATIONS) == set(TEXT_AUGMENTATIONS)
+
+
+def draws(operation: str, caption: str = CAPTION, alpha: float = 0.1, number: int = 200) -> list[str]:
+    return [OPERATIONS[operation](caption, alpha, SYNONYMS, random.Random(seed)) for seed in range(number)]
+
+
+@pytest.mark.parametrize(("alpha", "num"), [(0.01, 1), (0.14, 1), (0.15, 2), (0.22, 3), (0.9, 4)])
+def test_synonyms_take_the_place_of_as_many_words_as_alpha_says(alpha: float, num: int) -> None:
+    """max(1, int(14 alpha)) of the four words that have synonyms; a comma beside a word stays."""
+    words = CAPTION.split()
+    replaced = Counter()
+    for seed in range(300):
+        drawn = synonym_replacement(CAPTION, alpha, SYNONYMS, random.Random(seed)).replace(
+            "adult male", "adult_male"
+        )
+        changes = [(a, b) for a, b in zip(words, drawn.split(), strict=True) if a != b]
+        assert len(changes) == num
+        replaced.update(changes)
+    assert set(replaced) == {
+        ("man", "adult_male"),
+        ("man", "gentleman"),
+        ("hair,", "fuzz,"),
+        ("jacket", "coat"),
+        ("jeans", "denim"),
+    }
+
+
+@pytest.mark.parametrize(("alpha", "num"), [(0.01, 1), (0.15, 2), (0.5, 7)])
+def test_insertion_adds_as_many_synonyms_as_alpha_says_anywhere(alpha: float, num: int) -> None:
+    places, inserted = Counter(), Counter()
+    for seed in range(400):
+        words = (
+            random_insertion(CAPTION, alpha, SYNONYMS, random.Random(seed))
+            .replace("adult male", "adult_male")
+            .split()
+        )
+        new = [place for place, word in enumerate(words) if word not in CAPTION.split()]
+        assert len(new) == num
+        assert [word for word in words if word in CAPTION.split()] == CAPTION.split()
+        places.update(new)
+        inserted.update(words[place] for place in new)
+    assert set(inserted) == {"adult_male", "gentleman", "fuzz", "coat", "denim"}
+    assert {0, 14} <= set(places), "the first place and the last"
+
+
+def test_swap_exchanges_two_words_that_many_times() -> None:
+    words = CAPTION.split()
+    for seed in range(200):
+        once = random_swap(CAPTION, 0.01, random.Random(seed)).split()
+        assert sorted(once) == sorted(words)
+        different = [place for place, (a, b) in enumerate(zip(words, once, strict=True)) if a != b]
+        assert len(different) == 2
+        assert once[different[0]] == words[different[1]]
+        thrice = random_swap(CAPTION, 0.22, random.Random(seed)).split()
+        assert sorted(thrice) == sorted(words)
+        assert sum(a != b for a, b in zip(words, thrice, strict=True)) <= 6
+
+
+def test_eda_draws_each_of_the_four_operations_as_often() -> None:
+    counts = Counter()
+    for drawn in draws("eda", alpha=0.15, number=2000):
+        words = drawn.replace("adult male", "adult_male").split()
+        kept = sorted(set(CAPTION.split()) & set(words))
+        if len(words) > 14:
+            counts["insertion"] += 1
+        elif len(kept) == 14 and drawn != CAPTION:
+            counts["swap"] += 1
+        elif len(words) == 14 and drawn != CAPTION:
+            counts["synonym"] += 1
+        else:
+            counts["deletion"] += 1  # or a swap back, one of 91 that undoes itself: 5 of these 2000
+    assert all(
+        counts[name] == pytest.approx(500, abs=4 * 19.4 + 6) for name in ("insertion", "swap", "synonym")
+    )
+    assert counts["deletion"] == pytest.approx(500, abs=4 * 19.4 + 6)
+
+
+@pytest.mark.parametrize("operation", TEXT_AUGMENTATIONS)
+def test_an_alpha_of_zero_changes_nothing(operation: str) -> None:
+    assert set(draws(operation, alpha=0.0)) == {CAPTION}
+
+
+@pytest.mark.parametrize("operation", sorted(set(TEXT_AUGMENTATIONS) - {"none"}))
+def test_an_operation_changes_captions_by_its_generator_alone(operation: str) -> None:
+    state = random.getstate()
+    assert draws(operation, alpha=0.15) == draws(operation, alpha=0.15)
+    assert len(set(draws(operation, alpha=0.15))) > 8
+    assert random.getstate() == state
+
+
+@pytest.mark.parametrize("operation", TEXT_AUGMENTATIONS)
+@pytest.mark.parametrize("caption", [*HARD_CAPTIONS, "hair", "...", "?,?", ""])
+@pytest.mark.parametrize("back", [None, "", "  ", "the man"])
+def test_any_caption_comes_out_as_text_or_as_it_was(operation: str, caption: str, back: str | None) -> None:
+    for alpha in (0.05, 0.9):
+        augment = TextAugmentation(operation, alpha, back_translation_p=0.5, synonyms=SYNONYMS)
+        for seed in range(10):
+            drawn = augment(caption, back, "en", random.Random(seed))
+            assert drawn or not clean_caption(caption)
+            assert drawn == clean_caption(drawn, max_words=1000), "clean, with single spaces"
+
+
+@pytest.mark.parametrize("operation", ["synonym", "insertion"])
+def test_captions_in_other_languages_get_no_english_synonyms(operation: str) -> None:
+    augment = TextAugmentation(operation, 0.5, synonyms=SYNONYMS)
+    for seed in range(20):
+        assert augment(CAPTION, None, "fr", random.Random(seed)) == CAPTION
+        assert augment(CAPTION, None, "en", random.Random(seed)) != CAPTION
+
+
+def test_eda_still_swaps_and_deletes_words_of_other_languages() -> None:
+    augment = TextAugmentation("eda", 0.3, synonyms=SYNONYMS)
+    drawn = {augment(CAPTION, None, "fr", random.Random(seed)) for seed in range(100)}
+    assert {len(caption.split()) < 14 for caption in drawn} == {True, False}
+    assert set(" ".join(drawn).split()) == set(CAPTION.split())
+
+
+def test_a_text_augmentation_travels_to_workers() -> None:
+    augment = TextAugmentation("eda", 0.3, 0.5, SYNONYMS)
+    there = pickle.loads(pickle.dumps(augment))
+    for seed in range(20):
+        assert augment(CAPTION, "x", "en", random.Random(seed)) == there(
+            CAPTION, "x", "en", random.Random(seed)
+        )

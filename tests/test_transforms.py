@@ -152,7 +152,7 @@ def test_crops_have_the_area_and_aspect_of_random_resized_crop(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes = []
-    monkeypatch.setattr(transforms, "_resize", lambda pixels, size: boxes.append(pixels.shape[1:]))
+    monkeypatch.setattr(transforms, "resize", lambda pixels, size: boxes.append(pixels.shape[1:]))
     rng = random.Random(0)
     for _ in range(500):
         transforms.random_crop(torch.zeros(3, *size), rng, scale=(0.2, 1.0))
@@ -225,7 +225,7 @@ def test_gray_and_mirrored_views_come_at_their_rates() -> None:
 def test_strong_views_are_jittered_grayed_and_blurred_at_their_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """On one flat colour: crop and flip do nothing, so what is neither gray nor RED has been jittered."""
     sigmas = []
-    monkeypatch.setattr(transforms, "_blur", lambda pixels, sigma: sigmas.append(sigma) or pixels)
+    monkeypatch.setattr(transforms, "blur", lambda pixels, sigma: sigmas.append(sigma) or pixels)
     red = torch.tensor(RED, dtype=torch.uint8)[:, None, None].expand(3, 16, 8)
     rng = random.Random(0)
     views = [transforms.simclr_view(red, (16, 8), rng) for _ in range(1000)]

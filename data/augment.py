@@ -1,0 +1,76 @@
+"""The image augmentations of `experiment.image_aug`: for each name, how a view is made of an image.
+
+All but SimCLR's begin with the resize to the model's input. Beside the paper's pool they are those that the
+paper compares: single operations at the pool's strengths, a stack of all, torchvision's automatic policies.
+"""
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from data.transforms import POOL, Operation, blur, color_jitter, resize, simclr_view, train_view
+
+View = Callable[[Tensor, tuple[int, int], random.Random], Tensor]
+Policy = Callable[[Tensor], Tensor]
+
+JITTER, ROTATION, CROP, GRAYSCALE, FLIP, ERASING = POOL
+
+
+def view_of(operations: tuple[Operation, ...]) -> View:
+    """The view that is resized, then changed by each of `operations` in their order."""
+    return partial(_operate, operations=operations)
+
+
+def random_blur(pixels: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
+    """Gaussian blur of sigma 0.1 to 2 pixels, with probability `p`, as in SimCLR's views."""
+    return blur(pixels, sigma=rng.uniform(0.1, 2.0)) if rng.random() < p else pixels
+
+
+def random_vertical_flip(pixels: Tensor, rng: random.Random) -> Tensor:
+    """Turned upside down half of the time."""
+    return pixels.flip(-2) if rng.random() < 0.5 else pixels
+
+
+def policy_view(pixels: Tensor, size: tuple[int, int], rng: random.Random, policy: Policy) -> Tensor:
+    """Resized, then changed by a `policy` that draws from torch's global generator: seeded from `rng` here.
+
+    The generator's state is put back afterwards: dropout in this process draws what it would have drawn.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also start the GPUs' generators anew, and the fork does not put those back.
+        torch.default_generator.manual_seed(rng.getrandbits(63))
+        return policy(resize(pixels, size))
+
+
+def _operate(
+    pixels: Tensor, size: tuple[int, int], rng: random.Random, operations: tuple[Operation, ...]
+) -> Tensor:
+    pixels = resize(pixels, size)
+    for operation in operations:
+        pixels = operation(pixels, rng)
+    return pixels
+
+
+IMAGE_VIEWS: dict[str, View] = {
+    "pool": train_view,
+    "none": view_of(()),
+    "color_jitter": view_of((JITTER,)),
+    "rotation": view_of((ROTATION,)),
+    "crop": view_of((CROP,)),
+    "grayscale": view_of((GRAYSCALE,)),
+    "flip": view_of((FLIP,)),
+    "erasing": view_of((ERASING,)),
+    "blur": view_of((random_blur,)),
+    "hue": view_of((partial(color_jitter, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.1),)),
+    "vertical_flip": view_of((random_vertical_flip,)),
+    "stack": view_of(POOL),
+    "autoaugment": partial(policy_view, policy=v2.AutoAugment()),
+    "randaugment": partial(policy_view, policy=v2.RandAugment(num_ops=2, magnitude=9)),
+    "trivialaugment": partial(policy_view, policy=v2.TrivialAugmentWide()),
+    "augmix": partial(policy_view, policy=v2.AugMix()),
+    "simclr": simclr_view,
+}

@@ -1,0 +1,88 @@
+"""The order of training samples, and the worker processes that turn samples into batches."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.datasets import seeded
+from options import UserError
+
+
+class TrainSampler(Sampler[list[tuple[int, int]]]):
+    """Yields each step's keys (epoch, index) for one rank, from one shuffle that the ranks share.
+
+    Step s of an epoch is the shuffle's s-th slice of batch_size * world_size samples, and rank r has the r-th
+    part of it: W ranks of B samples see, step by step, what one process of W * B sees. The last short step is
+    dropped.
+
+    Raises:
+        UserError: fewer samples than one step needs.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if num_samples < batch_size * world_size:
+            raise UserError(
+                f"data.batch_size: a step takes {batch_size * world_size} samples ({batch_size} on each of "
+                f"{world_size} processes), but the training split has {num_samples}. Lower it"
+            )
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of the next pass, and the augmentation of its samples."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
+        order = torch.randperm(self.num_samples, generator=generator).tolist()
+        for step in range(len(self)):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+
+
+class Loader(DataLoader):
+    """A DataLoader that leaves the process's random state alone, and its workers' UserErrors as they are.
+
+    PyTorch re-raises a worker's exception with the worker's whole traceback as its message. A UserError is
+    one line for the user, so here it travels as a value in place of the batch, and is raised on arrival.
+    """
+
+    def __init__(self, samples: Dataset, collate: Callable[[list[Any]], Any], **settings: Any) -> None:
+        # Without a generator of its own a DataLoader draws from the global one each epoch: other dropout.
+        super().__init__(
+            _Batches(samples, collate), collate_fn=_as_it_is, generator=torch.Generator(), **settings
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Batches(Dataset):
+    """Makes a batch of a list of keys, or the UserError that stands in its way. Runs in the workers."""
+
+    def __init__(self, samples: Dataset, collate: Callable[[list[Any]], Any]) -> None:
+        self.samples, self.collate = samples, collate
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitems__(self, keys: list[Any]) -> Any:
+        try:
+            return self.collate([self.samples[key] for key in keys])
+        except UserError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
