@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := datasets/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo study test lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
 # DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
@@ -11,6 +11,11 @@ DEMO_FLAGS ?= output.overwrite=true
 demo: .venv/ready
 	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
 	$(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo.yaml $(DEMO_FLAGS)
+
+# Five recipes at equal compute, three seeds each, on every core. Stopped, it goes on where it was.
+study: .venv/ready
+	$(BIN)/python -m data.synthetic --out datasets/study --identities 1800 --val-identities 100 --test-identities 200 --seed 2
+	$(BIN)/python -m misc.study
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest
@@ -20,7 +25,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs/demo $(DEMO)
+	rm -rf .venv runs/demo $(DEMO) runs/study datasets/study
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -1,0 +1,175 @@
+"""What the study says: `study.md` with the table and what it shows, `study.png` with every run as a dot."""
+
+import math
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from options import Options
+
+DOT, MEAN = "#0072B2", "#D55E00"  # Okabe and Ito's: colour-blind eyes tell them apart
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run: samples seen, seconds of training on one core, test R@1 and mAP in percent."""
+
+    recipe: str
+    seed: int
+    num_samples: int
+    seconds: float
+    rank1: float
+    mean_ap: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over the seeds of one recipe, with the sample standard deviation of the figures."""
+
+    title: str
+    num_samples: int
+    seconds: float
+    rank1: tuple[float, float]
+    mean_ap: tuple[float, float]
+
+
+def summarise(outcomes: Sequence[Outcome], title: str) -> Summary:
+    """The runs of one recipe as a row of the table."""
+    return Summary(
+        title,
+        outcomes[0].num_samples,
+        statistics.mean(o.seconds for o in outcomes),
+        _mean_and_spread([o.rank1 for o in outcomes]),
+        _mean_and_spread([o.mean_ap for o in outcomes]),
+    )
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def write_report(outcomes: Sequence[Outcome], titles: dict[str, str], options: Options, folder: Path) -> None:
+    """Write `study.md` and `study.png` into `folder`.
+
+    Args:
+        titles: of the recipes, in the order of the table; all are compared with the first.
+        options: of one of the runs, for the description.
+    """
+    by_recipe = {name: [o for o in outcomes if o.recipe == name] for name in titles}
+    rows = [summarise(by_recipe[name], title) for name, title in titles.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    num_seeds = len({o.seed for o in outcomes})
+    text = "\n".join([_head(options, num_seeds), _table(rows), "", _findings(rows), ""])
+    (folder / "study.md").write_text(text, encoding="utf-8")
+    _plot([by_recipe[name] for name in titles], rows, folder / "study.png")
+
+
+def _head(options: Options, num_seeds: int) -> str:
+    import torch
+
+    version = torch.__version__.split("+")[0]
+    height, width = options.data.image_size
+    model = options.model
+    return f"""# The recipes at equal compute
+
+`make study` writes this file; every number in it is measured. Rendered pedestrians of \
+`data/synthetic`, {height}x{width} pixels, English captions; an image tower of {model.image_layers} blocks \
+{model.image_width} wide and a text tower of {model.text_layers} blocks {model.text_width} wide, from random \
+weights; batch {options.data.batch_size}, one process, learning rate {options.schedule.lr:g} with \
+`config/study.yaml`'s schedule for all recipes, none tuned by itself. Figures are of the test split (text to \
+image, percent, epoch picked on val), mean ± sample standard deviation over {num_seeds} seeds.
+
+- CLIP without tricks: N-ITC with hard targets, no augmentation, no dropout.
+- TBPS-CLIP, simplified and full: `config/s.config.yaml` and `config/config.yaml`.
+- SDM (IRRA) and TAL (RDE) alone, with the augmentation and dropout of the simplified recipe: the loss alone \
+differs.
+
+Equal compute: the full recipe puts four views of an image through the tower where the others put one, so it \
+makes fewer epochs. The column "training" is the time of all steps on one core, data included.
+
+Machine: {_processor()}, {len(os.sched_getaffinity(0))} cores, no GPU, torch {version}. These are small \
+models on drawn people: the table says what the pieces do there, and nothing about the figures of the papers.
+
+![R@1 and mAP of every run](study.png)
+"""
+
+
+def _processor() -> str:
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _table(rows: Sequence[Summary]) -> str:
+    lines = ["| recipe | samples seen | training | R@1 | mAP |", "|---|---|---|---|---|"]
+    for row in rows:
+        figures = " | ".join(_figure(*pair) for pair in (row.rank1, row.mean_ap))
+        lines.append(f"| {row.title} | {row.num_samples:,} | {row.seconds:.0f} s | {figures} |")
+    return "\n".join(lines)
+
+
+def _figure(mean: float, spread: float) -> str:
+    return f"{mean:.2f}" if math.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
+
+
+def _findings(rows: Sequence[Summary]) -> str:
+    """What the table shows, in sentences made of its numbers."""
+    best = max(rows, key=lambda row: row.rank1[0])
+    seconds = [row.seconds for row in rows]
+    lines = [
+        "What was seen:",
+        "",
+        f"- Highest R@1: {best.title}, {_figure(*best.rank1)}.",
+        *(f"- {_difference(row, rows[0])}" for row in rows[1:]),
+    ]
+    named = {row.title: row for row in rows}
+    if {"TBPS-CLIP, full", "TBPS-CLIP, simplified"} <= named.keys():
+        full, simplified = named["TBPS-CLIP, full"], named["TBPS-CLIP, simplified"]
+        share = full.num_samples / simplified.num_samples
+        lines.append(f"- {_difference(full, simplified)} It saw {share:.0%} of the samples.")
+    lines.append(
+        f"- The training times differ by {max(seconds) / min(seconds) - 1:.0%} between the longest and the "
+        "shortest."
+    )
+    return "\n".join(lines)
+
+
+def _difference(row: Summary, other: Summary) -> str:
+    difference = row.rank1[0] - other.rank1[0]
+    spread = math.hypot(row.rank1[1], other.rank1[1])
+    words = "above" if difference > 0 else "below"
+    sentence = f"{row.title} is {abs(difference):.2f} R@1 {words} {other.title}"
+    if math.isnan(spread):
+        return f"{sentence} (one seed: no spread)."
+    if abs(difference) <= spread:
+        return f"{sentence}, which is within the spread of the seeds ({spread:.2f}): no difference is shown."
+    verdict = "it helps here" if difference > 0 else "it does not help here"
+    return f"{sentence}, more than the spread of the seeds ({spread:.2f}): {verdict}."
+
+
+def _plot(groups: Sequence[Sequence[Outcome]], rows: Sequence[Summary], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 0.6 * len(rows) + 1.8), dpi=130, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, field, title in zip(panels, ("rank1", "mean_ap"), ("R@1 (%)", "mAP (%)"), strict=True):
+        for place, (group, row) in enumerate(zip(groups, rows, strict=True)):
+            values = [getattr(outcome, field) for outcome in group]
+            axes.plot(values, [place] * len(values), "o", color=DOT, alpha=0.75, label="one run")
+            mean = getattr(row, field)[0]
+            axes.plot(mean, place, "|", color=MEAN, markersize=22, markeredgewidth=3, label="mean")
+            axes.annotate(f"{mean:.1f}", (mean, place), (0, 14), textcoords="offset points", ha="center")
+        axes.set_xlabel(f"{title}, text to image, test split")
+        axes.set_ylim(len(rows) - 0.5, -0.7)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), [row.title for row in rows])
+    handles, labels = panels[0].get_legend_handles_labels()
+    panels[1].legend(handles[:2], labels[:2], loc="best", frameon=False)
+    canvas.print_png(path)
