@@ -171,5 +171,5 @@ def _plot(groups: Sequence[Sequence[Outcome]], rows: Sequence[Summary], path: Pa
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(rows)), [row.title for row in rows])
     handles, labels = panels[0].get_legend_handles_labels()
-    panels[1].legend(handles[:2], labels[:2], loc="best", frameon=False)
+    figure.legend(handles[:2], labels[:2], loc="outside upper right", ncols=2, frameon=False)
     canvas.print_png(path)
