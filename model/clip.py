@@ -88,7 +88,8 @@ class CLIP(nn.Module):
             blocks = tower.transformer.resblocks
             for number in numbers:
                 if number >= len(blocks):
-                    raise UserError(f"model.{option}: the tower has {len(blocks)} blocks, no block {number}.")
+                    last = len(blocks) - 1
+                    raise UserError(f"model.{option}: the tower has blocks 0 to {last}, no block {number}.")
                 blocks[number].requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ import torch
 from table_clip import TableClip
 from tiny import ALL_OFF, NUM_ROWS, PERSONS, tiny_batch, tiny_model
 from torch import Tensor
+from torch.nn import functional as F
 
 from data.loaders import needed_views, needs_second_caption
 from model.tbps import TBPS
@@ -39,13 +40,11 @@ NEEDS = {
     "nitc ss sdm": ["view1", "simclr1", "simclr2"],
     " ".join((*LOSSES, "mvs_image", "mvs_text")): ["view1", "view2", "simclr1", "simclr2"],
 }
-TEXTS = {"ss": 0, "ss mvs_image mvs_text": 0, "mlm": 1, "ss mlm": 1}  # how often each caption is encoded ...
-TEXTS |= {"nitc mvs_text": 2, "nitc mvs_image mvs_text": 2, "ss_text": 2, "ss ss_text": 2, "mlm id": 2}
-TEXTS |= {
-    "ss_text mlm": 3,
-    "ss_text id": 2,
-    " ".join((*LOSSES, "mvs_image", "mvs_text")): 3,
-}  # ... if not once
+EVERYTHING = " ".join((*LOSSES, "mvs_image", "mvs_text"))
+TEXTS = {  # how often each caption is encoded, where it is not once
+    **{"ss": 0, "ss mvs_image mvs_text": 0, "nitc mvs_text": 2, "nitc mvs_image mvs_text": 2},
+    **{"ss_text": 2, "ss ss_text": 2, "mlm id": 2, "ss_text mlm": 3, "ss_text id": 2, EVERYTHING: 3},
+}
 
 
 def switched_on(switches: str) -> dict[str, Any]:
@@ -190,15 +189,22 @@ def test_mlm_reads_the_image_and_the_masked_caption_and_the_other_losses_the_who
     def parts(**changes: Any) -> dict[str, Tensor]:
         return model(replace(batch, **changes), SOFT_LABEL).parts
 
-    before = parts()
-    other = {**batch.tokens, "input_ids": batch.tokens["input_ids"].flip(0)}
-    whole, masked = parts(tokens=other), parts(masked_tokens={**other, "attention_mask": torch.ones(8, 10)})
+    before, other = parts(), {name: values.flip(0) for name, values in batch.tokens.items()}
+    whole, masked = parts(tokens=other), parts(masked_tokens=other)
     image = parts(images={"view1": batch.images["view1"].flip(0)})
     assert whole["mlm"] == before["mlm"]
     assert whole["nitc"] != before["nitc"]
     assert masked["mlm"] != before["mlm"]
     assert masked["nitc"] == before["nitc"]
     assert image["mlm"] != before["mlm"]
+
+
+def test_padding_is_not_read_by_mlm() -> None:
+    model, batch = tiny_model(switched_on("mlm")), tiny_batch()
+    padded = {name: F.pad(values, (0, 2)) for name, values in batch.masked_tokens.items()}
+    padded["input_ids"][:, -2:] = 777
+    longer = replace(batch, masked_tokens=padded, mlm_labels=F.pad(batch.mlm_labels, (0, 2), value=-100))
+    torch.testing.assert_close(model(longer, SOFT_LABEL).total, model(batch, SOFT_LABEL).total)
 
 
 def test_the_scale_is_clamped_to_a_hundred() -> None:
