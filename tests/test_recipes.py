@@ -42,8 +42,13 @@ NEEDS = {
 }
 EVERYTHING = " ".join((*LOSSES, "mvs_image", "mvs_text"))
 TEXTS = {  # how often each caption is encoded, where it is not once
-    **{"ss": 0, "ss mvs_image mvs_text": 0, "nitc mvs_text": 2, "nitc mvs_image mvs_text": 2},
-    **{"ss_text": 2, "ss ss_text": 2, "mlm id": 2, "ss_text mlm": 3, "ss_text id": 2, EVERYTHING: 3},
+    switches: times
+    for times, all_switches in {
+        0: ("ss", "ss mvs_image mvs_text"),
+        2: ("nitc mvs_text", "nitc mvs_image mvs_text", "ss_text", "ss ss_text", "mlm id", "ss_text id"),
+        3: ("ss_text mlm", EVERYTHING),
+    }.items()
+    for switches in all_switches
 }
 
 
