@@ -27,7 +27,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over the seeds of one recipe, with the sample standard deviation of the figures."""
+    """One recipe over its seeds: the median time (other work slows some runs), means and deviations."""
 
     title: str
     num_samples: int
@@ -41,7 +41,7 @@ def summarise(outcomes: Sequence[Outcome], title: str) -> Summary:
     return Summary(
         title,
         outcomes[0].num_samples,
-        statistics.mean(o.seconds for o in outcomes),
+        statistics.median(o.seconds for o in outcomes),
         _mean_and_spread([o.rank1 for o in outcomes]),
         _mean_and_spread([o.mean_ap for o in outcomes]),
     )
@@ -88,7 +88,8 @@ image, percent, epoch picked on val), mean ± sample standard deviation over {nu
 differs.
 
 Equal compute: the full recipe puts four views of an image through the tower where the others put one, so it \
-makes fewer epochs. The column "training" is the time of all steps on one core, data included.
+makes fewer epochs. The column "training" is the time of all steps on one core, data \
+included, the median of the seeds.
 
 Machine: {_processor()}, {len(os.sched_getaffinity(0))} cores, no GPU, torch {version}. These are small \
 models on drawn people: the table says what the pieces do there, and nothing about the figures of the papers.

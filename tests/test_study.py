@@ -21,7 +21,7 @@ FIGURES = {  # R@1 and mAP of three seeds
 
 def outcomes(figures: dict[str, tuple[tuple[float, float], ...]] = FIGURES) -> list[Outcome]:
     return [
-        Outcome(recipe, seed, 6400, 30.0 + seed, rank1, mean_ap)
+        Outcome(recipe, seed, 6400, 30.0 + seed**4, rank1, mean_ap)
         for recipe, values in figures.items()
         for seed, (rank1, mean_ap) in enumerate(values)
     ]

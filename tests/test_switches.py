@@ -12,8 +12,7 @@ from misc.optim import build_optimizer, set_learning_rate
 from model.tbps import TBPS
 from options import LOSSES
 
-SIZES = {"model.image_width": 8, "model.text_width": 8}
-BASE = SIZES | ALL_OFF | {"model.lock_patch_embedding": False}
+BASE = ALL_OFF | {"model.lock_patch_embedding": False}
 OTHERS: dict[str, dict[str, Any]] = {
     "mvs_image": {"experiment.mvs_image": True},
     "mvs_text": {"experiment.mvs_text": True},
@@ -42,7 +41,7 @@ LOCKED = {
     ),
     "lock_text_layers": ("clip.text.transformer.resblocks.0.",),
 }
-NUM_STEPS, LEARNING_RATE = 8, 2e-3
+NUM_STEPS, LEARNING_RATE = 8, 1e-3
 
 
 def losses_of(switches: tuple[str, ...]) -> set[str]:
@@ -90,7 +89,7 @@ def test_a_pair_of_switches_trains(switches: tuple[str, ...]) -> None:
     losses, touched = train(model, 0.0 if "no soft label" in switches else 0.3)
 
     assert all(map(math.isfinite, losses)), losses
-    assert losses[-1] < losses[0] - 1e-3 * abs(losses[0]), losses
+    assert losses[-1] < 0.98 * losses[0], losses
     frozen = frozen_by_choice(model, switches)
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
     for names in touched:
