@@ -114,7 +114,7 @@ def mlm_loss(logits: Tensor, labels: Tensor, num_masked: Tensor) -> Tensor:
         num_masked: scalar, the mean of M over the processes: the mean of this loss over them is then the
             sum over all masked positions by their number. 0 where nothing is masked anywhere.
     """
-    return F.cross_entropy(logits, labels, reduction="sum") / num_masked.clamp(min=torch.finfo().tiny)
+    return F.cross_entropy(logits, labels, reduction="sum") / num_masked.clamp(min=torch.finfo(num_masked.dtype).tiny)
 
 
 def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def tal_loss(cosines: Tensor, positives: Tensor, margin: float = 0.1, tau: float
     """
     scaled = cosines / tau
     attention = scaled.detach().masked_fill(~positives, -torch.inf).softmax(dim=1)
-    # Not -inf: the gradient of a row without negatives would be NaN. Cosines end at -1, 1e4 below is nothing.
+    # Finite, so that a row without negatives is a number: cosines end at -1 / tau = -67, exp(-1e4) is 0.
     negative = tau * scaled.masked_fill(positives, -1e4).logsumexp(dim=1)
     return (margin - (attention * cosines).sum(dim=1) + negative).clamp(min=0).sum()
 

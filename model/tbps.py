@@ -39,7 +39,8 @@ class TBPS(nn.Module):
     """Towers and heads -> named losses over the batch of all processes.
 
     Args:
-        clip: the towers (`encode_image`, `encode_text`, `logit_scale`, `logit_bias`, `embed_dim`).
+        clip: the towers: `visual`, `text`, `encode_image`, `encode_text`, `logit_scale`, `logit_bias` and
+            `embed_dim` as `model.clip.CLIP` has them; MLM reads `text.token_embedding` too.
         weights: the weight of each loss that is on, under the names of `options.LOSSES`.
         ritc_eps, citc_lambdas, simclr_temperature: see `model.losses`.
         simclr_mlp: widths of the SimCLR heads; None at the ends for the embedding's width.

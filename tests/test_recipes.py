@@ -19,6 +19,7 @@ from model.tbps import TBPS
 from options import LOSSES, ExperimentOptions
 
 SOFT_LABEL = 0.5
+EVERYTHING = " ".join((*LOSSES, "mvs_image", "mvs_text"))
 PAIRED = ("nitc", "ritc", "citc", "mlm", "id", "sdm", "tal", "sigmoid")  # the losses that look at view1
 NEEDS = {
     "nitc": ["view1"],
@@ -38,9 +39,8 @@ NEEDS = {
     "mlm id": ["view1"],
     "nitc ritc citc ss mvs_image": ["view1", "view2", "simclr1", "simclr2"],
     "nitc ss sdm": ["view1", "simclr1", "simclr2"],
-    " ".join((*LOSSES, "mvs_image", "mvs_text")): ["view1", "view2", "simclr1", "simclr2"],
+    EVERYTHING: ["view1", "view2", "simclr1", "simclr2"],
 }
-EVERYTHING = " ".join((*LOSSES, "mvs_image", "mvs_text"))
 TEXTS = {  # how often each caption is encoded, where it is not once
     switches: times
     for times, all_switches in {
@@ -188,20 +188,32 @@ def test_mlm_without_a_masked_token_is_zero_and_all_gradients_are_finite() -> No
             assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_mlm_reads_the_image_and_the_masked_caption_and_the_other_losses_the_whole_caption() -> None:
-    model, batch = tiny_model(switched_on("mlm nitc")), tiny_batch()
+READERS = {  # input of the batch -> the losses that read it, all of them and both kinds of MVS being on
+    "view1": "nitc ritc citc mlm id sdm tal sigmoid",
+    "view2": "nitc",
+    "simclr1": "ss",
+    "simclr2": "ss",
+    "tokens": "nitc ritc citc ss_text id sdm tal sigmoid",  # never the masked captions
+    "tokens2": "nitc ss_text",
+    "masked_tokens": "mlm",
+    "mlm_labels": "mlm",
+    "person_ids": "nitc ritc id sdm tal sigmoid",
+}
 
-    def parts(**changes: Any) -> dict[str, Tensor]:
-        return model(replace(batch, **changes), SOFT_LABEL).parts
 
-    before, other = parts(), {name: values.flip(0) for name, values in batch.tokens.items()}
-    whole, masked = parts(tokens=other), parts(masked_tokens=other)
-    image = parts(images={"view1": batch.images["view1"].flip(0)})
-    assert whole["mlm"] == before["mlm"]
-    assert whole["nitc"] != before["nitc"]
-    assert masked["mlm"] != before["mlm"]
-    assert masked["nitc"] == before["nitc"]
-    assert image["mlm"] != before["mlm"]
+@pytest.mark.parametrize("name", READERS)
+def test_each_input_reaches_the_losses_that_are_defined_on_it_and_no_other(name: str) -> None:
+    model, batch = tiny_model(switched_on(EVERYTHING)), tiny_batch()
+    if name in batch.images:
+        other = replace(batch, images={**batch.images, name: batch.images[name].flip(0)})
+    elif name == "mlm_labels":
+        other = replace(batch, mlm_labels=torch.where(batch.mlm_labels == -100, -100, 7))
+    elif name == "person_ids":
+        other = replace(batch, person_ids=batch.person_ids.flip(0))
+    else:
+        other = replace(batch, **{name: {key: rows.flip(0) for key, rows in getattr(batch, name).items()}})
+    before, after = model(batch, SOFT_LABEL).parts, model(other, SOFT_LABEL).parts
+    assert {loss for loss in LOSSES if before[loss] != after[loss]} == set(READERS[name].split())
 
 
 def test_padding_is_not_read_by_mlm() -> None:
@@ -236,5 +248,5 @@ def test_the_order_of_rows_in_a_batch_does_not_matter() -> None:
         mlm_labels=whole.mlm_labels[order],
         person_ids=whole.person_ids[order],
     )
-    model = tiny_model({f"experiment.{name}": True for name in (*LOSSES, "mvs_image", "mvs_text")})
+    model = tiny_model(switched_on(EVERYTHING))
     torch.testing.assert_close(model(other, SOFT_LABEL).parts, model(whole, SOFT_LABEL).parts)
