@@ -114,7 +114,8 @@ def mlm_loss(logits: Tensor, labels: Tensor, num_masked: Tensor) -> Tensor:
         num_masked: scalar, the mean of M over the processes: the mean of this loss over them is then the
             sum over all masked positions by their number. 0 where nothing is masked anywhere.
     """
-    return F.cross_entropy(logits, labels, reduction="sum") / num_masked.clamp(min=torch.finfo(num_masked.dtype).tiny)
+    least = torch.finfo(num_masked.dtype).tiny
+    return F.cross_entropy(logits, labels, reduction="sum") / num_masked.clamp(min=least)
 
 
 def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Tensor:
