@@ -7,6 +7,7 @@ stays, what was stopped goes on from its last epoch. The report is `misc/study_r
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -181,4 +182,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # killed, it ends its runs too, as on Ctrl-C
     sys.exit(main())

@@ -27,11 +27,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """One recipe over its seeds: the median time (other work slows some runs), means and deviations."""
+    """One recipe over its seeds: the times of training, sorted; means and sample standard deviations."""
 
     title: str
     num_samples: int
-    seconds: float
+    seconds: list[float]
     rank1: tuple[float, float]
     mean_ap: tuple[float, float]
 
@@ -41,7 +41,7 @@ def summarise(outcomes: Sequence[Outcome], title: str) -> Summary:
     return Summary(
         title,
         outcomes[0].num_samples,
-        statistics.median(o.seconds for o in outcomes),
+        sorted(o.seconds for o in outcomes),
         _mean_and_spread([o.rank1 for o in outcomes]),
         _mean_and_spread([o.mean_ap for o in outcomes]),
     )
@@ -79,8 +79,10 @@ def _head(options: Options, num_seeds: int) -> str:
 `data/synthetic`, {height}x{width} pixels, English captions; an image tower of {model.image_layers} blocks \
 {model.image_width} wide and a text tower of {model.text_layers} blocks {model.text_width} wide, from random \
 weights; batch {options.data.batch_size}, one process, learning rate {options.schedule.lr:g} with \
-`config/study.yaml`'s schedule for all recipes, none tuned by itself. Figures are of the test split (text to \
-image, percent, epoch picked on val), mean ± sample standard deviation over {num_seeds} seeds.
+`config/study.yaml`'s schedule for all recipes, none tuned by itself: the rate is the one of the demo, which \
+trains the simplified recipe. Figures are of the test split (text to image, percent, epoch picked on val), \
+mean ± sample standard deviation over {num_seeds} seeds. The spread of a difference is √(s₁² + s₂²) of the \
+two deviations; with so few seeds a difference near it may be chance.
 
 - CLIP without tricks: N-ITC with hard targets, no augmentation, no dropout.
 - TBPS-CLIP, simplified and full: `config/s.config.yaml` and `config/config.yaml`.
@@ -88,8 +90,8 @@ image, percent, epoch picked on val), mean ± sample standard deviation over {nu
 differs.
 
 Equal compute: the full recipe puts four views of an image through the tower where the others put one, so it \
-makes fewer epochs. The column "training" is the time of all steps on one core, data \
-included, the median of the seeds.
+makes fewer epochs. The column "training" is the time of all steps on one core, data included: the median of \
+the seeds, and the shortest and longest. It is time by the clock, which other work on the machine lengthens.
 
 Machine: {_processor()}, {len(os.sched_getaffinity(0))} cores, no GPU, torch {version}. These are small \
 models on drawn people: the table says what the pieces do there, and nothing about the figures of the papers.
@@ -109,8 +111,13 @@ def _table(rows: Sequence[Summary]) -> str:
     lines = ["| recipe | samples seen | training | R@1 | mAP |", "|---|---|---|---|---|"]
     for row in rows:
         figures = " | ".join(_figure(*pair) for pair in (row.rank1, row.mean_ap))
-        lines.append(f"| {row.title} | {row.num_samples:,} | {row.seconds:.0f} s | {figures} |")
+        lines.append(f"| {row.title} | {row.num_samples:,} | {_time(row.seconds)} | {figures} |")
     return "\n".join(lines)
+
+
+def _time(seconds: Sequence[float]) -> str:
+    middle = f"{statistics.median(seconds):.0f} s"
+    return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.0f}-{max(seconds):.0f})"
 
 
 def _figure(mean: float, spread: float) -> str:
@@ -120,11 +127,13 @@ def _figure(mean: float, spread: float) -> str:
 def _findings(rows: Sequence[Summary]) -> str:
     """What the table shows, in sentences made of its numbers."""
     best = max(rows, key=lambda row: row.rank1[0])
-    seconds = [row.seconds for row in rows]
+    seconds = [statistics.median(row.seconds) for row in rows]
+    equals = [row.title for row in rows if row is not best and _is_within_spread(row, best)]
     lines = [
         "What was seen:",
         "",
-        f"- Highest R@1: {best.title}, {_figure(*best.rank1)}.",
+        f"- Highest R@1: {best.title}, {_figure(*best.rank1)}."
+        + (f" Within the spread of it: {'; '.join(equals)}." if equals else ""),
         *(f"- {_difference(row, rows[0])}" for row in rows[1:]),
     ]
     named = {row.title: row for row in rows}
@@ -133,20 +142,27 @@ def _findings(rows: Sequence[Summary]) -> str:
         share = full.num_samples / simplified.num_samples
         lines.append(f"- {_difference(full, simplified)} It saw {share:.0%} of the samples.")
     lines.append(
-        f"- The training times differ by {max(seconds) / min(seconds) - 1:.0%} between the longest and the "
-        "shortest."
+        f"- The median training times differ by {max(seconds) / min(seconds) - 1:.0%} between the longest "
+        "and the shortest."
     )
     return "\n".join(lines)
 
 
+def _spread(row: Summary, other: Summary) -> float:
+    return math.hypot(row.rank1[1], other.rank1[1])
+
+
+def _is_within_spread(row: Summary, other: Summary) -> bool:
+    return abs(row.rank1[0] - other.rank1[0]) <= _spread(row, other)
+
+
 def _difference(row: Summary, other: Summary) -> str:
-    difference = row.rank1[0] - other.rank1[0]
-    spread = math.hypot(row.rank1[1], other.rank1[1])
+    difference, spread = row.rank1[0] - other.rank1[0], _spread(row, other)
     words = "above" if difference > 0 else "below"
     sentence = f"{row.title} is {abs(difference):.2f} R@1 {words} {other.title}"
     if math.isnan(spread):
         return f"{sentence} (one seed: no spread)."
-    if abs(difference) <= spread:
+    if _is_within_spread(row, other):
         return f"{sentence}, which is within the spread of the seeds ({spread:.2f}): no difference is shown."
     verdict = "it helps here" if difference > 0 else "it does not help here"
     return f"{sentence}, more than the spread of the seeds ({spread:.2f}): {verdict}."

@@ -75,22 +75,38 @@ def test_mean_and_sample_standard_deviation_are_those_worked_out_by_hand() -> No
     row = summarise(outcomes()[:3], "plain")
     assert row.rank1 == pytest.approx((13.0, math.sqrt((9 + 1 + 16) / 2)))
     assert row.mean_ap == pytest.approx((23.0, math.sqrt(13)))
-    assert (row.num_samples, row.seconds) == (6400, 31.0)
+    assert (row.num_samples, row.seconds) == (6400, [30.0, 31.0, 46.0])
+
+
+def test_figures_and_cost_are_read_from_the_files_of_a_run(study_config: Path, tmp_path: Path) -> None:
+    run = Run("tal", 2, study_config, tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(
+        """{"kind": "train", "epoch": 1, "step": 50, "samples_per_second": 100.0}
+{"kind": "train", "epoch": 1, "step": 60, "samples_per_second": 40.0}
+{"kind": "eval", "epoch": 1, "step": 60, "split": "test", "average": {"t2i": {"R1": 99.0, "mAP": 99.0}}}
+{"kind": "train", "epoch": 2, "step": 110, "samples_per_second": 200.0}
+"""
+    )
+    figures = {"t2i": {"R1": 12.5, "mAP": 20.25}, "i2t": {"R1": 1.0, "mAP": 2.0}}
+    (tmp_path / "results.json").write_text(json.dumps({"split": "test", "average": figures}))
+    # batches of 16: 110 steps are 1760 samples; 800 at 100, 160 at 40 and 800 at 200 a second are 8 + 4 + 4 s
+    assert run.outcome() == Outcome("tal", 2, 1760, 16.0, 12.5, 20.25)
 
 
 def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
     options = load_options("config/study.yaml")
     write_report(outcomes(), TITLES, options, tmp_path)
     text = (tmp_path / "study.md").read_text(encoding="utf-8")
-    assert "| plain | 6,400 | 31 s | 13.00 ± 3.61 | 23.00 ± 3.61 |" in text
-    assert "| other | 6,400 | 31 s | 50.00 ± 0.00 | 61.00 ± 1.00 |" in text
+    assert "| plain | 6,400 | 31 s (30-46) | 13.00 ± 3.61 | 23.00 ± 3.61 |" in text
+    assert "| other | 6,400 | 31 s (30-46) | 50.00 ± 0.00 | 61.00 ± 1.00 |" in text
     assert "other is 37.00 R@1 above plain, more than the spread of the seeds (3.61): it helps here." in text
+    assert "Highest R@1: other, 50.00 ± 0.00.\n" in text
     assert Image.open(tmp_path / "study.png").width > 1000
 
     worse = FIGURES | {"sdm": ((9.0, 1.0), (11.0, 1.0), (13.0, 1.0))}
     write_report(outcomes(worse), TITLES, options, tmp_path)
     text = (tmp_path / "study.md").read_text(encoding="utf-8")
-    assert "Highest R@1: plain" in text
+    assert "Highest R@1: plain, 13.00 ± 3.61. Within the spread of it: other.\n" in text
     assert "other is 2.00 R@1 below plain, which is within the spread of the seeds (4.12)" in text
 
     worst = FIGURES | {"sdm": ((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))}
