@@ -25,7 +25,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs/demo $(DEMO) runs/study datasets/study
+	rm -rf .venv runs/demo runs/study datasets/study $(DEMO)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -36,6 +36,9 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
     )
     recipe.add_argument("--simplified", action="store_true", help="the lean recipe: config/s.config.yaml")
     parser.add_argument(
+        "--backbone", choices=("clip", "altclip"), help="model.backbone; altclip with config/altclip.yaml"
+    )
+    parser.add_argument(
         "--resume",
         metavar="FILE",
         nargs="?",
@@ -55,7 +58,11 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
         flags.resume = "auto"
     if flags.evaluate and flags.resume:
         raise UserError("--evaluate and --resume exclude each other")
-    options = load_options(CONFIG / "s.config.yaml" if flags.simplified else flags.config, flags.overrides)
+    file = CONFIG / "s.config.yaml" if flags.simplified else flags.config
+    if flags.backbone == "clip":
+        flags.overrides.insert(0, "model.backbone=clip")
+    overlay = CONFIG / "altclip.yaml" if flags.backbone == "altclip" else None
+    options = load_options(file, flags.overrides, overlay)
     if flags.output_dir:
         options = replace(options, output=replace(options.output, dir=flags.output_dir))
     return flags, options
@@ -118,8 +125,7 @@ def evaluate(options: Options, weights: str) -> None:
     device, precision = runtime.start(options)
     checkpoint.check_trained_with(options, Path(weights))
     splits = load_data(options, ["test"])
-    options = replace(options, model=replace(options.model, clip_pretrained=weights))
-    model, tokenizer, processor = build_model(options, num_identities=0)
+    model, tokenizer, processor = build_model(options, num_identities=0, weights=weights)
     loaders = build_loaders(options, splits, tokenizer, processor)
     clip = model.clip.to(device)
     evaluator = build_evaluator(clip, tokenizer, loaders.test, loaders.images, options, device, precision)

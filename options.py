@@ -1,32 +1,31 @@
 """The options of a run: what may be set, to what, and what it means.
 
 Reading order: the section classes (each field with its default, its meaning and its check), then
-`load_options`. How YAML becomes plain values is `config/reader.py`.
+`load_options`. How YAML becomes plain values is `config/reader.py`, the checks are `config/checks.py`.
 """
 
 import dataclasses
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.reader import Check, UserError, build, read_settings
-
-POSITIVE = Check(lambda value: value > 0, "a number above 0")
-NOT_NEGATIVE = Check(lambda value: value >= 0, "a number of at least 0")
-FRACTION = Check(lambda value: 0 <= value <= 1, "a number from 0 to 1")
-BELOW_ONE = Check(lambda value: 0 <= value < 1, "a number from 0 to below 1")
-ALL_POSITIVE = Check(lambda values: all(v is None or v > 0 for v in values), "numbers above 0")
-MOMENTS = Check(lambda values: all(0 <= v < 1 for v in values), "two numbers from 0 to below 1")
-NOT_EMPTY = Check(lambda values: len(set(values)) == len(values) > 0, "at least one, none of them twice")
-SHARE = Check(lambda value: 0 < value <= 1, "a number above 0, up to 1 (all)")
-UP_TO_HALF = Check(lambda value: 0 < value <= 0.5, "a number above 0, up to 0.5")
-BLOCK_NUMBERS = Check(
-    lambda values: all(v >= 0 for v in values) and len(set(values)) == len(values),
-    "numbers of at least 0, none of them twice",
+from config.checks import (
+    ALL_POSITIVE,
+    BELOW_ONE,
+    BLOCK_NUMBERS,
+    FRACTION,
+    MOMENTS,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    TEXT_LENGTH,
+    UP_TO_HALF,
+    one_of,
+    option,
 )
-TEXT_LENGTH = Check(lambda value: value >= 3, "a number of at least 3 (start, one piece, end)")
+from config.reader import UserError, build, read_settings, unmet_needs
 
 LOSSES = ("nitc", "ritc", "citc", "ss", "ss_text", "mlm", "id", "sdm", "tal", "sigmoid")
 IMAGE_AUGMENTATIONS = (
@@ -35,19 +34,6 @@ IMAGE_AUGMENTATIONS = (
     *("autoaugment", "randaugment", "trivialaugment", "augmix", "simclr"),
 )
 TEXT_AUGMENTATIONS = ("deletion", "none", "synonym", "insertion", "swap", "eda")
-
-
-def one_of(*choices: str) -> Check:
-    """The check that a value is one of `choices`."""
-    return Check(lambda value: value in choices, "one of " + ", ".join(choices))
-
-
-def option(default: Any, doc: str, check: Check | None = None, needs: str = "") -> Any:
-    """A field of a section: its default, a line of documentation, the check its value must pass.
-
-    `needs`: the switches of `experiment` of which one must be on for the option to have an effect.
-    """
-    return field(default=default, metadata={"doc": doc, "check": check, "needs": needs.split()})
 
 
 @dataclass(frozen=True)
@@ -118,6 +104,9 @@ class ExperimentOptions:
     )
     mixgen_p: float = option(0.1, "probability with which a batch has such pairs", FRACTION, needs="mixgen")
     mixgen_ratio: float = option(0.1, "their share of the batch", UP_TO_HALF, needs="mixgen")
+    use_altclip_processor: bool = option(
+        False, "AltCLIP's own preprocessing, which crops the centre, in place of data.image_size"
+    )
     text_length: int = option(77, "captions are cut to this many tokens, start and end included", TEXT_LENGTH)
 
 
@@ -142,6 +131,13 @@ class ScheduleOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
+    backbone: str = option(
+        "clip", "towers: OpenAI's CLIP, or AltCLIP for many languages", one_of("clip", "altclip")
+    )
+    altclip_pretrained: str = option(
+        "BAAI/AltCLIP", "AltCLIP's weights: a model folder, the root of a hub cache, or a hub id"
+    )
+    tokenizer_cache_dir: str | None = option(None, "cache of the hub, for AltCLIP by id; null: the hub's own")
     clip_pretrained: str | None = option(
         "weights/ViT-B-16.pt",
         "weights to start from: OpenAI's archive, state dict, safetensors or a checkpoint; null: random",
@@ -174,6 +170,9 @@ class ModelOptions:
     embed_dim: int | None = option(
         None, "width of the shared embedding; null: as the weights (512)", POSITIVE
     )
+    projection_dim: int | None = option(
+        None, "width of AltCLIP's embedding; null: as the weights (768)", POSITIVE
+    )
     vocab_size: int | None = option(
         None, "number of token embeddings; null: as the weights (49408)", POSITIVE
     )
@@ -194,6 +193,11 @@ class DataOptions:
     )
     languages: tuple[str, ...] = option(
         ("en",), "languages of the captions, of those the annotations have", NOT_EMPTY
+    )
+    language_draw: str = option(
+        "all",
+        "all: a sample for each language; one: one language drawn for each caption",
+        one_of("all", "one"),
     )
     image_size: tuple[int, int] = option((224, 224), "height and width of the model's input", ALL_POSITIVE)
     normalization: str = option("imagenet", "pixel statistics", one_of("imagenet", "clip"))
@@ -247,25 +251,16 @@ class Options:
     distributed: DistributedOptions = field(default_factory=DistributedOptions)
 
 
-RENAMED = {
-    "anno_dir": "data.annotation_file",
-    "image_dir": "data.image_root",
-    "device": "misc.device",
-    "model.checkpoint": "model.clip_pretrained",
-    "model.ckpt_type": "model.clip_pretrained (the format is told by the file)",
-    "model.saved_path": "output.dir",
-    "experiment.input_resolution": "data.image_size",
-    "distributed.url": "nothing: torchrun's environment tells the address",
-}
-
-
-def load_options(path: str | Path, overrides: Iterable[str] = ()) -> Options:
+def load_options(path: str | Path, overrides: Iterable[str] = (), overlay: Path | None = None) -> Options:
     """Read the options of a YAML file (and of its `base:` files), then apply `section.name=value` overrides.
+
+    Args:
+        overlay: another file, whose own lines (not its base's) go over the first one's.
 
     Raises:
         UserError: naming the key, where it stands and what it should be.
     """
-    options = build(Options, read_settings(Path(path), overrides), RENAMED)
+    options = build(Options, read_settings(Path(path), overrides, overlay))
     if not any(getattr(options.experiment, loss) for loss in LOSSES):
         raise UserError(f"experiment: no loss is switched on; set one of {', '.join(LOSSES)} to true")
     return options
@@ -281,18 +276,18 @@ def to_dict(options: Options) -> dict[str, dict[str, Any]]:
 
 def moot_settings(options: Options) -> list[str]:
     """A sentence for each option that was set but has no effect, since another one switches it off."""
-    sentences = []
-    for section, kind in typing.get_type_hints(Options).items():
-        for f in dataclasses.fields(kind):
-            value, needs = getattr(getattr(options, section), f.name), f.metadata["needs"]
-            is_set = value if isinstance(value, bool) else value != f.default
-            if is_set and needs and not any(getattr(options.experiment, switch) for switch in needs):
-                switches = " and ".join(f"experiment.{switch}" for switch in needs)
-                verb = "is" if len(needs) == 1 else "are"
-                sentences.append(f"{section}.{f.name} has no effect while {switches} {verb} false")
-    experiment, data = options.experiment, options.data
+    sentences = unmet_needs(options, options.experiment)
+    experiment, data, model = options.experiment, options.data, options.model
     if experiment.text_aug == "none" and experiment.eda_alpha != ExperimentOptions.eda_alpha:
         sentences.append("experiment.eda_alpha has no effect while experiment.text_aug is none")
     if data.few_shot == 1 and data.few_shot_by != DataOptions.few_shot_by:
         sentences.append("data.few_shot_by has no effect while data.few_shot is 1")
+    of_clip = [f.name for f in dataclasses.fields(ModelOptions) if f.name.startswith(("image_", "text_"))]
+    for name in (*of_clip, "patch_size", "vocab_size") if model.backbone == "altclip" else ():
+        if getattr(model, name) is not None:
+            sentences.append(f"model.{name} has no effect while model.backbone is altclip")
+    if model.backbone == "clip" and experiment.use_altclip_processor:
+        sentences.append("experiment.use_altclip_processor has no effect while model.backbone is clip")
+    if len(data.languages) == 1 and data.language_draw != DataOptions.language_draw:
+        sentences.append("data.language_draw has no effect while data.languages has one language")
     return sentences

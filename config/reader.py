@@ -5,28 +5,37 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
+from config.checks import Check
+
 Settings = dict[str, tuple[Any, str]]
+
+
+# Options that are called otherwise since TBPS-CLIP.
+RENAMED = {
+    "anno_dir": "data.annotation_file",
+    "image_dir": "data.image_root",
+    "device": "misc.device",
+    "model.checkpoint": "model.clip_pretrained",
+    "model.ckpt_type": "model.clip_pretrained (the format is told by the file)",
+    "model.saved_path": "output.dir",
+    "experiment.input_resolution": "data.image_size",
+    "distributed.url": "nothing: torchrun's environment tells the address",
+}
 
 
 class UserError(ValueError):
     """A mistake the user can mend: one line saying what, where, what was expected and what to do."""
 
 
-class Check(NamedTuple):
-    """A test that a value must pass, and the words for it in an error message."""
-
-    passes: Callable[[Any], bool]
-    words: str
-
-
-def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
-    """The settings of a YAML file over those of its bases, and of `section.name=value` overrides over both.
+def read_settings(path: Path, overrides: Iterable[str] = (), overlay: Path | None = None) -> Settings:
+    """The settings of a YAML file over those of its bases, then of `overlay` without bases, then of
+    `section.name=value` overrides over all.
 
     Returns:
         {"section.name": (value, where it was set)}, the values as YAML gives them.
@@ -35,6 +44,8 @@ def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
         UserError: a file that cannot be read, text that is not YAML, an override without "=".
     """
     settings = _read_file(path, seen=())
+    if overlay:
+        settings |= _read_file(overlay, seen=(), with_bases=False)
     for override in overrides:
         key, separator, text = override.partition("=")
         where = f"override '{override}'"
@@ -71,7 +82,7 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}:{line} is not valid YAML ({getattr(error, 'problem', error)})") from error
 
 
-def _read_file(path: Path, seen: tuple[Path, ...]) -> Settings:
+def _read_file(path: Path, seen: tuple[Path, ...], with_bases: bool = True) -> Settings:
     """The settings of a file over those of its bases: {"section.name": (value, the file it stands in)}."""
     if path.resolve() in seen:
         raise UserError(f"{path}: its chain of 'base:' files comes back to itself")
@@ -83,7 +94,7 @@ def _read_file(path: Path, seen: tuple[Path, ...]) -> Settings:
         raise UserError(f"{path}: expected sections such as 'schedule:', found {type(content).__name__}")
     settings: Settings = {}
     base = content.pop("base", None)
-    if base is not None:
+    if base is not None and with_bases:
         settings = _read_file(path.parent / str(base), (*seen, path.resolve()))
     for section, values in content.items():
         if isinstance(values, dict):
@@ -93,11 +104,8 @@ def _read_file(path: Path, seen: tuple[Path, ...]) -> Settings:
     return settings
 
 
-def build(kind: type, settings: Settings, renamed: dict[str, str]) -> Any:
+def build(kind: type, settings: Settings) -> Any:
     """The options dataclass `kind`, a section in each field, with the settings in place of its defaults.
-
-    Args:
-        renamed: what keys of old are called now, for the error.
 
     Raises:
         UserError: a key that does not exist, a value of the wrong type or one that fails its check.
@@ -111,16 +119,30 @@ def build(kind: type, settings: Settings, renamed: dict[str, str]) -> Any:
                 continue
             raise UserError(f"{key}: expected a section of options, found {value!r} (in {where})")
         if key not in known:
-            raise UserError(_unknown(key, where, list(known), renamed))
+            raise UserError(_unknown(key, where, list(known)))
         section, name = key.split(".")
         hint = typing.get_type_hints(sections[section])[name]
         chosen[section][name] = _checked(key, value, hint, known[key].metadata["check"], where)
     return kind(**{section: sections[section](**values) for section, values in chosen.items()})
 
 
-def _unknown(key: str, where: str, known: list[str], renamed: dict[str, str]) -> str:
-    if key in renamed:
-        return f"{key}: no option of that name in {where}; it is now {renamed[key]}"
+def unmet_needs(options: Any, switches: Any) -> list[str]:
+    """A sentence for each option that was set but of whose `needs`, fields of `switches`, none is on."""
+    sentences = []
+    for section, kind in typing.get_type_hints(type(options)).items():
+        for f in dataclasses.fields(kind):
+            value, needs = getattr(getattr(options, section), f.name), f.metadata["needs"]
+            is_set = value if isinstance(value, bool) else value != f.default
+            if is_set and needs and not any(getattr(switches, switch) for switch in needs):
+                names = " and ".join(f"experiment.{switch}" for switch in needs)
+                verb = "is" if len(needs) == 1 else "are"
+                sentences.append(f"{section}.{f.name} has no effect while {names} {verb} false")
+    return sentences
+
+
+def _unknown(key: str, where: str, known: list[str]) -> str:
+    if key in RENAMED:
+        return f"{key}: no option of that name in {where}; it is now {RENAMED[key]}"
     by_name = {k.split(".")[1]: k for k in known}
     near = difflib.get_close_matches(key, known, 1, 0.6) or [
         by_name[n] for n in difflib.get_close_matches(key.split(".")[-1], list(by_name), 1, 0.6)

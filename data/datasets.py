@@ -42,63 +42,77 @@ class Sample:
 
 
 class TrainingSet(Dataset[Sample]):
-    """One sample for each caption of each language. Key: (epoch, index); the same key gives the same sample.
+    """One sample for each caption. Key: (epoch, index); the same key gives the same sample.
 
     Args:
         records: the training split by language.
         image_root: folder that the records' image paths start from.
-        image_size: (height, width) of the views.
+        image_size: (height, width) of the views; None: as large as their image.
         views: those to make, of view1, view2 (by `image_aug`) and simclr1, simclr2; the image is decoded once
             for all of them, and not at all without any.
         seed: with epoch and index the only source of randomness.
         image_aug: a name of `IMAGE_VIEWS`.
         augment_text: makes the caption of a sample.
         second_caption: whether to make another, augmented anew.
+        language_draw: "all": each language's caption is a sample; "one": a sample draws its language, and
+            anew for its second caption.
 
-    `samples[index]` is (record, number of the caption in it).
+    `choices[index]` are the captions that a sample may have, all of one image, as (record, number of the
+    caption in it): a single one, or with "one" that of each language.
     """
 
     def __init__(
         self,
         records: ByLanguage,
         image_root: str | Path,
-        image_size: tuple[int, int],
+        image_size: tuple[int, int] | None,
         views: Sequence[str] = ("view1",),
         seed: int = 0,
         image_aug: str = "pool",
         augment_text: TextAugmentation | None = None,
         second_caption: bool = False,
+        language_draw: str = "all",
     ) -> None:
-        self.samples: list[tuple[Record, int]] = [
-            (record, number)
-            for in_language in records.values()
-            for record in in_language
-            for number in range(len(record.captions))
-        ]
-        ids = sorted({record.person_id for record, _ in self.samples})
+        self.choices: list[tuple[tuple[Record, int], ...]]
+        if language_draw == "one":
+            self.choices = [
+                tuple((record, number % len(record.captions)) for record in of_image)
+                for of_image in zip(*records.values(), strict=True)  # the languages are aligned by index
+                for number in range(max(len(record.captions) for record in of_image))
+            ]
+        else:
+            self.choices = [
+                ((record, number),)
+                for in_language in records.values()
+                for record in in_language
+                for number in range(len(record.captions))
+            ]
+        ids = sorted({choices[0][0].person_id for choices in self.choices})
         self.person_labels = {person_id: label for label, person_id in enumerate(ids)}
         self.image_root, self.image_size = Path(image_root), image_size
         self.views, self.seed, self.image_aug = tuple(views), seed, image_aug
         self.augment_text, self.second_caption = augment_text or TextAugmentation(), second_caption
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.choices)
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
         """The image files behind samples, relative to the image root."""
-        return [self.samples[index][0].image for index in indices]
+        return [self.choices[index][0][0].image for index in indices]
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         rng = seeded(self.seed, epoch, index)
-        record, number = self.samples[index]
-        caption = self._caption(record, number, rng)
+        record, _ = self.choices[index][0]
+        caption = self._caption(index, rng)
         images = self._images(record, rng)
-        second = self._caption(record, number, rng) if self.second_caption else None
+        second = self._caption(index, rng) if self.second_caption else None
         person = self.person_labels[record.person_id]
         return Sample(images, caption, person, index, second, seed=rng.getrandbits(63))
 
-    def _caption(self, record: Record, number: int, rng: random.Random) -> str:
+    def _caption(self, index: int, rng: random.Random) -> str:
+        choices = self.choices[index]
+        record, number = choices[0] if len(choices) == 1 else rng.choice(choices)
         back = record.back_translations[number] if record.back_translations else None
         return self.augment_text(record.captions[number], back, record.language, rng)
 
@@ -106,8 +120,9 @@ class TrainingSet(Dataset[Sample]):
         if not self.views:
             return {}
         pixels = tv.pil_to_tensor(load_image(self.image_root / record.image))
+        size = self.image_size or (pixels.shape[-2], pixels.shape[-1])
         makers = {view: "simclr" if view.startswith("simclr") else self.image_aug for view in self.views}
-        return {view: IMAGE_VIEWS[name](pixels, self.image_size, rng) for view, name in makers.items()}
+        return {view: IMAGE_VIEWS[name](pixels, size, rng) for view, name in makers.items()}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Batch:
     images: {"view1", "view2", "simclr1", "simclr2", those that are needed: (B, 3, H, W) fp32, normalised};
     tokens: {"input_ids", "attention_mask": (B, L) int64};
     person_ids: (B,) int64, contiguous from 0 over the training split;
-    indices: (B,) int64, into `TrainingSet.samples`;
+    indices: (B,) int64, into `TrainingSet.choices`;
     and None unless needed
     tokens2: as tokens, of another augmentation of the captions;
     masked_tokens: tokens with masks; mlm_labels: (B, L) int64, the masked tokens' ids, -100 elsewhere.
@@ -77,9 +77,10 @@ class Batch:
 
 
 class Collate:
-    """Samples -> `Batch`: captions tokenised together, views normalised by channel with `mean` and `std`.
+    """Samples -> `Batch`: captions tokenised together, views normalised together.
 
     Args:
+        finish: uint8 views (3, h, w) -> what the image tower takes, (B, 3, H, W).
         mask: masks the tokens of one caption, for MLM.
         mix: mixes samples, before anything else. Its draws hang on the batch's first sample.
     """
@@ -87,13 +88,11 @@ class Collate:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        mean: Sequence[float],
-        std: Sequence[float],
+        finish: Callable[[Sequence[Tensor]], Tensor],
         mask: Mask | None = None,
         mix: Mix | None = None,
     ) -> None:
-        self.tokenizer, self.mask, self.mix = tokenizer, mask, mix
-        self.mean, self.std = (255 * torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+        self.tokenizer, self.finish, self.mask, self.mix = tokenizer, finish, mask, mix
 
     def __call__(self, samples: list[Sample]) -> Batch:
         if self.mix:
@@ -102,7 +101,7 @@ class Collate:
         second = [s.second_caption for s in samples if s.second_caption is not None]
         masked_tokens, labels = self._masked(tokens, samples) if self.mask else (None, None)
         return Batch(
-            images={view: self._pixels([s.images[view] for s in samples]) for view in samples[0].images},
+            images={view: self.finish([s.images[view] for s in samples]) for view in samples[0].images},
             tokens=tokens,
             person_ids=torch.tensor([s.person_id for s in samples]),
             indices=torch.tensor([s.index for s in samples]),
@@ -116,9 +115,6 @@ class Collate:
         masked = [self.mask(ids, real, seeded(sample.seed, 1)) for ids, real, sample in rows]
         input_ids, labels = (torch.stack(parts) for parts in zip(*masked, strict=True))
         return {**tokens, "input_ids": input_ids}, labels
-
-    def _pixels(self, views: list[Tensor]) -> Tensor:
-        return torch.stack(views).float().sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def build_loaders(
 ) -> Loaders:
     """The training loader of this rank and what evaluation needs, as the options say.
 
-    `processor` lends the views its `image_size`, `image_mean` and `image_std`: training and evaluation agree.
+    `processor` finishes the views as it does the images of evaluation, so that the two agree.
     """
     data, experiment, seed = options.data, options.experiment, options.misc.seed
     workers = {
@@ -158,18 +154,18 @@ def build_loaders(
     training_set = TrainingSet(
         splits.train,
         data.image_root,
-        processor.image_size,
+        processor.view_size,
         needed_views(experiment),
         seed,
         experiment.image_aug,
         text_augmentation(experiment, splits.train),
         needs_second_caption(experiment),
+        data.language_draw,
     )
     sampler = TrainSampler(len(training_set), data.batch_size, seed, rank, world_size)
     collate = Collate(
         tokenizer,
-        processor.image_mean,
-        processor.image_std,
+        processor.finish,
         _mask(tokenizer) if experiment.mlm else None,
         _mix(experiment) if experiment.mixgen else None,
     )

@@ -28,13 +28,18 @@ def mixgen(samples: list[Sample], rng: random.Random, kind: str, p: float, ratio
 
 
 def _mix(a: Sample, b: Sample, mix: Callable[[Tensor, Tensor], Tensor]) -> Sample:
+    """The mix of two samples; where images keep their own sizes, of `a`'s size."""
     second = None if a.second_caption is None else f"{a.second_caption} {b.second_caption}"
     return replace(
         a,
-        images={view: mix(pixels, b.images[view]) for view, pixels in a.images.items()},
+        images={view: mix(pixels, _sized(b.images[view], pixels)) for view, pixels in a.images.items()},
         caption=f"{a.caption} {b.caption}",
         second_caption=second,
     )
+
+
+def _sized(pixels: Tensor, like: Tensor) -> Tensor:
+    return pixels if pixels.shape == like.shape else resize(pixels, (like.shape[-2], like.shape[-1]))
 
 
 def _average(a: Tensor, b: Tensor) -> Tensor:

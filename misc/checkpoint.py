@@ -79,6 +79,15 @@ def find_checkpoint(resume: str | None, folder: Path) -> dict[str, Any] | None:
     return max(found, key=lambda state: state["step"], default=None)
 
 
+AS_TRAINED = (
+    ("model", "backbone"),
+    ("data", "image_size"),
+    ("data", "normalization"),
+    ("experiment", "text_length"),
+    ("experiment", "use_altclip_processor"),
+)
+
+
 def check_trained_with(options: Options, path: Path) -> None:
     """Refuse to evaluate a checkpoint of ours on other input than it was trained on.
 
@@ -92,10 +101,11 @@ def check_trained_with(options: Options, path: Path) -> None:
     if not isinstance(state, dict) or "options" not in state:
         return
     now, then = to_dict(options), state["options"]
-    for section, name in (("data", "image_size"), ("data", "normalization"), ("experiment", "text_length")):
-        if now[section][name] != then[section][name]:
+    for section, name in AS_TRAINED:
+        before = then[section].get(name, now[section][name])  # older runs did not know of all of them
+        if now[section][name] != before:
             raise UserError(
-                f"{section}.{name}: '{path}' was trained with {then[section][name]}, these options have "
+                f"{section}.{name}: '{path}' was trained with {before}, these options have "
                 f"{now[section][name]}; evaluate with --config and the options.yaml of its run"
             )
 

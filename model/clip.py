@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -77,26 +77,28 @@ class CLIP(nn.Module):
         if patch_embedding:
             image.conv1.requires_grad_(False)
         if image_blocks:
-            _freeze(image, "conv1.", "class_embedding", "positional_embedding", "ln_pre.")
+            freeze(image, "conv1.", "class_embedding", "positional_embedding", "ln_pre.")
         if text_blocks:
-            _freeze(text, "token_embedding.", "positional_embedding")
-        for option, tower, numbers in (
-            ("lock_image_blocks", image, range(image_blocks)),
-            ("lock_text_blocks", text, range(text_blocks)),
-            ("lock_text_layers", text, text_layers),
-        ):
-            blocks = tower.transformer.resblocks
-            for number in numbers:
-                if number >= len(blocks):
-                    last = len(blocks) - 1
-                    raise UserError(f"model.{option}: the tower has blocks 0 to {last}, no block {number}.")
-                blocks[number].requires_grad_(False)
+            freeze(text, "token_embedding.", "positional_embedding")
+        lock_blocks(image.transformer.resblocks, range(image_blocks), "lock_image_blocks")
+        lock_blocks(text.transformer.resblocks, range(text_blocks), "lock_text_blocks")
+        lock_blocks(text.transformer.resblocks, text_layers, "lock_text_layers")
 
 
-def _freeze(module: nn.Module, *beginnings: str) -> None:
+def freeze(module: nn.Module, *beginnings: str) -> None:
+    """Freeze the parameters whose names have one of these beginnings."""
     for name, parameter in module.named_parameters():
         if name.startswith(beginnings):
             parameter.requires_grad_(False)
+
+
+def lock_blocks(blocks: nn.ModuleList, numbers: Iterable[int], option: str) -> None:
+    """Freeze the blocks of these numbers; raises UserError, naming the option, where one is not there."""
+    for number in numbers:
+        if number >= len(blocks):
+            last = len(blocks) - 1
+            raise UserError(f"model.{option}: the tower has blocks 0 to {last}, no block {number}.")
+        blocks[number].requires_grad_(False)
 
 
 def build_clip(

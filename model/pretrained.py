@@ -82,6 +82,11 @@ def load_clip_weights(path: str | Path) -> ClipWeights:
     return ClipWeights(path, tensors, shape, grid)
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by our names, fp32, without the heads; raises as `load_clip_weights`."""
+    return _rename(path, _unwrap(path, _parse(path))[0])
+
+
 def _parse(path: Path) -> Any:
     """What the file holds, in its own names and types."""
     if path.is_dir():

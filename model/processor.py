@@ -18,12 +18,15 @@ class ImageProcessor:
 
     RGB, resized straight to `image_size` (height, width) without a crop, bicubic and anti-aliased, scaled to
     [0, 1], then normalised by channel with `image_mean` and `image_std`.
+
+    Attributes:
+        view_size: (height, width) that training views are made at, for `finish`.
     """
 
     def __init__(
         self, image_size: tuple[int, int], image_mean: Sequence[float], image_std: Sequence[float]
     ) -> None:
-        self.image_size = tuple(image_size)
+        self.image_size = self.view_size = tuple(image_size)
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
 
@@ -31,10 +34,17 @@ class ImageProcessor:
         assert return_tensors == "pt", "PyTorch tensors are all there is"
         return {"pixel_values": torch.stack([self.transform(image) for image in images])}
 
+    def finish(self, views: Sequence[Tensor]) -> Tensor:
+        """Augmented images, (3, *view_size) uint8 each -> (B, 3, H, W), as `__call__` makes."""
+        return self._normalise(torch.stack(tuple(views)).float().div_(255))
+
     def transform(self, image: Image.Image) -> Tensor:
         """One image of any size and mode -> (3, H, W), fp32."""
         height, width = self.image_size
         resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous().float().div_(255)
+        return self._normalise(pixels)
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
         mean, std = torch.tensor(self.image_mean)[:, None, None], torch.tensor(self.image_std)[:, None, None]
         return pixels.sub_(mean).div_(std)

@@ -83,7 +83,7 @@ def test_the_default_sample_draws_back_translation_then_deletion_then_views(peop
         samples = build(people, eda_alpha=0.3, backtrans_p=0.5, **experiment).training_set
         for index, number in itertools.product(range(0, 40, 7), range(3)):
             rng = seeded(MiscOptions().seed, number, index)
-            record, n = samples.samples[index]
+            record, n = samples.choices[index][0]
             caption = back_translate(record.captions[n], record.back_translations[n], 0.5, rng)
             caption = random_deletion(clean_caption(caption), 0.3, rng)
             image = load_image(people / "imgs" / record.image)
@@ -133,7 +133,7 @@ def test_the_second_caption_is_another_augmentation_of_the_first(people: Path) -
     different = 0
     for index in range(40):
         sample = built.training_set[(0, index)]
-        record, n = built.training_set.samples[index]
+        record, n = built.training_set.choices[index][0]
         words = {
             word
             for text in (record.captions[n], record.back_translations[n])
@@ -276,7 +276,7 @@ def test_synonyms_are_of_the_english_captions_and_the_other_languages_are_named_
     assert "English alone" in line
     assert "ch" in line
     synonyms = built.training_set.augment_text.synonyms
-    english = [record for record, _ in built.training_set.samples if record.language == "en"]
+    english = [record for ((record, _),) in built.training_set.choices if record.language == "en"]
     for record in english:
         for text in (*record.captions, *record.back_translations):
             assert {word for word in clean_caption(text).split() if word.isalpha()} <= synonyms.keys()

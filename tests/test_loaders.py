@@ -97,7 +97,7 @@ def test_there_is_a_sample_for_each_caption_of_each_language(root: Path) -> None
     assert len(set(captions)) == len(samples)
     assert captions[0] == "en picture 0 caption 0 of some words"
     assert captions[-1] == "ch picture 11 caption 1 of some words"
-    record, number = samples.samples[3]
+    ((record, number),) = samples.choices[3]
     assert (record.image, number) == ("1.png", 1)
 
 
@@ -221,7 +221,7 @@ def test_only_the_views_that_the_losses_need_are_made(
 
 def test_a_batch_is_normalised_as_the_processor_does() -> None:
     pixels = torch.randint(0, 256, (3, 32, 12), dtype=torch.uint8)
-    batch = Collate(count_letters, MEAN, STD)([Sample({"view1": pixels}, "ab", 3, 7)])
+    batch = Collate(count_letters, PROCESSOR.finish)([Sample({"view1": pixels}, "ab", 3, 7)])
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     expected = PROCESSOR(images=[image], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch.images["view1"], expected)

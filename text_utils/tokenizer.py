@@ -67,6 +67,53 @@ class CLIPTokenizer:
         return [self.sot_token_id, *ids[: self.text_length - 2], self.eot_token_id]
 
 
+class AltCLIPTokenizer:
+    """Captions -> `{"input_ids", "attention_mask"}`, (B, L) int64 each, padded to the batch's longest.
+
+    XLM-RoBERTa's SentencePiece as `transformers` has it. It has no byte pairs and no mask token of CLIP's.
+
+    Args:
+        pretrained: a folder with tokenizer files, or a hub id.
+        text_length: the most tokens of a caption, start and end included; a longer one is cut and keeps them.
+        cache_dir: the hub's cache, for an id.
+
+    Raises:
+        ValueError: no tokenizer there, one that `transformers` cannot read, or one with next to no words.
+    """
+
+    def __init__(self, pretrained: str, text_length: int = 77, cache_dir: str | Path | None = None) -> None:
+        from transformers import AutoTokenizer  # seconds to import: CLIP's tokenizer must not wait for it
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(pretrained, cache_dir=cache_dir)
+        except (
+            Exception
+        ) as error:  # a missing file or package fails in many ways, with whatever is raised there
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"has no tokenizer that transformers can read ({reason})") from error
+        if len(self._tokenizer) < 100:  # what transformers makes of files that it does not understand
+            raise ValueError(
+                f"has a tokenizer of {len(self._tokenizer)} tokens alone: its files are not complete"
+            )
+        self.text_length = text_length
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens, special ones included."""
+        return len(self._tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        assert not isinstance(texts, str), "a list of captions is expected, not one string"
+        tokens = self._tokenizer(
+            [text.strip() for text in texts],  # what a trailing space becomes differs between versions
+            padding=True,
+            truncation=True,
+            max_length=self.text_length,
+            return_tensors="pt",
+        )
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+
 def clean(text: str) -> str:
     """CLIP's own cleaning: mended Unicode, HTML entities resolved twice, single spaces, lower case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))

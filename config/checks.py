@@ -1,0 +1,41 @@
+"""What a field of a section is declared with: its default, its meaning, the check its value must pass."""
+
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any, NamedTuple
+
+
+class Check(NamedTuple):
+    """A test that a value must pass, and the words for it in an error message."""
+
+    passes: Callable[[Any], bool]
+    words: str
+
+
+POSITIVE = Check(lambda value: value > 0, "a number above 0")
+NOT_NEGATIVE = Check(lambda value: value >= 0, "a number of at least 0")
+FRACTION = Check(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+BELOW_ONE = Check(lambda value: 0 <= value < 1, "a number from 0 to below 1")
+ALL_POSITIVE = Check(lambda values: all(v is None or v > 0 for v in values), "numbers above 0")
+MOMENTS = Check(lambda values: all(0 <= v < 1 for v in values), "two numbers from 0 to below 1")
+NOT_EMPTY = Check(lambda values: len(set(values)) == len(values) > 0, "at least one, none of them twice")
+SHARE = Check(lambda value: 0 < value <= 1, "a number above 0, up to 1 (all)")
+UP_TO_HALF = Check(lambda value: 0 < value <= 0.5, "a number above 0, up to 0.5")
+BLOCK_NUMBERS = Check(
+    lambda values: all(v >= 0 for v in values) and len(set(values)) == len(values),
+    "numbers of at least 0, none of them twice",
+)
+TEXT_LENGTH = Check(lambda value: value >= 3, "a number of at least 3 (start, one piece, end)")
+
+
+def one_of(*choices: str) -> Check:
+    """The check that a value is one of `choices`."""
+    return Check(lambda value: value in choices, "one of " + ", ".join(choices))
+
+
+def option(default: Any, doc: str, check: Check | None = None, needs: str = "") -> Any:
+    """A field of a section: its default, a line of documentation, the check its value must pass.
+
+    `needs`: the switches of `experiment` of which one must be on for the option to have an effect.
+    """
+    return field(default=default, metadata={"doc": doc, "check": check, "needs": needs.split()})

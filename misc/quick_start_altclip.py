@@ -1,0 +1,165 @@
+"""Smoke test of the AltCLIP path: python misc/quick_start_altclip.py [--tiny] [--text ...] [--image ...]
+
+Loads the weights, compares captions with images, and forms every loss once. Ends with status 0 and a verdict,
+or with status 2 and one line for what is missing.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from anywhere
+
+from options import LOSSES, UserError
+
+TEXTS = ("红色上衣的女生", "a man wearing a blue coat")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(description="Smoke test of the AltCLIP path.", allow_abbrev=False)
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda or cuda:N; the CPU where that is not there"
+    )
+    parser.add_argument("--text", nargs="+", default=list(TEXTS), metavar="TEXT", help="captions")
+    parser.add_argument("--image", nargs="+", type=Path, metavar="FILE", help="images; default: drawn people")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--altclip_pretrained",
+        default="BAAI/AltCLIP",
+        metavar="DIR",
+        help="model folder, cache root or hub id",
+    )
+    weights.add_argument(
+        "--tiny", action="store_true", help="a small model with random weights, made on the spot"
+    )
+    return parser
+
+
+def drawn_people(count: int) -> list[tuple[str, Any]]:
+    """(what is to be seen, PIL image) of synthetic pedestrians."""
+    from data.synthetic.attributes import draw_identities
+    from data.synthetic.camera import draw_shot
+    from data.synthetic.captions import image_captions
+    from data.synthetic.render import render
+
+    rng = random.Random(0)
+    people = []
+    for identity in draw_identities(0, count):
+        shot = draw_shot(rng, camera=0)
+        caption = image_captions(identity, shot, rng)["en"]["captions"][0]
+        people.append((caption, render(identity, shot, 0, rng)))
+    return people
+
+
+def pick_device(name: str) -> Any:
+    """The device asked for, or the CPU, said aloud, where it is not there."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        print(f"device {name} is not there: this runs on the CPU")
+        device = torch.device("cpu")
+    return device
+
+
+def load_images(files: Sequence[Path] | None) -> list[tuple[str, Any]]:
+    """(name, PIL image) of the files, or of people drawn on the spot."""
+    from data.transforms import load_image
+
+    if files:
+        return [(file.name, load_image(file)) for file in files]
+    return [(f"drawn: {caption}", image) for caption, image in drawn_people(2)]
+
+
+def table(similarity: Any, texts: Sequence[str], names: Sequence[str]) -> str:
+    """The cosine similarities, a row for each caption."""
+    head = " " * 4 + "".join(f"image {number + 1:<3}" for number in range(len(names)))
+    rows = [
+        "    " + "".join(f"{value:8.4f} " for value in row) + f" {text}"
+        for row, text in zip(similarity.tolist(), texts, strict=True)
+    ]
+    return "\n".join([head, *rows, *(f"    image {number + 1}: {name}" for number, name in enumerate(names))])
+
+
+def losses(clip: Any, tokenizer: Any, pixels: Any, captions: Sequence[str]) -> dict[str, float]:
+    """Every loss of one forward pass over these pairs, each of another person."""
+    import torch
+
+    from data.loaders import Batch
+    from model.tbps import TBPS
+
+    ids = torch.arange(len(captions), device=pixels.device)
+    tokens = {name: values.to(pixels.device) for name, values in tokenizer(captions).items()}
+    names = [name for name in LOSSES if name != "mlm"]  # it needs byte pairs
+    torch.manual_seed(0)
+    model = TBPS(clip, dict.fromkeys(names, 1.0), num_identities=len(captions)).to(pixels.device).eval()
+    views = dict.fromkeys(("view1", "simclr1", "simclr2"), pixels)
+    with torch.no_grad():
+        output = model(Batch(views, tokens, ids, ids, tokens2=tokens), soft_label=0.0)
+    return {name: part.item() for name, part in output.parts.items()}
+
+
+def run(flags: argparse.Namespace, pretrained: str) -> None:
+    """Load, compare, and report."""
+    import torch
+    from torch.nn import functional as F
+
+    from model.altclip_adapter import build_altclip_clip
+
+    device = pick_device(flags.device)
+    named = load_images(flags.image)
+    clip, tokenizer, processor = build_altclip_clip(pretrained)
+    clip = clip.to(device).eval()
+    pixels = processor(images=[image for _, image in named], return_tensors="pt")["pixel_values"].to(device)
+    tokens = {name: values.to(device) for name, values in tokenizer(flags.text).items()}
+    with torch.no_grad():
+        images, texts = clip.encode_image(pixels), clip.encode_text(tokens)
+    similarity = F.normalize(texts.float(), dim=1) @ F.normalize(images.float(), dim=1).T
+    print(f"\ncosine similarity\n{table(similarity, flags.text, [name for name, _ in named])}\n")
+    print(f"logit_scale {clip.logit_scale.exp().item():.2f}, logit_bias {float(clip.logit_bias):.1f}")
+    print(f"embedding {clip.embed_dim}: images {tuple(images.shape)}, captions {tuple(texts.shape)}")
+    pairs = min(len(flags.text), len(named))
+    if pairs < 2:
+        print("losses: they need two pairs at least (two captions and two images)")
+        return
+    matching = losses(clip, tokenizer, pixels[:pairs], flags.text[:pairs])
+    crossed = losses(clip, tokenizer, pixels[:pairs], [*flags.text[1:pairs], flags.text[0]])
+    print("\nloss          as given   captions exchanged")
+    for name, value in matching.items():
+        print(f"{name:<12}{value:10.4f}{crossed[name]:14.4f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
+    from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
+
+    try:
+        flags = build_parser().parse_args(arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            if flags.tiny:
+                make_tiny_altclip(Path(folder), synthetic_captions(300))
+            run(flags, folder if flags.tiny else flags.altclip_pretrained)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    kind = "random weights of a small model" if flags.tiny else f"the weights of {flags.altclip_pretrained}"
+    print(f"\nverdict: {kind} loaded, all tensors used and none new")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

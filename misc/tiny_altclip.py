@@ -1,0 +1,142 @@
+"""A small AltCLIP with random weights, made on the spot: python -m misc.tiny_altclip --out FOLDER.
+
+Its tokenizer is a real one: SentencePiece, trained on captions of the synthetic pedestrians in four
+languages. The folder is laid out as the hub's are, so everything that loads `BAAI/AltCLIP` loads it.
+"""
+
+import argparse
+import io
+import json
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data.synthetic.attributes import draw_identities
+from data.synthetic.camera import draw_shot
+from data.synthetic.captions import image_captions
+from text_utils.captions import clean_caption
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+def synthetic_captions(num_people: int, seed: int = 0) -> list[str]:
+    """Captions of drawn people, cleaned, in all languages of the synthetic data set."""
+    rng = random.Random(seed)
+    texts = []
+    for identity in draw_identities(seed, num_people):
+        for language in image_captions(identity, draw_shot(rng, camera=0), rng).values():
+            texts += [clean_caption(caption) for caption in language["captions"]]
+    return texts
+
+
+def train_pieces(captions: Iterable[str], vocab_size: int) -> tuple[bytes, list[tuple[str, float]]]:
+    """A SentencePiece unigram model: (the file's bytes, its pieces and their scores without special ones)."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type="unigram",
+        character_coverage=1.0,
+        normalization_rule_name="identity",  # transformers 5 reads no normaliser from tokenizer.json
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+    )
+    reader = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    ids = [i for i in range(reader.get_piece_size()) if not (reader.is_control(i) or reader.is_unknown(i))]
+    return model.getvalue(), [(reader.id_to_piece(i), reader.get_score(i)) for i in ids]
+
+
+def write_tokenizer(folder: Path, captions: Iterable[str], vocab_size: int, text_length: int) -> int:
+    """XLM-RoBERTa's tokenizer files; returns the number of tokens: four special, the pieces, the mask."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+
+    proto, pieces = train_pieces(captions, vocab_size)
+    (folder / "sentencepiece.bpe.model").write_bytes(proto)
+    vocabulary = [*((token, 0.0) for token in SPECIAL), *pieces, ("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=SPECIAL.index("<unk>")))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", SPECIAL.index("<s>")), ("</s>", SPECIAL.index("</s>"))],
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (*SPECIAL, "<mask>")])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>"}
+    config = {f"{name}_token": token for name, token in {**names, "mask": "<mask>"}.items()}
+    config |= {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": text_length}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return len(vocabulary)
+
+
+def make_tiny_altclip(
+    folder: Path,
+    captions: Sequence[str],
+    *,
+    vocab_size: int = 2000,
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 2,
+    embed_dim: int = 64,
+    image_size: int = 64,
+    patch_size: int = 8,
+    text_length: int = 77,
+    seed: int = 0,
+) -> None:
+    """Write a folder that `AltCLIPModel`, `AutoTokenizer` and `CLIPImageProcessor` load.
+
+    Args:
+        captions: what the tokenizer learns its pieces from.
+        vocab_size: the most pieces.
+        width, layers, heads: of both towers. `image_size` and `patch_size` in pixels, the image square.
+    """
+    import torch
+    from transformers import AltCLIPConfig, AltCLIPModel, CLIPImageProcessor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    num_tokens = write_tokenizer(folder, captions, vocab_size, text_length)
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    sizes |= {"intermediate_size": 4 * width, "initializer_range": width**-0.5}
+    text = {**sizes, "vocab_size": num_tokens, "max_position_embeddings": text_length + 2}
+    text |= {"project_dim": embed_dim, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    vision = {**sizes, "image_size": image_size, "patch_size": patch_size}
+    config = AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=embed_dim)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AltCLIPModel(config)
+        # By transformers' own start so narrow towers make all captions, and all images, next to the same.
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+                torch.nn.init.normal_(module.weight, std=width**-0.5)
+        model.save_pretrained(folder)
+    side = {"height": image_size, "width": image_size}
+    CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=side).save_pretrained(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m misc.tiny_altclip", description="Make a small AltCLIP with random weights."
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write it")
+    parser.add_argument("--width", type=int, default=64, help="of both towers")
+    parser.add_argument("--layers", type=int, default=2, help="of both towers")
+    parser.add_argument("--heads", type=int, default=2, help="of both towers")
+    parser.add_argument("--embed-dim", type=int, default=64, help="of the shared space")
+    parser.add_argument("--vocab-size", type=int, default=2000, help="pieces of the tokenizer, at most")
+    flags = parser.parse_args(arguments)
+    sizes = {name: getattr(flags, name) for name in ("width", "layers", "heads", "embed_dim", "vocab_size")}
+    make_tiny_altclip(flags.out, synthetic_captions(1000), **sizes)
+    print(f"Wrote a small AltCLIP with random weights to {flags.out}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""AltCLIP (Chen et al. 2022, arXiv 2211.06679) behind the interface of `model.clip.CLIP`.
+
+The towers are those of `transformers.AltCLIPModel`: CLIP's vision transformer, and XLM-RoBERTa with a
+projection, read at its first token. What is called here is called alike in transformers 4.35 and 5.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from model.altclip_files import (
+    bad_altclip,
+    fill_from_checkpoint,
+    load_config,
+    load_image_processor,
+    load_model,
+    locate,
+)
+from model.clip import LOGIT_BIAS, freeze, lock_blocks
+from model.processor import NORMALIZATIONS, ImageProcessor
+from model.shapes import resize_image_positions
+from options import UserError
+from text_utils.tokenizer import AltCLIPTokenizer
+
+
+class AltVision(nn.Module):
+    """Images (B, 3, H, W) -> features of their class token (B, D).
+
+    Args:
+        vision_model, projection: of `AltCLIPModel`.
+        image_size: (height, width) in pixels; the position grid is resized to it.
+    """
+
+    def __init__(self, vision_model: nn.Module, projection: nn.Linear, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.vision_model = vision_model
+        self.visual_projection = projection
+        self.image_size = image_size
+        embeddings = vision_model.embeddings
+        side = embeddings.image_size // embeddings.patch_size
+        grid = (image_size[0] // embeddings.patch_size, image_size[1] // embeddings.patch_size)
+        positions = embeddings.position_embedding
+        resized = resize_image_positions(positions.weight.detach(), (side, side), grid)
+        embeddings.position_embedding = nn.Embedding.from_pretrained(resized, freeze=False)
+
+    def forward(self, pixel_values: Tensor, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Features (B, D), not normalised; with `return_dense` also all tokens' (B, 1 + P, D).
+
+        The embeddings are put together here: `transformers` takes square images alone.
+        """
+        assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
+        model, embeddings = self.vision_model, self.vision_model.embeddings
+        patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        class_token = embeddings.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        x = torch.cat([class_token, patches], dim=1) + embeddings.position_embedding.weight
+        x = model.encoder(inputs_embeds=model.pre_layrnorm(x))[0]
+        if not return_dense:
+            return self.visual_projection(model.post_layernorm(x[:, 0]))
+        tokens = self.visual_projection(model.post_layernorm(x))
+        return tokens[:, 0], tokens
+
+
+class AltText(nn.Module):
+    """Token ids (B, L) -> features of the first token (B, D)."""
+
+    def __init__(self, text_model: nn.Module, projection: nn.Linear) -> None:
+        super().__init__()
+        self.text_model = text_model
+        self.text_projection = projection
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, return_dense: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Features (B, D), not normalised; with `return_dense` also all tokens' (B, L, D)."""
+        x = self.text_model(input_ids=input_ids, attention_mask=attention_mask)[0]
+        if not return_dense:
+            return self.text_projection(x[:, 0])
+        tokens = self.text_projection(x)
+        return tokens[:, 0], tokens
+
+
+class AltCLIP(nn.Module):
+    """The two towers and the scale of their cosine similarities; attributes as `model.clip.CLIP` has them."""
+
+    def __init__(self, model: nn.Module, image_size: tuple[int, int], logit_bias: bool = False) -> None:
+        super().__init__()
+        self.visual = AltVision(model.vision_model, model.visual_projection, image_size)
+        self.text = AltText(model.text_model, model.text_projection)
+        self.logit_scale = nn.Parameter(model.logit_scale.detach().clone())
+        self.logit_bias = nn.Parameter(torch.tensor(LOGIT_BIAS)) if logit_bias else 0.0
+        self.embed_dim = model.visual_projection.out_features
+
+    def encode_image(
+        self, pixel_values: Tensor, return_dense: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> features (B, D), not normalised, equal to `AltCLIPModel.get_image_features`; with
+        `return_dense` also those of the class token and the P patches, (B, 1 + P, D).
+        """
+        return self.visual(pixel_values, return_dense)
+
+    def encode_text(
+        self, tokens: dict[str, Tensor], return_dense: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What the tokenizer returned -> features (B, D), not normalised, equal to
+        `AltCLIPModel.get_text_features`; with `return_dense` also those of all tokens, (B, L, D).
+        """
+        return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
+
+    def lock(
+        self,
+        patch_embedding: bool = False,
+        image_blocks: int = 0,
+        text_blocks: int = 0,
+        text_layers: Sequence[int] = (),
+    ) -> None:
+        """Freeze parts of the towers, as `model.clip.CLIP.lock` does; raises UserError as it does."""
+        vision, text = self.visual.vision_model, self.text.text_model.roberta
+        if patch_embedding:
+            vision.embeddings.patch_embedding.requires_grad_(False)
+        if image_blocks:
+            freeze(vision, "embeddings.", "pre_layrnorm.")
+        if text_blocks:
+            freeze(text, "embeddings.")
+        lock_blocks(_blocks(vision.encoder), range(image_blocks), "lock_image_blocks")
+        lock_blocks(_blocks(text.encoder), range(text_blocks), "lock_text_blocks")
+        lock_blocks(_blocks(text.encoder), text_layers, "lock_text_layers")
+
+
+def _blocks(encoder: nn.Module) -> nn.ModuleList:
+    """Called `layer` or `layers`, by version of `transformers` and tower."""
+    return encoder.layers if hasattr(encoder, "layers") else encoder.layer
+
+
+class AltImageProcessor:
+    """AltCLIP's own preprocessing: shortest edge resized, centre cropped, normalised.
+
+    Attributes:
+        image_size: (height, width) of what it makes.
+        view_size: None: training views keep the size of their image, for `finish` to crop.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.image_size = (processor.crop_size["height"], processor.crop_size["width"])
+        self.view_size = None
+
+    def __call__(self, images: Sequence[Any], return_tensors: str = "pt") -> dict[str, Tensor]:
+        images = [image.convert("RGB") for image in images]
+        return {"pixel_values": self.processor(images=images, return_tensors=return_tensors)["pixel_values"]}
+
+    def finish(self, views: Sequence[Tensor]) -> Tensor:
+        """Augmented images, (3, h, w) uint8 each -> (B, 3, H, W), as `__call__` makes them of plain ones."""
+        images = [Image.fromarray(view.permute(1, 2, 0).contiguous().numpy()) for view in views]
+        return self(images)["pixel_values"]
+
+
+def build_altclip_clip(
+    pretrained: str | Path,
+    cache_dir: str | Path | None = None,
+    text_length: int = 77,
+    *,
+    image_size: tuple[int, int] | None = None,
+    normalization: str = "clip",
+    dropout: float = 0.0,
+    embed_dim: int | None = None,
+    projection_dim: int | None = None,
+    logit_bias: bool = False,
+    checkpoint: str | Path | None = None,
+) -> tuple[AltCLIP, AltCLIPTokenizer, ImageProcessor | AltImageProcessor]:
+    """AltCLIP, and the tokenizer and image processor that go with it.
+
+    Args:
+        pretrained: a model folder, the root of a hub cache, or a hub id ("BAAI/AltCLIP").
+        cache_dir: the hub's cache, for an id.
+        text_length: tokens of a caption at most, start and end included.
+        image_size: (height, width) that images are resized to, straight, with the statistics of
+            `normalization`; the position grid is resized to it. None: AltCLIP's own preprocessing.
+        dropout: on the text tower's attention weights, in training mode only; there is no other.
+        embed_dim, projection_dim: two names for what the weights must have; None: any.
+        logit_bias: whether there is a learned bias, for the sigmoid loss.
+        checkpoint: weights of a run of ours, in place of those of `pretrained`.
+
+    Raises:
+        UserError: files that are not there or hold another model; a size that disagrees with the weights.
+    """
+    from transformers import AltCLIPModel
+
+    config = load_config(pretrained, cache_dir)
+    for option, width in (("embed_dim", embed_dim), ("projection_dim", projection_dim)):
+        if width not in (None, config.projection_dim):
+            raise UserError(
+                f"model.{option}: {width} is set, but the weights '{pretrained}' have "
+                f"{config.projection_dim}. Set it to null to take it from them."
+            )
+    longest = config.text_config.max_position_embeddings - 2
+    if text_length > longest:
+        raise UserError(
+            f"experiment.text_length: '{pretrained}' takes {longest} tokens at most, not {text_length}."
+        )
+    config.text_config.attention_probs_dropout_prob = dropout
+    config.text_config.hidden_dropout_prob = config.vision_config.attention_dropout = 0.0
+    processor: ImageProcessor | AltImageProcessor
+    if image_size is None:
+        processor = AltImageProcessor(load_image_processor(pretrained, config, cache_dir))
+    else:
+        processor = ImageProcessor(image_size, *NORMALIZATIONS[normalization])
+    patch_size = config.vision_config.patch_size
+    if any(side % patch_size for side in processor.image_size):
+        raise UserError(
+            f"data.image_size: multiples of patch {patch_size} are expected, not "
+            f"{processor.image_size[0]}, {processor.image_size[1]}."
+        )
+    model = AltCLIPModel(config) if checkpoint else load_model(pretrained, config, cache_dir)
+    clip = AltCLIP(model, processor.image_size, logit_bias)
+    if checkpoint:
+        fill_from_checkpoint(clip, checkpoint)
+    try:
+        tokenizer = AltCLIPTokenizer(locate(pretrained), text_length, cache_dir)
+    except ValueError as error:
+        raise bad_altclip(pretrained, str(error)) from error
+    return clip.train(), tokenizer, processor
