@@ -25,7 +25,8 @@ from config.checks import (
     one_of,
     option,
 )
-from config.reader import UserError, build, read_settings, unmet_needs
+from config.moot import moot_settings as moot_settings
+from config.reader import UserError, build, read_settings
 
 LOSSES = ("nitc", "ritc", "citc", "ss", "ss_text", "mlm", "id", "sdm", "tal", "sigmoid")
 IMAGE_AUGMENTATIONS = (
@@ -272,22 +273,3 @@ def to_dict(options: Options) -> dict[str, dict[str, Any]]:
         section: {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
         for section, values in dataclasses.asdict(options).items()
     }
-
-
-def moot_settings(options: Options) -> list[str]:
-    """A sentence for each option that was set but has no effect, since another one switches it off."""
-    sentences = unmet_needs(options, options.experiment)
-    experiment, data, model = options.experiment, options.data, options.model
-    if experiment.text_aug == "none" and experiment.eda_alpha != ExperimentOptions.eda_alpha:
-        sentences.append("experiment.eda_alpha has no effect while experiment.text_aug is none")
-    if data.few_shot == 1 and data.few_shot_by != DataOptions.few_shot_by:
-        sentences.append("data.few_shot_by has no effect while data.few_shot is 1")
-    of_clip = [f.name for f in dataclasses.fields(ModelOptions) if f.name.startswith(("image_", "text_"))]
-    for name in (*of_clip, "patch_size", "vocab_size") if model.backbone == "altclip" else ():
-        if getattr(model, name) is not None:
-            sentences.append(f"model.{name} has no effect while model.backbone is altclip")
-    if model.backbone == "clip" and experiment.use_altclip_processor:
-        sentences.append("experiment.use_altclip_processor has no effect while model.backbone is clip")
-    if len(data.languages) == 1 and data.language_draw != DataOptions.language_draw:
-        sentences.append("data.language_draw has no effect while data.languages has one language")
-    return sentences

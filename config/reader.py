@@ -126,20 +126,6 @@ def build(kind: type, settings: Settings) -> Any:
     return kind(**{section: sections[section](**values) for section, values in chosen.items()})
 
 
-def unmet_needs(options: Any, switches: Any) -> list[str]:
-    """A sentence for each option that was set but of whose `needs`, fields of `switches`, none is on."""
-    sentences = []
-    for section, kind in typing.get_type_hints(type(options)).items():
-        for f in dataclasses.fields(kind):
-            value, needs = getattr(getattr(options, section), f.name), f.metadata["needs"]
-            is_set = value if isinstance(value, bool) else value != f.default
-            if is_set and needs and not any(getattr(switches, switch) for switch in needs):
-                names = " and ".join(f"experiment.{switch}" for switch in needs)
-                verb = "is" if len(needs) == 1 else "are"
-                sentences.append(f"{section}.{f.name} has no effect while {names} {verb} false")
-    return sentences
-
-
 def _unknown(key: str, where: str, known: list[str]) -> str:
     if key in RENAMED:
         return f"{key}: no option of that name in {where}; it is now {RENAMED[key]}"

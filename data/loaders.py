@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -141,6 +141,8 @@ def build_loaders(
     `processor` finishes the views as it does the images of evaluation, so that the two agree.
     """
     data, experiment, seed = options.data, options.experiment, options.misc.seed
+    if not hasattr(tokenizer, "mask_token_id"):  # no MLM then, as `build_model` has it
+        experiment = replace(experiment, mlm=False)
     workers = {
         "num_workers": data.num_workers,
         "pin_memory": options.misc.device != "cpu" and torch.cuda.is_available(),
@@ -205,14 +207,13 @@ def text_augmentation(experiment: ExperimentOptions, records: ByLanguage) -> Tex
 def _synonyms(records: ByLanguage) -> dict[str, tuple[str, ...]]:
     english = records.get("en", [])
     texts = {text for record in english for text in (*record.captions, *record.back_translations)}
+    logger.info("reading WordNet for the synonyms of the captions' words")
     words = {word for text in texts for word in clean_caption(text).split()}
     return english_synonyms(words) if words else {}
 
 
-def _mask(tokenizer: Any) -> Mask | None:
-    """Masking with the ids of `tokenizer`; None for one that has no mask."""
-    if not hasattr(tokenizer, "mask_token_id"):
-        return None
+def _mask(tokenizer: Any) -> Mask:
+    """Masking with the ids of `tokenizer`."""
     special_ids = (tokenizer.sot_token_id, tokenizer.eot_token_id, tokenizer.mask_token_id)
     ids = {"mask_id": tokenizer.mask_token_id, "special_ids": special_ids}
     return partial(mask_tokens, **ids, vocab_size=tokenizer.vocab_size)

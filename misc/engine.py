@@ -19,7 +19,7 @@ from misc.checkpoint import BEST, load_model_state, save_checkpoint
 from misc.evaluate import Evaluator
 from misc.logs import RunLog, metrics_table
 from misc.meters import HostCopy, Meter
-from misc.optim import build_optimizer, set_learning_rate
+from misc.optim import build_optimizer, load_optimizer_state, set_learning_rate
 from misc.schedule import Schedule
 from misc.seed import random_state, restore_random_state
 from options import Options, UserError, to_dict
@@ -183,7 +183,7 @@ class Trainer:
         """Go on from a checkpoint exactly; with another number of processes the random states start anew.
 
         Raises:
-            UserError: a checkpoint of another model, or of another length of the epoch.
+            UserError: a checkpoint of another model, other frozen parts, or another length of the epoch.
         """
         load_model_state(self.model, state)
         if state["steps_per_epoch"] != len(self.train_loader):
@@ -191,7 +191,7 @@ class Trainer:
                 f"resume: the checkpoint's epochs have {state['steps_per_epoch']} steps, these would have "
                 f"{len(self.train_loader)}; keep the training data and data.batch_size x processes"
             )
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
         if (self.folder / BEST).exists():  # else this run, in a folder of its own, has yet to find its best

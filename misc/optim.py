@@ -1,9 +1,12 @@
 """The optimiser: AdamW in a handful of groups."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
+
+from options import UserError
 
 
 def build_optimizer(
@@ -42,3 +45,24 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the learning rate of the step."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on with the moments of `state`, at the rates, decays and betas of `optimizer`.
+
+    Raises:
+        UserError: the state is of other trained parameters.
+    """
+    now = [len(group["params"]) for group in optimizer.param_groups]
+    then = [len(group["params"]) for group in state["param_groups"]]
+    if now != then:
+        raise UserError(
+            f"resume: the checkpoint trained {sum(then)} parameters in groups of {then}, these options train "
+            f"{now}; keep the losses and what is frozen (model.lock_*)"
+        )
+    settings = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)

@@ -12,14 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from misc.study_report import Outcome, write_report
+from misc.study_report import Outcome, num_cores, write_report
 from options import Options, UserError, load_options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,8 +74,11 @@ class Run:
 
     def is_its_own(self) -> bool:
         """Whether the folder holds this very run, finished or not, and not one of other options."""
-        written = self.folder / "options.yaml"
-        return not written.exists() or load_options(written) == self.options()
+        written, own = self.folder / "options.yaml", self.options()
+        try:
+            return not written.exists() or replace(load_options(written), output=own.output) == own
+        except UserError:  # written by another version of the options
+            return False
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
@@ -169,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     flags.runs.mkdir(parents=True, exist_ok=True)
     try:
-        make(runs, jobs=len(os.sched_getaffinity(0)))
+        make(runs, jobs=num_cores())
         titles = {name: RECIPES[name].title for name in flags.recipes}
         write_report([run.outcome() for run in runs], titles, runs[0].options(), flags.out)
     except UserError as error:

@@ -85,7 +85,7 @@ mean ± sample standard deviation over {num_seeds} seeds. The spread of a differ
 two deviations; with so few seeds a difference near it may be chance.
 
 - CLIP without tricks: N-ITC with hard targets, no augmentation, no dropout.
-- TBPS-CLIP, simplified and full: `config/s.config.yaml` and `config/config.yaml`.
+- TBPS-CLIP, simplified and full: losses and augmentation of `config/s.config.yaml` and `config/config.yaml`.
 - SDM (IRRA) and TAL (RDE) alone, with the augmentation and dropout of the simplified recipe: the loss alone \
 differs.
 
@@ -93,11 +93,16 @@ Equal compute: the full recipe puts four views of an image through the tower whe
 makes fewer epochs. The column "training" is the time of all steps on one core, data included: the median of \
 the seeds, and the shortest and longest. It is time by the clock, which other work on the machine lengthens.
 
-Machine: {_processor()}, {len(os.sched_getaffinity(0))} cores, no GPU, torch {version}. These are small \
+Machine: {_processor()}, {num_cores()} cores, no GPU, torch {version}. These are small \
 models on drawn people: the table says what the pieces do there, and nothing about the figures of the papers.
 
 ![R@1 and mAP of every run](study.png)
 """
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -136,11 +141,6 @@ def _findings(rows: Sequence[Summary]) -> str:
         + (f" Within the spread of it: {'; '.join(equals)}." if equals else ""),
         *(f"- {_difference(row, rows[0])}" for row in rows[1:]),
     ]
-    named = {row.title: row for row in rows}
-    if {"TBPS-CLIP, full", "TBPS-CLIP, simplified"} <= named.keys():
-        full, simplified = named["TBPS-CLIP, full"], named["TBPS-CLIP, simplified"]
-        share = full.num_samples / simplified.num_samples
-        lines.append(f"- {_difference(full, simplified)} It saw {share:.0%} of the samples.")
     lines.append(
         f"- The median training times differ by {max(seconds) / min(seconds) - 1:.0%} between the longest "
         "and the shortest."
@@ -164,8 +164,10 @@ def _difference(row: Summary, other: Summary) -> str:
         return f"{sentence} (one seed: no spread)."
     if _is_within_spread(row, other):
         return f"{sentence}, which is within the spread of the seeds ({spread:.2f}): no difference is shown."
+    if abs(difference) <= 2 * spread:
+        return f"{sentence}, more than the spread of the seeds ({spread:.2f}) and less than twice it: a hint."
     verdict = "it helps here" if difference > 0 else "it does not help here"
-    return f"{sentence}, more than the spread of the seeds ({spread:.2f}): {verdict}."
+    return f"{sentence}, more than twice the spread of the seeds ({spread:.2f}): {verdict}."
 
 
 def _plot(groups: Sequence[Sequence[Outcome]], rows: Sequence[Summary], path: Path) -> None:

@@ -29,7 +29,7 @@ def build_model(
     build = _build_altclip if settings.backbone == "altclip" else _build_clip
     clip, tokenizer, processor = build(options, weights)
     losses = {name: getattr(experiment, f"{name}_ratio") for name in LOSSES if getattr(experiment, name)}
-    if "mlm" in losses and not hasattr(tokenizer, "mask_token_id"):
+    if "mlm" in losses and num_identities and not hasattr(tokenizer, "mask_token_id"):
         LOGGER.warning("experiment.mlm is switched off: this tokenizer has no byte pairs, and no mask token")
         del losses["mlm"]
         if not losses:

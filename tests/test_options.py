@@ -143,3 +143,24 @@ def test_a_setting_that_another_makes_moot_is_said() -> None:
 def test_options_never_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Options().schedule.lr = math.pi  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["experiment.image_aug=none"], "experiment.mvs_image sees the same view twice"),
+        (
+            ["experiment.text_aug=none", "experiment.back_trans=false", "experiment.mvs_text=true"],
+            "SS-T and MVS-T see the same caption twice",
+        ),
+        (["experiment.text_aug=none", "experiment.eda_alpha=0.2"], "experiment.eda_alpha has no effect"),
+        (["data.few_shot_by=identities"], "data.few_shot_by has no effect while data.few_shot is 1"),
+        (["model.backbone=altclip", "model.clip_pretrained=a.pt"], "model.clip_pretrained has no effect"),
+        (["model.backbone=altclip", "model.patch_size=8"], "model.patch_size has no effect"),
+        (["schedule.ratio_factor=2"], "no effect while experiment.mlm and experiment.id are false"),
+    ],
+)
+def test_a_setting_that_another_makes_moot_is_named(overrides: list[str], said: str) -> None:
+    assert moot_settings(load_options(CONFIG / "config.yaml")) == []
+    sentences = moot_settings(load_options(CONFIG / "config.yaml", overrides))
+    assert len([sentence for sentence in sentences if said in sentence]) == 1, sentences

@@ -250,3 +250,17 @@ def test_the_order_of_rows_in_a_batch_does_not_matter() -> None:
     )
     model = tiny_model(switched_on(EVERYTHING))
     torch.testing.assert_close(model(other, SOFT_LABEL).parts, model(whole, SOFT_LABEL).parts)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_under_autocast_every_loss_is_formed_in_fp32_with_finite_gradients(half: torch.dtype) -> None:
+    model = tiny_model(switched_on(EVERYTHING))
+    with torch.autocast("cpu", dtype=half):
+        output = model(tiny_batch(), SOFT_LABEL)
+    assert {part.dtype for part in output.parts.values()} == {torch.float32}
+    output.total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+    plain = tiny_model(switched_on(EVERYTHING))(tiny_batch(), SOFT_LABEL)
+    for name, part in output.parts.items():
+        torch.testing.assert_close(part, plain.parts[name], rtol=0.1, atol=0.1, msg=name)

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from tiny import tiny_model
 from torch import nn
 
-from misc.optim import build_optimizer, set_learning_rate
+from misc.optim import build_optimizer, load_optimizer_state, set_learning_rate
 from misc.schedule import Schedule
+from options import UserError
 
 PAPER = Schedule(
     lr_start=1e-6,
@@ -69,3 +71,40 @@ def test_a_step_is_that_of_the_adamw_formula() -> None:
     # First step: the bias-corrected moments are g and g^2, so the update is lr * sign(g) after the decay.
     expected = torch.tensor([[1.0, -2.0]]) * (1 - 0.01 * 0.1) - 0.01 * torch.tensor([[1.0, -1.0]])
     torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_the_heads_of_mlm_and_id_train_at_their_own_rate_and_the_norms_around_do_not() -> None:
+    model = tiny_model({"experiment.mlm": True, "experiment.id": True, "experiment.ss_text": True})
+    optimizer = build_optimizer(model, 0.02, fast=model.fast_parameters(), ratio_factor=5.0)
+    set_learning_rate(optimizer, 1e-3)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    slow = ("clip.", "simclr_mlp", "mlm_head.ln_pre_t.", "mlm_head.ln_pre_i.", "mlm_head.ln_post.")
+    seen = set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            expected = 1e-3 if name.startswith(slow) else 5e-3
+            assert rates[id(parameter)] == pytest.approx(expected), name
+            seen.add((name.split(".")[0], expected))
+    assert {("mlm_head", 5e-3), ("mlm_head", 1e-3), ("classifier", 5e-3), ("simclr_mlp_text", 1e-3)} <= seen
+
+
+def test_moments_are_loaded_and_the_options_rates_and_decays_stay() -> None:
+    module = nn.Linear(2, 2)
+    old = build_optimizer(module, weight_decay=0.5, betas=(0.5, 0.5))
+    set_learning_rate(old, 0.1)
+    module(torch.ones(1, 2)).sum().backward()
+    old.step()
+    state = old.state_dict()
+    for group in state["param_groups"]:
+        del group["lr_factor"]  # as checkpoints of earlier versions are
+    new = build_optimizer(
+        module, weight_decay=0.02, betas=(0.9, 0.98), fast=[module.weight], ratio_factor=5.0
+    )
+    with pytest.raises(UserError, match=r"resume: .* keep the losses"):
+        load_optimizer_state(new, {"state": {}, "param_groups": [{"params": [0, 1]}]})
+    load_optimizer_state(new, state | {"param_groups": state["param_groups"][::-1]})
+    set_learning_rate(new, 0.1)
+    assert sorted(group["lr"] for group in new.param_groups) == pytest.approx([0.1, 0.5])
+    assert {group["betas"] for group in new.param_groups} == {(0.9, 0.98)}
+    assert sorted(group["weight_decay"] for group in new.param_groups) == [0.0, 0.02]
+    assert all(new.state[p]["exp_avg"].any() for p in module.parameters())

@@ -99,7 +99,10 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
     text = (tmp_path / "study.md").read_text(encoding="utf-8")
     assert "| plain | 6,400 | 31 s (30-46) | 13.00 ± 3.61 | 23.00 ± 3.61 |" in text
     assert "| other | 6,400 | 31 s (30-46) | 50.00 ± 0.00 | 61.00 ± 1.00 |" in text
-    assert "other is 37.00 R@1 above plain, more than the spread of the seeds (3.61): it helps here." in text
+    assert (
+        "other is 37.00 R@1 above plain, more than twice the spread of the seeds (3.61): it helps here."
+        in text
+    )
     assert "Highest R@1: other, 50.00 ± 0.00.\n" in text
     assert Image.open(tmp_path / "study.png").width > 1000
 
@@ -108,6 +111,13 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
     text = (tmp_path / "study.md").read_text(encoding="utf-8")
     assert "Highest R@1: plain, 13.00 ± 3.61. Within the spread of it: other.\n" in text
     assert "other is 2.00 R@1 below plain, which is within the spread of the seeds (4.12)" in text
+
+    hint = FIGURES | {"sdm": ((18.0, 1.0), (18.0, 1.0), (18.0, 1.0))}
+    write_report(outcomes(hint), TITLES, options, tmp_path)
+    text = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert (
+        "other is 5.00 R@1 above plain, more than the spread of the seeds (3.61) and less than twice" in text
+    )
 
     worst = FIGURES | {"sdm": ((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))}
     write_report(outcomes(worst), TITLES, options, tmp_path)
@@ -137,15 +147,22 @@ def test_a_study_goes_on_where_it_was_stopped_and_keeps_what_is_finished(
     assert all(path.stat().st_mtime_ns == before[path] for path in kept)
 
 
-def test_a_run_of_other_options_is_made_anew(study_config: Path, tmp_path: Path) -> None:
-    run = Run("no-trick", 0, study_config, tmp_path / "run")
-    other = Run("no-trick", 1, study_config, tmp_path / "run")
-    assert not run.is_finished()
-    run.folder.mkdir()
-    shutil.copy(study_config, run.folder / "options.yaml")  # of the full recipe, into another folder
+def test_a_run_of_other_options_is_made_anew_and_is_then_the_studys_own(
+    study_config: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    run = Run("no-trick", 0, study_config, runs / "no-trick-0")
+    run.folder.mkdir(parents=True)
+    shutil.copy(study_config, run.folder / "options.yaml")  # the full recipe's, into another folder
     (run.folder / "results.json").write_text("{}")
     assert not run.is_its_own()
-    assert not other.is_finished()
+    command = ["--config", str(study_config), "--runs", str(runs), "--out", str(tmp_path / "out")]
+    assert main([*command, "--seeds", "0", "--recipes", "no-trick"]) == 0
+    assert run.is_finished()
+    assert json.loads((run.folder / "results.json").read_text())["split"] == "test"
+
+    (run.folder / "options.yaml").write_text("experiment: {no_such_option: 1}")  # of another version
+    assert not run.is_finished()
 
 
 def test_a_run_that_fails_is_named_with_its_last_words(

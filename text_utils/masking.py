@@ -31,9 +31,10 @@ def mask_tokens(
             caption is read at its end token, so a second one would move it).
     """
     masked, labels = input_ids.clone(), torch.full_like(input_ids, IGNORED)
-    for position in attention_mask.nonzero().flatten().tolist():
-        token = int(input_ids[position])
-        if token in special_ids or rng.random() >= MASKED_SHARE:
+    for position, (token, is_real) in enumerate(
+        zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+    ):
+        if not is_real or token in special_ids or rng.random() >= MASKED_SHARE:
             continue
         labels[position] = token
         draw = rng.random()
