@@ -1,8 +1,9 @@
-"""What several test files share: one small rendered data set, and the options of a tiny run on it."""
+"""What several test files share: a small rendered data set, options of a tiny run on it, a small AltCLIP."""
 
 from pathlib import Path
 
 import pytest
+from altclip_folders import altclip_folder, go_offline
 
 from data.synthetic.write import Parameters, generate
 
@@ -17,6 +18,17 @@ data: {{annotation_file: '{data}', image_root: '{data}/imgs', image_size: [64, 3
 log: {{print_period: 2}}
 output: {{dir: '{out}'}}
 """
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_offline(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small AltCLIP: to be read, not changed."""
+    return altclip_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,8 @@ from altclip_folders import (
     IMAGE_SIZE,
     PATCH_SIZE,
     TEXT_LENGTH,
-    altclip_folder,
     build,
     copied,
-    go_offline,
     largest_cosine,
     pixels,
     settings,
@@ -29,16 +27,6 @@ from torch.nn import functional as F
 from model import build_model
 from model.altclip_adapter import build_altclip_clip
 from options import UserError
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_offline(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return altclip_folder(tmp_path_factory)
 
 
 def original(folder: Path) -> nn.Module:

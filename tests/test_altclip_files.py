@@ -14,10 +14,8 @@ from altclip_folders import (
     IMAGE_SIZE,
     TEXT_LENGTH,
     WEIGHTS,
-    altclip_folder,
     cache_root,
     copied,
-    go_offline,
     with_tensors,
     write_altclip,
 )
@@ -31,16 +29,6 @@ from options import UserError
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = ("tokenizer*", "sentencepiece*", "special_tokens*")
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_offline(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return altclip_folder(tmp_path_factory)
 
 
 def scaled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,8 +6,6 @@ import pytest
 import torch
 from altclip_folders import (
     IMAGE_SIZE,
-    altclip_folder,
-    go_offline,
     of_people,
     settings,
 )
@@ -19,16 +17,6 @@ from data.datasets import Sample, seeded
 from data.loaders import Loaders, build_loaders
 from data.mixgen import mixgen
 from model import build_model
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_offline(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return altclip_folder(tmp_path_factory)
 
 
 def original_pixels(folder: Path, paths: list[Path]) -> Tensor:

@@ -5,25 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from altclip_folders import (
-    altclip_folder,
     copied,
-    go_offline,
 )
 
 from text_utils.tokenizer import AltCLIPTokenizer
 
 TOKENIZER_FILES = ("tokenizer*", "sentencepiece*", "special_tokens*")
 START, PAD, END, UNKNOWN = range(4)
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_offline(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return altclip_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,8 @@ from altclip_folders import (
     CAPTIONS,
     SWITCHES,
     WEIGHTS,
-    altclip_folder,
     build,
     copied,
-    go_offline,
     largest_cosine,
     of_people,
     pixels,
@@ -33,16 +31,6 @@ from misc.quick_start_altclip import drawn_people
 from model import build_model
 from model.altclip_adapter import AltCLIP
 from options import LOSSES, UserError, load_options, to_dict
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_offline(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return altclip_folder(tmp_path_factory)
 
 
 def batch_of(folder: Path, person_ids: tuple[int, ...] = (0, 1, 0, 2)) -> Batch:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from altclip_folders import altclip_folder, cache_root, copied, go_offline
+from altclip_folders import cache_root, copied
 from PIL import Image
 
 from misc.quick_start_altclip import TEXTS, main
@@ -15,16 +15,6 @@ from options import LOSSES
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE, MODULE = [str(ROOT / "misc" / "quick_start_altclip.py")], ["-m", "misc.quick_start_altclip"]
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_offline(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return altclip_folder(tmp_path_factory)
 
 
 Finished = subprocess.CompletedProcess[str]
