@@ -59,6 +59,7 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, with 1e-4 read as a number and a key that stands twice refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node; raises ConstructorError where a key stands twice."""
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:

@@ -10,20 +10,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from anywhere
 
+from main import Parser
 from options import LOSSES, UserError
 
 TEXTS = ("红色上衣的女生", "a man wearing a blue coat")
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, as all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
 
 
 def build_parser() -> Parser:
