@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from data.annotations import ByLanguage, Record
 from data.augment import IMAGE_VIEWS
-from data.transforms import load_image
+from data.images import load_image
 from text_utils.augment import TextAugmentation
 from text_utils.captions import clean_caption
 

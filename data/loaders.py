@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.annotations import ByLanguage, Splits
+from data.annotations import ByLanguage, Splits, load_data
 from data.datasets import (
     EvaluationSet,
     GalleryImages,
@@ -22,7 +22,7 @@ from data.datasets import (
 )
 from data.mixgen import mixgen
 from data.sampling import Loader, TrainSampler
-from options import LOSSES, ExperimentOptions, Options
+from options import LOSSES, ExperimentOptions, Options, UserError
 from text_utils.augment import NEED_SYNONYMS, TextAugmentation
 from text_utils.captions import clean_caption
 from text_utils.masking import mask_tokens
@@ -174,6 +174,26 @@ def build_loaders(
     persistent = data.num_workers > 0
     train = Loader(training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers)
     return Loaders(train, sampler, training_set, val, test, images)
+
+
+def load_test_sets(options: Options, splits: Splits) -> dict[str, EvaluationSet]:
+    """The test split, named by `data.dataset` ("test" where that is auto), then those of `eval.test_sets`.
+
+    Raises:
+        UserError: a name that is taken, or what `load_data` finds wrong with a set, naming the set.
+    """
+    first = "test" if options.data.dataset == "auto" else options.data.dataset
+    sets = {first: evaluation_set(splits.test, options.data.image_root)}
+    for name, (annotations, image_root) in options.eval.test_sets.items():
+        if name == first:
+            raise UserError(f"eval.test_sets: '{name}' is the name of the first set already; choose another")
+        place = {"annotation_file": annotations, "image_root": image_root, "dataset": "auto"}
+        try:
+            found = load_data(replace(options, data=replace(options.data, **place)), ["test"])
+        except UserError as error:
+            raise UserError(f"eval.test_sets, set '{name}': {error}") from error
+        sets[name] = evaluation_set(found.test, image_root)
+    return sets
 
 
 def needed_views(experiment: ExperimentOptions) -> tuple[str, ...]:

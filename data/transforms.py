@@ -1,4 +1,4 @@
-"""Decoding, and the random views of an image that training sees (the paper's image pool; SimCLR's views).
+"""The random views of an image that training sees (the paper's image pool; SimCLR's views).
 
 A view is a pure function of a uint8 image and a `random.Random`: nothing here draws from a global generator.
 Views stay uint8 (3, H, W): a batch of them is normalised at once, when it is collated.
@@ -6,48 +6,18 @@ Views stay uint8 (3, H, W): a batch of them is normalised at once, when it is co
 
 import math
 import random
-import struct
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from options import UserError
-
 Operation = Callable[[Tensor, random.Random], Tensor]
 Range = tuple[float, float]
-
-
-def load_image(path: str | Path) -> Image.Image:
-    """The image as 8-bit RGB, upright by its EXIF tag; what is transparent becomes white.
-
-    Raises:
-        UserError: a file that is missing, no image, or cut short.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            return image if image.mode == "RGB" else _to_rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-        raise UserError(
-            f"image '{path}' cannot be read ({reason}). Download it anew, or drop its record"
-        ) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # PIL clips 16 bits at 255, which is white nearly everywhere
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:  # what lies under transparent pixels is arbitrary
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
 
 
 def train_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:

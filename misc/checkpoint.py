@@ -1,11 +1,13 @@
 """Checkpoints: plain tensors and dicts, written whole or not at all."""
 
+import json
 import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 
 from options import Options, UserError, to_dict
@@ -88,21 +90,31 @@ AS_TRAINED = (
 )
 
 
+def saved_options(path: Path) -> dict[str, Any] | None:
+    """The options of the run that made a checkpoint of ours, or its export to safetensors; of others None."""
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as file:
+                options = json.loads((file.metadata() or {}).get("options", "null"))
+        else:
+            options = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["options"]
+    except Exception:  # not a checkpoint of ours, or no file at all: whoever loads the weights says so
+        return None
+    return options if isinstance(options, dict) else None
+
+
 def check_trained_with(options: Options, path: Path) -> None:
     """Refuse to evaluate a checkpoint of ours on other input than it was trained on.
 
     Raises:
         UserError: naming the option and both values.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # not a file of torch.save, or no file at all: whoever loads the weights says so
+    then = saved_options(path)
+    if then is None:
         return
-    if not isinstance(state, dict) or "options" not in state:
-        return
-    now, then = to_dict(options), state["options"]
+    now = to_dict(options)
     for section, name in AS_TRAINED:
-        before = then[section].get(name, now[section][name])  # older runs did not know of all of them
+        before = then.get(section, {}).get(name, now[section][name])  # older runs did not know of all of them
         if now[section][name] != before:
             raise UserError(
                 f"{section}.{name}: '{path}' was trained with {before}, these options have "

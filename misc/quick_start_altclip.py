@@ -72,7 +72,7 @@ def pick_device(name: str) -> Any:
 
 def load_images(files: Sequence[Path] | None) -> list[tuple[str, Any]]:
     """(name, PIL image) of the files, or of people drawn on the spot."""
-    from data.transforms import load_image
+    from data.images import load_image
 
     if files:
         return [(file.name, load_image(file)) for file in files]

@@ -55,7 +55,7 @@ class AltVision(nn.Module):
         assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
         model, embeddings = self.vision_model, self.vision_model.embeddings
         patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        class_token = embeddings.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        class_token = embeddings.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([class_token, patches], dim=1) + embeddings.position_embedding.weight
         x = model.encoder(inputs_embeds=model.pre_layrnorm(x))[0]
         if not return_dense:

@@ -1,7 +1,7 @@
 """AltCLIP's files: where they lie (hub, folder, cache root), and what is in them, strictly."""
 
 import contextlib
-import json
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from model.hub_folders import find_model
 from model.pretrained import read_tensors
 from options import UserError
 
@@ -40,38 +41,13 @@ def locate(pretrained: str | Path) -> str:
     """
     path = Path(pretrained).expanduser()
     if path.is_dir():
-        if (path / "config.json").exists():
-            return str(path)
-        snapshots = [config.parent for config in sorted(path.glob("models--*/snapshots/*/config.json"))]
-        found = [folder for folder in snapshots if _model_type(folder) == "altclip"]
-        if len({folder.parents[1] for folder in found}) > 1:
-            names = ", ".join(sorted({folder.parents[1].name for folder in found}))
-            raise bad_altclip(pretrained, f"holds several models ({names}); name the snapshot folder of one")
-        if not found:
-            raise bad_altclip(pretrained, "holds neither a config.json nor models--*/snapshots of an AltCLIP")
-        return str(_current(found))
+        return str(find_model(path, "altclip", functools.partial(bad_altclip, pretrained)))
     if path.exists():
         raise bad_altclip(pretrained, "is a file; a folder or a hub id is expected")
     parts = str(pretrained).split("/")
     if len(parts) != 2 or parts[0] in ("", ".", "..", "~"):
         raise bad_altclip(pretrained, "does not exist; " + ELSEWHERE.format(id="BAAI/AltCLIP"))
     return str(pretrained)
-
-
-def _model_type(folder: Path) -> Any:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _current(snapshots: list[Path]) -> Path:
-    """The snapshot that refs/main names, or the newest."""
-    reference = snapshots[0].parents[1] / "refs" / "main"
-    if reference.exists():
-        named = [folder for folder in snapshots if folder.name == reference.read_text().strip()]
-        snapshots = named or snapshots
-    return max(snapshots, key=lambda folder: folder.stat().st_mtime)
 
 
 def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> Any:

@@ -122,7 +122,7 @@ def build_clip(
     """The model, and the tokenizer and image processor that go with it.
 
     Args:
-        pretrained: a file that `load_clip_weights` reads; None starts at random, from torch's seed.
+        pretrained: a file or folder that `load_clip_weights` reads; None starts at random, from torch's seed.
         image_size: (height, width) in pixels. Position embeddings of the weights are resized to it.
         text_length: tokens of a caption, start and end included. Positions are resized to it too.
         dropout: on the text tower's attention weights, in training mode only.
@@ -148,7 +148,7 @@ def build_clip(
         "embed_dim": embed_dim,
         "vocab_size": vocab_size,
     }
-    weights = None if pretrained is None else load_clip_weights(pretrained)
+    weights = None if pretrained is None else load_clip_weights(pretrained, image_size)
     shape = _settle_shape({name: value for name, value in given.items() if value is not None}, weights)
     height, width = image_size
     if height % shape.patch_size or width % shape.patch_size:

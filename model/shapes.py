@@ -31,8 +31,8 @@ class ClipShape:
 
 
 def bad_weights(path: Path, problem: str) -> UserError:
-    """The error for a weights file that has a `problem` ("is ...", "lacks ...")."""
-    return UserError(f"model.clip_pretrained: '{path}' {problem}.")
+    """The error for a file or folder of weights that has a `problem` ("is ...", "lacks ...")."""
+    return UserError(f"weights '{path}' {problem}.")
 
 
 def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) -> ClipShape:
@@ -79,21 +79,39 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
     )
 
 
-def read_grid(path: Path, patches: int, patch_size: int, options: dict[str, Any]) -> tuple[int, int]:
-    """The rows and columns of `patches`: by the image size among the options, or those of a square without.
+def read_grid(
+    path: Path, patches: int, patch_size: int, options: dict[str, Any], image_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The rows and columns of `patches`: by the image size among the options, ours or TBPS-CLIP's; without,
+    those of a square or, where they make none, of the image size that is asked for.
 
     Raises:
         UserError: they do not make that many patches.
     """
-    image_size = _option(options, "data", "image_size")
-    if image_size:
+    saved = _saved_image_size(options)
+    rows = columns = math.isqrt(patches)
+    grid = "a square"
+    if saved:
+        rows, columns = (side // patch_size for side in saved)
+        grid = f"the image size {saved} saved with it"
+    elif image_size and rows * columns != patches:
         rows, columns = (side // patch_size for side in image_size)
-    else:
-        rows = columns = math.isqrt(patches)
+        asked = f"[{image_size[0]},{image_size[1]}]"
+        grid += (
+            f" or data.image_size={asked}; set that to the size they were trained at (IRRA, RDE: [384,128])"
+        )
     if rows * columns != patches:
-        grid = f"the image size {tuple(image_size)} saved with it" if image_size else "a square"
         raise bad_weights(path, f"has positions for {patches} patches, which do not make {grid}")
     return rows, columns
+
+
+def _saved_image_size(options: dict[str, Any]) -> tuple[int, int] | None:
+    """Under the name that we give it, or TBPS-CLIP."""
+    for section, name in (("data", "image_size"), ("experiment", "input_resolution")):
+        size = _option(options, section, name)
+        if isinstance(size, list | tuple) and len(size) == 2:
+            return tuple(size)
+    return None
 
 
 def _option(options: dict[str, Any], section: str, name: str) -> Any:

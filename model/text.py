@@ -47,7 +47,7 @@ class TextTransformer(nn.Module):
         assert length <= len(self.positional_embedding), (length, len(self.positional_embedding))
         x = self.token_embedding(input_ids) + self.positional_embedding[:length]
         x = self.transformer(x)
-        rows, last = torch.arange(len(x), device=x.device), attention_mask.sum(dim=1) - 1
+        rows, last = torch.arange(x.shape[0], device=x.device), attention_mask.sum(dim=1) - 1
         if not return_dense:
             return self.ln_final(x[rows, last]) @ self.text_projection
         tokens = self.ln_final(x) @ self.text_projection

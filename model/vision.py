@@ -43,7 +43,7 @@ class VisionTransformer(nn.Module):
         """
         assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
         patches = self.conv1(pixel_values).flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
         x = self.transformer(self.ln_pre(x))
         if not return_dense:

@@ -19,18 +19,20 @@ SIZES = {
 IMAGE_SIZE = (64, 64)
 
 
-def openai_state_dict(half: bool = False, **changes: int) -> dict[str, Tensor]:
+def openai_state_dict(
+    half: bool = False, image_size: tuple[int, int] = IMAGE_SIZE, **changes: int
+) -> dict[str, Tensor]:
     """A small ViT under OpenAI's names, with its three buffers. No tensor is left at a constant, so that two
     exchanged ones show. With `half`, in fp16 what OpenAI stores so: all but norms and embeddings.
     """
     torch.manual_seed(0)
-    model, _, _ = build_clip(image_size=IMAGE_SIZE, **(SIZES | changes))
+    model, _, _ = build_clip(image_size=image_size, **(SIZES | changes))
     state = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor + 0.1 * (tensor.abs().mean() + 0.1) * torch.randn_like(tensor)
         stays = any(part in name for part in ("ln_", "embedding", "logit_scale"))
         state[name.removeprefix("text.")] = tensor.half() if half and not stays else tensor
-    buffers = {"input_resolution": IMAGE_SIZE[0], "context_length": 77, "vocab_size": 49_408}
+    buffers = {"input_resolution": image_size[0], "context_length": 77, "vocab_size": 49_408}
     return state | {name: torch.tensor(value) for name, value in buffers.items()}
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.annotations import Record, check_images, load_data, read_splits
-from options import DataOptions, Options, UserError
+from options import DataOptions, Options, UserError, load_options
 
 Item = dict[str, Any]
 
@@ -127,6 +127,11 @@ MALFORMED: list[tuple[str, Any, str]] = [
     ("id of true", [item(person_id=True)], "field 'id' should be a whole number, found True"),
     ("id of 1.0", [item(person_id=1.0)], "field 'id' should be a whole number, found 1.0"),
     ("id of text", [item(person_id="1")], "field 'id' should be a whole number, found '1'"),
+    (
+        "id of more than 64 bits",
+        [item(person_id=2**63)],
+        "field 'id' should be a person id of less than 2**63",
+    ),
     ("id below 0", [item(person_id=-1)], "field 'id' should be a person id of at least 0, found -1"),
     (
         "captions a text",
@@ -259,6 +264,107 @@ def test_a_split_that_is_needed_and_not_there_is_named(tmp_path: Path, missing: 
     there = "test" if missing == "train" else "train"
     with pytest.raises(UserError, match=f"annotation_file: '.*' has no {missing} split"):
         load_data(options(tmp_path, [item(there, "1.jpg")]))
+
+
+def raw_cuhk(root: Path) -> tuple[Path, list[str]]:
+    items = [
+        item("train", "cam_a/1.bmp", 1, captions=["a", "b", "c", "d"], processed_tokens=[["a"]] * 4),
+        item("Val", "CUHK01/2.png", 2),
+        item("test", "Market/3.jpg", 11003),
+    ]
+    return write(root / "reid_raw.json", items), [entry["file_path"] for entry in items]
+
+
+def raw_icfg(root: Path) -> tuple[Path, list[str]]:
+    items = [
+        item("train", "test/0/1.jpg", 0, captions=["one"]),
+        item("test", "train/7/2.jpg", 4101, captions=["two"]),
+    ]
+    return write(root / "ICFG_PEDES.json", items), [entry["file_path"] for entry in items]
+
+
+def raw_rstpreid(root: Path) -> tuple[Path, list[str]]:
+    names = ["0000_c1_0004.jpg", "3701_c5_0011.jpg", "3901_c14_0027.jpg"]
+    items = [
+        {"id": person_id, "img_path": name, "captions": ["a man", "a tall man"], "split": split}
+        for name, person_id, split in zip(names, (0, 3701, 3901), ("train", "val", "test"), strict=True)
+    ]
+    return write(root / "data_captions.json", items), names
+
+
+@pytest.mark.parametrize(
+    ("raw", "meant"),
+    [
+        (
+            raw_cuhk,
+            {
+                "train": [record(image="cam_a/1.bmp", captions=("a", "b", "c", "d"))],
+                "val": [record(image="CUHK01/2.png", person_id=2)],
+                "test": [record(image="Market/3.jpg", person_id=11003)],
+            },
+        ),
+        (
+            raw_icfg,
+            {
+                "train": [record(image="test/0/1.jpg", person_id=0, captions=("one",))],
+                "test": [record(image="train/7/2.jpg", person_id=4101, captions=("two",))],
+            },
+        ),
+        (
+            raw_rstpreid,
+            {
+                "train": [record(image="0000_c1_0004.jpg", person_id=0)],
+                "val": [record(image="3701_c5_0011.jpg", person_id=3701)],
+                "test": [record(image="3901_c14_0027.jpg", person_id=3901)],
+            },
+        ),
+    ],
+    ids=["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"],
+)
+def test_a_raw_download_is_loaded_as_it_is(
+    tmp_path: Path, raw: Any, meant: dict[str, list[Record]], caplog: pytest.LogCaptureFixture
+) -> None:
+    file, images = raw(tmp_path)
+    for image in images:
+        (tmp_path / "imgs" / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 8)).save(tmp_path / "imgs" / image)
+    data = DataOptions(annotation_file=str(file), image_root=str(tmp_path / "imgs"))
+    splits = load_data(dataclasses.replace(Options(), data=data))
+    for split in ("train", "val", "test"):
+        assert getattr(splits, split) == ({"en": meant[split]} if split in meant else {})
+    assert "back-translation is off" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "annotations"),
+    [("cuhk-pedes", "reid_raw.json"), ("icfg-pedes", "ICFG-PEDES.json"), ("rstpreid", "data_captions.json")],
+)
+def test_each_benchmark_has_a_config_of_the_full_recipe(name: str, annotations: str) -> None:
+    options, full = load_options(f"config/{name}.yaml"), load_options("config/config.yaml")
+    assert Path(options.data.annotation_file).name == annotations
+    assert Path(options.data.image_root).parent == Path(options.data.annotation_file).parent
+    assert options.data.dataset == name
+    assert options.output.dir == f"runs/{name}"
+    changed = {f.name for f in dataclasses.fields(full) if getattr(options, f.name) != getattr(full, f.name)}
+    assert changed <= {"data", "output"}
+
+
+def test_back_translation_is_not_called_off_where_there_is_some_or_none_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [item("train", "1.jpg", captions_bt=["", "a tall person"]), item("test", "2.jpg", 2)]
+    load_data(options(tmp_path, items))
+    none = options(tmp_path, [item("train", "1.jpg"), item("test", "2.jpg", 2)])
+    load_data(dataclasses.replace(none, experiment=dataclasses.replace(none.experiment, back_trans=False)))
+    load_data(none, ["test"])
+    assert "back-translation" not in caplog.text
+    load_data(none)
+    assert caplog.text.count("back-translation is off") == 1
+
+
+def test_a_path_with_backslashes_is_one_with_slashes(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", [item("test", image="cam\\1.jpg")])
+    assert read_splits(file)["test"]["en"][0].image == "cam/1.jpg"
 
 
 def test_persons_of_both_train_and_test_are_warned_about(

@@ -15,8 +15,9 @@ from torch import Tensor
 from data import datasets, loaders
 from data.annotations import Splits, read_splits
 from data.datasets import Sample, seeded
+from data.images import load_image
 from data.loaders import Batch, Loaders, build_loaders, needed_views, needs_second_caption
-from data.transforms import load_image, simclr_view, train_view
+from data.transforms import simclr_view, train_view
 from model.processor import ImageProcessor
 from options import LOSSES, DataOptions, ExperimentOptions, MiscOptions, Options
 from text_utils.augment import back_translate, random_deletion

@@ -13,9 +13,9 @@ from openai_format import SIZES, openai_state_dict, save_torchscript
 from torch import Tensor
 
 from model.clip import build_clip
+from model.pickles import read_pickled
 from model.pretrained import load_clip_weights
 from model.shapes import resize_image_positions, resize_text_positions
-from model.torchscript import read_torchscript
 from options import UserError
 
 TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
@@ -75,9 +75,22 @@ def test_every_format_gives_the_same_weights_in_fp32_under_our_names(tmp_path, o
 def test_tensors_that_are_views_of_one_storage_are_read_from_an_archive_as_they_are(tmp_path):
     storage = torch.randn(3, 4, 5)
     views = {"a": storage[1], "b.c": storage[2].T, "d": storage[0, 0, 0]}
-    read = read_torchscript(save_torchscript(views, tmp_path / "views.pt"))
+    read = read_pickled(save_torchscript(views, tmp_path / "views.pt"))
     assert read.keys() == views.keys()
     assert all(torch.equal(read[name], view) for name, view in views.items())
+
+
+@pytest.mark.parametrize(("patch", "side"), [(32, 96), (14, 56), (14, 84)])
+def test_the_patch_and_the_grid_of_an_archive_are_read_off_it(tmp_path, patch, side):
+    """ViT-B/32, ViT-L/14 and ViT-L/14 at 336 pixels differ from ViT-B/16 in sizes alone."""
+    state = openai_state_dict(half=True, image_size=(side, side), patch_size=patch, image_width=192)
+    path = save_torchscript(state, tmp_path / "ViT.pt")
+    weights = load_clip_weights(path)
+    assert (weights.shape.patch_size, weights.shape.image_heads) == (patch, 3)
+    assert weights.grid == (side // patch, side // patch)
+    model, _, _ = build_clip(path, image_size=(2 * patch, 3 * patch))
+    with torch.no_grad():
+        assert model.encode_image(torch.randn(1, 3, 2 * patch, 3 * patch)).shape == (1, 32)
 
 
 def test_weights_fill_every_parameter_and_leave_it_trainable(tmp_path, openai, ours):
@@ -242,7 +255,7 @@ def test_the_forbidden_global_of_an_archive_is_named(tmp_path):
     [
         (
             None,
-            "does not exist. Download OpenAI's from https://openaipublic.*null to start from random weights",
+            "does not exist. OpenAI's are at https://openaipublic.*model.clip_pretrained=null",
         ),
         (b"", "damaged or holds no weights"),
         (b"no weights at all\n" * 99, "damaged or holds no weights"),
@@ -254,13 +267,13 @@ def test_a_file_of_something_else_is_one_line_for_the_user(tmp_path, content, me
     path = tmp_path / "weights.pt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=f"model.clip_pretrained: '.*weights.pt' .*{message}") as error:
+    with pytest.raises(UserError, match=f"weights '.*weights.pt' .*{message}") as error:
         build_clip(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_and_a_list_are_no_weights(tmp_path):
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match=r"neither a config.json nor .* of type 'clip'"):
         load_clip_weights(tmp_path)
     with pytest.raises(UserError, match="holds a list; a state dict is expected"):
         load_clip_weights(save([1, 2], tmp_path / "list.pt"))

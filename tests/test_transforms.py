@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from data import transforms
+from data.images import load_image
 from options import UserError
 
 RED = (204, 51, 51)  # a colour of the web palette, so a palette image holds it exactly
@@ -34,14 +35,14 @@ def test_every_mode_is_read_as_its_colour(tmp_path: Path) -> None:
         ("RGB", "e.jpg"),
     ]:
         Image.new("RGB", (20, 40), RED).convert(mode).save(tmp_path / name)
-        image = transforms.load_image(tmp_path / name)
+        image = load_image(tmp_path / name)
         assert (image.mode, image.size) == ("RGB", (20, 40))
         assert np.abs(np.asarray(image).astype(int) - RED).max() <= 4, mode
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 128 * 256], [255 * 256, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
-    assert np.asarray(transforms.load_image(tmp_path / "a.png"))[..., 0].tolist() == [[0, 128], [255, 255]]
+    assert np.asarray(load_image(tmp_path / "a.png"))[..., 0].tolist() == [[0, 128], [255, 255]]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -52,7 +53,7 @@ def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
         image.save(tmp_path / "a.png", transparency=0)
     else:
         Image.new(mode, (4, 4), 0).save(tmp_path / "a.png")
-    assert np.asarray(transforms.load_image(tmp_path / "a.png")).min() == 255
+    assert np.asarray(load_image(tmp_path / "a.png")).min() == 255
 
 
 def test_an_image_stands_upright_by_its_exif_tag(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_an_image_stands_upright_by_its_exif_tag(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
     image.save(tmp_path / "a.png", exif=exif)
-    upright = transforms.load_image(tmp_path / "a.png")
+    upright = load_image(tmp_path / "a.png")
     assert upright.size == (20, 40)
     assert upright.getpixel((10, 10)) == RED
     assert upright.getpixel((10, 30)) == (0, 0, 0)
@@ -87,7 +88,7 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, content: bytes
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        transforms.load_image(path)
+        load_image(path)
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -49,7 +49,7 @@ class CLIPTokenizer:
                 f"text_length must be 3 or more to hold start, end and one token, not {text_length}."
             )
         self.text_length = text_length
-        _byte_pairs()  # made before the loader's workers fork, it is theirs too
+        byte_pairs()  # made before the loader's workers fork, it is theirs too
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         assert not isinstance(texts, str), "a list of captions is expected, not one string"
@@ -63,7 +63,7 @@ class CLIPTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of one caption, start and end included, cut at the text length."""
-        ids = _byte_pairs().encode(clean(text), add_special_tokens=False).ids
+        ids = byte_pairs().encode(clean(text), add_special_tokens=False).ids
         return [self.sot_token_id, *ids[: self.text_length - 2], self.eot_token_id]
 
 
@@ -121,7 +121,7 @@ def clean(text: str) -> str:
 
 
 @functools.cache
-def _byte_pairs() -> Tokenizer:
+def byte_pairs() -> Tokenizer:
     """The encoder without special tokens, one for the process: tokenizers stay small to pickle."""
     lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 1 + NUM_MERGES]]

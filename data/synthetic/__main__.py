@@ -1,13 +1,13 @@
 """Command line: `python -m data.synthetic --out DIR --identities N --seed S`."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 from typing import NoReturn
 
 from data.synthetic.write import Parameters, generate
+from data.workers import num_cores
 from options import UserError
 
 
@@ -39,11 +39,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--workers", type=int, help="processes (one for each core)")
     return parser
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> int:

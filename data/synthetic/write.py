@@ -5,12 +5,11 @@ their number nor their order changes a byte.
 """
 
 import json
-import multiprocessing
 import random
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from data.synthetic.attributes import Identity, draw_identities
 from data.synthetic.camera import NUM_CAMERAS, draw_shot
 from data.synthetic.captions import LANGUAGES, image_captions
 from data.synthetic.render import render
+from data.workers import in_processes
 from options import UserError
 
 # To be raised whenever the same parameters give other files: sets of an older version are then rebuilt.
@@ -116,13 +116,7 @@ def make_images(root: Path, tasks: list[Task]) -> list[dict[str, dict[str, Any]]
 def run_tasks(root: Path, tasks: list[Task], workers: int) -> Iterator[list[dict[str, dict[str, Any]]]]:
     """`make_images` in chunks, in the order of the tasks; one worker stays in this process."""
     chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
-    workers = min(workers, len(chunks))
-    if workers == 1:
-        yield from (make_images(root, chunk) for chunk in chunks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(make_images, [root] * len(chunks), chunks)
+    return in_processes(partial(make_images, root), chunks, workers)
 
 
 def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool = False) -> bool:

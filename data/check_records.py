@@ -1,0 +1,200 @@
+"""What `data.check` finds in the records: counts, captions, persons, splits, languages."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from data.records import ByLanguage, Record
+from text_utils.captions import clean_caption
+
+Found = dict[str, ByLanguage]  # {split: {language: records}}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of thing that was found; a defect stops or falsifies training, others are warnings."""
+
+    title: str
+    is_defect: bool
+    details: list[str]  # a line for each
+
+
+class Count(NamedTuple):
+    """Of one split in one language."""
+
+    persons: int
+    images: int
+    captions: int
+
+
+# The splits as the files of the data sets hold them (papers print other numbers of captions for CUHK-PEDES).
+PUBLISHED = {
+    "CUHK-PEDES": {
+        "train": Count(11003, 34054, 68126),
+        "val": Count(1000, 3078, 6158),
+        "test": Count(1000, 3074, 6156),
+    },
+    "ICFG-PEDES": {"train": Count(3102, 34674, 34674), "test": Count(1000, 19848, 19848)},
+    "RSTPReid": {
+        "train": Count(3701, 18505, 37010),
+        "val": Count(200, 1000, 2000),
+        "test": Count(200, 1000, 2000),
+    },
+}
+
+
+def each(found: Found) -> Iterator[tuple[str, str, Record]]:
+    """(split, language, record) of all records."""
+    for split, by_language in found.items():
+        for language, records in by_language.items():
+            for record in records:
+                yield split, language, record
+
+
+def count(found: Found) -> dict[tuple[str, str], Count]:
+    """{(split, language): its count}."""
+    return {
+        (split, language): Count(
+            len({record.person_id for record in records}),
+            len({record.image for record in records}),
+            sum(len(record.captions) for record in records),
+        )
+        for split, by_language in found.items()
+        for language, records in by_language.items()
+    }
+
+
+def recognise(counts: dict[tuple[str, str], Count], path: str) -> str | None:
+    """The data set of `PUBLISHED` whose numbers of images are within 5 %, or that the path names; or None."""
+    for name, published in PUBLISHED.items():
+        images = {split: number.images for (split, _), number in counts.items()}
+        if images and all(
+            split in published and abs(number - published[split].images) <= 0.05 * published[split].images
+            for split, number in images.items()
+        ):
+            return name
+    spelt = path.lower().replace("_", "-")
+    return next((name for name in PUBLISHED if name.lower() in spelt), None)
+
+
+def differences(counts: dict[tuple[str, str], Count], name: str) -> Finding:
+    """Where the counts are not those published for the data set `name`."""
+    title = f"counts that differ from those published for {name}"
+    published = PUBLISHED[name]
+    languages = dict.fromkeys(language for _, language in counts)
+    details = []
+    for split in {**published, **{split: None for split, _ in counts}}:
+        for language in languages:
+            there, should = (
+                counts.get((split, language), Count(0, 0, 0)),
+                published.get(split, Count(0, 0, 0)),
+            )
+            details += [
+                f"{split} {language}: {a} {what}, published {b}"
+                for what, a, b in zip(Count._fields, there, should, strict=True)
+                if a != b
+            ]
+    return Finding(title, False, details)
+
+
+def record_findings(found: Found, unusable: Collection[str]) -> list[Finding]:
+    """What the records say of themselves.
+
+    Args:
+        unusable: images that are missing or cannot be decoded: no query can find them.
+    """
+    return [
+        Finding("identities in more than one split", True, _shared(found, "person_id", "person ")),
+        Finding("images in more than one split", True, _shared(found, "image", "")),
+        Finding("images of more than one person", True, _of_many_persons(found)),
+        Finding("images listed more than once", False, _listed_twice(found)),
+        Finding("queries with no image in the gallery", True, _without_gallery(found, unusable)),
+        Finding("captions given to different persons", False, _same_caption(found)),
+        Finding("captions given twice to one image", False, _repeated(found)),
+        Finding("captions without a back-translation beside ones that have it", False, _without_back(found)),
+    ]
+
+
+def _shared(found: Found, name: str, word: str) -> list[str]:
+    splits: dict[object, dict[str, None]] = defaultdict(dict)
+    for split, _, record in each(found):
+        splits[getattr(record, name)][split] = None
+    return [f"{word}{value}: {', '.join(names)}" for value, names in splits.items() if len(names) > 1]
+
+
+def _of_many_persons(found: Found) -> list[str]:
+    persons: dict[str, set[int]] = defaultdict(set)
+    for _, _, record in each(found):
+        persons[record.image].add(record.person_id)
+    return [
+        f"{image}: persons {', '.join(map(str, sorted(ids)))}"
+        for image, ids in persons.items()
+        if len(ids) > 1
+    ]
+
+
+def _listed_twice(found: Found) -> list[str]:
+    times = Counter(
+        (split, language, record.image, record.person_id) for split, language, record in each(found)
+    )
+    return [
+        f"{split} {language} {image}: {number} records"
+        for (split, language, image, _), number in times.items()
+        if number > 1
+    ]
+
+
+def _without_gallery(found: Found, unusable: Collection[str]) -> list[str]:
+    details = []
+    for split in ("val", "test"):
+        by_language = found.get(split, {})
+        gallery = {
+            record.person_id
+            for record in next(iter(by_language.values()), [])  # all languages rank the first one's images
+            if record.image not in unusable
+        }
+        for language, records in by_language.items():
+            details += [
+                f"{split} {language} person {record.person_id}: '{caption}'"
+                for record in records
+                if record.person_id not in gallery
+                for caption in record.captions
+            ]
+    return details
+
+
+def _same_caption(found: Found) -> list[str]:
+    persons: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for _, language, record in each(found):
+        for caption in filter(None, map(clean_caption, record.captions)):
+            persons[language, caption].add(record.person_id)
+    return [
+        f"{language} '{caption}': persons {', '.join(map(str, sorted(ids)))}"
+        for (language, caption), ids in persons.items()
+        if len(ids) > 1
+    ]
+
+
+def _repeated(found: Found) -> list[str]:
+    return [
+        f"{split} {language} {record.image}: '{caption}'"
+        for split, language, record in each(found)
+        for caption in _more_than_once(map(clean_caption, record.captions))
+    ]
+
+
+def _more_than_once(captions: Iterable[str]) -> list[str]:
+    return [caption for caption, times in Counter(captions).items() if caption and times > 1]
+
+
+def _without_back(found: Found) -> list[str]:
+    translated = {
+        (split, language) for split, language, record in each(found) if any(record.back_translations)
+    }
+    details = []
+    for split, language, record in each(found):
+        number = len(record.captions) - sum(map(bool, record.back_translations))
+        if (split, language) in translated and number > 0:
+            details.append(f"{split} {language} {record.image}: {number} of {len(record.captions)}")
+    return details

@@ -1,0 +1,147 @@
+"""What an annotation says of one image: the record, and all checks on its fields."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from options import UserError
+from text_utils.captions import clean_caption
+
+SPLITS = ("train", "val", "test")
+
+# What may be wrong with annotations, in the words that `data.check` lists it under.
+MALFORMED = "malformed records"
+NO_WORDS = "captions without words"
+UNPAIRED = "back-translations that do not pair with their captions"
+NOT_ALIGNED = "languages that are not aligned"
+
+Complain = Callable[[str, str], None]  # called with one of the kinds above and a line that says where
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image and what is said about it in one language.
+
+    `image` is relative to the image root, `person_id` as the file has it. `back_translations` are paired with
+    `captions` ("" where there is none), or empty where the file has none at all.
+    """
+
+    image: str
+    person_id: int
+    captions: tuple[str, ...]
+    back_translations: tuple[str, ...]
+    language: str
+
+
+ByLanguage = dict[str, list[Record]]
+
+
+def refuse(kind: str, message: str) -> None:
+    """The `Complain` of a run: the first fault ends it."""
+    raise UserError(message)
+
+
+def pick_languages(
+    asked: Sequence[str] | None, there: Mapping[str, Iterable[str]], path: Path, complain: Complain
+) -> dict[str, list[str]]:
+    """The languages to read of each split: those asked for, or where None is all that any split has.
+
+    Args:
+        there: {split: the languages that it has}. A split without any is left alone.
+    """
+    found = {language for languages in there.values() for language in languages}
+    wanted = sorted(found, key=lambda language: (language != "en", language)) if asked is None else asked
+    for split, languages in there.items():
+        for language in wanted if languages else ():
+            if language not in languages:
+                complain(
+                    NOT_ALIGNED,
+                    f"data.languages: '{language}' is not there for the {split} split in '{path}'; "
+                    f"found {', '.join(sorted(languages))}",
+                )
+    return {
+        split: [language for language in wanted if language in languages]
+        for split, languages in there.items()
+    }
+
+
+def read_record(
+    item: Any, image_field: str, language: str, where: str, complain: Complain = refuse
+) -> Record | None:
+    """The record of an annotation's `item`; None where it is malformed and `complain` returns.
+
+    A record whose texts alone are wrong (no words, unpaired back-translations) is complained of and returned.
+
+    Args:
+        where: file and number of the record, for messages.
+    """
+    try:
+        record = _parse(item, image_field, language, where)
+    except UserError as error:
+        complain(MALFORMED, str(error))
+        return None
+    captions, back = record.captions, record.back_translations
+    blank = [caption for caption in captions if not clean_caption(caption)]
+    if blank or not captions:
+        found = f"the caption {blank[0]!r:.40}" if blank else "none"
+        complain(
+            NO_WORDS, f"{where}: field 'captions' should be one or more captions with words, found {found}"
+        )
+    if back and len(back) != len(captions):
+        complain(
+            UNPAIRED,
+            f"{where}: field 'captions_bt' should pair with 'captions' ({len(captions)}), found {len(back)}",
+        )
+    return record
+
+
+def read_split(item: Any, where: str) -> str:
+    """The field 'split' of an item, in lower case. Raises UserError where it names none of `SPLITS`."""
+    split = field(item, "split", str, where)
+    if split.strip().lower() not in SPLITS:
+        raise UserError(f"{where}: field 'split' should be train, val or test, found {split!r:.40}")
+    return split.strip().lower()
+
+
+def field(item: Any, name: str, kind: type, where: str) -> Any:
+    """The field `name` of an item. Raises UserError where there is none, or none of this kind."""
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: expected fields and values, found {item!r:.40}")
+    if name not in item:
+        raise UserError(f"{where}: no field '{name}'; it has {', '.join(map(str, item))}")
+    if type(item[name]) is not kind:
+        words = {str: "a text", int: "a whole number", list: "a list of texts"}[kind]
+        raise UserError(f"{where}: field '{name}' should be {words}, found {item[name]!r:.40}")
+    return item[name]
+
+
+def image_path(item: Any, name: str, where: str) -> str:
+    """The field `name` as a path with "/" alone. Raises UserError where it leaves the image root."""
+    given = field(item, name, str, where)
+    image = given.replace("\\", "/")
+    first, *others = image.split("/")
+    if not image.strip() or first == "" or first[1:2] == ":" or ".." in (first, *others) or "\0" in image:
+        raise UserError(f"{where}: field '{name}' should be a path below data.image_root, found {given!r}")
+    return image
+
+
+def _parse(item: Any, image_field: str, language: str, where: str) -> Record:
+    image = image_path(item, image_field, where)
+    person_id = field(item, "id", int, where)
+    if not 0 <= person_id < 2**63:  # tensors hold 64 bits
+        words = "at least 0" if person_id < 0 else "less than 2**63"
+        raise UserError(f"{where}: field 'id' should be a person id of {words}, found {person_id}")
+    captions = _texts(item, "captions", where)
+    back = _texts(item, "captions_bt", where) if item.get("captions_bt") else ()
+    return Record(
+        image, person_id, captions, tuple(text if clean_caption(text) else "" for text in back), language
+    )
+
+
+def _texts(item: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
+    texts = field(item, name, list, where)
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(f"{where}: field '{name}' should be a list of texts, found {text!r:.40} in it")
+    return tuple(texts)

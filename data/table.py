@@ -1,0 +1,225 @@
+"""A table of users' own data, CSV or JSON lines: a row for each caption.
+
+| column | |
+|---|---|
+| `image` | path below the image root |
+| `person_id` | whole number or any text, such as a name |
+| `caption` | one description; further ones of the image are rows of their own |
+| `split` | train, val or test. Without this column all rows are test: a set to evaluate on |
+| `language` | such as en or ch. Without this column all captions are English |
+
+Other columns are left alone. CSV has a header and is UTF-8; commas, semicolons (as Excel writes them) or tabs
+part the cells, and a caption that holds such a mark stands in double quotes. JSON lines have an object in
+each line. Either every row has `split` (or `language`), or none.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from data.records import (
+    MALFORMED,
+    NO_WORDS,
+    NOT_ALIGNED,
+    SPLITS,
+    ByLanguage,
+    Complain,
+    Record,
+    field,
+    image_path,
+    pick_languages,
+    read_split,
+)
+from options import UserError
+from text_utils.captions import clean_caption
+
+REQUIRED = ("image", "person_id", "caption")
+DEFAULTS = {"split": "test", "language": "en"}
+EXTRA = "\0"  # no column of a CSV file has this name
+
+Described = dict[tuple[str, str], list[str]]  # (image, person): its captions
+
+
+@dataclass(frozen=True)
+class Row:
+    """One caption; `person` as the table spells it."""
+
+    image: str
+    person: str
+    caption: str
+    split: str
+    language: str
+
+
+def is_table(content: bytes) -> bool:
+    """Whether a file's content begins as a table does: with the header, or an object of these columns."""
+    start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"["):  # JSON, as large as it may be
+        return False
+    head = start.partition(b"\n")[0].decode("utf-8", "replace")
+    first = _json(head)
+    if isinstance(first, dict):
+        return any(name in first for name in REQUIRED)
+    return set(REQUIRED) <= set(_header(head, _delimiter(head)))
+
+
+def read_table(
+    path: Path, content: bytes, splits: Sequence[str], languages: Sequence[str] | None, complain: Complain
+) -> dict[str, ByLanguage]:
+    """The records of `splits`, in order of appearance: one for each image, person and language.
+
+    Person ids that are all whole numbers stay so. Otherwise all are numbered from 0 in order of appearance.
+
+    Args:
+        languages: those asked for, in order; None: all, English first.
+
+    Raises:
+        UserError: (unless `complain` returns) anything malformed, naming the line and the column; languages
+            that do not describe the same images.
+    """
+    rows = list(_read_rows(path, content, complain))
+    ids = _number_persons(row.person for row in rows)
+    described: dict[str, dict[str, Described]] = {split: {} for split in SPLITS}
+    for row in rows:
+        of_language = described[row.split].setdefault(row.language, {})
+        of_language.setdefault((row.image, row.person), []).append(row.caption)
+    chosen = pick_languages(languages, {split: described[split] for split in splits}, path, complain)
+    found: dict[str, ByLanguage] = {}
+    for split, names in chosen.items():
+        parts = {language: described[split][language] for language in names}
+        images = list(dict.fromkeys(key for part in parts.values() for key in part))
+        _check_aligned(parts, images, f"'{path}', {split} split", complain)
+        found[split] = {
+            language: [
+                Record(image, ids[person], tuple(part[image, person]), (), language)
+                for image, person in images
+                if (image, person) in part
+            ]
+            for language, part in parts.items()
+        }
+    return found
+
+
+def _check_aligned(
+    parts: dict[str, Described], images: list[tuple[str, str]], where: str, complain: Complain
+) -> None:
+    for image, person in images:
+        without = [language for language, part in parts.items() if (image, person) not in part]
+        if without:
+            others = ", ".join(language for language in parts if language not in without)
+            complain(
+                NOT_ALIGNED,
+                f"{where}: image '{image}' of person {person} has no caption in {', '.join(without)}, but in "
+                f"{others}; every language must describe the same images",
+            )
+
+
+def _number_persons(persons: Iterable[str]) -> dict[str, int]:
+    """{person as spelt: its number}."""
+    distinct = dict.fromkeys(persons)
+    if all(person.isdecimal() and int(person) < 2**63 for person in distinct):
+        return {person: int(person) for person in distinct}
+    return {person: number for number, person in enumerate(distinct)}
+
+
+def _read_rows(path: Path, content: bytes, complain: Complain) -> Iterator[Row]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"data.annotation_file: '{path}' is not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"
+        ) from error
+    rows = list(_json_rows(text) if text.lstrip().startswith("{") else _csv_rows(path, text))
+    if not rows:
+        raise UserError(f"data.annotation_file: '{path}' has a header and no rows")
+    columns = {name for _, cells in rows if isinstance(cells, dict) for name in cells}
+    defaults = {name: value for name, value in DEFAULTS.items() if name not in columns}
+    for line, cells in rows:
+        where = f"'{path}' line {line}"
+        try:
+            row = _read_row({**defaults, **cells} if isinstance(cells, dict) else cells, where)
+        except UserError as error:
+            complain(MALFORMED, str(error))
+            continue
+        if not clean_caption(row.caption):
+            complain(NO_WORDS, f"{where}: field 'caption' should have words, found {row.caption!r:.40}")
+        yield row
+
+
+def _read_row(cells: Any, where: str) -> Row:
+    """Raises UserError where a column is missing, or holds what it should not."""
+    if isinstance(cells, dict) and EXTRA in cells:
+        raise UserError(
+            f"{where}: more cells than the header has columns (from {cells[EXTRA]!r:.40} on); a caption "
+            "that holds the mark between cells stands in double quotes"
+        )
+    image = image_path(cells, "image", where)
+    person = cells.get("person_id")
+    if type(person) is int:
+        person = str(person)
+    elif not isinstance(person, str) or not person.strip():
+        raise UserError(
+            f"{where}: field 'person_id' should be a whole number or a name, found {person!r:.40}"
+        )
+    caption = field(cells, "caption", str, where)
+    language = field(cells, "language", str, where).strip()
+    if not language:
+        raise UserError(f"{where}: field 'language' should be a language such as en, found ''")
+    return Row(image, person.strip(), caption, read_split(cells, where), language)
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
+    """(line, its object, or its text where that is no JSON)."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            row = _json(line)
+            yield number, line if row is None else row
+
+
+def _json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """(line that the row begins in, {column: cell}); cells beyond the header's stand under `EXTRA`."""
+    delimiter = _delimiter(text.lstrip().partition("\n")[0])
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            is_blank = not "".join(cells).strip()
+            if not is_blank and not header:
+                header = [cell.strip().lower() for cell in cells]
+                _check_header(header, path)
+            elif not is_blank:
+                extra = "".join(cells[len(header) :]).strip()
+                row = dict(zip_longest(header, cells[: len(header)], fillvalue=""))
+                yield line, {**row, EXTRA: extra} if extra else row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"'{path}' line {line}: not CSV ({error}); a cell with quotes stands in quotes, its own doubled"
+        ) from error
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    missing = [name for name in REQUIRED if name not in header]
+    if missing:
+        raise UserError(f"'{path}' line 1: no column '{missing[0]}'; the header has {', '.join(header):.80}")
+
+
+def _header(line: str, delimiter: str) -> list[str]:
+    return [cell.strip().strip('"').lower() for cell in line.split(delimiter)]
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)

@@ -1,0 +1,188 @@
+"""Reads what torch pickled with nothing in the file executed: one restricted unpickler for three layouts.
+
+`torch.save` writes a zip: `NAME/data.pkl` pickles the objects, `NAME/data/KEY` holds a tensor's numbers.
+TorchScript's archives (OpenAI's format) are laid out alike, with a tree of modules for the objects. Before
+torch 1.6 a file was a row of pickles with the numbers after them.
+
+`torch.load(weights_only=True)` reads neither TorchScript nor the released files of TBPS-CLIP, which hold an
+EasyDict and numpy's numbers, and before torch 2.6 a crafted file got past it (CVE-2025-32434).
+"""
+
+import io
+import mmap
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+OLD_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before torch 1.6
+ReadStorage = Callable[[str, torch.dtype, int], Tensor]  # (key, type, count) -> a flat tensor
+
+
+class RefusedError(pickle.UnpicklingError):
+    """A pickle asks for a global that no weights need; `str()` is its dotted name."""
+
+
+def read_pickled(path: Path) -> Any:
+    """What `torch.save` wrote, as dicts, lists, numbers and CPU tensors; of a TorchScript archive the
+    parameters and buffers by their dotted names. Numbers keep their types. Tensors of a zip are views of the
+    file: whoever keeps them copies them.
+
+    Raises:
+        RefusedError: the pickle names a global that weights do not need.
+        Exception: of whatever kind the zip and pickle modules raise on a damaged file.
+    """
+    if zipfile.is_zipfile(path):
+        content = _read_zip(path)
+    else:
+        with path.open("rb") as file:
+            content = _read_old(file)
+    return dict(_named_tensors(content, "")) if isinstance(content, _Module) else content
+
+
+def _read_zip(path: Path) -> Any:
+    """The numbers are mapped, not read: the optimiser's, two thirds of a checkpoint, stay on the disk."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    with zipfile.ZipFile(path) as archive:
+        roots = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+        folder = roots[0].removesuffix("data.pkl") + "data/"
+
+        def read_storage(key: str, dtype: torch.dtype, _: int) -> Tensor:
+            entry = archive.getinfo(folder + key)
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise zipfile.BadZipFile("torch compresses nothing")
+            count = entry.file_size // dtype.itemsize
+            if count == 0:
+                return torch.empty(0, dtype=dtype)
+            # An entry's own header is 30 bytes, the last four the lengths of two fields that follow it.
+            lengths = struct.unpack_from("<2H", mapped, entry.header_offset + 26)
+            start = entry.header_offset + 30 + sum(lengths)
+            return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start)
+
+        return _Unpickler(io.BytesIO(archive.read(roots[0])), read_storage).load()
+
+
+def _read_old(file: BinaryIO) -> Any:
+    """Pickles of a magic number, a version, the machine, the objects and the storages' keys, then of each
+    storage its count in eight bytes and its numbers.
+    """
+    storages: dict[str, Tensor] = {}
+
+    def read_storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
+        if key not in storages:
+            storages[key] = torch.empty(count, dtype=dtype)
+        return storages[key]
+
+    magic, _, _, content, keys = (_Unpickler(file, read_storage).load() for _ in range(5))
+    if magic != OLD_MAGIC or sorted(keys) != sorted(storages):
+        raise pickle.UnpicklingError("not a file of torch.save")
+    for key in keys:
+        count, numbers = int.from_bytes(file.read(8), "little"), storages[key].view(torch.uint8).numpy()
+        if count != storages[key].numel() or file.readinto(numbers) != numbers.nbytes:
+            raise EOFError("the numbers end too early")
+    return content
+
+
+class _Items(dict):
+    """Stands in for OrderedDict and EasyDict, whose attributes say nothing that their items do not."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Module(dict):
+    """Stands in for any TorchScript module: its fields are tensors, submodules and plain attributes."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.update(state)
+
+
+class _Number:
+    """Stands in for numpy's dtype: "f8" and its like, and the order of the bytes."""
+
+    def __init__(self, kind: str, *_: object) -> None:
+        self.kind, self.order = kind, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _named_tensors(module: _Module, prefix: str) -> list[tuple[str, Tensor]]:
+    named = []
+    for name, value in module.items():
+        if isinstance(value, Tensor):
+            named.append((prefix + name, value))
+        elif isinstance(value, _Module):
+            named += _named_tensors(value, f"{prefix}{name}.")
+    return named
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes the classes above and calls its own methods, whatever the pickle asks for."""
+
+    def __init__(self, file: BinaryIO, read_storage: ReadStorage) -> None:
+        super().__init__(file)
+        self.read_storage = read_storage
+        self.known = {
+            "collections.OrderedDict": _Items,
+            "easydict.EasyDict": _Items,
+            "torch._utils._rebuild_tensor_v2": self.rebuild_tensor,
+            "torch._utils._rebuild_parameter": self.first,
+            "numpy.dtype": _Number,
+            "numpy.core.multiarray.scalar": self.number,
+            "numpy._core.multiarray.scalar": self.number,  # since numpy 2
+            "_codecs.encode": self.encode,
+        } | {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _Module
+        if module == "torch.jit._pickle":
+            return self.first
+        if f"{module}.{name}" not in self.known:
+            raise RefusedError(f"{module}.{name}")
+        return self.known[f"{module}.{name}"]
+
+    def persistent_load(self, pid: tuple[Any, ...]) -> Tensor:
+        """The whole storage that the pickle refers to, as a flat tensor."""
+        kind, dtype, key, _, count, *view = pid
+        if kind != "storage" or any(view):
+            raise pickle.UnpicklingError("a storage is expected")
+        return self.read_storage(key, dtype, count)
+
+    def rebuild_tensor(
+        self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+    ) -> Tensor:
+        """A view of the storage; torch refuses one that reaches beyond its end."""
+        return storage.as_strided(size, stride, offset)
+
+    def first(self, value: Any, *_: object) -> Any:
+        """The tensor in a parameter, the list in TorchScript's typed ones: their type does not matter."""
+        return value
+
+    def number(self, dtype: _Number, raw: bytes) -> Any:
+        """A numpy scalar as a plain number."""
+        return np.frombuffer(raw, dtype.order + dtype.kind).item()
+
+    def encode(self, text: str, _: str) -> bytes:
+        """Bytes, which the second protocol of pickle writes as the text of these characters."""
+        return text.encode("latin1")
