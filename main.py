@@ -1,12 +1,13 @@
 """Text-based person search: train a model that finds people by description, or evaluate one.
 
     torchrun --nproc_per_node=4 main.py [--simplified]    train with config/config.yaml (or the lean recipe)
-    python main.py --evaluate FILE                        evaluate a checkpoint
+    python main.py --evaluate FILE                        evaluate a checkpoint, or saved features
 
 Every option stands in config/config.yaml with its meaning; `section.name=value` on the command line beats it.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,31 +32,21 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     recipe = parser.add_mutually_exclusive_group()
-    recipe.add_argument(
-        "--config", metavar="FILE", default=CONFIG / "config.yaml", help="the options: config/config.yaml"
-    )
+    recipe.add_argument("--config", metavar="FILE", default=CONFIG / "config.yaml", help="the options' file")
     recipe.add_argument("--simplified", action="store_true", help="the lean recipe: config/s.config.yaml")
-    parser.add_argument(
-        "--backbone", choices=("clip", "altclip"), help="model.backbone; altclip with config/altclip.yaml"
-    )
-    parser.add_argument(
-        "--resume",
-        metavar="FILE",
-        nargs="?",
-        const="auto",
-        help="go on from a checkpoint; auto (or nothing): the newest good one of the output folder, if any",
-    )
-    parser.add_argument(
-        "--evaluate", metavar="FILE", help="evaluate these weights on the test split; no training"
-    )
-    parser.add_argument(
-        "--output-dir", metavar="DIR", help="folder for everything the run writes: output.dir"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="such as schedule.epoch=3")
+    add = parser.add_argument
+    add("--backbone", choices=("clip", "altclip"), help="altclip: with config/altclip.yaml")
+    add("--resume", metavar="FILE", nargs="?", const="auto", help="go on from a checkpoint; auto: the newest")
+    add("--evaluate", metavar="FILE", help="evaluate weights, or saved features; no training")
+    add("--save-rankings", metavar="FILE", help="write the ranking of each test query: .csv or .jsonl")
+    add("--save-features", metavar="DIR", help="write the features of the test sets")
+    add("--output-dir", metavar="DIR", help="folder for everything the run writes: output.dir")
+    add("overrides", nargs="*", metavar="key.path=value", help="such as schedule.epoch=3")
     flags = parser.parse_intermixed_args(arguments)
     if flags.resume and "=" in flags.resume:  # `--resume key=value`: the value is an override, not a file
         flags.overrides.insert(0, flags.resume)
         flags.resume = "auto"
+    flags.command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
     if flags.evaluate and flags.resume:
         raise UserError("--evaluate and --resume exclude each other")
     file = CONFIG / "s.config.yaml" if flags.simplified else flags.config
@@ -68,23 +59,26 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
     return flags, options
 
 
-def train(options: Options, resume: str | None) -> None:
+def train(options: Options, flags: argparse.Namespace) -> None:
     """Train, evaluating after every epoch; then report the test figures of the best one."""
     from data.annotations import load_data
-    from data.loaders import build_loaders
+    from data.loaders import build_loaders, load_test_sets
     from misc import checkpoint, distributed, runtime
     from misc.engine import build_trainer
-    from misc.evaluate import build_evaluator
-    from misc.report import report, report_curves
+    from misc.evaluate import build_evaluators, encode_all
+    from misc.model_card import Outcome, write_model_card
+    from misc.report import build_reporter, report_curves
     from misc.seed import seed_process
     from model import build_model
 
     device, precision = runtime.start(options)
     folder = Path(options.output.dir)
-    if resume is None or (resume != "auto" and Path(resume).parent != folder):
+    if flags.resume is None or (flags.resume != "auto" and Path(flags.resume).parent != folder):
         runtime.refuse_to_overwrite(folder, options.output.overwrite)
-    state = checkpoint.find_checkpoint(resume, folder)
+    state = checkpoint.find_checkpoint(flags.resume, folder)
     splits = load_data(options)
+    tests = load_test_sets(options, splits)
+    reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
     seed_process(options.misc.seed)
     model, tokenizer, processor = build_model(options, splits.num_identities)
     loaders = build_loaders(
@@ -92,12 +86,9 @@ def train(options: Options, resume: str | None) -> None:
     )
     seed_process(options.misc.seed + distributed.rank())
     model.to(device)
+    setting = (loaders.images, options, device, precision)
     parts = {"val": loaders.val, "test": loaders.test}
-    evaluators = {
-        name: build_evaluator(model.clip, tokenizer, part, loaders.images, options, device, precision)
-        for name, part in parts.items()
-        if part is not None
-    }
+    evaluators = build_evaluators(model.clip, tokenizer, parts, *setting)
     image_names = loaders.training_set.image_names
     trainer = build_trainer(options, model, loaders.train, image_names, evaluators, device, precision)
     if state is not None:
@@ -108,30 +99,53 @@ def train(options: Options, resume: str | None) -> None:
     trainer.fit()
     best = folder / checkpoint.BEST
     checkpoint.load_model_state(model, checkpoint.load_checkpoint(best))
-    report(evaluators["test"], folder, best, trainer.select_on)
+    encoded = encode_all(build_evaluators(model.clip, tokenizer, tests, *setting))
+    results = reporter(encoded, best, trainer.select_on)
+    outcome = Outcome(trainer.best, trainer.select_on, results)
+    write_model_card(folder, options, splits, model, outcome, flags.command)
     report_curves(folder)
     runtime.stop()
 
 
-def evaluate(options: Options, weights: str) -> None:
+def evaluate(options: Options, flags: argparse.Namespace) -> None:
     """Evaluate weights of any known format on the test split; nothing of the training split is touched."""
     from data.annotations import load_data
-    from data.loaders import build_loaders
+    from data.loaders import build_loaders, load_test_sets
     from misc import checkpoint, runtime
-    from misc.evaluate import build_evaluator
-    from misc.report import report
+    from misc.evaluate import build_evaluators, encode_all
+    from misc.report import build_reporter
     from model import build_model
 
     device, precision = runtime.start(options)
-    checkpoint.check_trained_with(options, Path(weights))
+    weights = Path(flags.evaluate)
+    checkpoint.check_trained_with(options, weights)
     splits = load_data(options, ["test"])
-    model, tokenizer, processor = build_model(options, num_identities=0, weights=weights)
+    tests = load_test_sets(options, splits)
+    folder = runtime.evaluation_folder(Path(options.output.dir))
+    reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
+    model, tokenizer, processor = build_model(options, num_identities=0, weights=flags.evaluate)
     loaders = build_loaders(options, splits, tokenizer, processor)
     clip = model.clip.to(device)
-    evaluator = build_evaluator(clip, tokenizer, loaders.test, loaders.images, options, device, precision)
-    folder = runtime.evaluation_folder(Path(options.output.dir))
+    evaluators = build_evaluators(clip, tokenizer, tests, loaders.images, options, device, precision)
     runtime.open_folder(folder, fresh=False)
-    report(evaluator, folder, Path(weights), select_on=None)
+    reporter(encode_all(evaluators), weights, None)
+    runtime.stop()
+
+
+def score(options: Options, flags: argparse.Namespace) -> None:
+    """Evaluate the folder of an earlier --save-features, without model or images."""
+    from misc import runtime
+    from misc.features import load_features
+    from misc.report import build_reporter
+
+    device, _ = runtime.start(options)
+    if flags.save_features:
+        raise UserError(f"--save-features: '{flags.evaluate}' holds saved features already; leave it out")
+    saved = load_features(Path(flags.evaluate))
+    folder = runtime.evaluation_folder(Path(options.output.dir))
+    reporter = build_reporter(options, folder, saved.galleries, flags.save_rankings, None)
+    runtime.open_folder(folder, fresh=False)
+    reporter(saved.on_device(device), saved.weights, None)
     runtime.stop()
 
 
@@ -139,10 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
     try:
         flags, options = parse_command_line(arguments)
-        if flags.evaluate:
-            evaluate(options, flags.evaluate)
+        if not flags.evaluate:
+            train(options, flags)
+        elif (Path(flags.evaluate) / "features.json").is_file():
+            score(options, flags)
         else:
-            train(options, flags.resume)
+            evaluate(options, flags)
     except UserError as error:
         from misc.runtime import report_error
 

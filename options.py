@@ -5,7 +5,7 @@ Reading order: the section classes (each field with its default, its meaning and
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from config.checks import (
     SHARE,
     TEXT_LENGTH,
     UP_TO_HALF,
+    WEIGHTS,
     one_of,
     option,
 )
@@ -190,7 +191,7 @@ class DataOptions:
     dataset: str = option(
         "auto",
         "format of the annotations; auto: told by content",
-        one_of("auto", "cuhk-pedes", "icfg-pedes", "rstpreid", "curated", "multilingual"),
+        one_of("auto", "cuhk-pedes", "icfg-pedes", "rstpreid", "curated", "multilingual", "table"),
     )
     languages: tuple[str, ...] = option(
         ("en",), "languages of the captions, of those the annotations have", NOT_EMPTY
@@ -216,6 +217,19 @@ class EvalOptions:
     select_on: str = option(
         "val", "split whose mean R@1 picks the best epoch (published: test)", one_of("val", "test")
     )
+    test_sets: Mapping[str, tuple[str, str]] = option(
+        {}, "other data sets to test on at the end: {name: [annotations, image root], ...}"
+    )
+    fuse: Mapping[str, float] = option(
+        {},
+        "folders of --save-features whose cosine similarities join the model's: {folder: weight, ...}; "
+        "the model's own weight is 1",
+        WEIGHTS,
+    )
+    rerank: bool = option(False, "also report k-reciprocal re-ranking, in rows of its own")
+    rerank_k1: int = option(20, "neighbours that re-ranking looks at", POSITIVE)
+    rerank_k2: int = option(6, "neighbours that it averages over, itself included", POSITIVE)
+    rerank_lambda: float = option(0.3, "share of the plain distance in it; 1: no re-ranking", FRACTION)
 
 
 @dataclass(frozen=True)
@@ -269,7 +283,10 @@ def load_options(path: str | Path, overrides: Iterable[str] = (), overlay: Path 
 
 def to_dict(options: Options) -> dict[str, dict[str, Any]]:
     """The options as plain dicts, lists, numbers and strings (for YAML files and checkpoints)."""
-    return {
-        section: {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
-        for section, values in dataclasses.asdict(options).items()
-    }
+    return _plain(dataclasses.asdict(options))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -27,6 +27,8 @@ BLOCK_NUMBERS = Check(
 )
 TEXT_LENGTH = Check(lambda value: value >= 3, "a number of at least 3 (start, one piece, end)")
 
+WEIGHTS = Check(lambda weights: all(w > 0 for w in weights.values()), "weights above 0")
+
 
 def one_of(*choices: str) -> Check:
     """The check that a value is one of `choices`."""
@@ -38,4 +40,5 @@ def option(default: Any, doc: str, check: Check | None = None, needs: str = "") 
 
     `needs`: the switches of `experiment` of which one must be on for the option to have an effect.
     """
-    return field(default=default, metadata={"doc": doc, "check": check, "needs": needs.split()})
+    start = {"default_factory": default.copy} if isinstance(default, dict) else {"default": default}
+    return field(**start, metadata={"doc": doc, "check": check, "needs": needs.split()})

@@ -22,6 +22,9 @@ def moot_settings(options: Any) -> list[str]:
         sentences.append("data.few_shot_by has no effect while data.few_shot is 1")
     if len(data.languages) == 1 and _is_set(data, "language_draw"):
         sentences.append("data.language_draw has no effect while data.languages has one language")
+    for name in ("rerank_k1", "rerank_k2", "rerank_lambda"):
+        if not options.eval.rerank and _is_set(options.eval, name):
+            sentences.append(f"eval.{name} has no effect while eval.rerank is false")
     if model.backbone == "clip" and experiment.use_altclip_processor:
         sentences.append("experiment.use_altclip_processor has no effect while model.backbone is clip")
     sizes = [f.name for f in dataclasses.fields(model) if f.name.startswith(("image_", "text_"))]

@@ -5,7 +5,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,11 @@ def _convert(value: Any, hint: Any) -> Any:
     """`value` as a `hint`: only what loses nothing (1 for a float, a list for a tuple). Raises TypeError."""
     if isinstance(hint, types.UnionType):
         return None if value is None else _convert(value, typing.get_args(hint)[0])
+    if typing.get_origin(hint) is Mapping:
+        if not isinstance(value, dict):
+            raise TypeError
+        name, kind = typing.get_args(hint)
+        return {_convert(key, name): _convert(item, kind) for key, item in value.items()}
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         if not isinstance(value, list | tuple):
@@ -173,7 +178,9 @@ def _words(hint: Any) -> str:
         return f"{_words(typing.get_args(hint)[0])} or null"
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
-        return (
-            f"a list of {_words(kinds[0])}s" if kinds[-1] is Ellipsis else f"a list of {len(kinds)} numbers"
-        )
+        if kinds[-1] is Ellipsis:
+            return f"a list of {_words(kinds[0])}s"
+        return f"a list of {len(kinds)} {'texts' if str in kinds else 'numbers'}"
+    if typing.get_origin(hint) is Mapping:
+        return f"names, each with {_words(typing.get_args(hint)[1])}: {{name: ...}}"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]

@@ -1,6 +1,6 @@
 """Evaluation: features sharded over the processes, then the metrics of every language in both directions."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from misc import distributed
-from misc.metrics import METRICS, query_metrics, summarise
+from misc.logs import progress
+from misc.metrics import METRICS, score_metrics, summarise
 from options import Options
+
+ScoresOf = Callable[[Tensor], Tensor]  # numbers of queries (B,) -> scores (B, G), higher is nearer
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,19 @@ class Features:
     texts: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """An evaluation set with its features: all that scoring needs.
+
+    Attributes:
+        gallery: `image_root`, `images` (names), `person_ids` (G,), `queries` {language: `captions`,
+            `person_ids` (Q,), `image_indices` (Q,)}.
+    """
+
+    gallery: Any
+    features: Features
+
+
 def shard(total: int) -> range:
     """The rows of a table of `total` that this process encodes, as `gather_interleaved` expects them."""
     return range(distributed.rank(), total, distributed.world_size())
@@ -37,7 +53,7 @@ class Evaluator:
 
     Attributes:
         clip: the towers; put into evaluation mode for the while.
-        gallery: `images` (names), `person_ids` (G,), `queries` {language: `captions`, `person_ids`, ...}.
+        gallery: as in `Encoded`.
         image_batches: (B, 3, H, W) pixels of this process's rows of the gallery, `shard(G)`, in order.
         batch_size: captions encoded at once.
         precision: torch.float32, or what autocast computes in.
@@ -65,23 +81,8 @@ class Evaluator:
         return Features(images, texts)
 
     def score(self, features: Features) -> dict[str, Any]:
-        """The metrics of every language in both directions, and their average over the languages.
-
-        Returns:
-            {"languages": {language: {"t2i": {metric: percent}, "i2t": ...}}, "average": {"t2i": ..., ...}}
-        """
-        gallery_ids, languages = self.gallery.person_ids, {}
-        for language, texts in features.texts.items():
-            query_ids = self.gallery.queries[language].person_ids
-            languages[language] = {
-                "t2i": _score_sharded(texts, features.images, query_ids, gallery_ids),
-                "i2t": _score_sharded(features.images, texts, gallery_ids, query_ids),
-            }
-        average = {
-            direction: {m: sum(f[direction][m] for f in languages.values()) / len(languages) for m in METRICS}
-            for direction in ("t2i", "i2t")
-        }
-        return {"languages": languages, "average": average}
+        """The metrics, as `score` has them."""
+        return score(Encoded(self.gallery, features))
 
     def __call__(self) -> dict[str, Any]:
         """The metrics: `score(encode())`."""
@@ -89,7 +90,8 @@ class Evaluator:
 
     def _encode_images(self) -> Tensor:
         rows = [
-            self.clip.encode_image(b.to(self.device, non_blocking=True)).float() for b in self.image_batches
+            self.clip.encode_image(batch.to(self.device, non_blocking=True)).float()
+            for batch in progress(self.image_batches, "images")
         ]
         features = torch.cat(rows) if rows else torch.zeros(0, self.clip.embed_dim, device=self.device)
         return distributed.gather_interleaved(F.normalize(features, dim=1), len(self.gallery.images))
@@ -99,7 +101,7 @@ class Evaluator:
         mine = [captions[i] for i in shard(len(captions))]
         features = torch.zeros(len(mine), self.clip.embed_dim, device=self.device)
         by_length = sorted(range(len(mine)), key=lambda i: len(mine[i]))
-        for start in range(0, len(mine), self.batch_size):
+        for start in progress(range(0, len(mine), self.batch_size), "captions"):
             rows = by_length[start : start + self.batch_size]
             tokens = self.tokenizer([mine[i] for i in rows])
             tokens = {name: values.to(self.device, non_blocking=True) for name, values in tokens.items()}
@@ -107,19 +109,44 @@ class Evaluator:
         return distributed.gather_interleaved(F.normalize(features, dim=1), len(captions))
 
 
-def _score_sharded(
-    queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor
-) -> dict[str, float]:
-    mine = torch.tensor(shard(len(queries)))
-    device = queries.device
-    rows = query_metrics(queries[mine], gallery, query_ids[mine].to(device), gallery_ids.to(device))
-    return summarise(distributed.gather_interleaved(rows, len(queries)))
+def cosine(queries: Tensor, gallery: Tensor) -> ScoresOf:
+    """Scores by cosine similarity of normalised features (Q, D) and (G, D)."""
+    return lambda rows: queries[rows] @ gallery.T
 
 
-def top_matches(texts: Tensor, images: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
-    """The k best gallery rows of each query, best first: ((Q, k) rows, (Q, k) cosine similarities)."""
-    scores, rows = (texts @ images.T).sort(dim=1, descending=True, stable=True)
-    return rows[:, :k].cpu(), scores[:, :k].cpu()
+def score(encoded: Encoded, scorer: Callable[[Tensor, Tensor], ScoresOf] = cosine) -> dict[str, Any]:
+    """The metrics of every language in both directions, and their average over the languages.
+
+    Args:
+        scorer: (queries, gallery) features -> what scores queries.
+
+    Returns:
+        {"languages": {language: {"t2i": {metric: percent}, "i2t": ...}}, "average": {"t2i": ..., ...}}
+    """
+    images, gallery_ids, languages = encoded.features.images, encoded.gallery.person_ids, {}
+    for language, texts in encoded.features.texts.items():
+        query_ids = encoded.gallery.queries[language].person_ids
+        languages[language] = {
+            "t2i": _score_sharded(scorer(texts, images), query_ids.to(images.device), gallery_ids),
+            "i2t": _score_sharded(scorer(images, texts), gallery_ids.to(images.device), query_ids),
+        }
+    average = {
+        direction: {m: sum(f[direction][m] for f in languages.values()) / len(languages) for m in METRICS}
+        for direction in ("t2i", "i2t")
+    }
+    return {"languages": languages, "average": average}
+
+
+def _score_sharded(scores_of: ScoresOf, query_ids: Tensor, gallery_ids: Tensor) -> dict[str, float]:
+    device = query_ids.device
+    mine = torch.tensor(shard(len(query_ids)), dtype=torch.int64, device=device)
+    rows = score_metrics(lambda part: scores_of(mine[part]), query_ids[mine], gallery_ids.to(device))
+    return summarise(distributed.gather_interleaved(rows, len(query_ids)))
+
+
+def encode_all(evaluators: Mapping[str, Evaluator]) -> dict[str, Encoded]:
+    """The sets of several evaluators, by name, encoded one after another."""
+    return {name: Encoded(evaluator.gallery, evaluator.encode()) for name, evaluator in evaluators.items()}
 
 
 def build_evaluator(
@@ -134,3 +161,11 @@ def build_evaluator(
     """The evaluator of one split; `image_batches(gallery, rows)` yields the pixels of gallery rows."""
     images = image_batches(gallery, shard(len(gallery.images)))
     return Evaluator(clip, tokenizer, gallery, images, options.data.test_batch_size, device, precision)
+
+
+def build_evaluators(
+    clip: nn.Module, tokenizer: Any, galleries: Mapping[str, Any], *rest: Any
+) -> dict[str, Evaluator]:
+    """The evaluators of several splits, by name, None left out; the rest as for `build_evaluator`."""
+    present = {name: gallery for name, gallery in galleries.items() if gallery is not None}
+    return {name: build_evaluator(clip, tokenizer, gallery, *rest) for name, gallery in present.items()}

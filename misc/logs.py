@@ -3,15 +3,28 @@
 import json
 import logging
 import sys
+from collections.abc import Iterable, Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from misc import distributed
 from misc.metrics import METRICS
 
-RUN_FILES = ("options.yaml", "log.txt", "metrics.jsonl", "results.json", "curves.png", "ranking.png")
+RUN_FILES = (
+    *("options.yaml", "log.txt", "metrics.jsonl", "results.json", "curves.png", "ranking.png"),
+    "model_card.md",
+)
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
+T = TypeVar("T")
+
+
+def progress(steps: Iterable[T], title: str) -> Iterable[T]:
+    """The same steps, with a progress bar on rank 0's terminal that leaves when they are done."""
+    visible = distributed.is_main() and sys.stderr.isatty()
+    return tqdm(steps, desc=title, leave=False, disable=not visible)
 
 
 def start_logging() -> None:
@@ -95,16 +108,41 @@ def _numbers(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
 
 
 def metrics_table(results: dict[str, Any]) -> str:
-    """The figures of an evaluation as aligned text, a row for each language and direction."""
-    rows = [(language, figures) for language, figures in results["languages"].items()]
+    """The figures of an evaluation as aligned text, a row for each language and direction.
+
+    Figures in "rows", such as re-ranking's, come below under their names.
+    """
+    lines = [_header(24), *_lines(results)]
+    for name, figures in results.get("rows", {}).items():
+        lines += [name, *_lines(figures)]
+    return "\n".join(lines)
+
+
+def summary_table(sets: Mapping[str, dict[str, Any]]) -> str:
+    """Text to image, averaged over the languages: a row for each test set and each of its "rows"."""
+    rows = {}
+    for name, results in sets.items():
+        rows[name] = results["average"]["t2i"]
+        rows |= {f"{name}, {row}": r["average"]["t2i"] for row, r in results.get("rows", {}).items()}
+    width = max(24, 2 + max(map(len, rows)))
+    return "\n".join([_header(width), *(f"{name:{width}s}{_numbers_of(row)}" for name, row in rows.items())])
+
+
+def _lines(results: dict[str, Any]) -> list[str]:
+    rows = list(results["languages"].items())
     if len(rows) > 1:
         rows.append(("average", results["average"]))
-    lines = [
-        f"{'':24s}"
-        + "".join(f"{name.replace('R', 'R@') if name[0] == 'R' else name:>8s}" for name in METRICS)
+    return [
+        f"{language:8s}{words:16s}{_numbers_of(figures[direction])}"
+        for language, figures in rows
+        for direction, words in DIRECTIONS.items()
     ]
-    for language, figures in rows:
-        for direction, words in DIRECTIONS.items():
-            numbers = "".join(f"{figures[direction][name]:8.2f}" for name in METRICS)
-            lines.append(f"{language:8s}{words:16s}{numbers}")
-    return "\n".join(lines)
+
+
+def _header(width: int) -> str:
+    names = (name.replace("R", "R@") if name[0] == "R" else name for name in METRICS)
+    return " " * width + "".join(f"{name:>8s}" for name in names)
+
+
+def _numbers_of(figures: dict[str, float]) -> str:
+    return "".join(f"{figures[name]:8.2f}" for name in METRICS)

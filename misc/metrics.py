@@ -1,5 +1,7 @@
 """Retrieval metrics by the field's definitions, exact, by counting: no matrix is sorted or held whole."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,25 +38,40 @@ def summarise(rows: Tensor) -> dict[str, float]:
 def query_metrics(
     query_features: Tensor, gallery_features: Tensor, query_ids: Tensor, gallery_ids: Tensor, chunk: int = 512
 ) -> Tensor:
-    """The (Q, 5) figures of single queries, columns as METRICS; arguments as for `retrieval_metrics`.
+    """The (Q, 5) figures of single queries, columns as METRICS; arguments as for `retrieval_metrics`."""
+    queries = F.normalize(query_features.float(), dim=1)
+    gallery = F.normalize(gallery_features.float(), dim=1)
+    return score_metrics(lambda rows: queries[rows] @ gallery.T, query_ids, gallery_ids, chunk)
+
+
+@torch.no_grad()
+def score_metrics(
+    scores_of: Callable[[Tensor], Tensor], query_ids: Tensor, gallery_ids: Tensor, chunk: int = 512
+) -> Tensor:
+    """The (Q, 5) figures of single queries, columns as METRICS, for scores of any kind.
+
+    Args:
+        scores_of: numbers of at most `chunk` queries (B,) -> their scores (B, G), higher is nearer.
 
     With r_1 < r_2 < ... < r_P the ranks of a query's P hits: R@k = [r_1 <= k], AP = mean of i / r_i,
     INP = P / r_P.
     """
-    if not len(query_features):
-        return query_features.new_zeros(0, len(METRICS))
-    queries = F.normalize(query_features.float(), dim=1)
-    gallery = F.normalize(gallery_features.float(), dim=1)
-    hits, num_hits = _hits(query_ids, gallery_ids)
-    rows = [
-        _figures(queries[part] @ gallery.T, hits[part], num_hits[part])
-        for part in torch.arange(len(queries), device=queries.device).split(chunk)
+    if not len(query_ids):
+        return torch.zeros(0, len(METRICS), device=query_ids.device)
+    hits, num_hits = hits_of(query_ids, gallery_ids)
+    rows = torch.arange(len(query_ids), device=query_ids.device).split(chunk)
+    figures = [
+        _figures(hit_ranks(scores_of(part), hits[part], num_hits[part]), num_hits[part]) for part in rows
     ]
-    return torch.cat(rows)
+    return torch.cat(figures)
 
 
-def _hits(query_ids: Tensor, gallery_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The gallery rows of each query's person: (Q, P) padded by repeating the last, and their number (Q,)."""
+def hits_of(query_ids: Tensor, gallery_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The gallery rows of each query's person: (Q, P) ascending, the last one repeated; their number (Q,).
+
+    Raises:
+        ValueError: a query has none.
+    """
     sorted_ids, order = gallery_ids.sort(stable=True)
     first = torch.searchsorted(sorted_ids, query_ids.contiguous())
     num_hits = torch.searchsorted(sorted_ids, query_ids.contiguous(), right=True) - first
@@ -65,23 +82,69 @@ def _hits(query_ids: Tensor, gallery_ids: Tensor) -> tuple[Tensor, Tensor]:
     return order[first[:, None] + steps.minimum(num_hits[:, None] - 1)], num_hits
 
 
-def _figures(scores: Tensor, hits: Tensor, num_hits: Tensor) -> Tensor:
-    places = torch.arange(1, hits.shape[1] + 1, device=scores.device)
-    real = places <= num_hits[:, None]
-    ranks = torch.stack([_rank(scores, column) for column in hits.T], dim=1)
-    ranks = ranks.masked_fill(~real, torch.iinfo(ranks.dtype).max).sort(dim=1).values
-    precision = torch.where(real, places / ranks, 0.0)
+def hit_ranks(scores: Tensor, hits: Tensor, num_hits: Tensor) -> Tensor:
+    """The ranks, from 1, of each query's hits, ascending; equal scores keep the order of the gallery.
+
+    Args:
+        scores: (B, G).
+        hits, num_hits: (B, P) and (B,), of `hits_of`.
+
+    Returns:
+        (B, P) int64; what lies beyond a query's number of hits is the largest int64.
+    """
+    places = torch.arange(hits.shape[1], device=scores.device)
+    unreal = places >= num_hits[:, None]
+    own = scores.gather(1, hits).masked_fill(unreal, -torch.inf)
+    own, order = own.sort(dim=1, descending=True, stable=True)
+    hits = hits.gather(1, order)
+    ahead, not_behind = _num_above(scores, own)
+    tied = (not_behind - ahead > 1) & ~unreal
+    gallery = torch.arange(scores.shape[1], device=scores.device)
+    for place in tied.any(dim=0).nonzero()[:, 0].tolist():
+        rows = tied[:, place]
+        earlier = gallery < hits[rows, place, None]
+        ahead[rows, place] += ((scores[rows] == own[rows, place, None]) & earlier).sum(dim=1)
+    return (ahead + 1).masked_fill(unreal, torch.iinfo(ahead.dtype).max)
+
+
+def best_ranked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k gallery rows with the best scores (B, G), best first, equal ones in the gallery's order.
+
+    Returns:
+        (B, k) rows and (B, k) scores; k is G where G is smaller.
+    """
+    k = min(k, scores.shape[1])
+    values, rows = scores.topk(k, dim=1)
+    crowded = (scores >= values[:, -1:]).sum(dim=1) > k  # more than k tie for the last place
+    rows, order = rows.sort(dim=1)
+    values, best = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    rows = rows.gather(1, best)
+    if crowded.any():
+        all_values, all_rows = scores[crowded].sort(dim=1, descending=True, stable=True)
+        values[crowded], rows[crowded] = all_values[:, :k], all_rows[:, :k]
+    return rows, values
+
+
+def _num_above(scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of a row's scores (B, G) are above, and how many at least, each of its levels: (B, P) both.
+
+    Every score is looked up among the few levels, which is several times faster than comparing it with each.
+    To be above a level is to be at least the next number that there is.
+    """
+    num_rows, above = len(levels), levels.nextafter(levels.new_tensor(torch.inf))
+    thresholds, order = torch.cat([above, levels], dim=1).sort(dim=1)
+    reached = torch.searchsorted(thresholds, scores, right=True, out_int32=True)
+    width = thresholds.shape[1] + 1
+    reached += width * torch.arange(num_rows, dtype=torch.int32, device=scores.device)[:, None]
+    counts = torch.bincount(reached.flatten(), minlength=num_rows * width).view(num_rows, width)
+    at_least = counts.flip(1).cumsum(dim=1).flip(1)[:, 1:]
+    num_above, num_at_least = torch.empty_like(at_least).scatter_(1, order, at_least).chunk(2, dim=1)
+    return num_above, num_at_least
+
+
+def _figures(ranks: Tensor, num_hits: Tensor) -> Tensor:
+    places = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
+    precision = torch.where(places <= num_hits[:, None], places / ranks, 0.0)
     recall = [(ranks[:, 0] <= k).float() for k in (1, 5, 10)]
     inverse = precision.gather(1, num_hits[:, None] - 1)[:, 0]
     return torch.stack([*recall, precision.sum(dim=1) / num_hits, inverse], dim=1)
-
-
-def _rank(scores: Tensor, column: Tensor) -> Tensor:
-    """The rank, from 1, of one gallery row in each query's ranking; equal scores keep gallery order."""
-    own = scores.gather(1, column[:, None])
-    ahead = (scores > own).sum(dim=1)
-    tied = (scores == own).sum(dim=1) > 1
-    if tied.any():
-        earlier = torch.arange(scores.shape[1], device=scores.device) < column[tied, None]
-        ahead[tied] += ((scores[tied] == own[tied]) & earlier).sum(dim=1)
-    return ahead + 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from misc.metrics import METRICS, retrieval_metrics
+from misc.metrics import METRICS, best_ranked, retrieval_metrics
 
 
 def naive(
@@ -70,3 +70,21 @@ def test_features_need_not_be_normalised() -> None:
 def test_a_query_without_a_hit_is_refused_by_number() -> None:
     with pytest.raises(ValueError, match=r"query 1 \(person 9\)"):
         retrieval_metrics(torch.eye(2), torch.eye(2), torch.tensor([1, 9]), torch.tensor([1, 2]))
+
+
+def test_the_best_ranked_are_those_of_a_stable_sort_also_among_ties() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for levels in (2, 5, 1000):
+        scores = torch.randint(levels, (40, 30), generator=generator).float()
+        for k in (1, 10, 30, 50):
+            rows, values = best_ranked(scores, k)
+            for of_query, found, value in zip(scores.tolist(), rows.tolist(), values.tolist(), strict=True):
+                order = sorted(range(30), key=lambda j: -of_query[j])[:k]
+                assert found == order
+                assert value == [of_query[j] for j in order]
+
+
+def test_a_model_that_tells_nothing_apart_ranks_by_the_order_of_the_gallery() -> None:
+    ids = torch.tensor([1, 2, 1, 3])
+    got = retrieval_metrics(torch.ones(1, 4), torch.ones(4, 4), torch.tensor([1]), ids)
+    assert got["mAP"] == pytest.approx(100 * (1 / 1 + 2 / 3) / 2, abs=1e-4)

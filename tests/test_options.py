@@ -157,6 +157,7 @@ def test_options_never_change() -> None:
         (["data.few_shot_by=identities"], "data.few_shot_by has no effect while data.few_shot is 1"),
         (["model.backbone=altclip", "model.clip_pretrained=a.pt"], "model.clip_pretrained has no effect"),
         (["model.backbone=altclip", "model.patch_size=8"], "model.patch_size has no effect"),
+        (["eval.rerank_k1=5"], "eval.rerank_k1 has no effect while eval.rerank is false"),
         (["schedule.ratio_factor=2"], "no effect while experiment.mlm and experiment.id are false"),
     ],
 )

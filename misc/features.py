@@ -1,0 +1,204 @@
+"""Saved features: test sets encoded once, to be scored, fused and re-ranked without model or images.
+
+A folder holds `features.safetensors` (SET/images (G, D), SET/texts/LANGUAGE (Q, D), fp32, normalised) and
+`features.json`: {"format", "weights": {"file", "sha256"}, "options": {"section.name": value, ...},
+"sets": {SET: {"image_root", "images", "person_ids", "queries": {LANGUAGE: {"captions", "person_ids",
+"image_indices"}}}}}.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from misc.evaluate import Encoded, Features
+from options import UserError
+
+logger = logging.getLogger(__name__)
+
+INDEX, TENSORS, FORMAT = "features.json", "features.safetensors", 1
+
+
+@dataclass(frozen=True)
+class SavedQueries:
+    """The captions of a set in one language, and whom and which gallery image each describes."""
+
+    captions: list[str]
+    person_ids: Tensor
+    image_indices: Tensor
+
+
+@dataclass(frozen=True)
+class SavedGallery:
+    """A test set as `Encoded.gallery` describes it."""
+
+    image_root: Path
+    images: list[str]
+    person_ids: Tensor
+    queries: dict[str, SavedQueries]
+
+
+@dataclass(frozen=True)
+class SavedFeatures:
+    """What a folder of features holds: its test sets, and the file of the weights they come from."""
+
+    folder: Path
+    weights: Path
+    sets: dict[str, Encoded]
+
+    @property
+    def galleries(self) -> dict[str, Any]:
+        """The sets without their features."""
+        return {name: encoded.gallery for name, encoded in self.sets.items()}
+
+    def on_device(self, device: torch.device) -> dict[str, Encoded]:
+        """The sets, with their features on `device`."""
+        return {
+            name: Encoded(encoded.gallery, _moved(encoded.features, device))
+            for name, encoded in self.sets.items()
+        }
+
+
+def save_features(
+    sets: Mapping[str, Encoded], folder: Path, weights: Path, options: Mapping[str, Any]
+) -> None:
+    """Write the features of `sets`; the index comes last, so a folder that has one is whole.
+
+    Args:
+        weights: the file, or folder, that they were encoded with, for the record.
+        options: those that the features depend on, by "section.name", for the record.
+    """
+    (folder / INDEX).unlink(missing_ok=True)
+    tensors, index = {}, {}
+    for name, encoded in sets.items():
+        gallery = encoded.gallery
+        tensors[f"{name}/images"] = encoded.features.images
+        tensors |= {f"{name}/texts/{language}": rows for language, rows in encoded.features.texts.items()}
+        index[name] = {
+            "image_root": str(gallery.image_root),
+            "images": list(gallery.images),
+            "person_ids": gallery.person_ids.tolist(),
+            "queries": {
+                language: {
+                    "captions": list(queries.captions),
+                    "person_ids": queries.person_ids.tolist(),
+                    "image_indices": queries.image_indices.tolist(),
+                }
+                for language, queries in gallery.queries.items()
+            },
+        }
+    save_file({name: rows.cpu().contiguous() for name, rows in tensors.items()}, folder / TENSORS)
+    identity = {"file": str(weights), "sha256": file_digest(weights)}
+    record = {"format": FORMAT, "weights": identity, "options": dict(options), "sets": index}
+    temporary = folder / (INDEX + ".tmp")
+    temporary.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(folder / INDEX)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes; of a folder's, those of its files by name one after another."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def load_features(folder: Path) -> SavedFeatures:
+    """Read what `save_features` wrote, onto the CPU.
+
+    Raises:
+        UserError: no such folder, or one that is damaged.
+    """
+    if not (folder / INDEX).is_file():
+        raise UserError(f"features: '{folder}' has no {INDEX}; expected a folder that --save-features wrote")
+    try:
+        record = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        tensors = load_file(folder / TENSORS)
+        sets = {name: _encoded(name, entry, tensors) for name, entry in record["sets"].items()}
+        saved = SavedFeatures(folder, Path(record["weights"]["file"]), sets)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"features: '{folder}' is damaged ({type(error).__name__}: {reason}); save them anew"
+        ) from error
+    logger.info(f"features of {saved.weights} on {', '.join(sets)}, read from {folder}")
+    return saved
+
+
+def _encoded(name: str, entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Encoded:
+    queries = {
+        language: SavedQueries(q["captions"], torch.tensor(q["person_ids"]), torch.tensor(q["image_indices"]))
+        for language, q in entry["queries"].items()
+    }
+    person_ids = torch.tensor(entry["person_ids"])
+    gallery = SavedGallery(Path(entry["image_root"]), entry["images"], person_ids, queries)
+    texts = {language: tensors[f"{name}/texts/{language}"] for language in queries}
+    features = Features(tensors[f"{name}/images"], texts)
+    counts = [(len(gallery.images), person_ids, features.images)]
+    counts += [(len(q.captions), q.person_ids, texts[language]) for language, q in queries.items()]
+    if any(not number == len(ids) == len(rows) for number, ids, rows in counts):
+        raise ValueError(f"set '{name}' has not as many features as images and captions")
+    return Encoded(gallery, features)
+
+
+def _moved(features: Features, device: torch.device) -> Features:
+    return Features(features.images.to(device), {name: t.to(device) for name, t in features.texts.items()})
+
+
+def fuse(parts: Sequence[tuple[float, Features]]) -> Features:
+    """Features whose cosine similarity is the weighted mean of the parts' cosine similarities.
+
+    They stand side by side, each times sqrt(weight / sum of the weights); widths may differ.
+    """
+    scales = [math.sqrt(weight / sum(weight for weight, _ in parts)) for weight, _ in parts]
+
+    def joined(rows: Sequence[Tensor]) -> Tensor:
+        return torch.cat([scale * part for scale, part in zip(scales, rows, strict=True)], dim=1)
+
+    languages = parts[0][1].texts
+    return Features(
+        joined([part.images for _, part in parts]),
+        {language: joined([part.texts[language] for _, part in parts]) for language in languages},
+    )
+
+
+def check_same_sets(galleries: Mapping[str, Any], saved: SavedFeatures) -> None:
+    """Raise UserError unless `saved` has all of `galleries`, with the same images, persons and captions."""
+    for name, gallery in galleries.items():
+        if name not in saved.sets:
+            found = ", ".join(saved.sets)
+            raise UserError(
+                f"eval.fuse: '{saved.folder}' has no features of the set '{name}', only of {found}; save "
+                "them with the same data.dataset and eval.test_sets"
+            )
+        other = saved.sets[name].gallery
+        where = f"'{saved.folder}', set '{name}'"
+        _check_same(gallery.images, other.images, f"{where}, images")
+        _check_same(gallery.person_ids.tolist(), other.person_ids.tolist(), f"{where}, persons of the images")
+        for language, queries in gallery.queries.items():
+            if language not in other.queries:
+                raise UserError(f"eval.fuse: {where} has no captions in '{language}'; save them with it")
+            captions = other.queries[language].captions
+            _check_same(queries.captions, captions, f"{where}, captions in '{language}'")
+
+
+def _check_same(ours: Sequence[Any], theirs: Sequence[Any], what: str) -> None:
+    if len(ours) != len(theirs):
+        found = f"{len(theirs)} in it, {len(ours)} in the set evaluated"
+    else:
+        differing = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
+        if differing is None:
+            return
+        found = f"number {differing} is {theirs[differing]!r} in it, {ours[differing]!r} in the set evaluated"
+    raise UserError(f"eval.fuse: {what}: {found}; fuse features of the same annotations")
