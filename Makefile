@@ -3,19 +3,34 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := datasets/demo
 
-.PHONY: demo study test lint clean
+.PHONY: demo demo-altclip $(DEMO) study verify-release test lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
 # DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
 DEMO_FLAGS ?= output.overwrite=true
-demo: .venv/ready
-	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
+demo: $(DEMO)
 	$(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo.yaml $(DEMO_FLAGS)
+
+# The same in four languages, with a small AltCLIP.
+demo-altclip: $(DEMO)
+	$(BIN)/python -m misc.tiny_altclip --out weights/tiny-altclip --width 96 --layers 2 --heads 3 \
+		--patch-size 16 --embed-dim 512 --vocab-size 4000
+	$(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo-altclip.yaml $(DEMO_FLAGS)
+
+$(DEMO): .venv/ready
+	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
 
 # Five recipes at equal compute, three seeds each, on every core. Stopped, it goes on where it was.
 study: .venv/ready
 	$(BIN)/python -m data.synthetic --out datasets/study --identities 1800 --val-identities 100 --test-identities 200 --seed 2
 	$(BIN)/python -m misc.study
+
+# Does a checkpoint that TBPS-CLIP released meet the published figures? CHECKPOINT=FILE, BENCHMARK is cuhk-pedes,
+# icfg-pedes or rstpreid, RECIPE full or simplified; ANNOTATIONS and IMAGES where they are not as in config/.
+RECIPE ?= full
+verify-release: .venv/ready
+	$(BIN)/python -m misc.verify_release --benchmark "$(BENCHMARK)" --checkpoint "$(CHECKPOINT)" --recipe $(RECIPE) \
+		$(if $(ANNOTATIONS),--annotations "$(ANNOTATIONS)") $(if $(IMAGES),--images "$(IMAGES)")
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest
@@ -25,7 +40,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs/demo runs/study datasets/study $(DEMO)
+	rm -rf .venv runs/demo runs/demo-altclip weights/tiny-altclip runs/study datasets/study $(DEMO)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from data.synthetic.attributes import draw_identities
 from data.synthetic.camera import draw_shot
@@ -111,13 +112,51 @@ def make_tiny_altclip(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AltCLIPModel(config)
-        # By transformers' own start so narrow towers make all captions, and all images, next to the same.
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
-                torch.nn.init.normal_(module.weight, std=width**-0.5)
+        _start_image_tower(model.vision_model, width, layers)
+        _start_text_tower(model.text_model, width)
         model.save_pretrained(folder)
     side = {"height": image_size, "width": image_size}
     CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=side).save_pretrained(folder)
+
+
+def _start_image_tower(tower: Any, width: int, layers: int) -> None:
+    """OpenAI's start (as `model.layers.Transformer` has it); transformers' own leaves narrow towers blind."""
+    from torch.nn import init
+
+    tower.embeddings.patch_embedding.reset_parameters()
+    init.normal_(tower.embeddings.position_embedding.weight, std=width**-0.5)
+    residual_std = (2 * layers * width) ** -0.5
+    for block in tower.encoder.layers:
+        attention, mlp = block.self_attn, block.mlp
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            init.normal_(projection.weight, std=width**-0.5)
+        init.normal_(mlp.fc1.weight, std=(2 * width) ** -0.5)
+        for projection in (attention.out_proj, mlp.fc2):
+            init.normal_(projection.weight, std=residual_std)
+
+
+def _start_text_tower(tower: Any, width: int) -> None:
+    """A start that hears every word: XLM-RoBERTa is read at `<s>`, whose own embedding would drown the rest.
+
+    So `<s>` at the first place is the zero vector at first, and sees the mean of all tokens; the words
+    outweigh their places, and what is the same in all tokens is zero.
+    """
+    import torch
+    from torch.nn import init
+
+    for module in tower.modules():
+        if isinstance(module, torch.nn.Linear):
+            init.normal_(module.weight, std=width**-0.5)
+    embeddings = tower.roberta.embeddings
+    words, places = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
+    init.normal_(words, std=0.02)
+    init.normal_(places, std=0.01)
+    init.zeros_(embeddings.token_type_embeddings.weight)
+    first_place = tower.config.pad_token_id + 1
+    with torch.no_grad():
+        words[SPECIAL.index("<s>")] = 0
+        words[SPECIAL.index("<pad>")] = 0
+        places[first_place] = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,10 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=64, help="of both towers")
     parser.add_argument("--layers", type=int, default=2, help="of both towers")
     parser.add_argument("--heads", type=int, default=2, help="of both towers")
+    parser.add_argument("--patch-size", type=int, default=8, help="of the image tower, in pixels")
     parser.add_argument("--embed-dim", type=int, default=64, help="of the shared space")
     parser.add_argument("--vocab-size", type=int, default=2000, help="pieces of the tokenizer, at most")
     flags = parser.parse_args(arguments)
-    sizes = {name: getattr(flags, name) for name in ("width", "layers", "heads", "embed_dim", "vocab_size")}
+    sizes = {name: value for name, value in vars(flags).items() if name != "out"}
     make_tiny_altclip(flags.out, synthetic_captions(1000), **sizes)
     print(f"Wrote a small AltCLIP with random weights to {flags.out}.")
     return 0

@@ -1,0 +1,1 @@
+"""Checkpoints for other programs: python -m misc.export (see `__main__.py`)."""

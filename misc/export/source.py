@@ -1,0 +1,122 @@
+"""What is exported, what goes along with every format, and the comparison that each one must pass."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+
+from misc.checkpoint import check_trained_with, saved_options
+from misc.quick_start_altclip import drawn_people
+from model import build_model
+from options import Options, UserError, load_options
+from text_utils.captions import clean_caption
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in evaluation mode, with three drawn people and captions of them to try it on.
+
+    Attributes:
+        images: PIL images, of several sizes.
+        captions: cleaned; two words, a sentence, and one that is longer than the text length.
+    """
+
+    options: Options
+    clip: nn.Module
+    tokenizer: Any
+    processor: Any
+    images: list[Image.Image]
+    captions: list[str]
+
+    @property
+    def is_altclip(self) -> bool:
+        """Whether the towers are AltCLIP's."""
+        return self.options.model.backbone == "altclip"
+
+    def square_side(self, advice: str) -> int:
+        """The side of the square image; raises UserError, with the advice, where it is none."""
+        height, width = self.processor.image_size
+        if height != width:
+            raise UserError(
+                f"data.image_size: a square is expected for this format, not {height}, {width}; {advice}"
+            )
+        return height
+
+    @torch.no_grad()
+    def largest_difference(
+        self, encode_image: Callable[[Tensor], Tensor], encode_text: Callable[[Sequence[str]], Tensor]
+    ) -> float:
+        """Of any feature from ours, over batches of one short caption, of one full one and of all three.
+
+        Args:
+            encode_image: (B, 3, H, W) -> (B, D).
+            encode_text: B captions -> (B, D).
+        """
+        differences = []
+        for rows in (slice(0, 1), slice(2, 3), slice(0, 3)):
+            pixels = self.processor(images=self.images[rows], return_tensors="pt")["pixel_values"]
+            tokens = self.tokenizer(self.captions[rows])
+            differences += [
+                encode_image(pixels) - self.clip.encode_image(pixels),
+                encode_text(self.captions[rows]) - self.clip.encode_text(tokens),
+            ]
+        return max(difference.abs().max().item() for difference in differences)
+
+    def check(
+        self,
+        by: str,
+        encode_image: Callable[[Tensor], Tensor],
+        encode_text: Callable[[Sequence[str]], Tensor],
+        tolerance: float,
+    ) -> None:
+        """Say how far what was written is from ours; raises UserError where that is beyond the tolerance."""
+        difference = self.largest_difference(encode_image, encode_text)
+        if not difference <= tolerance:  # NaN too
+            raise UserError(
+                f"export: features by {by} differ from ours by {difference:.1e}, {tolerance:.0e} at most is "
+                "expected, so nothing was written; try other versions of the packages, or another --format"
+            )
+        LOGGER.info("features by %s: largest difference from ours %.1e", by, difference)
+
+
+def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str]) -> Source:
+    """The model of a checkpoint, by the options saved in it or, where `config` is given, by those.
+
+    Raises:
+        UserError: weights or options that cannot be read, or that do not go together; no options.
+    """
+    if config:
+        options = load_options(config, overrides)
+        check_trained_with(options, checkpoint)
+    else:
+        options = _options_inside(checkpoint, overrides)
+    model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
+    people = drawn_people(3)
+    sentences = [clean_caption(caption) for caption, _ in people]
+    captions = ["a man", sentences[0], " ".join(sentences * options.experiment.text_length)]
+    images = [image for _, image in people]
+    clip = model.clip.eval().requires_grad_(False)
+    return Source(options, clip, tokenizer, processor, images, captions)
+
+
+def _options_inside(checkpoint: Path, overrides: Sequence[str]) -> Options:
+    saved = saved_options(checkpoint)
+    if saved is None:
+        problem = "holds no options of a run of ours" if checkpoint.exists() else "does not exist"
+        raise UserError(
+            f"CHECKPOINT: '{checkpoint}' {problem}; expected a run's checkpoint_best.pth, or others with "
+            "--config FILE"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"options of {checkpoint.name}"
+        file.write_text(yaml.safe_dump(saved), encoding="utf-8")
+        return load_options(file, overrides)

@@ -1,0 +1,104 @@
+"""Whether a checkpoint that TBPS-CLIP released meets its published figures:
+
+    python -m misc.verify_release --benchmark cuhk-pedes --checkpoint FILE [--recipe simplified]
+
+The evaluation is main.py's own. Exit status 0: all four figures within 0.1; 1: not all; 2: not run.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from main import CONFIG, Parser
+from main import main as run_main
+from options import UserError
+
+FIGURES = ("R1", "R5", "R10", "mAP")
+TOLERANCE = 0.1
+# Text to image, percent: https://arxiv.org/abs/2308.10045, ViT-B/16, the epoch picked on test.
+PUBLISHED = {
+    "full": {
+        "cuhk-pedes": (73.54, 88.19, 92.35, 65.38),
+        "icfg-pedes": (65.05, 80.34, 85.47, 39.83),
+        "rstpreid": (61.95, 83.55, 88.75, 48.26),
+    },
+    "simplified": {
+        "cuhk-pedes": (72.66, 88.14, 92.72, 64.97),
+        "icfg-pedes": (64.52, 80.03, 85.39, 39.54),
+        "rstpreid": (62.10, 81.90, 87.75, 48.00),
+    },
+}
+
+
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(
+        prog="python -m misc.verify_release",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--benchmark", required=True, choices=tuple(PUBLISHED["full"]), help="the data set")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="FILE", help="what was released for it"
+    )
+    parser.add_argument(
+        "--recipe", choices=tuple(PUBLISHED), default="full", help="that the checkpoint was trained by (full)"
+    )
+    parser.add_argument("--annotations", metavar="PATH", help="as data.annotation_file; see config/")
+    parser.add_argument("--images", metavar="DIR", help="as data.image_root; see config/")
+    parser.add_argument("--output-dir", metavar="DIR", help="runs/verify/BENCHMARK-RECIPE")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="such as misc.device=cpu")
+    return parser
+
+
+def evaluate(flags: argparse.Namespace) -> tuple[int, dict[str, float]]:
+    """Run main.py on the benchmark; returns its exit status and, where that is 0, the figures in percent."""
+    folder = Path(flags.output_dir or f"runs/verify/{flags.benchmark}-{flags.recipe}")
+    arguments = ["--config", str(CONFIG / f"{flags.benchmark}.yaml"), "--evaluate", str(flags.checkpoint)]
+    arguments += ["--output-dir", str(folder)]
+    if flags.annotations:  # curated files do as well as the authors' own
+        arguments += [f"data.annotation_file={flags.annotations}", "data.dataset=auto"]
+    if flags.images:
+        arguments.append(f"data.image_root={flags.images}")
+    status = run_main([*arguments, *flags.overrides])
+    if status:
+        return status, {}
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return 0, results["average"]["t2i"]
+
+
+def compare(measured: dict[str, float], published: Sequence[float]) -> tuple[bool, str]:
+    """Whether each figure, as printed with two decimals, is within the tolerance; and a table of them."""
+    rows, meets = ["            published   measured   difference"], True
+    for name, expected in zip(FIGURES, published, strict=True):
+        value = round(measured[name], 2)
+        difference = round(value - expected, 2)
+        is_met = abs(difference) <= TOLERANCE
+        meets = meets and is_met
+        mark = "" if is_met else "   not met"
+        rows.append(f"{name:<8}{expected:>13.2f}{value:>11.2f}{difference:>+13.2f}{mark}")
+    return meets, "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        flags = build_parser().parse_intermixed_args(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    status, measured = evaluate(flags)
+    if status:
+        return status
+    meets, table = compare(measured, PUBLISHED[flags.recipe][flags.benchmark])
+    verdict = "meets" if meets else "does not meet"
+    print(f"\n{flags.benchmark}, {flags.recipe} recipe, text to image, percent\n{table}")
+    print(f"verdict: {flags.checkpoint} {verdict} the published figures within {TOLERANCE}")
+    return 0 if meets else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
