@@ -14,7 +14,7 @@ demo: $(DEMO)
 # The same in four languages, with a small AltCLIP.
 demo-altclip: $(DEMO)
 	$(BIN)/python -m misc.tiny_altclip --out weights/tiny-altclip --width 96 --layers 2 --heads 3 \
-		--patch-size 16 --embed-dim 512 --vocab-size 4000
+		--embed-dim 512 --vocab-size 4000
 	$(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo-altclip.yaml $(DEMO_FLAGS)
 
 $(DEMO): .venv/ready

@@ -168,7 +168,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=64, help="of both towers")
     parser.add_argument("--layers", type=int, default=2, help="of both towers")
     parser.add_argument("--heads", type=int, default=2, help="of both towers")
-    parser.add_argument("--patch-size", type=int, default=8, help="of the image tower, in pixels")
     parser.add_argument("--embed-dim", type=int, default=64, help="of the shared space")
     parser.add_argument("--vocab-size", type=int, default=2000, help="pieces of the tokenizer, at most")
     flags = parser.parse_args(arguments)
