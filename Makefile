@@ -9,13 +9,13 @@ DEMO := datasets/demo
 # DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
 DEMO_FLAGS ?= output.overwrite=true
 demo: $(DEMO)
-	$(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo.yaml $(DEMO_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo.yaml $(DEMO_FLAGS)
 
 # The same in four languages, with a small AltCLIP.
 demo-altclip: $(DEMO)
 	$(BIN)/python -m misc.tiny_altclip --out weights/tiny-altclip --width 96 --layers 2 --heads 3 \
 		--embed-dim 512 --vocab-size 4000
-	$(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo-altclip.yaml $(DEMO_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo-altclip.yaml $(DEMO_FLAGS)
 
 $(DEMO): .venv/ready
 	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1

@@ -14,7 +14,8 @@ def moot_settings(options: Any) -> list[str]:
     if experiment.image_aug == "none" and experiment.nitc and experiment.mvs_image:
         sentences.append("experiment.mvs_image sees the same view twice while experiment.image_aug is none")
     same_words = experiment.text_aug == "none" and not experiment.back_trans
-    if same_words and (experiment.ss_text or (experiment.nitc and experiment.mvs_text)):
+    same_language = len(data.languages) == 1 or data.language_draw == "all"
+    if same_words and same_language and (experiment.ss_text or (experiment.nitc and experiment.mvs_text)):
         sentences.append(
             "SS-T and MVS-T see the same caption twice while text_aug is none and back_trans false"
         )
@@ -29,7 +30,7 @@ def moot_settings(options: Any) -> list[str]:
         sentences.append("experiment.use_altclip_processor has no effect while model.backbone is clip")
     sizes = [f.name for f in dataclasses.fields(model) if f.name.startswith(("image_", "text_"))]
     for name in ("clip_pretrained", *sizes, "patch_size", "vocab_size"):
-        if model.backbone == "altclip" and _is_set(model, name):
+        if model.backbone == "altclip" and getattr(model, name) is not None and _is_set(model, name):
             sentences.append(f"model.{name} has no effect while model.backbone is altclip")
     return sentences
 

@@ -171,6 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--embed-dim", type=int, default=64, help="of the shared space")
     parser.add_argument("--vocab-size", type=int, default=2000, help="pieces of the tokenizer, at most")
     flags = parser.parse_args(arguments)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of a file of less than a second
     sizes = {name: value for name, value in vars(flags).items() if name != "out"}
     make_tiny_altclip(flags.out, synthetic_captions(1000), **sizes)
     print(f"Wrote a small AltCLIP with random weights to {flags.out}.")

@@ -165,3 +165,18 @@ def test_a_setting_that_another_makes_moot_is_named(overrides: list[str], said: 
     assert moot_settings(load_options(CONFIG / "config.yaml")) == []
     sentences = moot_settings(load_options(CONFIG / "config.yaml", overrides))
     assert len([sentence for sentence in sentences if said in sentence]) == 1, sentences
+
+
+def test_the_demos_set_nothing_that_has_no_effect() -> None:
+    for name in ("demo.yaml", "demo-altclip.yaml"):
+        assert moot_settings(load_options(CONFIG / name)) == []
+
+
+def test_two_captions_differ_where_each_draws_its_language() -> None:
+    same_words = ["experiment.text_aug=none", "experiment.back_trans=false", "experiment.mvs_text=true"]
+    languages = ["data.languages=[en,ch]"]
+    for draw, is_said in (("one", False), ("all", True)):
+        options = load_options(
+            CONFIG / "config.yaml", [*same_words, *languages, f"data.language_draw={draw}"]
+        )
+        assert any("same caption twice" in sentence for sentence in moot_settings(options)) == is_said
