@@ -17,6 +17,7 @@ from data.images import load_image
 from text_utils.augment import TextAugmentation
 from text_utils.captions import clean_caption
 
+Choice = tuple[Record, int]  # a record and the number of a caption in it
 Processor = Callable[..., dict[str, Any]]  # called as processor(images=[...PIL], return_tensors="pt")
 
 
@@ -55,7 +56,7 @@ class TrainingSet(Dataset[Sample]):
         augment_text: makes the caption of a sample.
         second_caption: whether to make another, augmented anew.
         language_draw: "all": each language's caption is a sample; "one": a sample draws its language, and
-            anew for its second caption.
+            another one for its second caption.
 
     `choices[index]` are the captions that a sample may have, all of one image, as (record, number of the
     caption in it): a single one, or with "one" that of each language.
@@ -73,7 +74,7 @@ class TrainingSet(Dataset[Sample]):
         second_caption: bool = False,
         language_draw: str = "all",
     ) -> None:
-        self.choices: list[tuple[tuple[Record, int], ...]]
+        self.choices: list[tuple[Choice, ...]]
         if language_draw == "one":
             self.choices = [
                 tuple((record, number % len(record.captions)) for record in of_image)
@@ -104,15 +105,20 @@ class TrainingSet(Dataset[Sample]):
         epoch, index = key
         rng = seeded(self.seed, epoch, index)
         record, _ = self.choices[index][0]
-        caption = self._caption(index, rng)
+        choice = self._draw(index, rng)
+        caption = self._caption(choice, rng)
         images = self._images(record, rng)
-        second = self._caption(index, rng) if self.second_caption else None
+        second = self._caption(self._draw(index, rng, choice), rng) if self.second_caption else None
         person = self.person_labels[record.person_id]
         return Sample(images, caption, person, index, second, seed=rng.getrandbits(63))
 
-    def _caption(self, index: int, rng: random.Random) -> str:
-        choices = self.choices[index]
-        record, number = choices[0] if len(choices) == 1 else rng.choice(choices)
+    def _draw(self, index: int, rng: random.Random, besides: Choice | None = None) -> Choice:
+        """A choice of the sample: in another language than `besides`, where it has several."""
+        choices = [choice for choice in self.choices[index] if choice != besides] or self.choices[index]
+        return choices[0] if len(choices) == 1 else rng.choice(choices)
+
+    def _caption(self, choice: Choice, rng: random.Random) -> str:
+        record, number = choice
         back = record.back_translations[number] if record.back_translations else None
         return self.augment_text(record.captions[number], back, record.language, rng)
 
