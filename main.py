@@ -31,29 +31,35 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
     parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    recipe = parser.add_mutually_exclusive_group()
-    recipe.add_argument("--config", metavar="FILE", default=CONFIG / "config.yaml", help="the options' file")
+    recipe, add = parser.add_mutually_exclusive_group(), parser.add_argument
+    recipe.add_argument("--config", metavar="FILE", help="the options: config/config.yaml")
     recipe.add_argument("--simplified", action="store_true", help="the lean recipe: config/s.config.yaml")
-    add = parser.add_argument
-    add("--backbone", choices=("clip", "altclip"), help="altclip: with config/altclip.yaml")
-    add("--resume", metavar="FILE", nargs="?", const="auto", help="go on from a checkpoint; auto: the newest")
-    add("--evaluate", metavar="FILE", help="evaluate weights, or saved features; no training")
-    add("--save-rankings", metavar="FILE", help="write the ranking of each test query: .csv or .jsonl")
-    add("--save-features", metavar="DIR", help="write the features of the test sets")
+    add("--backbone", choices=("clip", "altclip"), help="model.backbone; altclip with config/altclip.yaml")
+    resume = "go on from a checkpoint; auto (or nothing): the newest good one of the output folder, if any"
+    add("--resume", metavar="FILE", nargs="?", const="auto", help=resume)
+    evaluate = "evaluate these weights, or a folder of --save-features, on the test split; no training"
+    add("--evaluate", metavar="FILE", help=evaluate)
+    add("--save-rankings", metavar="FILE", help="write the ten best of each test query, .csv or .jsonl")
+    add("--save-features", metavar="DIR", help="write the test sets' features, for --evaluate and eval.fuse")
     add("--output-dir", metavar="DIR", help="folder for everything the run writes: output.dir")
     add("overrides", nargs="*", metavar="key.path=value", help="such as schedule.epoch=3")
     flags = parser.parse_intermixed_args(arguments)
     if flags.resume and "=" in flags.resume:  # `--resume key=value`: the value is an override, not a file
         flags.overrides.insert(0, flags.resume)
         flags.resume = "auto"
+    for name, value in vars(flags).items():  # an unset variable of the shell must not start a training
+        if value == "":
+            raise UserError(
+                f"--{name.replace('_', '-')}: its value is empty; fill it in or leave the flag out"
+            )
     flags.command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
     if flags.evaluate and flags.resume:
         raise UserError("--evaluate and --resume exclude each other")
-    file = CONFIG / "s.config.yaml" if flags.simplified else flags.config
+    recipe_file = "s.config.yaml" if flags.simplified else "config.yaml"
     if flags.backbone == "clip":
         flags.overrides.insert(0, "model.backbone=clip")
     overlay = CONFIG / "altclip.yaml" if flags.backbone == "altclip" else None
-    options = load_options(file, flags.overrides, overlay)
+    options = load_options(flags.config or CONFIG / recipe_file, flags.overrides, overlay)
     if flags.output_dir:
         options = replace(options, output=replace(options.output, dir=flags.output_dir))
     return flags, options
@@ -141,7 +147,9 @@ def score(options: Options, flags: argparse.Namespace) -> None:
     device, _ = runtime.start(options)
     if flags.save_features:
         raise UserError(f"--save-features: '{flags.evaluate}' holds saved features already; leave it out")
-    saved = load_features(Path(flags.evaluate))
+    saved = load_features(Path(flags.evaluate), "--evaluate")
+    for name in options.eval.test_sets.keys() - saved.sets.keys():
+        raise UserError(f"eval.test_sets: '{flags.evaluate}' has no features of '{name}'; save them anew")
     folder = runtime.evaluation_folder(Path(options.output.dir))
     reporter = build_reporter(options, folder, saved.galleries, flags.save_rankings, None)
     runtime.open_folder(folder, fresh=False)
@@ -155,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags, options = parse_command_line(arguments)
         if not flags.evaluate:
             train(options, flags)
-        elif (Path(flags.evaluate) / "features.json").is_file():
+        elif any(Path(flags.evaluate).glob("features.*")):
             score(options, flags)
         else:
             evaluate(options, flags)

@@ -222,8 +222,8 @@ class EvalOptions:
     )
     fuse: Mapping[str, float] = option(
         {},
-        "folders of --save-features whose cosine similarities join the model's: {folder: weight, ...}; "
-        "the model's own weight is 1",
+        "also report the weighted mean of the cosine similarities of the model, of weight 1, and of "
+        "saved features: {folder of --save-features: weight, ...}",
         WEIGHTS,
     )
     rerank: bool = option(False, "also report k-reciprocal re-ranking, in rows of its own")
@@ -240,7 +240,10 @@ class LogOptions:
 @dataclass(frozen=True)
 class OutputOptions:
     dir: str = option("runs/tbps", "folder for everything a run writes")
-    overwrite: bool = option(False, "whether a fresh run may replace the run that the folder holds")
+    overwrite: bool = option(
+        False,
+        "whether a fresh run may replace the run that the folder holds, --save-features other features",
+    )
 
 
 @dataclass(frozen=True)

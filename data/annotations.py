@@ -79,10 +79,19 @@ def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
     for image in dict.fromkeys(images):
         folder, _, name = image.rpartition("/")
         if folder not in listings:
-            listings[folder] = set(os.listdir(root / folder)) if (root / folder).is_dir() else set()
+            listings[folder] = _names(root / folder)
         if name not in listings[folder]:
             missing.append(image)
     return missing
+
+
+def _names(folder: Path) -> set[str]:
+    if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
+        return set()
+    try:
+        return set(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"data.image_root: '{folder}' cannot be read ({error.strerror})") from error
 
 
 def _has_back_translations(by_language: ByLanguage) -> bool:

@@ -8,6 +8,10 @@ from PIL import Image, ImageOps
 
 from options import UserError
 
+# What Pillow raises on damaged files of one format or another.
+FAILURES = (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, struct.error)
+FAILURES += (Image.DecompressionBombError,)
+
 
 def load_image(path: str | Path) -> Image.Image:
     """The image as 8-bit RGB, upright by its EXIF tag; what is transparent becomes white.
@@ -19,7 +23,7 @@ def load_image(path: str | Path) -> Image.Image:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             return image if image.mode == "RGB" else _to_rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except FAILURES as error:
         reason = "it is not there" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
         raise UserError(
             f"image '{path}' cannot be read ({reason}). Download it anew, or drop its record"

@@ -1,5 +1,6 @@
 """What an annotation says of one image: the record, and all checks on its fields."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ MALFORMED = "malformed records"
 NO_WORDS = "captions without words"
 UNPAIRED = "back-translations that do not pair with their captions"
 NOT_ALIGNED = "languages that are not aligned"
+
+HALF_A_SIGN = re.compile("[\ud800-\udfff]")  # JSON can spell it; no file or screen takes it
 
 Complain = Callable[[str, str], None]  # called with one of the kinds above and a line that says where
 
@@ -109,8 +112,8 @@ def field(item: Any, name: str, kind: type, where: str) -> Any:
     if not isinstance(item, dict):
         raise UserError(f"{where}: expected fields and values, found {item!r:.40}")
     if name not in item:
-        raise UserError(f"{where}: no field '{name}'; it has {', '.join(map(str, item))}")
-    if type(item[name]) is not kind:
+        raise UserError(f"{where}: no field '{name}'; it has {', '.join(map(str, item)):.80}")
+    if type(item[name]) is not kind or (kind is str and HALF_A_SIGN.search(item[name])):
         words = {str: "a text", int: "a whole number", list: "a list of texts"}[kind]
         raise UserError(f"{where}: field '{name}' should be {words}, found {item[name]!r:.40}")
     return item[name]
@@ -131,7 +134,7 @@ def _parse(item: Any, image_field: str, language: str, where: str) -> Record:
     person_id = field(item, "id", int, where)
     if not 0 <= person_id < 2**63:  # tensors hold 64 bits
         words = "at least 0" if person_id < 0 else "less than 2**63"
-        raise UserError(f"{where}: field 'id' should be a person id of {words}, found {person_id}")
+        raise UserError(f"{where}: field 'id' should be a person id of {words}, found {person_id!r:.40}")
     captions = _texts(item, "captions", where)
     back = _texts(item, "captions_bt", where) if item.get("captions_bt") else ()
     return Record(
@@ -142,6 +145,6 @@ def _parse(item: Any, image_field: str, language: str, where: str) -> Record:
 def _texts(item: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
     texts = field(item, name, list, where)
     for text in texts:
-        if not isinstance(text, str):
+        if not isinstance(text, str) or HALF_A_SIGN.search(text):
             raise UserError(f"{where}: field '{name}' should be a list of texts, found {text!r:.40} in it")
     return tuple(texts)

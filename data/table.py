@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from data.records import (
+    HALF_A_SIGN,
     MALFORMED,
     NO_WORDS,
     NOT_ALIGNED,
@@ -41,6 +42,7 @@ from text_utils.captions import clean_caption
 REQUIRED = ("image", "person_id", "caption")
 DEFAULTS = {"split": "test", "language": "en"}
 EXTRA = "\0"  # no column of a CSV file has this name
+MOST_DIGITS = 18  # of a person id that is a number: tensors hold 64 bits
 
 Described = dict[tuple[str, str], list[str]]  # (image, person): its captions
 
@@ -122,7 +124,7 @@ def _check_aligned(
 def _number_persons(persons: Iterable[str]) -> dict[str, int]:
     """{person as spelt: its number}."""
     distinct = dict.fromkeys(persons)
-    if all(person.isdecimal() and int(person) < 2**63 for person in distinct):
+    if all(person.isdecimal() and len(person) <= MOST_DIGITS for person in distinct):
         return {person: int(person) for person in distinct}
     return {person: number for number, person in enumerate(distinct)}
 
@@ -136,7 +138,7 @@ def _read_rows(path: Path, content: bytes, complain: Complain) -> Iterator[Row]:
         ) from error
     rows = list(_json_rows(text) if text.lstrip().startswith("{") else _csv_rows(path, text))
     if not rows:
-        raise UserError(f"data.annotation_file: '{path}' has a header and no rows")
+        raise UserError(f"data.annotation_file: '{path}' has no rows with captions")
     columns = {name for _, cells in rows if isinstance(cells, dict) for name in cells}
     defaults = {name: value for name, value in DEFAULTS.items() if name not in columns}
     for line, cells in rows:
@@ -162,7 +164,7 @@ def _read_row(cells: Any, where: str) -> Row:
     person = cells.get("person_id")
     if type(person) is int:
         person = str(person)
-    elif not isinstance(person, str) or not person.strip():
+    elif not isinstance(person, str) or not person.strip() or HALF_A_SIGN.search(person):
         raise UserError(
             f"{where}: field 'person_id' should be a whole number or a name, found {person!r:.40}"
         )
@@ -215,6 +217,9 @@ def _check_header(header: list[str], path: Path) -> None:
     missing = [name for name in REQUIRED if name not in header]
     if missing:
         raise UserError(f"'{path}' line 1: no column '{missing[0]}'; the header has {', '.join(header):.80}")
+    for name in (*REQUIRED, *DEFAULTS):
+        if header.count(name) > 1:
+            raise UserError(f"'{path}' line 1: two columns '{name}'; a further caption is a row of its own")
 
 
 def _header(line: str, delimiter: str) -> list[str]:

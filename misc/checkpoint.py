@@ -1,16 +1,21 @@
 """Checkpoints: plain tensors and dicts, written whole or not at all."""
 
+import copy
 import json
 import logging
 import os
 import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
+import yaml
 
-from options import Options, UserError, to_dict
+from misc.pickles import read_pickled
+from options import Options, UserError, load_options, to_dict
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +53,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: no such file, not a checkpoint, damaged, or without the training state.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = copy.deepcopy(read_pickled(path))  # the optimiser must not hold views of the file
     except FileNotFoundError:
         raise UserError(f"checkpoint '{path}': no such file") from None
-    except Exception as error:  # of a bad file torch.load raises whatever its three parsers do
+    except Exception as error:  # a bad file fails with whatever its parsers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint '{path}': damaged, or not a checkpoint ({reason[:200]})") from error
     expected = {"model", "optimizer", "scaler", "epoch", "step", "random", "best", "options"}
@@ -97,7 +102,7 @@ def saved_options(path: Path) -> dict[str, Any] | None:
             with safetensors.safe_open(path, "pt") as file:
                 options = json.loads((file.metadata() or {}).get("options", "null"))
         else:
-            options = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["options"]
+            options = read_pickled(path)["options"]
     except Exception:  # not a checkpoint of ours, or no file at all: whoever loads the weights says so
         return None
     return options if isinstance(options, dict) else None
@@ -120,6 +125,34 @@ def check_trained_with(options: Options, path: Path) -> None:
                 f"{section}.{name}: '{path}' was trained with {before}, these options have "
                 f"{now[section][name]}; evaluate with --config and the options.yaml of its run"
             )
+
+
+def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Options:
+    """The options to use a checkpoint with: of the file `config`, or where that is None those saved in it.
+
+    Raises:
+        UserError: options that cannot be read or do not go with the checkpoint; none.
+    """
+    if config:
+        options = load_options(config, overrides)
+        check_trained_with(options, path)
+        return options
+    saved = saved_options(path)
+    if saved is None:
+        problem = "holds no options of a run of ours" if path.exists() else "does not exist"
+        raise UserError(
+            f"CHECKPOINT: '{path}' {problem}; expected a run's checkpoint_best.pth, or others with "
+            "--config FILE"
+        )
+    return restore_options(saved, f"options of {path.name}", overrides)
+
+
+def restore_options(saved: dict[str, Any], name: str, overrides: Sequence[str]) -> Options:
+    """Options out of what `to_dict` made of them, checked as a file is; `name` is what errors call it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_text(yaml.safe_dump(saved), encoding="utf-8")
+        return load_options(file, overrides)
 
 
 def load_model_state(model: torch.nn.Module, state: dict[str, Any]) -> None:

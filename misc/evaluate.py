@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from misc import distributed
 from misc.logs import progress
 from misc.metrics import METRICS, score_metrics, summarise
-from options import Options
+from options import Options, UserError
 
 ScoresOf = Callable[[Tensor], Tensor]  # numbers of queries (B,) -> scores (B, G), higher is nearer
 
@@ -27,6 +27,10 @@ class Features:
 
     images: Tensor
     texts: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> "Features":
+        """The features on `device`."""
+        return Features(self.images.to(device), {name: rows.to(device) for name, rows in self.texts.items()})
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,12 @@ class Evaluator:
     precision: torch.dtype
 
     @torch.no_grad()  # not inference_mode: older gloo may not write into the tensors it makes
-    def encode(self) -> Features:
-        """The features of the gallery and of the queries of every language."""
+    def encode(self) -> Encoded:
+        """The split with the features of its gallery and of its queries in every language.
+
+        Raises:
+            UserError: the model makes features that are not finite.
+        """
         was_training = self.clip.training
         self.clip.eval()
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
@@ -78,15 +86,16 @@ class Evaluator:
                 name: self._encode_texts(queries.captions) for name, queries in self.gallery.queries.items()
             }
         self.clip.train(was_training)
-        return Features(images, texts)
-
-    def score(self, features: Features) -> dict[str, Any]:
-        """The metrics, as `score` has them."""
-        return score(Encoded(self.gallery, features))
+        if not all(rows.isfinite().all() for rows in (images, *texts.values())):
+            raise UserError(
+                f"the model makes features that are not finite in {self.precision}: its weights are damaged, "
+                "or overflow (try misc.precision=fp32)"
+            )
+        return Encoded(self.gallery, Features(images, texts))
 
     def __call__(self) -> dict[str, Any]:
         """The metrics: `score(encode())`."""
-        return self.score(self.encode())
+        return score(self.encode())
 
     def _encode_images(self) -> Tensor:
         rows = [
@@ -144,28 +153,34 @@ def _score_sharded(scores_of: ScoresOf, query_ids: Tensor, gallery_ids: Tensor) 
     return summarise(distributed.gather_interleaved(rows, len(query_ids)))
 
 
-def encode_all(evaluators: Mapping[str, Evaluator]) -> dict[str, Encoded]:
-    """The sets of several evaluators, by name, encoded one after another."""
-    return {name: Encoded(evaluator.gallery, evaluator.encode()) for name, evaluator in evaluators.items()}
-
-
-def build_evaluator(
+def build_evaluators(
     clip: nn.Module,
     tokenizer: Any,
-    gallery: Any,
+    galleries: Mapping[str, Any],
     image_batches: Callable[[Any, Sequence[int]], Iterable[Tensor]],
     options: Options,
     device: torch.device,
     precision: torch.dtype,
-) -> Evaluator:
-    """The evaluator of one split; `image_batches(gallery, rows)` yields the pixels of gallery rows."""
-    images = image_batches(gallery, shard(len(gallery.images)))
-    return Evaluator(clip, tokenizer, gallery, images, options.data.test_batch_size, device, precision)
-
-
-def build_evaluators(
-    clip: nn.Module, tokenizer: Any, galleries: Mapping[str, Any], *rest: Any
 ) -> dict[str, Evaluator]:
-    """The evaluators of several splits, by name, None left out; the rest as for `build_evaluator`."""
-    present = {name: gallery for name, gallery in galleries.items() if gallery is not None}
-    return {name: build_evaluator(clip, tokenizer, gallery, *rest) for name, gallery in present.items()}
+    """The evaluators of the splits `galleries`, by name, None left out.
+
+    `image_batches(gallery, rows)` yields the pixels of gallery rows.
+    """
+    return {
+        name: Evaluator(
+            clip,
+            tokenizer,
+            gallery,
+            image_batches(gallery, shard(len(gallery.images))),
+            options.data.test_batch_size,
+            device,
+            precision,
+        )
+        for name, gallery in galleries.items()
+        if gallery is not None
+    }
+
+
+def encode_all(evaluators: Mapping[str, Evaluator]) -> dict[str, Encoded]:
+    """The sets of several evaluators, by name, encoded one after another."""
+    return {name: evaluator.encode() for name, evaluator in evaluators.items()}

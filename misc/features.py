@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -62,10 +62,7 @@ class SavedFeatures:
 
     def on_device(self, device: torch.device) -> dict[str, Encoded]:
         """The sets, with their features on `device`."""
-        return {
-            name: Encoded(encoded.gallery, _moved(encoded.features, device))
-            for name, encoded in self.sets.items()
-        }
+        return {name: Encoded(each.gallery, each.features.to(device)) for name, each in self.sets.items()}
 
 
 def save_features(
@@ -114,46 +111,72 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_features(folder: Path) -> SavedFeatures:
+def load_features(folder: Path, named_by: str) -> SavedFeatures:
     """Read what `save_features` wrote, onto the CPU.
+
+    Args:
+        named_by: the flag or option that names the folder, for the errors.
 
     Raises:
         UserError: no such folder, or one that is damaged.
     """
     if not (folder / INDEX).is_file():
-        raise UserError(f"features: '{folder}' has no {INDEX}; expected a folder that --save-features wrote")
+        raise UserError(f"{named_by}: '{folder}' has no {INDEX}; give a folder that --save-features wrote")
     try:
         record = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        _require(record["format"] == FORMAT, f"format {record['format']!r} is not {FORMAT}")
         tensors = load_file(folder / TENSORS)
         sets = {name: _encoded(name, entry, tensors) for name, entry in record["sets"].items()}
+        _require(bool(sets), "no sets")
         saved = SavedFeatures(folder, Path(record["weights"]["file"]), sets)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
+        reason = " ".join(str(e).split())[:200]
         raise UserError(
-            f"features: '{folder}' is damaged ({type(error).__name__}: {reason}); save them anew"
-        ) from error
+            f"{named_by}: features in '{folder}' are damaged ({type(e).__name__}: {reason}); save them anew"
+        ) from e
     logger.info(f"features of {saved.weights} on {', '.join(sets)}, read from {folder}")
     return saved
 
 
 def _encoded(name: str, entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Encoded:
-    queries = {
-        language: SavedQueries(q["captions"], torch.tensor(q["person_ids"]), torch.tensor(q["image_indices"]))
-        for language, q in entry["queries"].items()
-    }
-    person_ids = torch.tensor(entry["person_ids"])
-    gallery = SavedGallery(Path(entry["image_root"]), entry["images"], person_ids, queries)
-    texts = {language: tensors[f"{name}/texts/{language}"] for language in queries}
-    features = Features(tensors[f"{name}/images"], texts)
-    counts = [(len(gallery.images), person_ids, features.images)]
-    counts += [(len(q.captions), q.person_ids, texts[language]) for language, q in queries.items()]
-    if any(not number == len(ids) == len(rows) for number, ids, rows in counts):
-        raise ValueError(f"set '{name}' has not as many features as images and captions")
-    return Encoded(gallery, features)
+    """A set of the index with its features; raises ValueError and the like unless all of it fits together."""
+    images, person_ids = _list_of(str, entry["images"]), torch.tensor(_list_of(int, entry["person_ids"]))
+    _require(len(images) == len(person_ids), f"set '{name}' has not as many images as persons")
+    paths = map(PurePath, images)
+    _require(not any(p.is_absolute() or ".." in p.parts for p in paths), "images outside the image root")
+    queries, texts = {}, {}
+    for language, part in entry["queries"].items():
+        captions = _list_of(str, part["captions"])
+        asked, described = (torch.tensor(_list_of(int, part[key])) for key in ("person_ids", "image_indices"))
+        fits = len(captions) == len(described) and torch.equal(person_ids[described], asked)
+        fits = fits and set(described.tolist()) == set(range(len(images)))
+        _require(fits, f"captions, images and persons of set '{name}' in '{language}' do not belong together")
+        queries[language] = SavedQueries(captions, asked, described)
+        texts[language] = _rows(tensors, f"{name}/texts/{language}", len(captions))
+    features = Features(_rows(tensors, f"{name}/images", len(images)), texts)
+    widths = {rows.shape[1] for rows in texts.values()}
+    _require(widths == {features.images.shape[1]}, f"captions of set '{name}' are not as wide as its images")
+    return Encoded(SavedGallery(Path(entry["image_root"]), images, person_ids, queries), features)
 
 
-def _moved(features: Features, device: torch.device) -> Features:
-    return Features(features.images.to(device), {name: t.to(device) for name, t in features.texts.items()})
+def _require(fits: bool, otherwise: str) -> None:
+    if not fits:
+        raise ValueError(otherwise)
+
+
+def _list_of(kind: type, values: Any) -> list[Any]:
+    is_list = isinstance(values, list) and values and all(type(value) is kind for value in values)
+    _require(is_list, f"expected a list of {kind.__name__}, found {str(values)[:40]}")
+    return values
+
+
+def _rows(tensors: Mapping[str, Tensor], name: str, count: int) -> Tensor:
+    """The (count, D) features of that name; raises ValueError unless they are."""
+    rows = tensors[name]
+    fits = rows.dtype == torch.float32 and rows.ndim == 2 and len(rows) == count
+    fits = fits and torch.allclose(rows.norm(dim=1), torch.ones(count), atol=1e-3)  # NaN is close to nothing
+    _require(fits, f"'{name}' is not {count} rows of fp32 with norm 1")
+    return rows
 
 
 def fuse(parts: Sequence[tuple[float, Features]]) -> Features:

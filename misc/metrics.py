@@ -22,7 +22,7 @@ def retrieval_metrics(
         chunk: queries scored at once; memory grows with chunk x G, the result does not depend on it.
 
     Raises:
-        ValueError: a query has no hit in the gallery.
+        ValueError: a query has no hit in the gallery, or a feature is not finite.
     """
     rows = query_metrics(query_features, gallery_features, query_ids, gallery_ids, chunk)
     return summarise(rows)
@@ -39,6 +39,8 @@ def query_metrics(
     query_features: Tensor, gallery_features: Tensor, query_ids: Tensor, gallery_ids: Tensor, chunk: int = 512
 ) -> Tensor:
     """The (Q, 5) figures of single queries, columns as METRICS; arguments as for `retrieval_metrics`."""
+    if not (query_features.isfinite().all() and gallery_features.isfinite().all()):
+        raise ValueError("features hold NaN or infinity, which have no rank")
     queries = F.normalize(query_features.float(), dim=1)
     gallery = F.normalize(gallery_features.float(), dim=1)
     return score_metrics(lambda rows: queries[rows] @ gallery.T, query_ids, gallery_ids, chunk)

@@ -1,5 +1,6 @@
 """`model_card.md`: what a checkpoint was trained on, how, by which command, and what it reached."""
 
+import logging
 import os
 import platform
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from misc import distributed
 from misc.checkpoint import BEST
 from misc.logs import metrics_table, summary_table
 from options import Options, to_dict
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
 CARD = """# Model card of `{checkpoint}`
@@ -83,6 +86,7 @@ def write_model_card(
     if distributed.is_main():
         text = _card(options, splits, model, outcome, command)
         (folder / "model_card.md").write_text(text, encoding="utf-8")
+        logger.info(f"written to {folder}: model_card.md")
 
 
 def _card(options: Options, splits: Any, model: torch.nn.Module, outcome: Outcome, command: str) -> str:

@@ -12,13 +12,14 @@ from misc.evaluate import Encoded, cosine
 from misc.logs import progress
 from misc.metrics import best_ranked, hit_ranks, hits_of
 
+SUFFIXES = (".csv", ".jsonl")
 CHUNK = 256  # queries ranked at once
 
 
 def save_rankings(sets: Mapping[str, Encoded], path: Path, top: int = 10) -> None:
     """Write how each caption of each set ranks the images by cosine similarity.
 
-    JSON lines where the name ends in .jsonl, CSV with a header elsewhere. Columns: set, language, query (its
+    JSON lines, or CSV with a header, as the name ends (`SUFFIXES`). Columns: set, language, query (its
     number from 0), caption, image (the one described), person_id, first_hit_rank (from 1), and for each of
     the best, i = 1 to `top`: image_i, score_i (cosine), person_id_i; empty beyond a smaller gallery.
     """

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +13,13 @@ from torch import Tensor
 from misc import distributed
 from misc.checkpoint import AS_TRAINED
 from misc.evaluate import Encoded, ScoresOf, score
-from misc.features import SavedFeatures, check_same_sets, fuse, load_features, save_features
+from misc.features import INDEX, SavedFeatures, check_same_sets, fuse, load_features, save_features
 from misc.logs import metrics_table, summary_table
 from misc.metrics import best_ranked
 from misc.pictures import RankingRow, draw_curves, draw_rankings
-from misc.rankings import save_rankings
+from misc.rankings import SUFFIXES, save_rankings
 from misc.rerank import Reranker
+from misc.runtime import make_folder
 from options import Options, UserError
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Reporter:
         results, rows, kinds = score(encoded), {}, {"": encoded}
         if self.fused:
             device = encoded.features.images.device
-            others = [(weight, saved.on_device(device)[name].features) for weight, saved in self.fused]
+            others = [(weight, saved.sets[name].features.to(device)) for weight, saved in self.fused]
             kinds["fusion"] = Encoded(encoded.gallery, fuse([(1.0, encoded.features), *others]))
             rows["fusion"] = score(kinds["fusion"])
         for kind, features in kinds.items() if self.rerank else ():
@@ -107,31 +107,28 @@ def build_reporter(
     """The reporter of a run on the test sets `galleries`, checked: nothing it needs can be missing later.
 
     Raises:
-        UserError: features to fuse that are missing or of other sets; a place that cannot be written to.
+        UserError: features to fuse that are missing or of other sets; a place that cannot be written to, or
+            that holds features already.
     """
     settings = options.eval
-    fused = [(weight, load_features(Path(name))) for name, weight in settings.fuse.items()]
+    fused = [(weight, load_features(Path(name), "eval.fuse")) for name, weight in settings.fuse.items()]
     for _, saved in fused:
         check_same_sets(galleries, saved)
     k1, k2, lambda_ = settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
     rerank = partial(Reranker, k1=k1, k2=k2, lambda_=lambda_) if settings.rerank else None
     if rankings:
-        if Path(rankings).is_dir():
-            raise UserError(f"--save-rankings: '{rankings}' is a folder; name a file, .csv or .jsonl")
-        _make_folder(Path(rankings).parent, "--save-rankings")
+        if Path(rankings).is_dir() or Path(rankings).suffix not in SUFFIXES:
+            raise UserError(f"--save-rankings: '{rankings}' is no name of a file that ends in .csv or .jsonl")
+        make_folder(Path(rankings).parent, "--save-rankings")
     if features:
-        _make_folder(Path(features), "--save-features")
+        if (Path(features) / INDEX).exists() and not options.output.overwrite:
+            raise UserError(
+                f"--save-features: '{features}' holds features; choose another folder, or set "
+                "output.overwrite=true"
+            )
+        make_folder(Path(features), "--save-features")
     depends = {f"{section}.{name}": getattr(getattr(options, section), name) for section, name in AS_TRAINED}
     return Reporter(folder, fused, rerank, rankings and Path(rankings), features and Path(features), depends)
-
-
-def _make_folder(folder: Path, flag: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{flag}: the folder '{folder}' cannot be made ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{flag}: the folder '{folder}' cannot be written to; choose another")
 
 
 def report_curves(folder: Path) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from misc.logs import progress
+from misc.metrics import best_ranked
 
 ROWS, PAIRS = 256, 2**21  # at once: rows of a matrix, pairs of entries; they bound the memory
 
@@ -60,15 +61,16 @@ class Reranker:
     def __init__(self, queries: Tensor, gallery: Tensor, k1: int = 20, k2: int = 6, lambda_: float = 0.3):
         self.queries, self.gallery, self.lambda_ = queries, gallery, lambda_
         none, itself = len(gallery), torch.arange(len(gallery), device=gallery.device)[:, None]
-        near = _nearest(gallery, gallery, min(k1, len(gallery) - 1), without_self=True)
+        depth = max(k1, k2 - 1)
+        near = _nearest(gallery, gallery, min(depth, len(gallery) - 1), without_self=True)
         full, half = (
             torch.cat([itself, _mutual(near[:, :k], near[:, :k], none)], dim=1) for k in (k1, k1 // 2)
         )
         gallery_rows = _encode(gallery, gallery, full, half)
 
-        found = _nearest(queries, gallery, min(k1, len(gallery)))
+        found = _nearest(queries, gallery, min(depth, len(gallery)))
         finders = _nearest(gallery, queries, min(k1, len(queries)))
-        query_rows = _encode(queries, gallery, _mutual(found, finders, none), half)
+        query_rows = _encode(queries, gallery, _mutual(found[:, :k1], finders, none), half)
 
         self._queries = _mean(query_rows, gallery_rows, found[:, : k2 - 1])
         averaged = _mean(gallery_rows, gallery_rows, near[:, : k2 - 1])
@@ -87,7 +89,7 @@ class Reranker:
 
     def _common(self, rows: Tensor) -> Tensor:
         """sum_i min(V_p[i], V_g[i]): every entry of a query meets those of its column in the gallery."""
-        common = torch.zeros(len(rows), len(self.gallery), device=rows.device)
+        common = self._queries.values.new_zeros(len(rows), len(self.gallery))
         queries, columns = self._queries, self._by_column
         counts = queries.starts[rows + 1] - queries.starts[rows]
         owner, entries = _ranges(queries.starts[rows], counts)
@@ -102,13 +104,13 @@ class Reranker:
 
 
 def _nearest(queries: Tensor, gallery: Tensor, k: int, without_self: bool = False) -> Tensor:
-    """The k nearest gallery rows of each query, nearest first: (Q, k)."""
+    """The k nearest gallery rows of each query, nearest first, equal ones in the gallery's order: (Q, k)."""
     nearest = []
     for rows in progress(torch.arange(len(queries), device=queries.device).split(ROWS), "neighbours"):
         scores = queries[rows] @ gallery.T
         if without_self:
             scores.scatter_(1, rows[:, None], -torch.inf)
-        nearest.append(scores.topk(k, dim=1).indices)
+        nearest.append(best_ranked(scores, k)[0])
     return torch.cat(nearest)
 
 

@@ -79,17 +79,26 @@ def refuse_to_overwrite(folder: Path, overwrite: bool) -> None:
         )
 
 
-def open_folder(folder: Path, fresh: bool) -> None:
-    """Make the output folder and begin its log; a fresh run removes what an earlier one left, no more."""
+def make_folder(folder: Path, named_by: str) -> None:
+    """Make a folder to write to, unless it is there.
+
+    Raises:
+        UserError: it cannot be made or written to; names `named_by`, the flag or option it was given in.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
     except OSError as error:
         raise UserError(
-            f"output.dir: '{folder}' cannot be made ({error.strerror}); choose another"
+            f"{named_by}: the folder '{folder}' cannot be made ({error.strerror}); choose another"
         ) from error
     if not writable:
-        raise UserError(f"output.dir: '{folder}' cannot be written to; choose another")
+        raise UserError(f"{named_by}: the folder '{folder}' cannot be written to; choose another")
+
+
+def open_folder(folder: Path, fresh: bool) -> None:
+    """Make the output folder and begin its log; a fresh run removes what an earlier one left, no more."""
+    make_folder(folder, "output.dir")
     if fresh and distributed.is_main():
         for name in (*RUN_FILES, LAST, BEST):
             (folder / name).unlink(missing_ok=True)

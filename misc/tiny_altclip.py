@@ -114,6 +114,7 @@ def make_tiny_altclip(
         model = AltCLIPModel(config)
         _start_image_tower(model.vision_model, width, layers)
         _start_text_tower(model.text_model, width)
+        torch.nn.init.normal_(model.text_projection.weight, std=width**-0.5)
         model.save_pretrained(folder)
     side = {"height": image_size, "width": image_size}
     CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=side).save_pretrained(folder)

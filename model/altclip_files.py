@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from model.hub_folders import find_model
-from model.pretrained import read_tensors
+from model.hub_folders import download_weights, find_model
+from model.pretrained import read_folder, read_tensors
 from options import UserError
 
 LOGGER = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> Any:
 
     where = locate(pretrained)
     try:
-        config = AutoConfig.from_pretrained(where, cache_dir=cache_dir)
+        config = AutoConfig.from_pretrained(where, cache_dir=cache_dir, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if Path(where).is_dir():
             raise bad_altclip(
@@ -77,7 +77,8 @@ def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> Any:
 
 
 def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None) -> nn.Module:
-    """`AltCLIPModel` with all its weights, fp32.
+    """`AltCLIPModel` with all its weights, fp32. They are read here, for older versions of transformers run
+    what a pytorch_model.bin asks for.
 
     Raises:
         UserError: weights that cannot be read, or that do not fill the model exactly.
@@ -86,12 +87,14 @@ def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None
 
     where = locate(pretrained)
     try:
-        with _quiet(has_bars=not Path(where).is_dir()):  # a download shows how far it is
+        folder = Path(where) if Path(where).is_dir() else download_weights(where, cache_dir)
+        tensors = {name: tensor.clone() for name, tensor in read_folder(folder).items()}  # no views of a file
+        with _quiet():
             model, info = AltCLIPModel.from_pretrained(
-                where, config=config, cache_dir=cache_dir, output_loading_info=True
+                None, config=config, state_dict=tensors, output_loading_info=True
             )
-    except Exception as error:  # whatever a damaged file makes of several parsers
-        raise bad_altclip(pretrained, f"has no weights that transformers reads ({_line(error)})") from error
+    except Exception as error:  # of the network, or of other sizes, in whatever way two libraries say so
+        raise bad_altclip(pretrained, f"has no weights that can be read ({_line(error)})") from error
     problems = {
         kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")
     }
@@ -106,14 +109,13 @@ def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None
 
 
 @contextlib.contextmanager
-def _quiet(has_bars: bool) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keeps `transformers` from telling, in many lines, of tensors that do not fit: one line is enough."""
     from transformers.utils import logging as theirs
 
     verbosity, had_bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
     theirs.set_verbosity_error()
-    if not has_bars:
-        theirs.disable_progress_bar()
+    theirs.disable_progress_bar()
     try:
         yield
     finally:

@@ -1,6 +1,5 @@
 """Folders that `transformers.CLIPModel.from_pretrained` loads: their settings, files and parameter names."""
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -49,7 +48,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         advice = "; model.backbone=altclip takes it" if found == "altclip" else ""
         raise bad_weights(folder, f"holds a model of type '{found}'; a CLIP is expected{advice}")
     towers = {  # old files keep in NAME_config_dict what differs from NAME_config
-        name: {**(config.get(f"{name}_config") or {}), **(config.get(f"{name}_config_dict") or {})}
+        name: _section(config, f"{name}_config") | _section(config, f"{name}_config_dict")
         for name in ("text", "vision")
     }
     for name, tower in towers.items():
@@ -70,23 +69,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the tensors: one, or the parts that an index lists; safetensors first.
-
-    Raises:
-        UserError: none there, or an index that cannot be read.
-    """
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{name}.index.json"
-        if (folder / name).exists():
-            return [folder / name]
-        if index.exists():
-            try:
-                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise bad_weights(index, "is no index of weights: it lacks a 'weight_map'") from error
-            return [folder / part for part in sorted(parts)]
-    raise bad_weights(folder, "holds neither model.safetensors nor pytorch_model.bin")
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from misc.pickles import RefusedError, read_pickled
 from model import hf_clip
-from model.hub_folders import find_model
-from model.pickles import RefusedError, read_pickled
+from model.hub_folders import find_model, weight_files
 from model.shapes import (
     ClipShape,
     bad_weights,
@@ -118,10 +118,15 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a Hugging Face folder by our names, and what its config.json says as options."""
     folder = find_model(path, "clip", functools.partial(bad_weights, path))
     options = hf_clip.read_settings(folder)
+    return hf_clip.our_names(read_folder(folder)), options
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a Hugging Face folder under its names, maybe views of its files; raises UserError."""
     tensors: dict[str, Tensor] = {}
-    for file in hf_clip.weight_files(folder):
+    for file in weight_files(folder):
         tensors |= _unwrap(file, _parse(file))[0]
-    return hf_clip.our_names(tensors), options
+    return tensors
 
 
 def _parse(path: Path) -> Any:
@@ -134,8 +139,7 @@ def _parse(path: Path) -> Any:
     try:
         return _read_safetensors(path) if _is_safetensors(path) else read_pickled(path)
     except RefusedError as error:
-        problem = f"is refused: it asks for '{error}', which no weights need"
-        raise bad_weights(path, f"{problem}; {EXPECTED}") from error
+        raise bad_weights(path, f"is refused: {error}; {EXPECTED}") from error
     except Exception as error:  # a damaged file fails anywhere in two parsers, with whatever they raise there
         problem = f"is damaged or holds no weights ({type(error).__name__})"
         raise bad_weights(path, f"{problem}; {EXPECTED}") from error

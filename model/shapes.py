@@ -42,7 +42,8 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
     OpenAI's width / 64, or None where 64 does not divide the width.
 
     Raises:
-        UserError: a tensor that a size is read off is missing or has another number of dimensions.
+        UserError: a tensor that a size is read off is missing or has another number of dimensions; heads that
+            are no number.
     """
 
     def size(name: str, dimensions: int) -> torch.Size:
@@ -58,7 +59,10 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
         return sum(name.fullmatch(tensor) is not None for tensor in tensors)
 
     def heads(tower: str, width: int) -> int | None:
-        return _option(options, "model", f"{tower}_heads") or (None if width % 64 else width // 64)
+        saved = _option(options, "model", f"{tower}_heads")
+        if saved is not None:
+            return _whole(path, saved, f"{tower}_heads")
+        return None if width % 64 else width // 64
 
     image_width, _, patch_size, _ = size("visual.conv1.weight", 4)
     vocab_size, text_width = size("text.token_embedding.weight", 2)
@@ -88,7 +92,7 @@ def read_grid(
     Raises:
         UserError: they do not make that many patches.
     """
-    saved = _saved_image_size(options)
+    saved = _saved_image_size(path, options)
     rows = columns = math.isqrt(patches)
     grid = "a square"
     if saved:
@@ -105,13 +109,19 @@ def read_grid(
     return rows, columns
 
 
-def _saved_image_size(options: dict[str, Any]) -> tuple[int, int] | None:
+def _saved_image_size(path: Path, options: dict[str, Any]) -> tuple[int, int] | None:
     """Under the name that we give it, or TBPS-CLIP."""
     for section, name in (("data", "image_size"), ("experiment", "input_resolution")):
         size = _option(options, section, name)
         if isinstance(size, list | tuple) and len(size) == 2:
-            return tuple(size)
+            return _whole(path, size[0], name), _whole(path, size[1], name)
     return None
+
+
+def _whole(path: Path, value: Any, name: str) -> int:
+    if type(value) is not int or value < 1:
+        raise bad_weights(path, f"says that {name} is {value!r:.40}; a whole number is expected")
+    return value
 
 
 def _option(options: dict[str, Any], section: str, name: str) -> Any:

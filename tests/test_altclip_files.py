@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from altclip_folders import (
+    COMMIT,
     IMAGE_SIZE,
     TEXT_LENGTH,
     WEIGHTS,
@@ -19,6 +20,7 @@ from altclip_folders import (
     with_tensors,
     write_altclip,
 )
+from malicious import Creates
 from PIL import Image
 from torch import Tensor
 
@@ -93,12 +95,26 @@ def test_other_models_in_a_cache_root_are_passed_over_but_not_a_second_altclip(
 def test_a_hub_id_is_found_in_its_cache_without_a_network(folder: Path, tmp_path: Path) -> None:
     root = cache_root(with_tensors(folder, tmp_path / "other", scaled), tmp_path / "cache")
     assert loads("BAAI/AltCLIP", root) == 1.5
+    weights = root / "models--BAAI--AltCLIP" / "snapshots" / COMMIT / WEIGHTS
+    torch.save(safetensors.torch.load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    assert loads("BAAI/AltCLIP", root) == 1.5
 
 
 def test_pytorch_model_bin_loads_as_safetensors_do(folder: Path, tmp_path: Path) -> None:
     old = copied(folder, tmp_path / "old", (WEIGHTS,))
     torch.save(scaled(safetensors.torch.load_file(folder / WEIGHTS)), old / "pytorch_model.bin")
     assert loads(old) == 1.5
+
+
+def test_a_malicious_pytorch_model_bin_is_refused_and_runs_nothing(folder: Path, tmp_path: Path) -> None:
+    """Not left to transformers, whose older versions run it."""
+    old, planted = copied(folder, tmp_path / "old", (WEIGHTS,)), tmp_path / "planted"
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    torch.save({**tensors, "evil": Creates(planted)}, old / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"model.altclip_pretrained: .* it asks for '\S+', which"):
+        build_altclip_clip(old)
+    assert not planted.exists()
 
 
 @pytest.mark.parametrize("name", ["layer", "layers"])
@@ -230,7 +246,7 @@ REFUSED = {
     "a broken config": (no_json, ["config.json"]),
     "a plain CLIP": (lambda _, tmp: plain_clip(tmp / "clip"), ["type 'clip'", "an AltCLIP is expected"]),
     "no weights": (lambda model, tmp: copied(model, tmp / "bare", (WEIGHTS,)), ["no weights"]),
-    "damaged weights": (damaged, ["no weights that transformers reads"]),
+    "damaged weights": (damaged, ["no weights that can be read", "is damaged"]),
     "a tensor too few": (
         lambda model, tmp: with_tensors(model, tmp / "few", without("text_projection.weight")),
         ["1 tensors missing", "text_projection.weight"],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def item(split: str | None = "train", image: str = "cam_a/1.jpg", person_id: Any
 
 def write(path: Path, items: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(items, ensure_ascii=False)
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
     return path
 
 
@@ -123,6 +125,17 @@ MALFORMED: list[tuple[str, Any, str]] = [
     ("absolute on Windows", [item(image="C:\\imgs\\a.jpg")], "field 'file_path' should be a path below"),
     ("image outside", [item(image="a/../../b.jpg")], "found 'a/../../b.jpg'"),
     ("image outside on Windows", [item(image="..\\b.jpg")], "field 'file_path' should be a path below"),
+    (
+        "image of half a sign",
+        [item(image="\ud800.jpg")],
+        r"field 'file_path' should be a text, found '\ud800",
+    ),
+    ("caption of half a sign", [item(captions=["a \udc80"])], r"a list of texts, found 'a \udc80' in it"),
+    (
+        "endless id",
+        [item(person_id=10**4000)],
+        "less than 2**63, found 1000000000000000000000000000000000000000",
+    ),
     ("blank image", [item(image=" ")], "field 'file_path' should be a path below"),
     ("id of true", [item(person_id=True)], "field 'id' should be a whole number, found True"),
     ("id of 1.0", [item(person_id=1.0)], "field 'id' should be a whole number, found 1.0"),
@@ -233,6 +246,20 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
     )
     with pytest.raises(UserError, match=r"data.image_root: no folder '.*nowhere'"):
         check_images(records, tmp_path / "nowhere", "reid_raw.json")
+
+
+def test_images_below_names_too_long_or_closed_folders_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="lists 1 images that are not under"):
+        check_images([record(image="a" * 300 + "/b.jpg")], tmp_path, "reid_raw.json")
+
+    def refuse(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(UserError, match=r"data.image_root: '.*' cannot be read \(Permission denied\)"):
+        check_images([record(image="a.jpg")], tmp_path, "reid_raw.json")
 
 
 def options(tmp_path: Path, items: list[Item]) -> Options:

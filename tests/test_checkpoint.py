@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from malicious import Creates, torchscript_that_writes
 from torch import nn
 
 from misc.checkpoint import (
@@ -17,6 +18,7 @@ from misc.checkpoint import (
     load_checkpoint,
     load_model_state,
     save_checkpoint,
+    saved_options,
 )
 from options import Options, UserError, to_dict
 
@@ -63,15 +65,7 @@ def test_a_kill_between_best_and_last_goes_on_from_best(tmp_path: Path) -> None:
     assert find_checkpoint("auto", tmp_path)["step"] == 2
 
 
-class Malicious:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.target,))
-
-
-@pytest.mark.parametrize("kind", ["missing", "empty", "text", "pickle", "other", "folder"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "pickle", "torchscript", "other", "folder"])
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
     path, planted = tmp_path / "c.pth", tmp_path / "planted"
     if kind == "empty":
@@ -79,7 +73,10 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, kind: str)
     elif kind == "text":
         path.write_text("not a checkpoint")
     elif kind == "pickle":
-        torch.save({"model": Malicious(planted)}, path)
+        torch.save({"model": Creates(planted)}, path)
+    elif kind == "torchscript":
+        torchscript_that_writes(path, planted)
+        planted.unlink(missing_ok=True)
     elif kind == "other":
         torch.save({"weights": torch.ones(2)}, path)
     elif kind == "folder":
@@ -88,7 +85,16 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, kind: str)
         load_checkpoint(path)
     assert "c.pth" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert saved_options(path) is None
     assert not planted.exists()
+
+
+def test_what_is_loaded_does_not_change_with_the_file(tmp_path: Path) -> None:
+    """The optimiser of a resumed run keeps tensors of it."""
+    save_checkpoint(state(7), tmp_path, is_best=False)
+    loaded = load_checkpoint(tmp_path / LAST)
+    (tmp_path / LAST).write_bytes(bytes((tmp_path / LAST).stat().st_size))
+    assert loaded["model"]["w"].tolist() == [7, 7]
 
 
 def test_a_model_of_another_shape_or_with_other_names_is_refused_by_name() -> None:

@@ -178,6 +178,18 @@ def test_zero_shot_is_openais_archive_given_to_evaluate(people: Path, tmp_path: 
     assert results_of(tmp_path / "out")["languages"]["en"]["t2i"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_weights_that_are_no_numbers_have_no_figures(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(trained / "checkpoint_best.pth", weights_only=True)
+    state["model"]["clip.text.text_projection"].fill_(torch.nan)
+    torch.save(state, tmp_path / "broken.pth")
+    arguments = ["--config", str(trained / "options.yaml"), "--evaluate", str(tmp_path / "broken.pth")]
+    assert main([*arguments, "--output-dir", str(tmp_path / "out")]) == 2
+    assert "not finite" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_fusion_has_rows_of_its_own(trained: Path, evaluate: Evaluate) -> None:
     features = trained.parent / "features"
     with_itself = evaluate(features, f"eval.fuse={{{features}: 0.5}}")
@@ -228,9 +240,11 @@ def test_the_card_of_an_earlier_run_goes_with_it(trained: Path, tmp_path: Path) 
         (["eval.fuse={FEATURES: 0}"], ["eval.fuse", "above 0"]),
         (["eval.fuse={FEATURES: 1}"], ["eval.fuse", "FEATURES", "10 in it, 12 in the set"]),
         (["eval.fuse={FEATURES: 1}", "data.dataset=multilingual"], ["no features of the set 'multilingual'"]),
-        (["--save-rankings", "."], ["--save-rankings", "folder"]),
+        (["--save-rankings", "."], ["--save-rankings", ".jsonl"]),
+        (["--save-rankings", "rankings.json"], ["rankings.json", ".jsonl"]),
         (["--save-rankings", "LICENSE/a.csv"], ["--save-rankings", "LICENSE"]),
         (["--save-features", "LICENSE"], ["--save-features", "LICENSE"]),
+        (["--save-features", "FEATURES"], ["--save-features", "FEATURES", "output.overwrite"]),
     ],
 )
 def test_what_evaluation_needs_is_checked_before_training(

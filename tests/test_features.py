@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gloo import run_in_processes
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from main import main
@@ -47,7 +50,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_what_is_saved_is_read_back_to_the_bit(saved: Path, tmp_path: Path) -> None:
-    read = load_features(saved)
+    read = load_features(saved, "eval.fuse")
     assert list(read.sets) == ["a", "b/c d"]
     for name, expected in (("a", encoded(0)), ("b/c d", encoded(1, num_images=5))):
         got = read.sets[name]
@@ -87,6 +90,28 @@ def other_tensors(folder: Path) -> None:
     (folder / "other" / "features.safetensors").replace(folder / "features.safetensors")
 
 
+def in_index(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """The damage of a change to the index, or to what stands in it of set "a"."""
+
+    def damage(folder: Path) -> None:
+        record = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        change({**record["sets"]["a"], **record["sets"]["a"]["queries"]["en"], "record": record})
+        (folder / "features.json").write_text(json.dumps(record))
+
+    return damage
+
+
+def in_tensors(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    """The damage of other features in place of the images' of set "a"."""
+
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / "features.safetensors")
+        tensors["a/images"] = change(tensors["a/images"].clone()).contiguous()
+        save_file(tensors, folder / "features.safetensors")
+
+    return damage
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -96,6 +121,24 @@ def other_tensors(folder: Path) -> None:
         lambda folder: (folder / "features.json").write_text("{"),
         lambda folder: (folder / "features.json").write_text("[]"),
         lambda folder: (folder / "features.json").write_text('{"sets": []}'),
+        lambda folder: (folder / "features.json").write_text("[" * 100_000),
+        in_index(lambda index: index["record"].update(format=2)),
+        in_index(lambda index: index["record"]["sets"].clear()),
+        in_index(lambda index: index["queries"].clear()),
+        in_index(lambda index: index["images"].pop()),
+        in_index(lambda index: index["images"].insert(0, index["images"].pop() and "../1.jpg")),
+        in_index(lambda index: index["images"].insert(0, index["images"].pop() and "/1.jpg")),
+        in_index(lambda index: index["captions"].insert(0, index["captions"].pop() and 7)),
+        in_index(lambda index: index["image_indices"].pop()),
+        in_index(lambda index: index["image_indices"].insert(0, index["image_indices"].pop() + 1)),
+        in_index(lambda index: index["person_ids"].insert(0, index["person_ids"].pop())),
+        in_index(lambda index: index["person_ids"].insert(0, index["person_ids"].pop() and 2**70)),
+        in_index(lambda index: index["record"]["sets"]["a"]["person_ids"].insert(0, 0.5)),
+        in_tensors(lambda rows: rows.index_fill(0, torch.tensor(1), torch.nan)),
+        in_tensors(lambda rows: 2 * rows),
+        in_tensors(lambda rows: rows[:, :, None]),
+        in_tensors(lambda rows: rows.half()),
+        in_tensors(lambda rows: F.pad(rows, (0, 1))),
     ],
 )
 def test_damage_is_said_in_one_line(saved: Path, damage: object, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +148,19 @@ def test_damage_is_said_in_one_line(saved: Path, damage: object, capsys: pytest.
     assert len(lines) == 1
     assert str(saved) in lines[0]
     assert "damaged" in lines[0]
+
+
+def test_half_a_folder_of_features_is_told_from_weights(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (saved / "features.json").unlink()
+    assert main(["--evaluate", str(saved), "misc.device=cpu"]) == 2
+    assert "has no features.json" in capsys.readouterr().err
+
+
+def test_a_set_that_was_not_saved_is_missed(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--evaluate", str(saved), "misc.device=cpu", "eval.test_sets={x: [y, z]}"]) == 2
+    assert "no features of 'x'" in capsys.readouterr().err
 
 
 def test_saved_features_are_not_saved_again(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +193,7 @@ def test_fused_similarities_are_the_weighted_mean() -> None:
 
 
 def test_features_of_other_sets_are_not_fused(saved: Path) -> None:
-    read = load_features(saved)
+    read = load_features(saved, "eval.fuse")
     same = encoded(5).gallery
     check_same_sets({"a": same}, read)
     for name, gallery, said in (

@@ -191,6 +191,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: with_text(without(f, WEIGHTS), f"{WEIGHTS}.index.json", "[]"),
         r"is no index of weights",
     ),
+    "an index of numbers": (
+        lambda f: with_text(without(f, WEIGHTS), f"{WEIGHTS}.index.json", '{"weight_map": {"a": 3}}'),
+        r"is no index of weights",
+    ),
     "a missing tensor": (
         lambda f: changed(f, lambda t: t.pop(KEY)),
         r"lacks 1 of CLIP's tensors \(first: 'text.transformer.resblocks.1.attn.in_proj_weight'\)",
@@ -206,6 +210,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "other heads": (
         lambda f: with_config(f, "vision_config", num_attention_heads=5),
         r"model.image_heads: a divisor of model.image_width, 32",
+    ),
+    "heads of text": (
+        lambda f: with_config(f, "text_config", num_attention_heads="2"),
+        r"says that text_heads is '2'; a whole number is expected",
+    ),
+    "two sides": (
+        lambda f: with_config(f, "vision_config", image_size=[32, 32]),
+        r"says that image_size is \[32, 32\]; a whole number is expected",
+    ),
+    "a tower of text": (
+        lambda f: with_text(f, "config.json", '{"model_type": "clip", "text_config": "small"}'),
+        r"holds no CLIP|model.text_heads|positions for|disagree",
     ),
 }
 

@@ -72,6 +72,15 @@ def test_a_query_without_a_hit_is_refused_by_number() -> None:
         retrieval_metrics(torch.eye(2), torch.eye(2), torch.tensor([1, 9]), torch.tensor([1, 2]))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite_are_refused(value: float) -> None:
+    broken, ids = torch.eye(3), torch.arange(3)
+    broken[1, 1] = value
+    for queries, gallery in ((broken, torch.eye(3)), (torch.eye(3), broken)):
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            retrieval_metrics(queries, gallery, ids, ids)
+
+
 def test_the_best_ranked_are_those_of_a_stable_sort_also_among_ties() -> None:
     generator = torch.Generator().manual_seed(0)
     for levels in (2, 5, 1000):

@@ -100,6 +100,8 @@ def test_a_fault_in_the_data_is_named(
         (["--output-dir", "/proc/nowhere"], ["output.dir", "/proc/nowhere"]),
         (["--simplified"], ["--simplified", "--config"]),
         (["--epochs", "3"], ["--epochs"]),
+        (["--evaluate", ""], ["--evaluate", "empty"]),
+        (["--save-rankings="], ["--save-rankings", "empty"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(

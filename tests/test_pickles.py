@@ -2,18 +2,22 @@
 cannot be abused.
 """
 
+import gc
 import os
 import pickle
 import re
+import warnings
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import easydict
 import pytest
 import torch
+from malicious import torchscript_that_writes
 
 from main import main
-from model.pickles import DTYPES, read_pickled
+from misc.pickles import DTYPES, read_pickled
 from model.pretrained import load_clip_weights
 from options import UserError
 
@@ -31,9 +35,11 @@ def test_what_torch_saves_is_read_as_it_was(tmp_path: Path, layout: str) -> None
     tensors = {name: table.to(dtype) for name, dtype in DTYPES.items()}
     tensors |= {"row": table[1], "columns": table.T[1:3], "one": table[2, 3], "none": torch.ones(0, 4)}
     tensors["parameter"] = torch.nn.Parameter(torch.ones(2))
+    tensors = OrderedDict(tensors)
     plain = {"epoch": 3, "best": 1.5, "names": ["a", None], "random": (3, (1, 2)), "on": True, "raw": b"\xff"}
     content = read_pickled(save({"model": tensors, **plain}, tmp_path / "file.pth", layout))
     read = content.pop("model")
+    assert type(read) is dict
     assert content == plain
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
@@ -53,11 +59,27 @@ def test_an_old_file_whose_numbers_end_early_or_are_not_announced_is_damaged(tmp
         read_pickled(tmp_path / "file.pth")
 
 
-def test_a_zip_that_compresses_its_numbers_is_not_misread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_of_a_file_stays_in_memory(tmp_path: Path, layout: str) -> None:
+    """Python 3.10 does not look for cycles in an unpickler's own memory."""
+    path = save({"a": torch.ones(4), "b": torch.nn.Parameter(torch.ones(4))}, tmp_path / "file.pth", layout)
+
+    def tensors_alive() -> int:
+        gc.collect()
+        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+    before = tensors_alive()
+    read_pickled(path)
+    assert tensors_alive() == before
+
+
+@pytest.mark.parametrize("part", ["data/0", "data.pkl"])
+def test_a_zip_that_is_compressed_is_neither_misread_nor_blown_up(tmp_path: Path, part: str) -> None:
     path, squeezed = save({"a": torch.ones(400)}, tmp_path / "file.pth"), tmp_path / "squeezed.pth"
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(squeezed, "w", zipfile.ZIP_DEFLATED) as other:
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(squeezed, "w") as other:
         for name in archive.namelist():
-            other.writestr(name, archive.read(name))
+            kind = zipfile.ZIP_DEFLATED if name.endswith(part) else zipfile.ZIP_STORED
+            other.writestr(name, archive.read(name), kind)
     with pytest.raises(zipfile.BadZipFile):
         read_pickled(squeezed)
 
@@ -130,8 +152,23 @@ def test_a_malicious_release_ends_an_evaluation_with_one_line(
     assert not marker.exists()
 
 
+def test_a_torchscript_archive_that_would_write_a_file_writes_none(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker = tmp_path / "written"
+    path = torchscript_that_writes(tmp_path / "theirs.pt", marker)
+    assert main(["--config", str(config), "--evaluate", str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: weights '{path}' ")
+    assert not marker.exists()
+
+
 def test_what_an_unguarded_reader_would_run_is_real(tmp_path: Path) -> None:
     """The files above are no duds."""
+    path = torchscript_that_writes(tmp_path / "theirs.pt", tmp_path / "written")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.load(path)
+    assert (tmp_path / "written").exists()
     for kind in (
         "os.system",
         "eval",
@@ -150,7 +187,7 @@ CODEC = b"c_codecs\nencode\n"
 ODD = {
     "a codec": CODEC + b"(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.",
     "attributes on a class": b"ceasydict\nEasyDict\n}X\x05\x00\x00\x00clearK\x01sb.",
-    "attributes on a function": CODEC + b"(N}X\x0c\x00\x00\x00__defaults__K\x01stb.",
+    "attributes on a function": CODEC + b"(N}X\x0c\x00\x00\x00__defaults__)stb.",
     "a dotted name": b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93.",
     "an object of numpy": (
         b"cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x01\x00\x00\x00OtRC\x08aaaaaaaatR."
@@ -170,3 +207,44 @@ def test_odd_use_of_what_is_allowed_changes_nothing(tmp_path: Path, kind: str) -
     else:
         with pytest.raises((pickle.UnpicklingError, AttributeError, TypeError, ValueError)):
             read_pickled(path)
+
+
+def tensor_pickle(offset: int, size: tuple[int, ...], stride: tuple[int, ...], state: bytes = b"") -> bytes:
+    """Asks for a tensor of a storage of four numbers, and for its `state` to be set."""
+    sizes, strides = (b"(%st" % b"".join(b"I%d\n" % n for n in numbers) for numbers in (size, stride))
+    figures = b"I%d\n" % offset + sizes + strides + b"I00\nN"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + figures + b"tR" + state + b"."
+
+
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+VIEWS = {
+    "one number too many": (0, (5,), (1,)),
+    "begins too early": (-1, (4,), (1,)),
+    "runs backwards": (3, (4,), (-1,)),
+    "begins far away": (2**62, (1,), (1,)),  # in bytes that is 0 again: torch 2.4 looked there
+    "steps far away": (0, (2,), (2**61,)),
+    "more than there is": (0, (10**13,), (0,)),
+    "less than nothing": (0, (-4,), (1,)),
+    "an axis without a step": (0, (2, 2), (2,)),
+}
+
+
+def archive(path: Path, pickled: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/data/0", bytes(16))
+    return path
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_a_tensor_does_not_reach_beyond_its_numbers(tmp_path: Path, kind: str) -> None:
+    assert read_pickled(archive(tmp_path / "sound.pth", tensor_pickle(1, (3,), (1,)))).tolist() == [0, 0, 0]
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        read_pickled(archive(tmp_path / "theirs.pth", tensor_pickle(*VIEWS[kind])))
+
+
+def test_a_tensor_is_given_no_other_state(tmp_path: Path) -> None:
+    """Four things are what `Tensor.__setstate__` calls `set_` with, whose bounds torch 2.4 got wrong too."""
+    state = b"(" + STORAGE + b"I4611686018427387904\n(I1\nt(I1\nttb"
+    with pytest.raises(pickle.UnpicklingError):
+        read_pickled(archive(tmp_path / "theirs.pth", tensor_pickle(0, (4,), (1,), state)))

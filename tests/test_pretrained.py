@@ -1,7 +1,6 @@
 """Weights in every format we read, and files that are none."""
 
 import logging
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -9,11 +8,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from malicious import Creates
 from openai_format import SIZES, openai_state_dict, save_torchscript
 from torch import Tensor
 
+from misc.pickles import read_pickled
 from model.clip import build_clip
-from model.pickles import read_pickled
 from model.pretrained import load_clip_weights
 from model.shapes import resize_image_positions, resize_text_positions
 from options import UserError
@@ -208,16 +208,6 @@ def test_a_tensor_missing_unexpected_or_of_another_shape_is_named(tmp_path, open
     change(state)
     with pytest.raises(UserError, match=message):
         load_clip_weights(save(state, tmp_path / "weights.pt"))
-
-
-class Creates:
-    """Unpickled by a careless reader, it makes the file of this name."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
 
 
 def evil_torchscript(evil: Creates, path: Path) -> None:

@@ -14,9 +14,9 @@ from released import CLASSIFIER, MLM, SIMCLR, TOKEN_SELECTION, heads, irra, our_
 from torch import Tensor
 
 from main import main
+from misc.pickles import read_pickled
 from model import build_model
 from model.clip import build_clip
-from model.pickles import read_pickled
 from model.pretrained import load_clip_weights
 from options import UserError, load_options
 

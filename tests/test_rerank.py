@@ -76,7 +76,10 @@ def features(num_queries: int, num_images: int, seed: int = 0) -> tuple[Tensor, 
 
 @pytest.mark.parametrize(
     ("num_queries", "num_images", "k1", "k2", "lambda_"),
-    [(31, 40, 8, 3, 0.3), (25, 30, 5, 1, 0.6), (12, 9, 20, 6, 0.3), (3, 20, 1, 2, 0.0), (4, 1, 20, 6, 0.3)],
+    [
+        *((31, 40, 8, 3, 0.3), (25, 30, 5, 1, 0.6), (12, 9, 20, 6, 0.3), (3, 20, 1, 2, 0.0)),
+        *((4, 1, 20, 6, 0.3), (25, 30, 4, 9, 1.0), (25, 30, 4, 9, 0.3)),
+    ],
 )
 def test_scores_equal_the_formulas_whatever_the_blocks(
     num_queries: int,
@@ -94,6 +97,14 @@ def test_scores_equal_the_formulas_whatever_the_blocks(
         reranker = Reranker(queries, gallery, k1, k2, lambda_)
         parts = [reranker(rows) for rows in torch.arange(num_queries).split(5)]
         torch.testing.assert_close(torch.cat(parts), expected, rtol=0, atol=1e-5)
+
+
+def test_equally_near_rows_count_in_the_order_of_the_gallery() -> None:
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.tensor([-0.5, 0.5])[torch.randint(2, (70, 4), generator=generator)]  # of norm 1 exactly
+    queries, gallery = signs[:30], signs[30:]
+    got = Reranker(queries, gallery, 7, 3, 0.3)(torch.arange(30))
+    torch.testing.assert_close(got, -torch.tensor(naive(queries, gallery, 7, 3, 0.3)), rtol=0, atol=1e-5)
 
 
 def test_lambda_1_leaves_the_ranking_as_it_was() -> None:

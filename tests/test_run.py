@@ -19,7 +19,7 @@ from data.datasets import evaluation_set
 from data.loaders import build_loaders
 from main import main
 from misc.engine import Trainer
-from misc.evaluate import build_evaluator
+from misc.evaluate import build_evaluators, score
 from misc.optim import build_optimizer, set_learning_rate
 from model import build_model
 from options import load_options
@@ -249,12 +249,11 @@ def test_training_fits_its_samples_and_nothing_collapses(config: Path) -> None:
             optimizer.zero_grad()
             model(batch, 0.0).total.backward()
             optimizer.step()
-    gallery = evaluation_set(splits.train, options.data.image_root)
-    cpu = torch.device("cpu")
-    evaluator = build_evaluator(model.clip, tokenizer, gallery, loaders.images, options, cpu, torch.float32)
-    features = evaluator.encode()
-    assert evaluator.score(features)["average"]["t2i"]["R1"] > 60  # chance is 10 % of 10 persons
-    for rows in (features.images, features.texts["en"]):
+    parts = {"train": evaluation_set(splits.train, options.data.image_root)}
+    setting = (loaders.images, options, torch.device("cpu"), torch.float32)
+    encoded = build_evaluators(model.clip, tokenizer, parts, *setting)["train"].encode()
+    assert score(encoded)["average"]["t2i"]["R1"] > 60  # chance is 10 % of 10 persons
+    for rows in (encoded.features.images, encoded.features.texts["en"]):
         cosines = rows @ rows.T - 2 * torch.eye(len(rows))
         assert cosines.max() < 1 - 1e-4, "two images, or two captions, have one feature"
 

@@ -119,8 +119,17 @@ MALFORMED = {
         HEAD + 'a.jpg,1,"a\nman",test,en\n\nb.jpg,1,,test,en\n',
         "line 5: field 'caption' should have words",
     ),
+    "two columns of a name": (
+        "image,person_id,caption,Caption\na.jpg,1,a man,tall\n",
+        "line 1: two columns 'caption'",
+    ),
+    "half a sign": ('{"image": "a.jpg", "person_id": 1, "caption": "a \\ud800"}', "line 1: field 'caption'"),
+    "half a sign for a name": (
+        '{"image": "a.jpg", "person_id": "\\ud800", "caption": "a"}',
+        "line 1: field 'person_id'",
+    ),
     "open quote": (HEAD + 'a.jpg,1,"a man,test,en\nb.jpg,1,a man,test,en\n', "line 2: not CSV"),
-    "no rows": (HEAD, "has a header and no rows"),
+    "no rows": (HEAD, "has no rows with captions"),
     "broken line": (
         '{"image": "a.jpg", "person_id": 1, "caption": "a"}\n{"image":\n',
         "line 2: expected fields",
@@ -148,6 +157,13 @@ def test_a_malformed_row_is_named_by_line_and_column(tmp_path: Path, fault: str)
     message = mistake(path)
     assert said in message
     assert f"'{path}'" in message
+
+
+def test_person_ids_of_any_length_are_read(tmp_path: Path) -> None:
+    for digits, numbers in (("9" * 18, [10**18 - 1, 1]), ("9" * 19, [0, 1]), ("9" * 9000, [0, 1])):
+        rows = f"a.jpg,{digits},a man,test,en\nb.jpg,1,a woman,test,en\n"
+        found = read_splits(table(tmp_path, HEAD + rows))["test"]["en"]
+        assert [record.person_id for record in found] == numbers
 
 
 def test_a_header_without_the_columns_is_said(tmp_path: Path) -> None:

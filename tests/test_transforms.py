@@ -45,6 +45,18 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert np.asarray(load_image(tmp_path / "a.png"))[..., 0].tolist() == [[0, 128], [255, 255]]
 
 
+def test_a_damaged_image_of_any_format_is_named(tmp_path: Path) -> None:
+    image = Image.effect_noise((20, 40), 60).convert("RGB")
+    for suffix in ("jpg", "png", "bmp", "gif", "tif", "webp", "dds"):
+        path = tmp_path / f"a.{suffix}"
+        image.save(path)
+        whole = path.read_bytes()
+        # Of a DDS the eighty-first byte says how pixels are laid out, others are told by their end.
+        path.write_bytes(whole[:80] + bytes(len(whole) - 80) if suffix == "dds" else whole[: len(whole) // 2])
+        with pytest.raises(UserError, match=f"image '{path}' cannot be read"):
+            load_image(path)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
     if mode == "P":

@@ -1,21 +1,19 @@
 """What is exported, what goes along with every format, and the comparison that each one must pass."""
 
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from misc.checkpoint import check_trained_with, saved_options
+from misc.checkpoint import options_for
 from misc.quick_start_altclip import drawn_people
 from model import build_model
-from options import Options, UserError, load_options
+from options import Options, UserError
 from text_utils.captions import clean_caption
 
 LOGGER = logging.getLogger(__name__)
@@ -94,11 +92,7 @@ def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str])
     Raises:
         UserError: weights or options that cannot be read, or that do not go together; no options.
     """
-    if config:
-        options = load_options(config, overrides)
-        check_trained_with(options, checkpoint)
-    else:
-        options = _options_inside(checkpoint, overrides)
+    options = options_for(checkpoint, config, overrides)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
     people = drawn_people(3)
     sentences = [clean_caption(caption) for caption, _ in people]
@@ -106,17 +100,3 @@ def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str])
     images = [image for _, image in people]
     clip = model.clip.eval().requires_grad_(False)
     return Source(options, clip, tokenizer, processor, images, captions)
-
-
-def _options_inside(checkpoint: Path, overrides: Sequence[str]) -> Options:
-    saved = saved_options(checkpoint)
-    if saved is None:
-        problem = "holds no options of a run of ours" if checkpoint.exists() else "does not exist"
-        raise UserError(
-            f"CHECKPOINT: '{checkpoint}' {problem}; expected a run's checkpoint_best.pth, or others with "
-            "--config FILE"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"options of {checkpoint.name}"
-        file.write_text(yaml.safe_dump(saved), encoding="utf-8")
-        return load_options(file, overrides)

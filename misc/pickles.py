@@ -5,17 +5,20 @@ TorchScript's archives (OpenAI's format) are laid out alike, with a tree of modu
 torch 1.6 a file was a row of pickles with the numbers after them.
 
 `torch.load(weights_only=True)` reads neither TorchScript nor the released files of TBPS-CLIP, which hold an
-EasyDict and numpy's numbers, and before torch 2.6 a crafted file got past it (CVE-2025-32434).
+EasyDict and numpy's numbers, and before torch 2.6 a crafted file got past it (CVE-2025-32434): nothing here
+calls it.
 """
 
+import copy
 import io
+import math
 import mmap
 import pickle
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +41,7 @@ ReadStorage = Callable[[str, torch.dtype, int], Tensor]  # (key, type, count) ->
 
 
 class RefusedError(pickle.UnpicklingError):
-    """A pickle asks for a global that no weights need; `str()` is its dotted name."""
+    """A pickle asks for a global that no weights need."""
 
 
 def read_pickled(path: Path) -> Any:
@@ -55,6 +58,7 @@ def read_pickled(path: Path) -> Any:
     else:
         with path.open("rb") as file:
             content = _read_old(file)
+    content = copy.deepcopy(content)  # without the stand-ins
     return dict(_named_tensors(content, "")) if isinstance(content, _Module) else content
 
 
@@ -66,10 +70,14 @@ def _read_zip(path: Path) -> Any:
         roots = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         folder = roots[0].removesuffix("data.pkl") + "data/"
 
-        def read_storage(key: str, dtype: torch.dtype, _: int) -> Tensor:
-            entry = archive.getinfo(folder + key)
-            if entry.compress_type != zipfile.ZIP_STORED:
+        def find(name: str) -> zipfile.ZipInfo:
+            entry = archive.getinfo(name)
+            if entry.compress_type != zipfile.ZIP_STORED:  # what torch writes has the size of its file
                 raise zipfile.BadZipFile("torch compresses nothing")
+            return entry
+
+        def read_storage(key: str, dtype: torch.dtype, _: int) -> Tensor:
+            entry = find(folder + key)
             count = entry.file_size // dtype.itemsize
             if count == 0:
                 return torch.empty(0, dtype=dtype)
@@ -78,7 +86,7 @@ def _read_zip(path: Path) -> Any:
             start = entry.header_offset + 30 + sum(lengths)
             return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start)
 
-        return _Unpickler(io.BytesIO(archive.read(roots[0])), read_storage).load()
+        return _Unpickler(io.BytesIO(archive.read(find(roots[0]))), read_storage).load()
 
 
 def _read_old(file: BinaryIO) -> Any:
@@ -103,10 +111,15 @@ def _read_old(file: BinaryIO) -> Any:
 
 
 class _Items(dict):
-    """Stands in for OrderedDict and EasyDict, whose attributes say nothing that their items do not."""
+    """Stands in for OrderedDict and EasyDict, whose attributes say nothing that their items do not. Copied,
+    it is a plain dict.
+    """
 
     def __setstate__(self, state: object) -> None:
         pass
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+        return {key: copy.deepcopy(value, memo) for key, value in self.items()}
 
 
 class _Module(dict):
@@ -126,6 +139,23 @@ class _Number:
         self.order = state[1]
 
 
+class _Storage(NamedTuple):
+    """Stands in for a storage: all of its numbers."""
+
+    flat: Tensor
+
+
+class _View(NamedTuple):
+    """Stands in for a tensor while the pickle is read, which could give a tensor another state: torch before
+    2.6 lets it look beyond its storage then. Copied, it is the tensor.
+    """
+
+    tensor: Tensor
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Tensor:
+        return self.tensor
+
+
 def _named_tensors(module: _Module, prefix: str) -> list[tuple[str, Tensor]]:
     named = []
     for name, value in module.items():
@@ -136,44 +166,20 @@ def _named_tensors(module: _Module, prefix: str) -> list[tuple[str, Tensor]]:
     return named
 
 
-class _Unpickler(pickle.Unpickler):
-    """Makes the classes above and calls its own methods, whatever the pickle asks for."""
-
-    def __init__(self, file: BinaryIO, read_storage: ReadStorage) -> None:
-        super().__init__(file)
-        self.read_storage = read_storage
-        self.known = {
-            "collections.OrderedDict": _Items,
-            "easydict.EasyDict": _Items,
-            "torch._utils._rebuild_tensor_v2": self.rebuild_tensor,
-            "torch._utils._rebuild_parameter": self.first,
-            "numpy.dtype": _Number,
-            "numpy.core.multiarray.scalar": self.number,
-            "numpy._core.multiarray.scalar": self.number,  # since numpy 2
-            "_codecs.encode": self.encode,
-        } | {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("__torch__"):
-            return _Module
-        if module == "torch.jit._pickle":
-            return self.first
-        if f"{module}.{name}" not in self.known:
-            raise RefusedError(f"{module}.{name}")
-        return self.known[f"{module}.{name}"]
-
-    def persistent_load(self, pid: tuple[Any, ...]) -> Tensor:
-        """The whole storage that the pickle refers to, as a flat tensor."""
-        kind, dtype, key, _, count, *view = pid
-        if kind != "storage" or any(view):
-            raise pickle.UnpicklingError("a storage is expected")
-        return self.read_storage(key, dtype, count)
+class _Calls:
+    """What pickles may call. They are methods, for a pickle could set the defaults of a function; and not the
+    unpickler's, whose memory would hold itself for good.
+    """
 
     def rebuild_tensor(
-        self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-    ) -> Tensor:
-        """A view of the storage; torch refuses one that reaches beyond its end."""
-        return storage.as_strided(size, stride, offset)
+        self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+    ) -> _View:
+        """A view of the storage. torch's own check of its bounds overflows before 2.6."""
+        count, available = math.prod(size), storage.flat.numel()
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if min((offset, *size, *stride)) < 0 or count > available or (count and last >= available):
+            raise pickle.UnpicklingError("a tensor is larger than its numbers")
+        return _View(storage.flat.as_strided(size, stride, offset))
 
     def first(self, value: Any, *_: object) -> Any:
         """The tensor in a parameter, the list in TorchScript's typed ones: their type does not matter."""
@@ -186,3 +192,40 @@ class _Unpickler(pickle.Unpickler):
     def encode(self, text: str, _: str) -> bytes:
         """Bytes, which the second protocol of pickle writes as the text of these characters."""
         return text.encode("latin1")
+
+
+CALLS = _Calls()
+KNOWN = {
+    "collections.OrderedDict": _Items,
+    "easydict.EasyDict": _Items,
+    "torch._utils._rebuild_tensor_v2": CALLS.rebuild_tensor,
+    "torch._utils._rebuild_parameter": CALLS.first,
+    "numpy.dtype": _Number,
+    "numpy.core.multiarray.scalar": CALLS.number,
+    "numpy._core.multiarray.scalar": CALLS.number,  # since numpy 2
+    "_codecs.encode": CALLS.encode,
+} | {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes the classes above and calls the methods, whatever the pickle asks for."""
+
+    def __init__(self, file: BinaryIO, read_storage: ReadStorage) -> None:
+        super().__init__(file)
+        self.read_storage = read_storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _Module
+        if module == "torch.jit._pickle":
+            return CALLS.first
+        if f"{module}.{name}" not in KNOWN:
+            raise RefusedError(f"it asks for '{module}.{name}', which no weights need")
+        return KNOWN[f"{module}.{name}"]
+
+    def persistent_load(self, pid: tuple[Any, ...]) -> _Storage:
+        """The storage that the pickle refers to."""
+        kind, dtype, key, _, count, *view = pid
+        if kind != "storage" or any(view):
+            raise pickle.UnpicklingError("a storage is expected")
+        return _Storage(self.read_storage(key, dtype, count))
