@@ -140,7 +140,8 @@ def _start_text_tower(tower: Any, width: int) -> None:
     """A start that hears every word: XLM-RoBERTa is read at `<s>`, whose own embedding would drown the rest.
 
     So `<s>` at the first place is the zero vector at first, and sees the mean of all tokens; the words
-    outweigh their places, and what is the same in all tokens is zero.
+    outweigh their places, what is the same in all tokens is zero, and a small start lets words move apart
+    in a few steps.
     """
     import torch
     from torch.nn import init
@@ -150,8 +151,8 @@ def _start_text_tower(tower: Any, width: int) -> None:
             init.normal_(module.weight, std=width**-0.5)
     embeddings = tower.roberta.embeddings
     words, places = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
-    init.normal_(words, std=0.02)
-    init.normal_(places, std=0.01)
+    init.normal_(words, std=0.006)
+    init.normal_(places, std=0.003)
     init.zeros_(embeddings.token_type_embeddings.weight)
     first_place = tower.config.pad_token_id + 1
     with torch.no_grad():
