@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := datasets/demo
+WEIGHTS := runs/demo/checkpoint_best.pth
+SEARCHED := runs/demo-search
 
-.PHONY: demo demo-altclip $(DEMO) study verify-release test lint clean
+.PHONY: demo demo-altclip demo-search $(DEMO) study verify-release test lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
 # DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
@@ -16,6 +18,20 @@ demo-altclip: $(DEMO)
 	$(BIN)/python -m misc.tiny_altclip --out weights/tiny-altclip --width 96 --layers 2 --heads 3 \
 		--embed-dim 512 --vocab-size 4000
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo-altclip.yaml $(DEMO_FLAGS)
+
+# Search the demo's test images by description, in the browser; trains the demo first where it has not been.
+demo-search: $(SEARCHED)/index/index.json .venv/ready
+	$(BIN)/python -m misc.search serve $(SEARCHED)/index --annotations $(DEMO) --browse
+
+$(SEARCHED)/index/index.json: $(WEIGHTS) | $(DEMO)
+	rm -rf $(SEARCHED)
+	mkdir -p $(SEARCHED)/imgs
+	cd $(DEMO)/imgs && grep -o '"file_path": *"[^"]*"' ../test_reid_en.json | cut -d '"' -f 4 | \
+		tar -cf - -T - | tar -xf - -C "$(CURDIR)/$(SEARCHED)/imgs"
+	$(BIN)/python -m misc.search index $(WEIGHTS) $(SEARCHED)/imgs --out $(SEARCHED)/index
+
+$(WEIGHTS):
+	$(MAKE) demo
 
 $(DEMO): .venv/ready
 	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
@@ -40,7 +56,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs/demo runs/demo-altclip weights/tiny-altclip runs/study datasets/study $(DEMO)
+	rm -rf .venv runs/demo runs/demo-altclip $(SEARCHED) weights/tiny-altclip runs/study datasets/study $(DEMO)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -11,10 +11,15 @@ import pytest
 import yaml
 
 from data.annotations import read_splits
+from data.check import build_parser as check_parser
 from data.synthetic.__main__ import build_parser
-from main import parse_command_line
+from main import Parser, parse_command_line
 from misc.checkpoint import BEST, LAST
+from misc.export.__main__ import build_parser as export_parser
 from misc.logs import RUN_FILES
+from misc.search.__main__ import COMMANDS
+from misc.search.__main__ import parse as parse_search
+from misc.search.update import SKIPPED
 from options import Options, UserError, load_options
 
 FILES = ("README.md", "README.zh-CN.md")
@@ -22,7 +27,7 @@ TEXTS = {name: Path(name).read_text(encoding="utf-8") for name in FILES}
 SECTIONS = typing.get_type_hints(Options)
 OPTIONS = {f"{s}.{f.name}": f.default for s, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = {"data.synthetic", "data.check", "misc.export", "misc.verify_release"}
+PROGRAMS = {"data.synthetic", "data.check", "misc.export", "misc.search", "misc.verify_release"}
 USERS = re.compile(r"^(datasets|runs|weights)/|^\.venv|^config/mine\.yaml$")  # made by users, not in git
 both = pytest.mark.parametrize("name", FILES)
 
@@ -94,7 +99,7 @@ def test_every_file_named_is_in_the_repository(name: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
     pattern = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|yaml|md|txt|png|gz|toml|jsonl)\b|^[\w/.-]+/$")
     named = {path for line in named_code(re.sub(r"https?://\S+", "", text)) for path in pattern.findall(line)}
-    made = {*RUN_FILES, LAST, BEST, "tensorboard/"}
+    made = {*RUN_FILES, LAST, BEST, SKIPPED, "tensorboard/"}
     paths = {path for path in {*links, *named} if not USERS.match(path)} - made
     assert len(paths) > 20
     assert not [path for path in sorted(paths) if not Path(path).exists()]
@@ -104,7 +109,11 @@ def test_every_file_named_is_in_the_repository(name: str) -> None:
 def test_every_flag_named_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_command_line(["--help"])
-    flags = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out + build_parser().format_help()))
+    searching = Parser(conflict_handler="resolve")
+    for add_flags, _ in COMMANDS.values():
+        add_flags(searching)
+    helps = capsys.readouterr().out + build_parser().format_help() + searching.format_help()
+    flags = set(re.findall(r"--[a-z][\w-]*", helps))
     inline = [flag for span in spans(TEXTS[name]) for flag in re.findall(r"^--[a-z][\w-]*", span)]
     in_commands = [word for line in main_commands(TEXTS[name]) for word in line if word.startswith("--")]
     assert {"--evaluate", "--resume", "--simplified", "--config", "--output-dir"} <= {*inline, *in_commands}
@@ -119,6 +128,20 @@ def test_every_command_of_main_is_understood(name: str) -> None:
         parse_command_line(
             [re.sub(r"^(runs|config/mine).*yaml$", "config/demo.yaml", word) for word in words]
         )
+
+
+@both
+def test_every_command_of_the_other_programs_is_understood(name: str) -> None:
+    understand = {
+        "data.check": check_parser().parse_args,
+        "misc.export": export_parser().parse_intermixed_args,
+        "misc.search": parse_search,
+    }
+    lines = [shlex.split(line) for line in "\n".join(blocks(TEXTS[name], "bash")).splitlines()]
+    commands = [line[2:] for line in lines if line[:2] == ["python", "-m"]]
+    assert {program for program, *_ in commands} == understand.keys()
+    for program, *words in commands:
+        understand[program](words)
 
 
 @both

@@ -1,0 +1,1 @@
+"""Search over a folder of images: describe somebody, see the images ranked."""
