@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from options import Options, UserError, load_options
 
@@ -20,7 +20,11 @@ CONFIG = Path(__file__).parent / "config"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, as all others."""
+    """A parser of one program: its help as it stands, no abbreviations, and complaints in one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=kind, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")
@@ -28,9 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     """The flags, and the options that file, flags and overrides make together."""
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__)
     recipe, add = parser.add_mutually_exclusive_group(), parser.add_argument
     recipe.add_argument("--config", metavar="FILE", help="the options: config/config.yaml")
     recipe.add_argument("--simplified", action="store_true", help="the lean recipe: config/s.config.yaml")

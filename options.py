@@ -269,16 +269,20 @@ class Options:
     distributed: DistributedOptions = field(default_factory=DistributedOptions)
 
 
-def load_options(path: str | Path, overrides: Iterable[str] = (), overlay: Path | None = None) -> Options:
+def load_options(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), overlay: Path | None = None
+) -> Options:
     """Read the options of a YAML file (and of its `base:` files), then apply `section.name=value` overrides.
 
     Args:
+        source: the file, or what `to_dict` made of options.
         overlay: another file, whose own lines (not its base's) go over the first one's.
 
     Raises:
         UserError: naming the key, where it stands and what it should be.
     """
-    options = build(Options, read_settings(Path(path), overrides, overlay))
+    source = Path(source) if isinstance(source, str) else source
+    options = build(Options, read_settings(source, overrides, overlay))
     if not any(getattr(options.experiment, loss) for loss in LOSSES):
         raise UserError(f"experiment: no loss is switched on; set one of {', '.join(LOSSES)} to true")
     return options

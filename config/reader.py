@@ -33,9 +33,11 @@ class UserError(ValueError):
     """A mistake the user can mend: one line saying what, where, what was expected and what to do."""
 
 
-def read_settings(path: Path, overrides: Iterable[str] = (), overlay: Path | None = None) -> Settings:
-    """The settings of a YAML file over those of its bases, then of `overlay` without bases, then of
-    `section.name=value` overrides over all.
+def read_settings(
+    source: Path | Mapping[str, Any], overrides: Iterable[str] = (), overlay: Path | None = None
+) -> Settings:
+    """The settings of a YAML file over those of its bases, or of plain sections; then of `overlay` without
+    bases, then of `section.name=value` overrides over all.
 
     Returns:
         {"section.name": (value, where it was set)}, the values as YAML gives them.
@@ -43,7 +45,10 @@ def read_settings(path: Path, overrides: Iterable[str] = (), overlay: Path | Non
     Raises:
         UserError: a file that cannot be read, text that is not YAML, an override without "=".
     """
-    settings = _read_file(path, seen=())
+    if isinstance(source, Mapping):
+        settings = _flat(source, "the saved options")
+    else:
+        settings = _read_file(source, seen=())
     if overlay:
         settings |= _read_file(overlay, seen=(), with_bases=False)
     for override in overrides:
@@ -97,11 +102,16 @@ def _read_file(path: Path, seen: tuple[Path, ...], with_bases: bool = True) -> S
     base = content.pop("base", None)
     if base is not None and with_bases:
         settings = _read_file(path.parent / str(base), (*seen, path.resolve()))
-    for section, values in content.items():
+    return settings | _flat(content, f"'{path}'")
+
+
+def _flat(sections: Mapping[str, Any], where: str) -> Settings:
+    settings: Settings = {}
+    for section, values in sections.items():
         if isinstance(values, dict):
-            settings |= {f"{section}.{name}": (value, f"'{path}'") for name, value in values.items()}
+            settings |= {f"{section}.{name}": (value, where) for name, value in values.items()}
         else:
-            settings[str(section)] = (values, f"'{path}'")
+            settings[str(section)] = (values, where)
     return settings
 
 

@@ -42,12 +42,7 @@ NUM_CELLS = 8  # of each split, on the contact sheet
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = Parser(
-        prog="python -m data.check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="python -m data.check", description=__doc__)
     parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="as data.annotation_file")
     parser.add_argument("image_root", type=Path, metavar="IMAGE_ROOT", help="as data.image_root")
     parser.add_argument("--dataset", default="auto", metavar="NAME", help="as data.dataset: force the format")
@@ -188,7 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if malformed:
             raise UserError(malformed[0] + f" ({len(malformed)} such records)" * (len(malformed) > 1))
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from misc.runtime import report_error
+
+        report_error(error)
         return 2
     return int(any(finding.is_defect and finding.details for finding in findings))
 

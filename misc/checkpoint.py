@@ -5,14 +5,12 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-import yaml
 
 from misc.pickles import read_pickled
 from options import Options, UserError, load_options, to_dict
@@ -33,11 +31,11 @@ def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool) -> None:
         torch.save(state, file)
         _flush(file)
     if is_best:
-        copy = folder / (BEST + ".tmp")
-        with temporary.open("rb") as source, copy.open("wb") as file:
+        best = folder / (BEST + ".tmp")
+        with temporary.open("rb") as source, best.open("wb") as file:
             shutil.copyfileobj(source, file)
             _flush(file)
-        copy.replace(folder / BEST)
+        best.replace(folder / BEST)
     temporary.replace(folder / LAST)
 
 
@@ -95,6 +93,12 @@ AS_TRAINED = (
 )
 
 
+def features_depend_on(options: Options) -> dict[str, Any]:
+    """What `AS_TRAINED` names, by "section.name", plain: weights give other features with other values."""
+    values = to_dict(options)
+    return {f"{section}.{name}": values[section][name] for section, name in AS_TRAINED}
+
+
 def saved_options(path: Path) -> dict[str, Any] | None:
     """The options of the run that made a checkpoint of ours, or its export to safetensors; of others None."""
     try:
@@ -117,13 +121,13 @@ def check_trained_with(options: Options, path: Path) -> None:
     then = saved_options(path)
     if then is None:
         return
-    now = to_dict(options)
-    for section, name in AS_TRAINED:
-        before = then.get(section, {}).get(name, now[section][name])  # older runs did not know of all of them
-        if now[section][name] != before:
+    for key, now in features_depend_on(options).items():
+        section, name = key.split(".")
+        before = then.get(section, {}).get(name, now)  # older runs did not know of all of them
+        if now != before:
             raise UserError(
-                f"{section}.{name}: '{path}' was trained with {before}, these options have "
-                f"{now[section][name]}; evaluate with --config and the options.yaml of its run"
+                f"{key}: '{path}' was trained with {before}, these options have {now}; evaluate with "
+                "--config and the options.yaml of its run"
             )
 
 
@@ -144,15 +148,7 @@ def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Op
             f"CHECKPOINT: '{path}' {problem}; expected a run's checkpoint_best.pth, or others with "
             "--config FILE"
         )
-    return restore_options(saved, f"options of {path.name}", overrides)
-
-
-def restore_options(saved: dict[str, Any], name: str, overrides: Sequence[str]) -> Options:
-    """Options out of what `to_dict` made of them, checked as a file is; `name` is what errors call it."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / name
-        file.write_text(yaml.safe_dump(saved), encoding="utf-8")
-        return load_options(file, overrides)
+    return load_options(saved, overrides)
 
 
 def load_model_state(model: torch.nn.Module, state: dict[str, Any]) -> None:

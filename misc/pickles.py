@@ -77,6 +77,7 @@ def _read_zip(path: Path) -> Any:
             return entry
 
         def read_storage(key: str, dtype: torch.dtype, _: int) -> Tensor:
+            """All numbers of an entry, where they lie in the file."""
             entry = find(folder + key)
             count = entry.file_size // dtype.itemsize
             if count == 0:
@@ -96,6 +97,7 @@ def _read_old(file: BinaryIO) -> Any:
     storages: dict[str, Tensor] = {}
 
     def read_storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
+        """Room for numbers that come after the pickles."""
         if key not in storages:
             storages[key] = torch.empty(count, dtype=dtype)
         return storages[key]
@@ -215,6 +217,7 @@ class _Unpickler(pickle.Unpickler):
         self.read_storage = read_storage
 
     def find_class(self, module: str, name: str) -> Any:
+        """What stands in for a global; raises RefusedError where nothing does."""
         if module.startswith("__torch__"):
             return _Module
         if module == "torch.jit._pickle":

@@ -22,7 +22,7 @@ TEXTS = ("红色上衣的女生", "a man wearing a blue coat")
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = Parser(description="Smoke test of the AltCLIP path.", allow_abbrev=False)
+    parser = Parser(description="Smoke test of the AltCLIP path.")
     parser.add_argument(
         "--device", default="cpu", help="cpu, cuda or cuda:N; the CPU where that is not there"
     )
@@ -148,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 make_tiny_altclip(Path(folder), synthetic_captions(300))
             run(flags, folder if flags.tiny else flags.altclip_pretrained)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from misc.runtime import report_error
+
+        report_error(error)
         return 2
     kind = "random weights of a small model" if flags.tiny else f"the weights of {flags.altclip_pretrained}"
     print(f"\nverdict: {kind} loaded, all tensors used and none new")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from misc import distributed
-from misc.checkpoint import AS_TRAINED
+from misc.checkpoint import features_depend_on
 from misc.evaluate import Encoded, ScoresOf, score
 from misc.features import INDEX, SavedFeatures, check_same_sets, fuse, load_features, save_features
 from misc.logs import metrics_table, summary_table
@@ -127,8 +127,8 @@ def build_reporter(
                 "output.overwrite=true"
             )
         make_folder(Path(features), "--save-features")
-    depends = {f"{section}.{name}": getattr(getattr(options, section), name) for section, name in AS_TRAINED}
-    return Reporter(folder, fused, rerank, rankings and Path(rankings), features and Path(features), depends)
+    rankings_file, features_folder = rankings and Path(rankings), features and Path(features)
+    return Reporter(folder, fused, rerank, rankings_file, features_folder, features_depend_on(options))
 
 
 def report_curves(folder: Path) -> None:

@@ -58,7 +58,9 @@ class Reranker:
     """
 
     @torch.no_grad()
-    def __init__(self, queries: Tensor, gallery: Tensor, k1: int = 20, k2: int = 6, lambda_: float = 0.3):
+    def __init__(
+        self, queries: Tensor, gallery: Tensor, k1: int = 20, k2: int = 6, lambda_: float = 0.3
+    ) -> None:
         self.queries, self.gallery, self.lambda_ = queries, gallery, lambda_
         none, itself = len(gallery), torch.arange(len(gallery), device=gallery.device)[:, None]
         depth = max(k1, k2 - 1)

@@ -34,12 +34,7 @@ PUBLISHED = {
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = Parser(
-        prog="python -m misc.verify_release",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="python -m misc.verify_release", description=__doc__)
     parser.add_argument("--benchmark", required=True, choices=tuple(PUBLISHED["full"]), help="the data set")
     parser.add_argument(
         "--checkpoint", type=Path, required=True, metavar="FILE", help="what was released for it"
@@ -88,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flags = build_parser().parse_intermixed_args(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from misc.runtime import report_error
+
+        report_error(error)
         return 2
     status, measured = evaluate(flags)
     if status:

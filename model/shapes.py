@@ -47,6 +47,7 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
     """
 
     def size(name: str, dimensions: int) -> torch.Size:
+        """The shape of a tensor with that many axes."""
         if name not in tensors:
             raise bad_weights(path, f"holds no CLIP with a vision transformer: it lacks {name!r}")
         shape = tensors[name].shape

@@ -172,20 +172,26 @@ def test_the_code_of_the_readme_gives_our_features(
     assert close(pictures, F.normalize(clip.encode_image(processor(images=images)["pixel_values"])))
 
 
-def test_transformers_loads_every_tensor_and_gives_our_features(
-    exported: Any, runs: dict[str, Path], tmp_path: Path
-) -> None:
-    place = exported("square", "huggingface")
-    theirs, info = transformers.CLIPModel.from_pretrained(place, output_loading_info=True)
+def whole_with_our_features(kind: Any, place: Path, clip: Any, tokenizer: Any, side: int) -> Any:
+    """Their model of an export: every tensor found and used, the features ours."""
+    theirs, info = kind.from_pretrained(place, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     theirs.eval()
-    clip, tokenizer, _ = ours(runs["square"], tmp_path)
-    images, tokens = pixels(3, 64, 64), tokenizer(CAPTIONS)
+    images, tokens = pixels(3, side, side), tokenizer(CAPTIONS)
     with torch.no_grad():
         output = theirs(pixel_values=images, **tokens)
     assert close(output.image_embeds, F.normalize(clip.encode_image(images)))
     assert close(output.text_embeds, F.normalize(clip.encode_text(tokens)))
+    return theirs
+
+
+def test_transformers_loads_every_tensor_and_gives_our_features(
+    exported: Any, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    place = exported("square", "huggingface")
+    clip, tokenizer, _ = ours(runs["square"], tmp_path)
+    theirs = whole_with_our_features(transformers.CLIPModel, place, clip, tokenizer, side=64)
     assert theirs.logit_scale.item() == pytest.approx(clip.logit_scale.item())
     assert "-9." in (place / "README.md").read_text(), "the bias, which has no place, is told"
 
@@ -205,16 +211,8 @@ def test_altclip_loads_into_transformers_at_another_image_size(
     exported: Any, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     place = exported("altclip", "huggingface")
-    theirs, info = transformers.AltCLIPModel.from_pretrained(place, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    theirs.eval()
     clip, tokenizer, _ = ours(runs["altclip"], tmp_path)
-    images, tokens = pixels(3, 48, 48), tokenizer(CAPTIONS)
-    with torch.no_grad():
-        output = theirs(pixel_values=images, **tokens)
-    assert close(output.image_embeds, F.normalize(clip.encode_image(images)))
-    assert close(output.text_embeds, F.normalize(clip.encode_text(tokens)))
+    whole_with_our_features(transformers.AltCLIPModel, place, clip, tokenizer, side=48)
     names = safetensors.safe_open(place / "model.safetensors", "pt").keys()
     assert {name.split(".")[2] for name in names if name.startswith("vision_model.encoder.")} == {"layers"}
     assert any(name.startswith("text_model.roberta.encoder.layer.0.") for name in names), "as the hub's are"

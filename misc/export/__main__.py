@@ -11,7 +11,6 @@ Each is loaded again and its features compared with ours before anything stands 
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -27,12 +26,7 @@ FORMATS = ("huggingface", "openai", "safetensors", "onnx")
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = Parser(
-        prog="python -m misc.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="python -m misc.export", description=__doc__)
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint_best.pth of a run, or other weights"
     )
@@ -50,12 +44,9 @@ def build_parser() -> Parser:
 
 def open_folder(folder: Path, overwrite: bool) -> None:
     """Make DIR; raises UserError where it cannot be used, or holds files and may not be overwritten."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"DIR: '{folder}' cannot be made ({error.strerror}); name another folder") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"DIR: '{folder}' cannot be written to; name another folder")
+    from misc.runtime import make_folder
+
+    make_folder(folder, "DIR")
     if any(folder.iterdir()) and not overwrite:
         raise UserError(f"DIR: '{folder}' holds files; name another folder, or add --overwrite")
 
@@ -96,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start_logging()
         export(flags)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from misc.runtime import report_error
+
+        report_error(error)
         return 2
     LOGGER.info("done: %s in %s", flags.format_name, flags.folder)
     return 0

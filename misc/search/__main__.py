@@ -216,14 +216,11 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], Callable[[argparse.Namespace
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
     """What to run, and its flags. Each command has a parser of its own: flags may stand between positions."""
-    kind = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
-        prog="python -m misc.search", description=__doc__, formatter_class=kind, allow_abbrev=False
-    )
+    parser = Parser(prog="python -m misc.search", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     command = parser.parse_args(arguments[:1]).command
     add_flags, run = COMMANDS[command]
-    parser = Parser(prog=f"python -m misc.search {command}", description=run.__doc__, allow_abbrev=False)
+    parser = Parser(prog=f"python -m misc.search {command}", description=run.__doc__)
     add_flags(parser)
     return run, parser.parse_intermixed_args(arguments[1:])
 
@@ -236,7 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run, flags = parse(sys.argv[1:] if arguments is None else arguments)
         return run(flags)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from misc.runtime import report_error
+
+        report_error(error)
         return 2
 
 

@@ -118,7 +118,7 @@ def measure_indexing(encoder: Encoder, image_root: Path, count: int, rounds: int
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
-    parser = Parser(prog="python -m misc.search.benchmark", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m misc.search.benchmark", description=__doc__)
     parser.add_argument(
         "--images", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of indices"
     )
@@ -137,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for count in flags.images:
             measure(count)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from misc.runtime import report_error
+
+        report_error(error)
         return 2
     return 0
 

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from misc.checkpoint import AS_TRAINED, options_for
+from misc.checkpoint import features_depend_on, options_for
 from misc.features import file_digest
 from misc.runtime import pick_device, pick_precision
 from model import build_model
-from options import Options, to_dict
+from options import Options
 from text_utils.captions import clean_caption
 
 CPU_BATCH = 32  # more at once is no faster there, and a stop would lose more
@@ -136,6 +136,5 @@ def build_encoder(options: Options, checkpoint: Path) -> Encoder:
 
 def identity_of(options: Options, checkpoint: Path) -> str:
     """SHA-256 of the weights and the options that make features comparable, in hexadecimal."""
-    plain = to_dict(options)
-    depends = {f"{section}.{name}": plain[section][name] for section, name in AS_TRAINED}
-    return hashlib.sha256(json.dumps([file_digest(checkpoint), depends]).encode()).hexdigest()
+    depends = [file_digest(checkpoint), features_depend_on(options)]
+    return hashlib.sha256(json.dumps(depends).encode()).hexdigest()

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from misc.checkpoint import restore_options
 from misc.search import store
 from misc.search.encoder import Encoder, build_encoder
 from misc.search.engines import ApproximateEngine, ExactEngine
 from misc.search.store import Segment
-from options import UserError
+from options import UserError, load_options
 
 EXACT, APPROXIMATE = "exact", "approximate"
 
@@ -86,7 +85,7 @@ class Index:
             raise UserError(
                 f"CHECKPOINT: '{file}' does not exist; say where it is now with --checkpoint FILE"
             )
-        encoder = build_encoder(restore_options(self.options, f"options of {self.folder.name}", ()), file)
+        encoder = build_encoder(load_options(self.options), file)
         self.check_identity(encoder)
         return encoder
 

@@ -122,7 +122,10 @@ class Page:
         scores, rows = scores[0].tolist(), rows[0].tolist()
         rights = self._rights(text, row, rows)
         answer = {
-            "results": [self._result(*found) for found in zip(range(1, k + 1), rows, scores, rights)],  # noqa: B905
+            "results": [
+                self._result(*found)
+                for found in zip(range(1, k + 1), rows, scores, rights, strict=False)  # the first k
+            ],
             "total": len(self.index.paths),
             "seconds": time.perf_counter() - began,
         }

@@ -148,6 +148,7 @@ def _encoded(
     under_way: deque[list[int]] = deque()
 
     def pixels() -> Iterator[Tensor]:
+        """The pixels of each batch; its rows join `under_way`, what it skipped joins `skipped`."""
         paths = [image.path for image in todo]
         for batch in decode(root, paths, encoder.processor, encoder.batch_size, encoder.on_gpu):
             skipped.update({todo[index].path: reason for index, reason in batch.problems.items()})
