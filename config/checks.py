@@ -1,5 +1,6 @@
 """What a field of a section is declared with: its default, its meaning, the check its value must pass."""
 
+import re
 from collections.abc import Callable
 from dataclasses import field
 from typing import Any, NamedTuple
@@ -27,6 +28,11 @@ BLOCK_NUMBERS = Check(
 )
 TEXT_LENGTH = Check(lambda value: value >= 3, "a number of at least 3 (start, one piece, end)")
 
+MINUTES = re.compile(r"(\d+(?:\.\d+)?) min(?:ute)?s?")
+PERIOD = Check(
+    lambda value: bool(MINUTES.fullmatch(value)) if isinstance(value, str) else value > 0,
+    "a number of steps above 0, or minutes such as '10 minutes'",
+)
 WEIGHTS = Check(lambda weights: all(w > 0 for w in weights.values()), "weights above 0")
 
 

@@ -1,5 +1,6 @@
 """From YAML text to typed values: files with `base:`, `key=value` overrides, conversion without loss."""
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -161,7 +162,11 @@ def _checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -
 def _convert(value: Any, hint: Any) -> Any:
     """`value` as a `hint`: only what loses nothing (1 for a float, a list for a tuple). Raises TypeError."""
     if isinstance(hint, types.UnionType):
-        return None if value is None else _convert(value, typing.get_args(hint)[0])
+        *kinds, last = typing.get_args(hint)
+        for kind in kinds:
+            with contextlib.suppress(TypeError):
+                return _convert(value, kind)
+        return _convert(value, last)
     if typing.get_origin(hint) is Mapping:
         if not isinstance(value, dict):
             raise TypeError
@@ -185,7 +190,7 @@ def _convert(value: Any, hint: Any) -> Any:
 
 def _words(hint: Any) -> str:
     if isinstance(hint, types.UnionType):
-        return f"{_words(typing.get_args(hint)[0])} or null"
+        return " or ".join(_words(kind) for kind in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         if kinds[-1] is Ellipsis:
@@ -193,4 +198,10 @@ def _words(hint: Any) -> str:
         return f"a list of {len(kinds)} {'texts' if str in kinds else 'numbers'}"
     if typing.get_origin(hint) is Mapping:
         return f"names, each with {_words(typing.get_args(hint)[1])}: {{name: ...}}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]
+    return {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        type(None): "null",
+    }[hint]
