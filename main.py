@@ -67,7 +67,7 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
     return flags, options
 
 
-def train(options: Options, flags: argparse.Namespace) -> None:
+def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     """Train, evaluating after every epoch; then report the test figures of the best one."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
@@ -76,6 +76,7 @@ def train(options: Options, flags: argparse.Namespace) -> None:
     from misc.evaluate import build_evaluators, encode_all
     from misc.model_card import Outcome, write_model_card
     from misc.report import build_reporter, report_curves
+    from misc.resume import resume
     from misc.seed import seed_process
     from model import build_model
 
@@ -97,11 +98,11 @@ def train(options: Options, flags: argparse.Namespace) -> None:
     setting = (loaders.images, options, device, precision)
     parts = {"val": loaders.val, "test": loaders.test}
     evaluators = build_evaluators(model.clip, tokenizer, parts, *setting)
-    image_names = loaders.training_set.image_names
-    trainer = build_trainer(options, model, loaders.train, image_names, evaluators, device, precision)
+    trainer = build_trainer(options, model, loaders, evaluators, device, precision, stop)
     if state is not None:
-        trainer.resume(state)
+        resume(trainer, state)
     runtime.open_folder(folder, fresh=state is None)
+    checkpoint.check_space(model, folder, options.log.keep_checkpoints)
     del state  # as large as model and optimiser
     runtime.write_options(options, folder)
     trainer.fit()
@@ -160,21 +161,30 @@ def score(options: Options, flags: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
-    try:
-        flags, options = parse_command_line(arguments)
+    """Run the command line; returns the exit status.
+
+    0; 2 with one line for what the user can mend; 75 where a signal ended the run, which goes on with
+    --resume; 1 where another process ended it.
+    """
+
+    def run(stop: Any) -> None:
         if not flags.evaluate:
-            train(options, flags)
+            train(options, flags, stop)
         elif any(Path(flags.evaluate).glob("features.*")):
             score(options, flags)
         else:
             evaluate(options, flags)
+
+    try:
+        flags, options = parse_command_line(arguments)
     except UserError as error:
         from misc.runtime import report_error
 
         report_error(error)
         return 2
-    return 0
+    from misc.runtime import guarded
+
+    return guarded(run)
 
 
 if __name__ == "__main__":

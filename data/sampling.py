@@ -1,5 +1,6 @@
 """The order of training samples, and the worker processes that turn samples into batches."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,11 +32,11 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
             )
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch = self.first_step = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of the next pass, and the augmentation of its samples."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the shuffle of the next pass, the augmentation of its samples, and the step to begin at."""
+        self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
         return self.num_samples // (self.batch_size * self.world_size)
@@ -43,7 +44,7 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
         order = torch.randperm(self.num_samples, generator=generator).tolist()
-        for step in range(len(self)):
+        for step in range(self.first_step, len(self)):
             start = (step * self.world_size + self.rank) * self.batch_size
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
@@ -58,7 +59,11 @@ class Loader(DataLoader):
     def __init__(self, samples: Dataset, collate: Callable[[list[Any]], Any], **settings: Any) -> None:
         # Without a generator of its own a DataLoader draws from the global one each epoch: other dropout.
         super().__init__(
-            _Batches(samples, collate), collate_fn=_as_it_is, generator=torch.Generator(), **settings
+            _Batches(samples, collate),
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
+            worker_init_fn=_leave_signals_alone,
+            **settings,
         )
 
     def __iter__(self) -> Iterator[Any]:
@@ -82,6 +87,13 @@ class _Batches(Dataset):
             return self.collate([self.samples[key] for key in keys])
         except UserError as error:
             return error
+
+
+def _leave_signals_alone(_: int) -> None:
+    """A signal to the whole group, such as Ctrl-C, is the main process's: it still needs its batches."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,10 +1,13 @@
 """Checkpoints: plain tensors and dicts, written whole or not at all."""
 
 import copy
+import errno
 import json
 import logging
 import os
+import re
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,36 +15,101 @@ from typing import Any
 import safetensors
 import torch
 
+from misc.durable import replacing
 from misc.pickles import read_pickled
 from options import Options, UserError, load_options, to_dict
 
 logger = logging.getLogger(__name__)
 
-LAST, BEST = "checkpoint_last.pth", "checkpoint_best.pth"
+LAST, BEST, OLDER = "checkpoint_last.pth", "checkpoint_best.pth", "checkpoint_step_{}.pth"
 
 
-def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool) -> None:
+def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool, keep: int = 1) -> None:
     """Write `checkpoint_last.pth`, and `checkpoint_best.pth` as a copy of it where it is the best so far.
 
-    Each goes to a temporary file, is flushed to the disk and renamed: a kill leaves the old file or the new
-    one whole.
+    Each is written beside, flushed to the disk and renamed; the new one is read back before the one that was
+    the last makes way: it stays as `checkpoint_step_N.pth`. A kill at any moment leaves a whole checkpoint.
+
+    Args:
+        keep: how many of these older ones stay, the newest.
+
+    Raises:
+        OSError: the disk takes no more, or gives back other bytes; the checkpoints are as they were.
     """
-    temporary = folder / (LAST + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        _flush(file)
-    if is_best:
-        best = folder / (BEST + ".tmp")
-        with temporary.open("rb") as source, best.open("wb") as file:
-            shutil.copyfileobj(source, file)
-            _flush(file)
-        best.replace(folder / BEST)
-    temporary.replace(folder / LAST)
+    last = folder / LAST
+
+    def settle(new: Path) -> None:
+        _check_bytes(new)
+        if is_best:  # first: where a kill comes between the two, the best one is the newest
+            with new.open("rb") as source, replacing(folder / BEST) as file:
+                shutil.copyfileobj(source, file)
+        _retire(last, keep)
+
+    with replacing(last, before_rename=settle) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's words for a file that takes no more
+            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+    for path in older_checkpoints(folder)[keep:]:
+        path.unlink(missing_ok=True)
 
 
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def older_checkpoints(folder: Path) -> list[Path]:
+    """The files `checkpoint_step_N.pth` of a folder, the newest first."""
+    names = {path: re.fullmatch(OLDER.format(r"(\d+)"), path.name) for path in folder.glob("*.pth")}
+    steps = {int(match[1]): path for path, match in names.items() if match}
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def _retire(last: Path, keep: int) -> None:
+    """Give the checkpoint that was the last a name by its step, beside its own until it is replaced."""
+    step = _step_of(last)
+    if not keep or step is None:
+        return
+    older = last.with_name(OLDER.format(step))
+    older.unlink(missing_ok=True)
+    try:
+        os.link(last, older)
+    except OSError:  # a file system without hard links
+        last.replace(older)
+
+
+def _step_of(path: Path) -> int | None:
+    """The step a checkpoint was made at; None where there is none, or none that can be read."""
+    try:
+        return int(read_pickled(path)["step"])
+    except Exception:
+        return None
+
+
+def _check_bytes(path: Path) -> None:
+    """Raise OSError unless every part of a checkpoint's zip has the checksum that it was written with."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise OSError(errno.EIO, f"'{path}': {error}") from error
+    if damaged:
+        raise OSError(errno.EIO, f"'{path}': the bytes of {damaged} are not those that were written")
+
+
+def check_space(model: torch.nn.Module, folder: Path, keep: int) -> None:
+    """Check that the folder's disk has room for a run's checkpoints: last, best, older ones, and a new one.
+
+    Raises:
+        UserError: it has not.
+    """
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values()) + 2 * trained  # AdamW's two moments
+    there = [folder / LAST, folder / BEST, *older_checkpoints(folder)]
+    needed = (3 + keep) * size - sum(path.stat().st_size for path in there if path.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"output.dir: the disk of '{folder}' has {free / 1e9:.2f} GB free, but the checkpoints of this "
+            f"run take {needed / 1e9:.2f} GB more ({3 + keep} of {size / 1e9:.2f} GB); free some, choose "
+            "another folder with --output-dir, or lower log.keep_checkpoints"
+        )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -51,13 +119,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: no such file, not a checkpoint, damaged, or without the training state.
     """
     try:
+        _check_bytes(path)
         state = copy.deepcopy(read_pickled(path))  # the optimiser must not hold views of the file
     except FileNotFoundError:
         raise UserError(f"checkpoint '{path}': no such file") from None
     except Exception as error:  # a bad file fails with whatever its parsers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint '{path}': damaged, or not a checkpoint ({reason[:200]})") from error
-    expected = {"model", "optimizer", "scaler", "epoch", "step", "random", "best", "options"}
+    expected = {"model", "optimizer", "scaler", "epoch", "step", "ranks", "best", "options"}
     if not isinstance(state, dict) or not expected <= state.keys():
         raise UserError(f"checkpoint '{path}': holds no training state of this program to resume from")
     return state
@@ -74,14 +143,13 @@ def find_checkpoint(resume: str | None, folder: Path) -> dict[str, Any] | None:
         return None
     if resume != "auto":
         return load_checkpoint(Path(resume))
-    found = []
-    for path in (folder / LAST, folder / BEST):
-        if path.exists():
-            try:
-                found.append(load_checkpoint(path))
-            except UserError as error:
-                logger.warning("passed over: %s", error)
-    return max(found, key=lambda state: state["step"], default=None)
+    paths = [path for path in (folder / LAST, folder / BEST, *older_checkpoints(folder)) if path.exists()]
+    for path in sorted(paths, key=lambda path: _step_of(path) or 0, reverse=True):
+        try:
+            return load_checkpoint(path)
+        except UserError as error:
+            logger.warning("passed over: %s", error)
+    return None
 
 
 AS_TRAINED = (

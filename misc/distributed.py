@@ -2,6 +2,8 @@
 
 import os
 import time
+import uuid
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from misc.heartbeat import Heartbeat
+
+_HEARTBEAT: list[Heartbeat] = []  # of this process, while it is in a group
+_BUCKET = 2**25  # bytes of gradients that go over the wire in one piece, as in DistributedDataParallel
 
 
 def rank() -> int:
@@ -47,10 +54,18 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
         timeout=timedelta(minutes=timeout_minutes),
         device_id=device if backend == "nccl" else None,
     )
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = broadcast_object(uuid.uuid4().hex)  # torchrun's store outlives a run that it starts again
+    store = dist.PrefixStore(attempt, dist.TCPStore(address, port, wait_for_workers=False))
+    heartbeat = Heartbeat(store, rank(), world_size())
+    heartbeat.start()
+    _HEARTBEAT.append(heartbeat)
 
 
 def stop() -> None:
     """Leave the process group."""
+    while _HEARTBEAT:
+        _HEARTBEAT.pop().stop()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -61,12 +76,31 @@ def first_to_report() -> bool:
     A mistake found on every rank is said once, one found on a single rank is said by that rank. Before the
     group exists every machine's first process speaks: only what all of them see alike can fail by then.
     """
-    if not dist.is_initialized():
+    if not _HEARTBEAT:
         return local_rank() == 0
-    if dist.distributed_c10d._get_default_store().add("error reported", 1) == 1:
+    if _HEARTBEAT[0].is_first():
         return True
     time.sleep(2.0)  # torchrun ends the others when one leaves: the first must have spoken by then
     return False
+
+
+def announce_end() -> None:
+    """Tell the other processes that this one ends the run, before it does."""
+    if _HEARTBEAT:
+        _HEARTBEAT[0].announce_end()
+
+
+def cause_of(error: BaseException) -> str | None:
+    """The process whose end is behind a collective's `error`, in a sentence; None: the error is our own."""
+    words = ("gloo", "nccl", "connection", "peer", "socket", "store")
+    if not _HEARTBEAT or not any(word in str(error).lower() for word in words):
+        return None
+    return _HEARTBEAT[0].await_cause()
+
+
+def missing_process() -> str | None:
+    """A process that is gone without a word, in a sentence; None where the others end as this one does."""
+    return _HEARTBEAT[0].await_others() if _HEARTBEAT else None
 
 
 def wait_for_all() -> None:
@@ -81,6 +115,48 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
         return model
     device_ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+
+
+class Vote:
+    """The largest of the numbers that the ranks cast, exchanged behind the work between cast and result.
+
+    The exchange has a group of its own on gloo: it neither waits for a GPU nor makes one wait.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def cast(self, number: int) -> None:
+        """Send this rank's number off."""
+        self._number = torch.tensor(number)
+        if self._group:
+            self._work = dist.all_reduce(self._number, dist.ReduceOp.MAX, self._group, async_op=True)
+
+    def result(self) -> int:
+        """The largest number, the same on all ranks, waiting for it if it is still on its way."""
+        if self._group:
+            self._work.wait()
+        return int(self._number)
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients by their mean over the ranks, for a backward pass without `wrap`."""
+    if not dist.is_initialized():
+        return
+    bucket: list[Tensor] = []
+    for gradient in [p.grad for p in parameters if p.grad is not None]:
+        if bucket and sum(g.nbytes for g in bucket) + gradient.nbytes > _BUCKET:
+            _average(bucket)
+            bucket = []
+        bucket.append(gradient)
+    _average(bucket)
+
+
+def _average(bucket: list[Tensor]) -> None:
+    flat = mean_over_ranks(torch.cat([gradient.flatten() for gradient in bucket]))
+    for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def _rows_of_all(rows: Tensor) -> list[Tensor]:

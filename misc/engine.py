@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -15,16 +15,21 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from misc import distributed
-from misc.checkpoint import BEST, load_model_state, save_checkpoint
 from misc.evaluate import Evaluator
+from misc.guard import BadImages, NumberGuard
 from misc.logs import RunLog, metrics_table
-from misc.meters import HostCopy, Meter
-from misc.optim import build_optimizer, load_optimizer_state, set_learning_rate
-from misc.schedule import Schedule
-from misc.seed import random_state, restore_random_state
-from options import Options, UserError, to_dict
+from misc.meters import Meter
+from misc.optim import build_optimizer, set_learning_rate
+from misc.resume import state_of_rank, state_of_run
+from misc.saver import Saver
+from misc.schedule import Schedule, build_schedule
+from misc.signals import Stopped, StopSignals
+from options import Options, to_dict
 
 logger = logging.getLogger(__name__)
+
+
+NOTHING, SAVE, STOP = 0, 1, 2  # what a rank wants to be done after a step
 
 
 @dataclass
@@ -34,11 +39,17 @@ class Trainer:
     Attributes:
         model: losses of a batch: `model(batch, soft_label) -> LossOutput`; not yet wrapped for several
             processes.
-        train_loader: batches of one epoch; its batch sampler has `set_epoch(epoch)`, epochs counted from 0.
-        image_names: sample indices -> the files of their images.
+        train_loader: batches of one epoch; its batch sampler has `set_epoch(epoch, first_step)`, both counted
+            from 0.
         evaluators: of "val" and "test", for the splits there are.
         select_on: split whose mean text-to-image R@1 picks the best epoch; "last": the last epoch is the
             best.
+        numbers, images: watch over non-finite numbers and unreadable images.
+        stop: signals that ask for an end.
+        saver: writes the checkpoints.
+        accumulate: parts of a batch that go through the towers one after another.
+        clip_grad_norm: norm that gradients are cut to; infinite: none is.
+        patience: epochs without a better R@1 after which the run ends; None: never.
         options: plain dict of all options, kept in the checkpoints.
         epoch, step: finished epochs and steps.
         best: the best epoch so far, {"epoch": ..., "R1": ...}.
@@ -49,90 +60,143 @@ class Trainer:
     scaler: torch.amp.GradScaler
     schedule: Schedule
     train_loader: Any
-    image_names: Callable[[Sequence[int]], list[str]]
+    numbers: NumberGuard
+    images: BadImages
     evaluators: Mapping[str, Evaluator]
     select_on: str
     num_epochs: int
     device: torch.device
     precision: torch.dtype
     print_period: int
-    folder: Path
+    saver: Saver
+    stop: StopSignals
+    accumulate: int
+    clip_grad_norm: float
+    patience: int | None
     options: dict[str, Any]
     epoch: int = 0
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
+    meter: Meter = field(default_factory=Meter)
 
     def fit(self) -> None:
-        """Train the epochs that are left, evaluating and saving after each."""
+        """Train the epochs that are left, evaluating and saving after each.
+
+        Raises:
+            Stopped: a signal asked for it; what was trained so far is saved.
+        """
         wrapped = distributed.wrap(self.model, self.device)
-        run = RunLog(self.folder, self.step)
+        run = RunLog(self.saver.folder, self.step)
         try:
-            while self.epoch < self.num_epochs:
+            while self.epoch < self.num_epochs and not self._is_out_of_patience():
                 self._train_epoch(wrapped, run)
-                self.epoch += 1
                 self._finish_epoch(run)
+            self.saver.finish()
         finally:
             run.close()
 
+    def _is_out_of_patience(self) -> bool:
+        """Whether no epoch has been better for `patience` of them: as rank 0 sees it, for all."""
+        waited = self.epoch - self.best.get("epoch", 0)
+        is_over = distributed.broadcast_object(self.patience is not None and waited >= self.patience)
+        if is_over:
+            logger.info(f"no better epoch for {waited}: training ends (schedule.patience)")
+        return is_over
+
     def _train_epoch(self, wrapped: nn.Module, run: RunLog) -> None:
+        """Train the steps of the epoch that are left."""
         self.model.train()
-        self.train_loader.batch_sampler.set_epoch(self.epoch)
-        meter = Meter()
+        length, done = len(self.train_loader), self.step - self.epoch * len(self.train_loader)
+        if done == length:  # a run that went on from a checkpoint before its evaluation
+            return
+        self.train_loader.batch_sampler.set_epoch(self.epoch, done)
         visible = distributed.is_main() and sys.stderr.isatty()
         title = f"epoch {self.epoch + 1}/{self.num_epochs}"
+        vote = distributed.Vote()
         with (
+            self.stop.deferred(),
             logging_redirect_tqdm(),
-            tqdm(total=len(self.train_loader), desc=title, disable=not visible) as bar,
+            tqdm(total=length, initial=done, desc=title, disable=not visible) as bar,
         ):
             for batch in self.train_loader:
-                self._train_step(wrapped, batch.to(self.device, non_blocking=True), meter)
+                vote.cast(self._wish())
+                self._train_step(wrapped, batch)
                 bar.update()
-                if self.step % self.print_period == 0 or self.step % len(self.train_loader) == 0:
-                    record = self._record(meter)
+                if self.step % self.print_period == 0 or self.step % length == 0:
+                    record = self._record()
                     bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['lr']:.1e}")
                     run.write(record)
-                    meter = Meter()
+                wish = vote.result()
+                if (
+                    wish != NOTHING or self.step % length == 0
+                ):  # before the evaluation, which a signal cuts off
+                    self._save(is_best=False)
+                if wish == STOP:
+                    raise Stopped(self._farewell())
 
-    def _train_step(self, wrapped: nn.Module, batch: Any, meter: Meter) -> None:
+    def _wish(self) -> int:
+        if self.stop.requested:
+            return STOP
+        return SAVE if distributed.is_main() and self.saver.period.is_over(self.step + 1) else NOTHING
+
+    def _farewell(self) -> str:
+        name = self.stop.requested.name if self.stop.requested else "another process"
+        return (
+            f"stopped by {name} after step {self.step} of {self.schedule.total_steps}, saved in "
+            f"'{self.saver.folder}'; the same command with --resume goes on from there"
+        )
+
+    def _train_step(self, wrapped: nn.Module, batch: Any) -> None:
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.step))
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            output = wrapped(batch, self.schedule.soft_label_ratio(self.step))
-        total = HostCopy(output.total)
+        self.images.add(batch.bad_images)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(output.total).backward()
-        if not math.isfinite(total.read()):
-            self._stop_for(output, batch)
+        output = self._losses(wrapped, batch.to(self.device, non_blocking=True))
+        self.numbers.settle(self._advice())  # the step before this one; by now the GPU has work again
+        self.scaler.unscale_(self.optimizer)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
+        # fp16 finds the scale of its losses by overflowing: a gradient is bad when no smaller scale is left
+        was_bad = ~norm.isfinite() & (self.scaler.scale(torch.ones_like(norm)) <= 1)
+        if not self.scaler.is_enabled():
+            self.optimizer.found_inf = (
+                was_bad.float()
+            )  # as a scaler does: the fused step then changes nothing
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        meter.add(output, len(batch.person_ids))
+        name = f"epoch {self.epoch + 1}, step {self.step}"
+        self.numbers.watch(name, was_bad, output, norm, batch.indices)
+        output.report["gradient_norm"] = norm
+        self.meter.add(output, len(batch.person_ids), norm.isfinite())
 
-    def _stop_for(self, output: Any, batch: Any) -> None:
-        parts = ", ".join(f"{name} {value.item():.4g}" for name, value in output.parts.items())
-        names = self.image_names(batch.indices.tolist())
-        logger.error("images of the batch: %s", ", ".join(names))
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        raise UserError(
-            f"the loss is not finite at epoch {self.epoch + 1}, step {self.step + 1} ({parts}), images "
-            f"{', '.join(names[:4])}{more}: this step was not "
-            "made, the checkpoints are of the epochs before. Try a lower schedule.lr, or misc.precision=fp32"
+    def _losses(self, wrapped: nn.Module, batch: Any) -> Any:
+        """The losses of a batch; leaves their gradient, averaged over the ranks, in the parameters."""
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+            output = wrapped(batch, self.schedule.soft_label_ratio(self.step))
+        self._backward(output.total)
+        return output
+
+    def _backward(self, total: torch.Tensor) -> None:
+        # A loss that is not finite takes the gradient along, and with it those of all ranks.
+        seed = torch.where(total.detach().isfinite(), 1.0, torch.nan)
+        self.scaler.scale(total).backward(seed)
+
+    def _advice(self) -> str:
+        return (
+            f"{self.saver.newest()}. Try a lower schedule.lr, schedule.clip_grad_norm or "
+            "misc.precision=fp32, or pass over such steps with schedule.skip_nonfinite"
         )
 
-    def _record(self, meter: Meter) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
         """The log record of the steps since the last one, also as a line of the log."""
-        values, rate = meter.means()
+        self._settle()
+        meter, self.meter = self.meter, Meter()
+        values, (rate, seconds_per_step) = meter.means(), meter.speed()
         loss = values.pop("loss")
         report = {name: values.pop(name) for name in meter.report}
         lr = self.schedule.learning_rate(self.step - 1)
-        left = (
-            (self.schedule.total_steps - self.step)
-            * meter.samples
-            * distributed.world_size()
-            / meter.steps
-            / rate
-        )
+        left = timedelta(seconds=round((self.schedule.total_steps - self.step) * seconds_per_step))
         parts = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        left = timedelta(seconds=round(left))
         logger.info(
             f"epoch {self.epoch + 1}/{self.num_epochs}  step {self.step}/{self.schedule.total_steps}  "
             f"loss {loss:.4f}  {parts}  lr {lr:.2e}  {rate:.0f} samples/s  {left} left"
@@ -149,73 +213,50 @@ class Trainer:
             "samples_per_second": rate,
         }
 
+    def _settle(self) -> None:
+        """Hear of what went wrong so far, on all ranks."""
+        self.numbers.settle(self._advice())
+        if new := self.images.settle():
+            logger.warning("images that cannot be read, skipped: %s", ", ".join(new))
+
     def _finish_epoch(self, run: RunLog) -> None:
         """Evaluate, settle whether this epoch is the best so far, and save."""
         results = {split: evaluator() for split, evaluator in self.evaluators.items()}
-        selected = results.get(self.select_on, {}).get("average", {}).get("t2i", {}).get("R1")
-        is_best = selected is None or not self.best or selected > self.best["R1"]
-        if is_best:
-            self.best = {"epoch": self.epoch, "R1": selected}
-        for split, figures in results.items():
-            record = {"kind": "eval", "epoch": self.epoch, "step": self.step, "split": split}
-            run.write(record | figures | {"best": is_best})
-            logger.info(f"epoch {self.epoch}/{self.num_epochs}  {split}\n{metrics_table(figures)}")
-        self._save(is_best)
+        with self.stop.deferred():
+            self.epoch += 1
+            selected = results.get(self.select_on, {}).get("average", {}).get("t2i", {}).get("R1")
+            is_best = selected is None or not self.best or selected > self.best["R1"]
+            if is_best:
+                self.best = {"epoch": self.epoch, "R1": selected}
+            for split, figures in results.items():
+                record = {"kind": "eval", "epoch": self.epoch, "step": self.step, "split": split}
+                run.write(record | figures | {"best": is_best})
+                logger.info(f"epoch {self.epoch}/{self.num_epochs}  {split}\n{metrics_table(figures)}")
+            self._save(is_best)
 
     def _save(self, is_best: bool) -> None:
-        random = distributed.gather_objects(random_state(self.device))
+        self._settle()
+        ranks = distributed.gather_objects(state_of_rank(self))
         if distributed.is_main():
-            state = {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "epoch": self.epoch,
-                "step": self.step,
-                "best": self.best,
-                "random": random,
-                "steps_per_epoch": len(self.train_loader),
-                "options": self.options,
-            }
-            save_checkpoint(state, self.folder, is_best)
+            self.saver.save(state_of_run(self, ranks), is_best)
         distributed.wait_for_all()  # no rank may go on to read a checkpoint that is still being written
-
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint exactly; with another number of processes the random states start anew.
-
-        Raises:
-            UserError: a checkpoint of another model, other frozen parts, or another length of the epoch.
-        """
-        load_model_state(self.model, state)
-        if state["steps_per_epoch"] != len(self.train_loader):
-            raise UserError(
-                f"resume: the checkpoint's epochs have {state['steps_per_epoch']} steps, these would have "
-                f"{len(self.train_loader)}; keep the training data and data.batch_size x processes"
-            )
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        if (self.folder / BEST).exists():  # else this run, in a folder of its own, has yet to find its best
-            self.best = state["best"]
-        if len(state["random"]) == distributed.world_size():
-            restore_random_state(state["random"][distributed.rank()], self.device)
-        else:
-            logger.warning(
-                f"the checkpoint is of {len(state['random'])} processes, not {distributed.world_size()}: "
-                "dropout goes on from other random states, so the result will differ slightly"
-            )
 
 
 def build_trainer(
     options: Options,
     model: nn.Module,
-    train_loader: Any,
-    image_names: Callable[[Sequence[int]], list[str]],
+    loaders: Any,
     evaluators: Mapping[str, Evaluator],
     device: torch.device,
     precision: torch.dtype,
+    stop: StopSignals,
 ) -> Trainer:
-    """The trainer that the options describe, at step 0."""
-    schedule, steps_per_epoch = options.schedule, len(train_loader)
+    """The trainer that the options describe, at step 0.
+
+    Args:
+        loaders: `train`, and `training_set` with `image_names` and `check_bad_images`.
+    """
+    schedule, log, training_set = options.schedule, options.log, loaders.training_set
     select_on = options.eval.select_on
     return Trainer(
         model=model,
@@ -228,23 +269,20 @@ def build_trainer(
             schedule.ratio_factor,
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
-        schedule=Schedule(
-            lr_start=schedule.lr_start,
-            lr=schedule.lr,
-            lr_end=schedule.lr_end,
-            warmup_steps=round(schedule.epoch_warmup * steps_per_epoch),
-            total_steps=schedule.epoch * steps_per_epoch,
-            soft_label=options.model.softlabel_ratio,
-            steps_per_epoch=steps_per_epoch,
-        ),
-        train_loader=train_loader,
-        image_names=image_names,
+        schedule=build_schedule(options, len(loaders.train)),
+        train_loader=loaders.train,
+        numbers=NumberGuard(schedule.skip_nonfinite, training_set.image_names),
+        images=BadImages(getattr(training_set, "check_bad_images", print)),
         evaluators=evaluators,
         select_on=select_on if select_on in evaluators else "last",
         num_epochs=schedule.epoch,
         device=device,
         precision=precision,
-        print_period=options.log.print_period,
-        folder=Path(options.output.dir),
+        print_period=log.print_period,
+        saver=Saver(Path(options.output.dir), log.checkpoint_period, log.keep_checkpoints),
+        stop=stop,
+        accumulate=schedule.accumulate,
+        clip_grad_norm=schedule.clip_grad_norm or math.inf,
+        patience=schedule.patience,
         options=to_dict(options),
     )

@@ -1,7 +1,9 @@
 """What a run says and leaves behind: log.txt, metrics.jsonl, TensorBoard scalars, tables."""
 
+import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from logging.handlers import MemoryHandler
@@ -11,11 +13,14 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from misc import distributed
+from misc.durable import replacing
 from misc.metrics import METRICS
+
+logger = logging.getLogger(__name__)
 
 RUN_FILES = (
     *("options.yaml", "log.txt", "metrics.jsonl", "results.json", "curves.png", "ranking.png"),
-    "model_card.md",
+    *("model_card.md", "bad_images.txt"),
 )
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 T = TypeVar("T")
@@ -43,7 +48,7 @@ def log_to(folder: Path) -> None:
     root = logging.getLogger()
     early = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
     if distributed.is_main():
-        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file = _LogFile(folder / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         for handler in early:
             handler.setTarget(file)
@@ -52,8 +57,18 @@ def log_to(folder: Path) -> None:
     root.handlers = [handler for handler in root.handlers if handler not in early]
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk does not fill with its own tracebacks: what it misses is on the console."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 class RunLog:
     """metrics.jsonl and TensorBoard scalars of one run; on ranks other than 0 it writes nothing.
+
+    A disk that takes no more ends no run: the lines are written with the next ones that it takes.
 
     Args:
         folder: the run's output folder.
@@ -61,32 +76,54 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._file = self._board = None
-        if not distributed.is_main():
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = folder / "metrics.jsonl"
-        kept = [line for line in _read_lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._path, self._board_folder = folder / "metrics.jsonl", folder / "tensorboard"
+        self._waiting: list[dict[str, Any]] = []
+        self._board: Any = None
+        if distributed.is_main():
+            kept = [line for line in _read_lines(self._path) if json.loads(line)["step"] <= step]
+            with replacing(self._path, "w", encoding="utf-8") as file:
+                file.write("".join(line + "\n" for line in kept))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
-        if self._file is None:
+        if not distributed.is_main():
             return
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        prefix = "train" if record["kind"] == "train" else record["split"]
-        for name, value in _numbers(record, prefix):
-            self._board.add_scalar(name, value, record["step"])
+        self._waiting.append(record)
+        try:
+            _append(self._path, "".join(json.dumps(record) + "\n" for record in self._waiting))
+            self._draw(self._waiting)
+        except OSError as error:
+            logger.warning("'%s' takes no more (%s): the run goes on", self._path.parent, error.strerror)
+            self._board = None
+        else:
+            self._waiting = []
+
+    def _draw(self, records: list[dict[str, Any]]) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._board_folder), purge_step=records[0]["step"])
+        for record in records:
+            prefix = "train" if record["kind"] == "train" else record["split"]
+            for name, value in _numbers(record, prefix):
+                self._board.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
-        """Finish both files."""
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
+        """Finish TensorBoard's file."""
+        if self._board is not None:
+            with contextlib.suppress(OSError):
+                self._board.close()
+
+
+def _append(path: Path, text: str) -> None:
+    """Append all of a text, or where that fails (OSError) nothing."""
+    size = path.stat().st_size
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        os.truncate(path, size)
+        raise
 
 
 def _read_lines(path: Path) -> list[str]:

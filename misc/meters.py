@@ -39,23 +39,41 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.steps = self.samples = 0
         self.report: list[str] = []
         self._sums: dict[str, Tensor] = {}
+        self._steps = self._samples = 0
         self._start = time.perf_counter()
 
-    def add(self, output: Any, num_samples: int) -> None:
-        """Count one step of `num_samples` local samples."""
-        self.steps += 1
-        self.samples += num_samples
-        self.report = list(output.report)
-        for name, value in {"loss": output.total, **output.parts, **output.report}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
+    def add(self, output: Any, num_samples: int, was_made: Tensor) -> None:
+        """Count one step of `num_samples` local samples.
 
-    def means(self) -> tuple[dict[str, float], float]:
-        """Means over steps and processes by name, and the samples per second of all processes together."""
-        means = distributed.mean_over_ranks(torch.stack(list(self._sums.values()))) / self.steps
+        Args:
+            was_made: scalar, false for a step that was skipped: its losses count for nothing.
+        """
+        self._steps += 1
+        self._samples += num_samples
+        self.report = list(output.report)
+        values = {"loss": output.total, **output.parts, **output.report}
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + torch.where(was_made, value.detach().float(), 0.0)
+        self._sums["made"] = self._sums.get("made", 0) + was_made.float()
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps that were made, and over the processes, by name."""
+        sums = distributed.mean_over_ranks(torch.stack(list(self._sums.values())))
+        *means, _ = (sums / sums[-1].clamp(min=1.0)).tolist()
+        return dict(zip([name for name in self._sums if name != "made"], means, strict=True))
+
+    def speed(self) -> tuple[float, float]:
+        """Samples per second of all processes together and seconds per step, as this process counted."""
         seconds = time.perf_counter() - self._start
-        return dict(
-            zip(self._sums, means.tolist(), strict=True)
-        ), self.samples * distributed.world_size() / seconds
+        return self._samples * distributed.world_size() / seconds, seconds / self._steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of this rank, for a checkpoint."""
+        return {"report": self.report, "sums": {name: value.cpu() for name, value in self._sums.items()}}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from the sums that `state_dict` returned."""
+        self.report = list(state["report"])
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}

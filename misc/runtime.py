@@ -1,17 +1,21 @@
 """What a run stands on: device, precision, and the output folder."""
 
+import errno
 import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import yaml
 
 from misc import distributed
-from misc.checkpoint import BEST, LAST
+from misc.checkpoint import BEST, LAST, older_checkpoints
+from misc.durable import replacing
 from misc.logs import RUN_FILES, log_to, start_logging
+from misc.signals import RESUME_ME, Stopped, StopSignals
 from options import Options, UserError, moot_settings, to_dict
 
 logger = logging.getLogger(__name__)
@@ -100,8 +104,8 @@ def open_folder(folder: Path, fresh: bool) -> None:
     """Make the output folder and begin its log; a fresh run removes what an earlier one left, no more."""
     make_folder(folder, "output.dir")
     if fresh and distributed.is_main():
-        for name in (*RUN_FILES, LAST, BEST):
-            (folder / name).unlink(missing_ok=True)
+        for path in (*(folder / name for name in (*RUN_FILES, LAST, BEST)), *older_checkpoints(folder)):
+            path.unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     log_to(folder)
 
@@ -116,10 +120,51 @@ def write_options(options: Options, folder: Path) -> None:
     """Write the resolved options as `options.yaml`: itself a valid --config."""
     if distributed.is_main():
         text = yaml.safe_dump(to_dict(options), sort_keys=False, allow_unicode=True)
-        (folder / "options.yaml").write_text(text, encoding="utf-8")
+        with replacing(folder / "options.yaml", "w", encoding="utf-8") as file:
+            file.write(text)
 
 
-def report_error(error: UserError) -> None:
+def report_error(error: UserError | str) -> None:
     """Say what the user can mend in one line on standard error, from one process."""
+    _say(f"error: {' '.join(str(error).split())}")
+
+
+def _say(line: str) -> None:
     if distributed.first_to_report():
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
+
+
+def guarded(run: Callable[[StopSignals], None]) -> int:
+    """Run to the end, or to an end that all processes come to together; returns the exit status.
+
+    0; 2 for what the user can mend, in one line; `RESUME_ME` where a signal ended it; 1 where another process
+    failed or is gone, in one line that names it. Any other exception is a bug, and keeps its traceback.
+    """
+    with StopSignals() as stop:
+        try:
+            run(stop)
+        except (Exception, Stopped) as error:
+            stop.ignore()
+            return _end(error)
+    return 0
+
+
+def _end(error: BaseException) -> int:
+    """Tell user and other processes why the run ends; returns the exit status. Raises what is a bug."""
+    is_known = isinstance(error, UserError | Stopped)
+    cause = None if is_known else distributed.cause_of(error)
+    distributed.announce_end()
+    if isinstance(error, UserError):
+        report_error(error)
+        return 2
+    if isinstance(error, Stopped):
+        gone = distributed.missing_process()  # torchrun passes a signal on when a process is gone, too
+        _say(f"error: {gone}" if gone else str(error))
+        return RESUME_ME
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        report_error(f"{error.strerror}: '{error.filename or 'the disk of output.dir'}'; make room and go on")
+        return 2
+    if cause is None:
+        raise error
+    report_error(cause)
+    return 1

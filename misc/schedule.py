@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from options import Options
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -33,3 +35,17 @@ class Schedule:
     def soft_label_ratio(self, step: int) -> float:
         """The share a of the soft label at a step."""
         return self.soft_label * min(1.0, step / self.steps_per_epoch)
+
+
+def build_schedule(options: Options, steps_per_epoch: int) -> Schedule:
+    """The schedule that the options describe, for epochs of that many steps."""
+    schedule = options.schedule
+    return Schedule(
+        lr_start=schedule.lr_start,
+        lr=schedule.lr,
+        lr_end=schedule.lr_end,
+        warmup_steps=round(schedule.epoch_warmup * steps_per_epoch),
+        total_steps=schedule.epoch * steps_per_epoch,
+        soft_label=options.model.softlabel_ratio,
+        steps_per_epoch=steps_per_epoch,
+    )

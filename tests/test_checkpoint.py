@@ -1,8 +1,13 @@
 """Checkpoints: written whole or not at all, read without executing anything, refused with one line."""
 
+import errno
+import io
+import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,18 +18,20 @@ from torch import nn
 from misc.checkpoint import (
     BEST,
     LAST,
+    check_space,
     check_trained_with,
     find_checkpoint,
     load_checkpoint,
     load_model_state,
+    older_checkpoints,
     save_checkpoint,
     saved_options,
 )
 from options import Options, UserError, to_dict
 
 
-def state(step: int) -> dict[str, Any]:
-    names = ("optimizer", "scaler", "best", "random")
+def state(step: float) -> dict[str, Any]:
+    names = ("optimizer", "scaler", "best", "ranks")
     return {"model": {"w": torch.full((2,), step)}, "epoch": step, "step": step} | {
         "options": to_dict(Options()),
         **{name: {} for name in names},
@@ -36,7 +43,75 @@ def test_last_is_always_written_and_best_only_when_asked(tmp_path: Path) -> None
     save_checkpoint(state(2), tmp_path, is_best=False)
     assert load_checkpoint(tmp_path / LAST)["step"] == 2
     assert load_checkpoint(tmp_path / BEST)["step"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, LAST]
+    assert load_checkpoint(tmp_path / "checkpoint_step_1.pth")["step"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, LAST, "checkpoint_step_1.pth"]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3])
+def test_the_newest_of_the_older_ones_are_kept(tmp_path: Path, keep: int) -> None:
+    for step in (5, 90, 100, 200, 300):
+        save_checkpoint(state(step), tmp_path, is_best=False, keep=keep)
+    kept = [load_checkpoint(path)["step"] for path in older_checkpoints(tmp_path)]
+    assert kept == [200, 100, 90][:keep]
+    assert load_checkpoint(tmp_path / LAST)["step"] == 300
+
+
+def test_older_ones_are_kept_on_a_file_system_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for step in (1, 2, 3):
+        save_checkpoint(state(step), tmp_path, is_best=False)
+    assert [load_checkpoint(path)["step"] for path in older_checkpoints(tmp_path)] == [2]
+    assert load_checkpoint(tmp_path / LAST)["step"] == 3
+
+
+def test_a_write_that_does_not_read_back_is_an_error_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(state(1), tmp_path, is_best=True)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def torn(content: Any, file: Any) -> None:
+        buffer = io.BytesIO()
+        save(content, buffer)
+        at = buffer.getvalue().index(torch.full((2,), 2.0).numpy().tobytes())
+        file.write(buffer.getvalue()[:at] + b"x" + buffer.getvalue()[at + 1 :])
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="not those that were written"):
+        save_checkpoint(state(2.0), tmp_path, is_best=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_one_flipped_bit_in_a_tensor_is_noticed(tmp_path: Path) -> None:
+    save_checkpoint(state(1), tmp_path, is_best=False)
+    save_checkpoint(state(2.5), tmp_path, is_best=False)
+    content = bytearray((tmp_path / LAST).read_bytes())
+    content[content.index(torch.full((2,), 2.5).numpy().tobytes())] ^= 1
+    (tmp_path / LAST).write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(tmp_path / LAST)
+    assert find_checkpoint("auto", tmp_path)["step"] == 1
+
+
+def test_room_for_the_checkpoints_is_asked_for_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Linear(1000, 1000)
+    model.bias.requires_grad_(False)
+    size = 4 * (3 * 1000 * 1000 + 1000)  # the weight with two moments, the bias alone
+    free = 4 * size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    check_space(model, tmp_path, keep=1)
+    with pytest.raises(UserError, match=r"output\.dir.*GB free.*log\.keep_checkpoints"):
+        check_space(model, tmp_path, keep=2)
+    (tmp_path / LAST).write_bytes(bytes(size))  # makes way for the new one
+    check_space(model, tmp_path, keep=2)
 
 
 def test_a_save_that_fails_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
@@ -56,6 +131,7 @@ def test_auto_takes_the_newest_good_one(tmp_path: Path) -> None:
     (tmp_path / LAST).write_bytes(whole[: len(whole) // 2])
     assert find_checkpoint("auto", tmp_path)["step"] == 1
     (tmp_path / BEST).write_bytes(b"")
+    (tmp_path / "checkpoint_step_1.pth").write_bytes(whole[:-9])
     assert find_checkpoint("auto", tmp_path) is None
 
 

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,9 @@ from misc.evaluate import build_evaluators, score
 from misc.optim import build_optimizer, set_learning_rate
 from model import build_model
 from options import load_options
+from runs import assert_same, read_metrics, timeless, torchrun
 
 FIGURES = {"R1", "R5", "R10", "mAP", "mINP"}
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -115,38 +110,6 @@ def fails_in_epoch(epoch: int) -> Any:
             raise KeyboardInterrupt
 
     return train_epoch
-
-
-def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
-
-
-def assert_same(first: Any, second: Any) -> None:
-    assert type(first) is type(second)
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same(first[key], second[key])
-    elif isinstance(first, list):
-        assert len(first) == len(second)
-        for one, other in zip(first, second, strict=True):
-            assert_same(one, other)
-    else:
-        assert first == second
-
-
-def torchrun(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
-    return subprocess.Popen(
-        [*command, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def test_a_killed_run_of_two_processes_goes_on_to_the_same_end(config: Path, tmp_path: Path) -> None:
@@ -256,26 +219,3 @@ def test_training_fits_its_samples_and_nothing_collapses(config: Path) -> None:
     for rows in (encoded.features.images, encoded.features.texts["en"]):
         cosines = rows @ rows.T - 2 * torch.eye(len(rows))
         assert cosines.max() < 1 - 1e-4, "two images, or two captions, have one feature"
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import model.tbps
-
-    calls = []
-    original = model.tbps.ritc_loss
-
-    def poisoned(*arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        return original(*arguments) * (float("nan") if len(calls) == 2 * 3 else 1.0)  # two directions a step
-
-    monkeypatch.setattr(model.tbps, "ritc_loss", poisoned)
-    stepped = []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args, **kwargs: stepped.append(1))
-    assert main(["--config", str(config), "schedule.epoch=3"]) == 2
-    assert len(stepped) == 2
-    error = capsys.readouterr().err.strip()
-    for words in ("not finite", "epoch 2, step 3", "ritc nan", ".jpg", "schedule.lr"):
-        assert words in error
-    assert "\n" not in error

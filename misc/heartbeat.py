@@ -1,0 +1,120 @@
+"""Signs of life between the processes of a run, so that one that is gone is named and nobody waits for it."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+PERIOD = 1.0  # seconds between two signs of life
+SOON = 5.0  # of silence, after which a process counts as gone where something is known to be wrong
+GRACE = 15.0  # in which a process should notice that another one has ended the run
+PATIENCE = 40.0  # of silence, after which a process counts as gone
+ENDED = "ended"
+
+
+class Heartbeat:
+    """A thread that says in the store that this process is alive, and listens to the others.
+
+    It has to be a thread that ends the process: a rank that waits in a collective for one that is gone cannot
+    be reached otherwise, on NCCL for as long as its timeout.
+
+    Args:
+        store: a store (torch.distributed) that all share, through a connection of its own: waiting blocks it.
+    """
+
+    def __init__(self, store: Any, rank: int, world_size: int) -> None:
+        self._store, self._rank = store, rank
+        self._others = [other for other in range(world_size) if other != rank]
+        self._heard: dict[int, tuple[str, float]] = {}
+        self._answered = time.monotonic()  # when the store last did
+        self._count, self._has_ended = 0, False
+        self._lock, self._is_silent = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin, once every process has: their first signs of life are waited for."""
+        self._say()
+        for other in self._others:
+            self._heard[other] = (self._store.get(f"alive/{other}").decode(), time.monotonic())
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Fall silent, in good order."""
+        self._is_silent.set()
+        self._thread.join(2 * PERIOD)
+
+    def is_first(self) -> bool:
+        """Whether no process has asked before: one alone tells the user. True where the store is gone."""
+        with self._lock, contextlib.suppress(RuntimeError):
+            return self._store.add("told", 1) == 1
+        return True
+
+    def announce_end(self) -> None:
+        """Tell the others that this process ends the run."""
+        self._has_ended = True
+        with self._lock, contextlib.suppress(RuntimeError):
+            self._say()
+
+    def await_cause(self, seconds: float = 12.0) -> str | None:
+        """Why a collective failed: a sentence on the process that ended or is gone; None: all are alive."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if ended := self._ended():
+                return f"process {ended[0]} ended the run: its message says why"
+            if gone := self._gone(SOON):
+                return gone
+            time.sleep(PERIOD / 4)
+        return None
+
+    def await_others(self, seconds: float = 8.0) -> str | None:
+        """A sentence on a process that is gone without a word; None: the others end as well, or go on."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and len(self._ended()) < len(self._others):
+            if gone := self._gone(SOON):
+                return gone
+            time.sleep(PERIOD / 4)
+        return None
+
+    def _ended(self) -> list[int]:
+        return [other for other, (said, _) in self._heard.items() if said.startswith(ENDED)]
+
+    def _gone(self, patience: float) -> str | None:
+        """A sentence on a process that has been silent for longer than `patience` seconds."""
+        now = time.monotonic()
+        if now - self._answered > patience:
+            return "the store that joins the processes is gone, and with it torchrun or process 0"
+        for other, (said, since) in self._heard.items():
+            if now - since > patience and not said.startswith(ENDED):
+                where = said.partition(" ")[2]
+                return f"process {other} ({where}) is gone: no sign of life for {now - since:.0f} s"
+        return None
+
+    def _say(self) -> None:
+        self._count += 1
+        sign = ENDED if self._has_ended else str(self._count)
+        self._store.set(f"alive/{self._rank}", f"{sign} on {socket.gethostname()}, pid {os.getpid()}")
+
+    def _beat(self) -> None:
+        left_alone = 0.0
+        while not self._is_silent.wait(PERIOD):
+            self._exchange()
+            if self._ended() and not self._has_ended:
+                left_alone += PERIOD
+                if left_alone > GRACE:  # the main thread still waits for the process that ended
+                    os._exit(1)
+            if (gone := self._gone(PATIENCE)) and not self._is_silent.is_set():
+                if self.is_first():
+                    print(f"error: {gone}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def _exchange(self) -> None:
+        with self._lock, contextlib.suppress(RuntimeError):
+            self._say()
+            heard = self._store.multi_get([f"alive/{other}" for other in self._others])
+            self._answered = now = time.monotonic()
+            for other, said in zip(self._others, map(bytes.decode, heard), strict=True):
+                if said != self._heard[other][0]:
+                    self._heard[other] = (said, now)

@@ -1,0 +1,66 @@
+"""Signals that ask a run to stop: it finishes its step, saves, and leaves with a status that says so."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+)
+RESUME_ME = getattr(os, "EX_TEMPFAIL", 75)  # "try again later", by sysexits.h
+
+
+class Stopped(BaseException):
+    """The run ends because a signal asked for it. Its text is what to tell the user."""
+
+
+class StopSignals:
+    """SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's warning) while the block runs.
+
+    They raise `Stopped` at once, except inside `deferred()`, where the first one only sets `requested`. A
+    second Ctrl-C ends the process there and then.
+    """
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self._is_deferred = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def ignore(self) -> None:
+        """From here on the signals change nothing: the run ends already."""
+        self._is_deferred = True
+
+    def _handle(self, number: int, _: object) -> None:
+        is_second = self.requested is not None
+        self.requested = signal.Signals(number)
+        if is_second and number == signal.SIGINT:
+            os._exit(RESUME_ME)
+        if not self._is_deferred:
+            self._raise_requested()
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Work that has to come to an orderly end. It may look at `requested` and raise `Stopped` itself."""
+        self._raise_requested()  # one that was raised where Python lets nothing through, as in a finaliser
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+        self._raise_requested()
+
+    def _raise_requested(self) -> None:
+        if self.requested:
+            raise Stopped(f"stopped by {self.requested.name}")
