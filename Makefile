@@ -5,7 +5,7 @@ DEMO := datasets/demo
 WEIGHTS := runs/demo/checkpoint_best.pth
 SEARCHED := runs/demo-search
 
-.PHONY: demo demo-altclip demo-search $(DEMO) study verify-release test lint clean
+.PHONY: demo demo-altclip demo-search $(DEMO) study verify-release bench test drill lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
 # DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
@@ -48,15 +48,24 @@ verify-release: .venv/ready
 	$(BIN)/python -m misc.verify_release --benchmark "$(BENCHMARK)" --checkpoint "$(CHECKPOINT)" --recipe $(RECIPE) \
 		$(if $(ANNOTATIONS),--annotations "$(ANNOTATIONS)") $(if $(IMAGES),--images "$(IMAGES)")
 
+# Time, memory and share of the machine's peak, part by part. BENCH_FLAGS="--only step --compare EARLIER.json"
+BENCH_FLAGS ?=
+bench: .venv/ready
+	$(BIN)/python -m misc.benchmark $(BENCH_FLAGS)
+
 test: .venv/ready-dev
 	$(BIN)/python -m pytest
+
+# Faults of every kind done to real runs: kills, signals, a full disk, damaged files, NaN. Prints a table.
+drill: .venv/ready-dev
+	$(BIN)/python tests/drill $(DRILL_FLAGS)
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs/demo runs/demo-altclip $(SEARCHED) weights/tiny-altclip runs/study datasets/study $(DEMO)
+	rm -rf .venv runs/demo runs/demo-altclip $(SEARCHED) weights/tiny-altclip runs/study datasets/study runs/bench $(DEMO)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

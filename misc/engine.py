@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import logging
 import math
 import sys
@@ -17,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from misc import distributed
 from misc.evaluate import Evaluator
 from misc.guard import BadImages, NumberGuard
-from misc.logs import RunLog, metrics_table
+from misc.logs import BAD_IMAGES, RunLog, metrics_table, write_lines
 from misc.meters import Meter
 from misc.optim import build_optimizer, set_learning_rate
 from misc.resume import state_of_rank, state_of_run
@@ -217,7 +218,10 @@ class Trainer:
         """Hear of what went wrong so far, on all ranks."""
         self.numbers.settle(self._advice())
         if new := self.images.settle():
-            logger.warning("images that cannot be read, skipped: %s", ", ".join(new))
+            logger.warning("skipped, cannot be read: %s", ", ".join(new))
+            if distributed.is_main():
+                with contextlib.suppress(OSError):  # a full disk; the log has them, too
+                    write_lines(self.saver.folder / BAD_IMAGES, self.images.names)
 
     def _finish_epoch(self, run: RunLog) -> None:
         """Evaluate, settle whether this epoch is the best so far, and save."""
@@ -272,7 +276,7 @@ def build_trainer(
         schedule=build_schedule(options, len(loaders.train)),
         train_loader=loaders.train,
         numbers=NumberGuard(schedule.skip_nonfinite, training_set.image_names),
-        images=BadImages(getattr(training_set, "check_bad_images", print)),
+        images=BadImages(training_set.check_bad_images),
         evaluators=evaluators,
         select_on=select_on if select_on in evaluators else "last",
         num_epochs=schedule.epoch,

@@ -18,9 +18,10 @@ from misc.metrics import METRICS
 
 logger = logging.getLogger(__name__)
 
+BAD_IMAGES = "bad_images.txt"
 RUN_FILES = (
     *("options.yaml", "log.txt", "metrics.jsonl", "results.json", "curves.png", "ranking.png"),
-    *("model_card.md", "bad_images.txt"),
+    *("model_card.md", BAD_IMAGES),
 )
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 T = TypeVar("T")
@@ -68,7 +69,8 @@ class _LogFile(logging.FileHandler):
 class RunLog:
     """metrics.jsonl and TensorBoard scalars of one run; on ranks other than 0 it writes nothing.
 
-    A disk that takes no more ends no run: the lines are written with the next ones that it takes.
+    A disk that takes no more ends no run: the lines are written with the next ones that it takes, and
+    TensorBoard's scalars are left out.
 
     Args:
         folder: the run's output folder.
@@ -81,8 +83,7 @@ class RunLog:
         self._board: Any = None
         if distributed.is_main():
             kept = [line for line in _read_lines(self._path) if json.loads(line)["step"] <= step]
-            with replacing(self._path, "w", encoding="utf-8") as file:
-                file.write("".join(line + "\n" for line in kept))
+            write_lines(self._path, kept)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
@@ -91,28 +92,35 @@ class RunLog:
         self._waiting.append(record)
         try:
             _append(self._path, "".join(json.dumps(record) + "\n" for record in self._waiting))
-            self._draw(self._waiting)
+            self._waiting = []
+            self._draw(record)
         except OSError as error:
             logger.warning("'%s' takes no more (%s): the run goes on", self._path.parent, error.strerror)
-            self._board = None
-        else:
-            self._waiting = []
 
-    def _draw(self, records: list[dict[str, Any]]) -> None:
+    def _draw(self, record: dict[str, Any]) -> None:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self._board_folder), purge_step=records[0]["step"])
-        for record in records:
-            prefix = "train" if record["kind"] == "train" else record["split"]
+            self._board = SummaryWriter(str(self._board_folder), purge_step=record["step"])
+        prefix = "train" if record["kind"] == "train" else record["split"]
+        try:
             for name, value in _numbers(record, prefix):
                 self._board.add_scalar(name, value, record["step"])
+        except OSError:  # its thread has ended, and with it this file
+            self._board = None
+            raise
 
     def close(self) -> None:
         """Finish TensorBoard's file."""
         if self._board is not None:
             with contextlib.suppress(OSError):
                 self._board.close()
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file of these lines, whole or not at all."""
+    with replacing(path, "w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
 
 
 def _append(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from misc import distributed
 from misc.checkpoint import BEST, load_model_state
-from misc.optim import load_optimizer_state
+from misc.optim import load_optimizer_state, set_learning_rate
 from misc.seed import random_state, restore_random_state
 from options import UserError
 
@@ -55,11 +55,13 @@ def resume(trainer: "Trainer", state: dict[str, Any]) -> None:
     load_optimizer_state(trainer.optimizer, state["optimizer"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.epoch, trainer.step = state["epoch"], state["step"]
+    set_learning_rate(trainer.optimizer, trainer.schedule.learning_rate(max(0, trainer.step - 1)))
     trainer.numbers.skipped, trainer.images.names = state["skipped_steps"], list(state["bad_images"])
     if (
         trainer.saver.folder / BEST
     ).exists():  # else the run, in a folder of its own, has yet to find its best
         trainer.best = state["best"]
+    logger.info(f"goes on after step {trainer.step} of {trainer.schedule.total_steps}")
     if len(state["ranks"]) == distributed.world_size():
         own = state["ranks"][distributed.rank()]
         restore_random_state(own["random"], trainer.device)

@@ -101,5 +101,5 @@ def _on_host(state: Any) -> Any:
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {key: _on_host(value) for key, value in state.items()}
+        return type(state)((key, _on_host(value)) for key, value in state.items())
     return [_on_host(value) for value in state] if isinstance(state, list) else state

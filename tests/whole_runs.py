@@ -24,30 +24,30 @@ def content(path: Path) -> dict[str, Any]:
     return {key: value for key, value in loaded.items() if key != "options"}
 
 
-def assert_same(first: Any, second: Any) -> None:
+def assert_same(first: Any, second: Any, where: str = "") -> None:
     """To the last bit."""
-    assert type(first) is type(second)
+    assert type(first) is type(second), where
     if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
+        assert torch.equal(first, second), where
     elif isinstance(first, dict):
-        assert first.keys() == second.keys()
+        assert first.keys() == second.keys(), where
         for key in first:
-            assert_same(first[key], second[key])
+            assert_same(first[key], second[key], f"{where} {key}")
     elif isinstance(first, list):
-        assert len(first) == len(second)
-        for one, other in zip(first, second, strict=True):
-            assert_same(one, other)
+        assert len(first) == len(second), f"{where}: {len(first)} and {len(second)}"
+        for number, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_same(one, other, f"{where} {number}")
     else:
-        assert first == second
+        assert first == second, f"{where}: {first} and {second}"
 
 
 def assert_same_runs(first: Path, second: Path) -> None:
     """The weights, the optimiser, the random states, the log and the figures of two runs are the same."""
     for name in ("checkpoint_last.pth", "checkpoint_best.pth"):
-        assert_same(content(first / name), content(second / name))
-    assert timeless(read_metrics(first)) == timeless(read_metrics(second))
+        assert_same(content(first / name), content(second / name), name)
+    assert_same(timeless(read_metrics(first)), timeless(read_metrics(second)), "metrics.jsonl")
     ends = [json.loads((folder / "results.json").read_text()) for folder in (first, second)]
-    assert ends[0]["languages"] == ends[1]["languages"]
+    assert_same(ends[0]["languages"], ends[1]["languages"], "results.json")
 
 
 def torchrun(

@@ -1,0 +1,233 @@
+"""The faults: each is done to a fresh run of a `Subject`, lets it come to its end, and says what it cost."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from subject import STEPS, Subject
+
+NAN = """
+import model.tbps
+original, calls = model.tbps.ritc_loss, []
+def poisoned(*arguments):
+    calls.append(1)
+    return original(*arguments) * (float('nan') if len(calls) in ({step} * 2 - 1, {step} * 2) else 1.0)
+model.tbps.ritc_loss = poisoned
+"""
+
+
+def killed(whom: str, when: str) -> Callable[[Subject, random.Random], str]:
+    """SIGKILL to a rank or to all: at a random moment, after a random step, or during a save."""
+
+    def fault(subject: Subject, rng: random.Random) -> str:
+        subject.clean()
+        subject.start()
+        if when == "at any time":
+            subject.wait_until(subject.has_begun)
+            time.sleep(rng.uniform(0.0, 12.0))
+        elif when == "after a step":
+            step = rng.randrange(1, STEPS)
+            subject.wait_until(lambda: subject.step() >= step)
+        else:
+            subject.wait_until(lambda: (subject.run / "metrics.jsonl").exists())
+            time.sleep(rng.uniform(0.0, 3.0))
+            subject.wait_until(lambda: any(subject.run.glob("*.pth.tmp")))
+        if subject.process.poll() is None and subject.has_begun():
+            if whom == "all":
+                subject.kill_all()
+            else:
+                os.kill(subject.pid(rng.randrange(2)), signal.SIGKILL)
+        subject.wait()
+        return again(subject)
+
+    return fault
+
+
+def again(subject: Subject, *overrides: str) -> str:
+    """Let the same command go on, and count the steps that are made twice."""
+    reached = subject.step()
+    status = subject.finish(*overrides)
+    assert status == 0, f"status {status}: {subject.said()[-600:]}"
+    return f"{max(0, reached - subject.went_on_from())} steps made again"
+
+
+def signalled(number: signal.Signals, target: str) -> Callable[[Subject, random.Random], str]:
+    """A signal that asks for an end, to torchrun (which passes it on) or to one rank alone."""
+
+    def fault(subject: Subject, rng: random.Random) -> str:
+        subject.clean()
+        subject.start()
+        step = rng.randrange(1, STEPS - 4)
+        subject.wait_until(lambda: subject.step() >= step)
+        os.kill(subject.process.pid if target == "torchrun" else subject.pid(rng.randrange(2)), number)
+        assert subject.wait() != 0
+        assert "saved in" in subject.said(), subject.said()[-600:]
+        lost = again(subject)
+        assert lost.startswith("0 "), lost
+        return lost
+
+    return fault
+
+
+def full_disk(subject: Subject, rng: random.Random) -> str:
+    """A small tmpfs that is filled for a while; without the right to mount, files that may not grow."""
+    subject.clean()
+    subject.run.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(subject.run)]
+    is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        subject.start()
+        step = rng.randrange(1, STEPS - 8)
+        subject.wait_until(lambda: subject.step() >= step)
+        _fill(subject, is_mounted)
+        subject.wait_until(lambda: "could not be written" in subject.said())
+        _free(subject, is_mounted)
+        assert subject.wait() == 0, subject.said()[-600:]
+        difference = subject.difference()
+        assert not difference, difference
+    finally:
+        if is_mounted:
+            kept = subject.folder / "kept"
+            subprocess.run(["cp", "-r", str(subject.run), str(kept)], check=True)
+            subprocess.run(["umount", str(subject.run)], check=True)
+            subject.run.rmdir()
+            kept.rename(subject.run)
+    return "nothing" + ("" if is_mounted else " (no right to mount: a limit on the size of files)")
+
+
+def _fill(subject: Subject, is_mounted: bool) -> None:
+    if not is_mounted:
+        subprocess.run(["prlimit", f"--pid={subject.pid(0)}", "--fsize=1000:unlimited"], check=True)
+        return
+    with (subject.run / "filler").open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(2**16))
+        except OSError:
+            pass
+
+
+def _free(subject: Subject, is_mounted: bool) -> None:
+    if is_mounted:
+        (subject.run / "filler").unlink()
+    else:
+        subprocess.run(["prlimit", f"--pid={subject.pid(0)}", "--fsize=unlimited:unlimited"], check=True)
+
+
+def damaged_checkpoint(how: str) -> Callable[[Subject, random.Random], str]:
+    """A run is stopped and its last checkpoint damaged."""
+
+    def fault(subject: Subject, rng: random.Random) -> str:
+        subject.clean()
+        subject.start()
+        step = rng.randrange(10, STEPS)
+        subject.wait_until(lambda: subject.step() >= step)
+        subject.kill_all()
+        last = subject.run / "checkpoint_last.pth"
+        content = bytearray(last.read_bytes())
+        if how == "a flipped bit":
+            content[rng.randrange(len(content) // 4, len(content) * 3 // 4)] ^= 1 << rng.randrange(8)
+        elif how == "cut short":
+            del content[rng.randrange(len(content)) :]
+        else:
+            content[:] = bytes(len(content))
+        last.write_bytes(content)
+        return again(subject)
+
+    return fault
+
+
+def _some_image(subject: Subject, rng: random.Random) -> Path:
+    records = json.loads((subject.data / "train_reid_en.json").read_text())
+    return subject.data / "imgs" / rng.choice(records)["file_path"]
+
+
+def bad_image(how: str) -> Callable[[Subject, random.Random], str]:
+    """A training image goes away, or half of it, while the run is on; it is put back, and the run goes on."""
+
+    def fault(subject: Subject, rng: random.Random) -> str:
+        subject.clean()
+        path = _some_image(subject, rng)
+        content = path.read_bytes()
+        subject.start()
+        subject.wait_until(lambda: subject.step() >= 1)
+        if how == "deleted":
+            path.unlink()
+        else:
+            path.write_bytes(content[: len(content) // 2])
+        try:
+            assert subject.wait() != 0, "the run did not notice"
+            assert path.name in subject.said(), subject.said()[-600:]
+        finally:
+            path.write_bytes(content)
+        return again(subject)
+
+    return fault
+
+
+def skipped_image(subject: Subject, rng: random.Random) -> str:
+    """The same with data.on_bad_image=skip: the image is lost by choice, and a kill loses no more."""
+    subject.clean()
+    path = _some_image(subject, rng)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    skip = "data.on_bad_image=skip"
+    try:
+        assert subject.finish(skip) == 0, subject.said()[-600:]
+        assert (subject.run / "bad_images.txt").read_text().split() == [path.name]
+        subject.compare_with_this()
+        subject.start(skip)
+        subject.wait_until(lambda: subject.step() >= STEPS // 2)
+        subject.kill_all()
+        return f"1 image, by choice; {again(subject, skip)}"
+    finally:
+        path.write_bytes(content)
+
+
+def nan_stops(subject: Subject, rng: random.Random) -> str:
+    """A loss that is NaN on both ranks: the run stops before the step, and goes on without the NaN."""
+    subject.clean()
+    subject.start(injected=NAN.format(step=rng.randrange(2, STEPS)))
+    assert subject.wait() != 0
+    assert "not finite" in subject.said(), subject.said()[-600:]
+    return again(subject)
+
+
+def nan_is_skipped(subject: Subject, rng: random.Random) -> str:
+    """The same with schedule.skip_nonfinite: the step is lost by choice, alike in two runs, and no other."""
+    subject.clean()
+    for is_first in (True, False):
+        subject.start("schedule.skip_nonfinite=1", injected=NAN.format(step=STEPS // 2))
+        assert subject.wait() == 0, subject.said()[-600:]
+        assert subject.said().count("of at most 1 skipped") == 1
+        if is_first:
+            subject.compare_with_this()
+    return "1 step, by choice; its images are in the log"
+
+
+FAULTS: dict[str, tuple[Callable[[Subject, random.Random], str], int]] = {
+    "kill -9 of a rank, at any time": (killed("a rank", "at any time"), 4),
+    "kill -9 of a rank, after a step": (killed("a rank", "after a step"), 4),
+    "kill -9 of a rank, during a save": (killed("a rank", "during a save"), 3),
+    "kill -9 of all, at any time": (killed("all", "at any time"), 3),
+    "kill -9 of all, after a step": (killed("all", "after a step"), 3),
+    "kill -9 of all, during a save": (killed("all", "during a save"), 3),
+    "SIGTERM to torchrun": (signalled(signal.SIGTERM, "torchrun"), 2),
+    "SIGINT to torchrun": (signalled(signal.SIGINT, "torchrun"), 1),
+    "SIGTERM to a rank": (signalled(signal.SIGTERM, "a rank"), 1),
+    "SIGUSR1 to a rank": (signalled(signal.SIGUSR1, "a rank"), 1),
+    "full disk": (full_disk, 2),
+    "last checkpoint: a flipped bit": (damaged_checkpoint("a flipped bit"), 1),
+    "last checkpoint: cut short": (damaged_checkpoint("cut short"), 1),
+    "last checkpoint: zeros": (damaged_checkpoint("zeros"), 1),
+    "an image deleted": (bad_image("deleted"), 1),
+    "an image truncated": (bad_image("truncated"), 1),
+    "an image truncated, skipped": (skipped_image, 1),
+    "NaN": (nan_stops, 2),
+    "NaN, skipped": (nan_is_skipped, 1),
+}
