@@ -7,6 +7,7 @@ Every option stands in config/config.yaml with its meaning; `section.name=value`
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from config.reader import is_name
 from options import Options, UserError, load_options
 
 CONFIG = Path(__file__).parent / "config"
@@ -28,6 +30,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse has it; raises UserError for a word that a shell could not pass on."""
+        for word in sys.argv[1:] if args is None else args:
+            try:
+                is_sound = b"\0" not in os.fsencode(word)
+            except UnicodeEncodeError:
+                is_sound = False
+            if not is_sound:
+                self.error(f"{word!r:.60} holds a NUL, or half a sign")
+        return super().parse_known_args(args, namespace)
 
 
 def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
@@ -54,6 +67,9 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
             raise UserError(
                 f"--{name.replace('_', '-')}: its value is empty; fill it in or leave the flag out"
             )
+        if isinstance(value, str) and not is_name(value):
+            problem = "is no name of a file or folder in UTF-8, or too long for one"
+            raise UserError(f"--{name.replace('_', '-')}: {value[:40]!r} {problem}")
     flags.command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
     if flags.evaluate and flags.resume:
         raise UserError("--evaluate and --resume exclude each other")

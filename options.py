@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from config.checks import (
-    ALL_POSITIVE,
+    ALL_SIZES,
     BELOW_ONE,
     BLOCK_NUMBERS,
+    BLOCKS,
     FRACTION,
+    MINUTES_OF_WAITING,
     MOMENTS,
     NOT_EMPTY,
     NOT_NEGATIVE,
     PERIOD,
     POSITIVE,
     SHARE,
+    SIZE,
+    VOCABULARY,
     WEIGHTS,
+    WORKERS,
     one_of,
     option,
 )
@@ -107,23 +112,19 @@ class ModelOptions:
         False, "keep less for the backward pass and compute it anew: less memory, more time"
     )
     compile: bool = option(False, "compile the towers with torch.compile: slow to start, faster on a GPU")
-    patch_size: int | None = option(
-        None, "pixels of a patch's side; null: as the weights (random: 16)", POSITIVE
-    )
-    image_width: int | None = option(None, "width of the image tower; null: as the weights (768)", POSITIVE)
-    image_layers: int | None = option(None, "blocks of the image tower; null: as the weights (12)", POSITIVE)
-    image_heads: int | None = option(None, "attention heads of the image tower; null: width / 64", POSITIVE)
-    text_width: int | None = option(None, "width of the text tower; null: as the weights (512)", POSITIVE)
-    text_layers: int | None = option(None, "blocks of the text tower; null: as the weights (12)", POSITIVE)
-    text_heads: int | None = option(None, "attention heads of the text tower; null: width / 64", POSITIVE)
-    embed_dim: int | None = option(
-        None, "width of the shared embedding; null: as the weights (512)", POSITIVE
-    )
+    patch_size: int | None = option(None, "pixels of a patch's side; null: as the weights (random: 16)", SIZE)
+    image_width: int | None = option(None, "width of the image tower; null: as the weights (768)", SIZE)
+    image_layers: int | None = option(None, "blocks of the image tower; null: as the weights (12)", BLOCKS)
+    image_heads: int | None = option(None, "attention heads of the image tower; null: width / 64", SIZE)
+    text_width: int | None = option(None, "width of the text tower; null: as the weights (512)", SIZE)
+    text_layers: int | None = option(None, "blocks of the text tower; null: as the weights (12)", BLOCKS)
+    text_heads: int | None = option(None, "attention heads of the text tower; null: width / 64", SIZE)
+    embed_dim: int | None = option(None, "width of the shared embedding; null: as the weights (512)", SIZE)
     projection_dim: int | None = option(
-        None, "width of AltCLIP's embedding; null: as the weights (768)", POSITIVE
+        None, "width of AltCLIP's embedding; null: as the weights (768)", SIZE
     )
     vocab_size: int | None = option(
-        None, "number of token embeddings; null: as the weights (49408)", POSITIVE
+        None, "number of token embeddings; null: as the weights (49408)", VOCABULARY
     )
 
 
@@ -148,7 +149,7 @@ class DataOptions:
         "all: a sample for each language; one: one language drawn for each caption",
         one_of("all", "one"),
     )
-    image_size: tuple[int, int] = option((224, 224), "height and width of the model's input", ALL_POSITIVE)
+    image_size: tuple[int, int] = option((224, 224), "height and width of the model's input", ALL_SIZES)
     normalization: str = option("imagenet", "pixel statistics", one_of("imagenet", "clip"))
     batch_size: int = option(80, "training samples a step, of each process", POSITIVE)
     test_batch_size: int = option(256, "images or captions encoded at once in evaluation", POSITIVE)
@@ -156,10 +157,10 @@ class DataOptions:
     few_shot_by: str = option(
         "images", "what is drawn for few_shot: images or identities", one_of("images", "identities")
     )
-    num_workers: int = option(4, "loader processes of each training process", NOT_NEGATIVE)
+    num_workers: int = option(4, "loader processes of each training process", WORKERS)
     on_bad_image: str = option(
         "error",
-        "training images that cannot be read: stop, or skip them (another sample steps in; at most 1 %)",
+        "training images that cannot be read: stop, or skip (others step in) at most 1 % of all, or one",
         one_of("error", "skip"),
     )
     cache: str | None = option(
@@ -213,7 +214,7 @@ class OutputOptions:
 class DistributedOptions:
     backend: str = option("auto", "auto: nccl on GPUs, gloo on CPUs", one_of("auto", "nccl", "gloo"))
     timeout: float = option(
-        30.0, "minutes after which a process that waits for the others gives up", POSITIVE
+        30.0, "minutes after which a process that waits for the others gives up", MINUTES_OF_WAITING
     )
 
 
@@ -248,6 +249,11 @@ def load_options(
     options = build(Options, read_settings(source, overrides, overlay))
     if not any(getattr(options.experiment, loss) for loss in LOSSES):
         raise UserError(f"experiment: no loss is switched on; set one of {', '.join(LOSSES)} to true")
+    parts, rows = options.schedule.accumulate, options.data.batch_size
+    if parts > rows:
+        raise UserError(
+            f"schedule.accumulate: {parts} parts of a batch of {rows} (data.batch_size); lower it"
+        )
     return options
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from config.checks import (
-    ALL_POSITIVE,
+    ALL_SIZES,
     BELOW_ONE,
+    BLOCKS_OR_NONE,
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
@@ -47,7 +48,7 @@ class ExperimentOptions:
     simclr_mlp: tuple[int | None, int, int | None] = option(
         (None, 128, None),
         "widths of the SimCLR heads; null ends: the embedding's width",
-        ALL_POSITIVE,
+        ALL_SIZES,
         needs="ss ss_text",
     )
     simclr_temperature: float = option(0.1, "temperature of SS and SS-T", POSITIVE, needs="ss ss_text")
@@ -57,7 +58,7 @@ class ExperimentOptions:
     )
     mlm: bool = option(False, "MLM: masked words predicted from the image and the words around them")
     mlm_ratio: float = option(1.0, "weight of MLM", NOT_NEGATIVE, needs="mlm")
-    cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", NOT_NEGATIVE, needs="mlm")
+    cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", BLOCKS_OR_NONE, needs="mlm")
     id: bool = option(False, "ID: one linear classifier of the persons for images and captions")
     id_ratio: float = option(1.0, "weight of ID", NOT_NEGATIVE, needs="id")
     sdm: bool = option(False, "SDM: similarity distribution matching, the loss of IRRA")

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import difflib
+import os
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,6 +18,9 @@ from config.checks import Check
 
 Settings = dict[str, tuple[Any, str]]
 
+MOST_CHARACTERS, MOST_BASES = 200_000, 50  # what is larger is no options file, or one made to hurt
+MOST_BYTES, MOST_OF_PATH = 255, 1000  # of a name and of a path; below the system's limits, as files are added
+BITS_OF_NUMBERS = 63
 
 # Options that are called otherwise since TBPS-CLIP.
 RENAMED = {
@@ -66,10 +71,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node; raises ConstructorError where a key stands twice."""
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen = set()
+        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -83,26 +89,39 @@ _Loader.add_implicit_resolver(
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
-    except yaml.YAMLError as error:
+    except Exception as error:  # its constructors raise whatever int, float and datetime make of odd scalars
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}:{line} is not valid YAML ({getattr(error, 'problem', error)})") from error
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{where}:{line} is not valid YAML ({problem!s:.200})") from error
 
 
-def _read_file(path: Path, seen: tuple[Path, ...], with_bases: bool = True) -> Settings:
-    """The settings of a file over those of its bases: {"section.name": (value, the file it stands in)}."""
-    if path.resolve() in seen:
-        raise UserError(f"{path}: its chain of 'base:' files comes back to itself")
+def _read_text(path: Path) -> str:
     try:
-        content = _parse_yaml(path.read_text(encoding="utf-8"), f"'{path}'") or {}
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
         raise UserError(f"{path}: cannot be read as an options file ({error})") from error
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"{path}: is no options file: it has more than {MOST_CHARACTERS:,} characters")
+    return text
+
+
+def _read_file(path: Path, seen: tuple[str, ...], with_bases: bool = True) -> Settings:
+    """The settings of a file over those of its bases: {"section.name": (value, the file it stands in)}."""
+    content = _parse_yaml(_read_text(path), f"'{path}'") or {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as 'schedule:', found {type(content).__name__}")
     settings: Settings = {}
     base = content.pop("base", None)
     if base is not None and with_bases:
-        settings = _read_file(path.parent / str(base), (*seen, path.resolve()))
+        seen = (*seen, os.path.realpath(path))
+        if not isinstance(base, str) or not is_name(base):
+            raise UserError(f"base: expected the name of an options file, found {_shown(base)} (in '{path}')")
+        if os.path.realpath(path.parent / base) in seen or len(seen) > MOST_BASES:
+            words = "is too long" if len(seen) > MOST_BASES else "comes back to itself"
+            raise UserError(f"{path}: its chain of 'base:' files {words}")
+        settings = _read_file(path.parent / base, seen)
     return settings | _flat(content, f"'{path}'")
 
 
@@ -110,10 +129,24 @@ def _flat(sections: Mapping[str, Any], where: str) -> Settings:
     settings: Settings = {}
     for section, values in sections.items():
         if isinstance(values, dict):
-            settings |= {f"{section}.{name}": (value, where) for name, value in values.items()}
+            settings |= {f"{_name(section)}.{_name(key)}": (value, where) for key, value in values.items()}
         else:
-            settings[str(section)] = (values, where)
+            settings[_name(section)] = (values, where)
     return settings
+
+
+def _name(key: Any) -> str:
+    return key if isinstance(key, str) else _shown(key)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: short, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 200, 200
+    try:
+        return short.repr(value)
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def build(kind: type, settings: Settings) -> Any:
@@ -129,7 +162,7 @@ def build(kind: type, settings: Settings) -> Any:
         if key in sections:
             if value is None:  # a section whose lines are all commented out
                 continue
-            raise UserError(f"{key}: expected a section of options, found {value!r} (in {where})")
+            raise UserError(f"{key}: expected a section of options, found {_shown(value)} (in {where})")
         if key not in known:
             raise UserError(_unknown(key, where, list(known)))
         section, name = key.split(".")
@@ -153,14 +186,19 @@ def _checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -
     try:
         typed = _convert(value, hint)
     except TypeError:
-        raise UserError(f"{key}: expected {_words(hint)}, found {value!r} (in {where})") from None
+        raise UserError(f"{key}: expected {_words(hint)}, found {_shown(value)} (in {where})") from None
+    except OverflowError:
+        words = f"numbers of at most {BITS_OF_NUMBERS} bits"
+        raise UserError(f"{key}: expected {words}, found {_shown(value)} (in {where})") from None
     if check and typed is not None and not check.passes(typed):
-        raise UserError(f"{key}: expected {check.words}, found {value!r} (in {where})")
+        raise UserError(f"{key}: expected {check.words}, found {_shown(value)} (in {where})")
     return typed
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """`value` as a `hint`: only what loses nothing (1 for a float, a list for a tuple). Raises TypeError."""
+    """`value` as a `hint`: only what loses nothing (1 for a float, a list for a tuple). Raises TypeError, and
+    OverflowError for a number that nothing computes with.
+    """
     if isinstance(hint, types.UnionType):
         *kinds, last = typing.get_args(hint)
         for kind in kinds:
@@ -185,7 +223,22 @@ def _convert(value: Any, hint: Any) -> Any:
         return float(value)
     if type(value) is not hint or value != value or value in (float("inf"), float("-inf")):
         raise TypeError
+    if hint is int and value.bit_length() > BITS_OF_NUMBERS:
+        raise OverflowError
+    if hint is str and not is_name(value):
+        raise TypeError
     return value
+
+
+def is_name(text: str) -> bool:
+    """Whether a text could name a file that a log can tell of: in UTF-8, not empty, no NUL, not too long."""
+    try:
+        parts = text.encode().split(b"/")
+    except UnicodeEncodeError:  # half a sign, or a byte that is no UTF-8
+        return False
+    return (
+        text != "" and "\0" not in text and max(map(len, parts)) <= MOST_BYTES and len(text) <= MOST_OF_PATH
+    )
 
 
 def _words(hint: Any) -> str:
@@ -202,6 +255,6 @@ def _words(hint: Any) -> str:
         bool: "true or false",
         int: "a whole number",
         float: "a number",
-        str: "a text",
+        str: "a text (not empty, at most 255 bytes between two '/')",
         type(None): "null",
     }[hint]

@@ -2,16 +2,19 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.few_shot import few_shot_rows
 from data.formats import read_splits
-from data.records import SPLITS, ByLanguage, Record
+from data.records import SPLITS, ByLanguage
 from options import DataOptions, Options, UserError
 
 logger = logging.getLogger(__name__)
+
+MAX_BAD_PERCENT = 1  # of the training images, that a run may skip
+WHOLE_GALLERY = "a gallery must be whole: data.on_bad_image skips training images alone"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Splits:
 
 
 def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
-    """The `wanted` splits, checked: only val may be missing, and no image may. Of train, the few-shot part.
+    """The `wanted` splits, checked by `check_images`: only val may be missing. Of train, the few-shot part.
 
     Raises:
         UserError: a split or language that is not there, malformed annotations, missing images.
@@ -43,11 +46,7 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
                 f"'split': '{split}' in a single file, or '{split}_reid.json' in a folder"
             )
     splits = Splits(**{split: found.get(split, {}) for split in SPLITS})
-    check_images(
-        (record for part in found.values() for records in part.values() for record in records),
-        data.image_root,
-        data.annotation_file,
-    )
+    check_images(splits, data)
     if options.experiment.back_trans and splits.train and not _has_back_translations(splits.train):
         logger.warning(
             "experiment.back_trans: no caption of the training split has a back-translation ('captions_bt'): "
@@ -59,20 +58,49 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     return replace(splits, train=_few_shot(splits.train, data, options.misc.seed))
 
 
-def check_images(records: Iterable[Record], image_root: str | Path, annotation_file: str | Path) -> None:
-    """Raise UserError where the root, or an image under it, is missing. Each folder is listed once: fast."""
-    missing = missing_images((record.image for record in records), image_root)
+def check_images(splits: Splits, data: DataOptions) -> None:
+    """Look for the images under the root. Each folder is listed once: fast.
+
+    Raises:
+        UserError: the root, or an image under it, is missing. With `data.on_bad_image: skip` training images
+            may be, as many as `check_bad_images` allows: they are warned of.
+    """
+    train, gallery = _images(splits.train), _images(splits.val) | _images(splits.test)
+    skip = data.on_bad_image == "skip"
+    missing = missing_images(gallery if skip else train | gallery, data.image_root)
     if missing:
         raise UserError(
-            f"data.annotation_file: '{annotation_file}' lists {len(missing)} images that are not under "
-            f"data.image_root '{image_root}' (first: '{missing[0]}'). Check the root, or the download"
+            f"data.annotation_file: '{data.annotation_file}' lists {len(missing)} images that are not under "
+            f"data.image_root '{data.image_root}' (first: '{missing[0]}'). Check the root, or the download"
+            f"{'; ' + WHOLE_GALLERY if skip else ''}"
+        )
+    bad = missing_images(train, data.image_root) if skip else []
+    check_bad_images(bad, len(train))
+    if bad:
+        where = len(bad), len(train), data.image_root, bad[0]
+        logger.warning("skipping %d of %d training images: not under '%s' (first: '%s')", *where)
+
+
+def check_bad_images(bad: Collection[str], num_images: int) -> None:
+    """Raise UserError where more than 1 %, and more than one, of the training images cannot be read.
+
+    Args:
+        bad: their files, each once, relative to the image root.
+        num_images: number of different images of the training split.
+    """
+    if len(bad) > 1 and 100 * len(bad) > MAX_BAD_PERCENT * num_images:
+        first = ", ".join(f"'{image}'" for image in sorted(bad)[:3])
+        raise UserError(
+            f"data.on_bad_image: {len(bad)} of {num_images} training images cannot be read, "
+            f"{100 * len(bad) / num_images:.2f} % (such as {first}), and at most {MAX_BAD_PERCENT} % are "
+            "skipped. Check data.image_root; python -m data.check names all bad files"
         )
 
 
 def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
     """Those of `images` that are not under the root. Raises UserError where there is no root."""
     root = Path(image_root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path.is_dir raises where a name is too long
         raise UserError(f"data.image_root: no folder '{root}'; it is where the images of the annotations lie")
     listings: dict[str, set[str]] = {}
     missing = []
@@ -85,11 +113,18 @@ def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
     return missing
 
 
+def _images(by_language: ByLanguage) -> dict[str, None]:
+    """The different images, in order."""
+    return dict.fromkeys(record.image for records in by_language.values() for record in records)
+
+
 def _names(folder: Path) -> set[str]:
+    """The files in a folder, and links to files: no folder, pipe or device, and no link to nothing."""
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return set()
     try:
-        return set(os.listdir(folder))
+        with os.scandir(folder) as entries:  # which tells files from others without a look at each
+            return {e.name for e in entries if e.is_file(follow_symlinks=False) or os.path.isfile(e.path)}
     except OSError as error:
         raise UserError(f"data.image_root: '{folder}' cannot be read ({error.strerror})") from error
 

@@ -1,7 +1,6 @@
 """What `data.check` finds in the image files themselves."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -65,9 +64,7 @@ def unnamed_images(images: Iterable[str], root: Path) -> list[str]:
 
 
 def _examine_all(root: Path, images: list[str]) -> list[Oddity]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what is listed here anyway
-        return [oddity for image in images for oddity in _examine(root, image)]
+    return [oddity for image in images for oddity in _examine(root, image)]
 
 
 def _examine(root: Path, image: str) -> list[Oddity]:

@@ -1,21 +1,27 @@
 """What a sample is: one caption with the views of its image; and what evaluation ranks."""
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as tv
 
-from data.annotations import ByLanguage, Record
+from data.annotations import WHOLE_GALLERY, check_bad_images
 from data.augment import IMAGE_VIEWS
-from data.images import load_image
+from data.cache import ImageCache
+from data.images import BadImageError, load_image
+from data.records import ByLanguage, Record
+from data.transforms import resize
+from options import UserError
 from text_utils.augment import TextAugmentation
 from text_utils.captions import clean_caption
+
+MAX_DRAWS = 100  # of a sample: of a set that is fit for training, one in a hundred cannot be read
 
 Choice = tuple[Record, int]  # a record and the number of a caption in it
 Processor = Callable[..., dict[str, Any]]  # called as processor(images=[...PIL], return_tensors="pt")
@@ -31,7 +37,8 @@ class Sample:
     """One caption and the views of its image.
 
     images: {view: (3, H, W) uint8}; the captions augmented, not tokenised; person_id contiguous from 0;
-    seed: of what is drawn when the sample joins a batch (masking, MixGen).
+    seed: of what is drawn when the sample joins a batch (masking, MixGen); bad_images: files, relative to the
+    image root, that could not be read and that this sample stands in for.
     """
 
     images: dict[str, Tensor]
@@ -40,6 +47,7 @@ class Sample:
     index: int
     second_caption: str | None = None
     seed: int = 0
+    bad_images: tuple[str, ...] = ()
 
 
 class TrainingSet(Dataset[Sample]):
@@ -57,9 +65,12 @@ class TrainingSet(Dataset[Sample]):
         second_caption: whether to make another, augmented anew.
         language_draw: "all": each language's caption is a sample; "one": a sample draws its language, and
             another one for its second caption.
+        on_bad_image: "error": an image that cannot be read is raised; "skip": another sample, drawn by the
+            key, stands in for each that shows it.
+        cache: where decoded images are kept; None: nowhere.
 
     `choices[index]` are the captions that a sample may have, all of one image, as (record, number of the
-    caption in it): a single one, or with "one" that of each language.
+    caption in it): a single one, or with "one" that of each language. `num_images` counts different images.
     """
 
     def __init__(
@@ -73,6 +84,8 @@ class TrainingSet(Dataset[Sample]):
         augment_text: TextAugmentation | None = None,
         second_caption: bool = False,
         language_draw: str = "all",
+        on_bad_image: str = "error",
+        cache: ImageCache | None = None,
     ) -> None:
         self.choices: list[tuple[Choice, ...]]
         if language_draw == "one":
@@ -93,17 +106,51 @@ class TrainingSet(Dataset[Sample]):
         self.image_root, self.image_size = Path(image_root), image_size
         self.views, self.seed, self.image_aug = tuple(views), seed, image_aug
         self.augment_text, self.second_caption = augment_text or TextAugmentation(), second_caption
+        self.on_bad_image, self._bad_images = on_bad_image, set[str]()
+        self.num_images = len(set(self.image_names(range(len(self)))))
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.choices)
+
+    def check_bad_images(self, bad: Collection[str]) -> None:
+        """Raise UserError where the files `bad`, each once, are too many of this set's images."""
+        check_bad_images(bad, self.num_images)
+
+    def image_paths(self) -> list[Path]:
+        """The different images."""
+        return [self.image_root / name for name in dict.fromkeys(self.image_names(range(len(self))))]
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
         """The image files behind samples, relative to the image root."""
         return [self.choices[index][0][0].image for index in indices]
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        rng = seeded(self.seed, epoch, index)
+        """The sample of a key, or the one that stands in for it: a matter of the key and the files alone.
+
+        Raises:
+            UserError: its image cannot be read; with "skip", nor can those of `MAX_DRAWS` others.
+        """
+        _, index = key
+        bad: list[str] = []
+        for draw in range(MAX_DRAWS):
+            rng = seeded(self.seed, *key, *([draw] if draw else []))
+            index = rng.randrange(len(self)) if draw else index
+            (image,) = self.image_names([index])
+            if image not in self._bad_images:  # each process tries a bad file once
+                try:
+                    return replace(self._sample(index, rng), bad_images=tuple(bad))
+                except BadImageError:
+                    if self.on_bad_image == "error":
+                        raise
+                    self._bad_images.add(image)
+            bad.append(image)
+        raise UserError(
+            f"data.on_bad_image: the images of {MAX_DRAWS} training samples drawn in a row cannot be read "
+            f"(first: '{bad[0]}'). Check data.image_root; python -m data.check names all bad files"
+        )
+
+    def _sample(self, index: int, rng: random.Random) -> Sample:
         record, _ = self.choices[index][0]
         choice = self._draw(index, rng)
         caption = self._caption(choice, rng)
@@ -125,10 +172,14 @@ class TrainingSet(Dataset[Sample]):
     def _images(self, record: Record, rng: random.Random) -> dict[str, Tensor]:
         if not self.views:
             return {}
-        pixels = tv.pil_to_tensor(load_image(self.image_root / record.image))
+        path = self.image_root / record.image
+        image = self.cache.load(path) if self.cache else np.array(load_image(path))
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
         size = self.image_size or (pixels.shape[-2], pixels.shape[-1])
         makers = {view: "simclr" if view.startswith("simclr") else self.image_aug for view in self.views}
-        return {view: IMAGE_VIEWS[name](pixels, size, rng) for view, name in makers.items()}
+        # All but SimCLR's begin with the resize: once is enough, for of what has its size it makes the same.
+        starts = {name: pixels if name == "simclr" else resize(pixels, size) for name in {*makers.values()}}
+        return {view: IMAGE_VIEWS[name](starts[name], size, rng) for view, name in makers.items()}
 
 
 @dataclass(frozen=True)
@@ -171,7 +222,10 @@ def _queries(records: list[Record]) -> Queries:
 
 
 class GalleryImages(Dataset[Tensor]):
-    """The gallery rows `indices` of an evaluation set, in order, each (3, H, W) as `processor` makes it."""
+    """The gallery rows `indices` of an evaluation set, in order, each (3, H, W) as `processor` makes it.
+
+    An image that cannot be read is a `UserError` whatever `data.on_bad_image` says of training.
+    """
 
     def __init__(self, gallery: EvaluationSet, indices: Sequence[int], processor: Processor) -> None:
         self.paths = [gallery.image_root / gallery.images[index] for index in indices]
@@ -181,4 +235,8 @@ class GalleryImages(Dataset[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.processor(images=[load_image(self.paths[index])], return_tensors="pt")["pixel_values"][0]
+        try:
+            image = load_image(self.paths[index])
+        except BadImageError as error:
+            raise UserError(f"{error}; {WHOLE_GALLERY}") from error
+        return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]

@@ -1,6 +1,7 @@
 """From annotation files to records: the formats of the data sets, told by content."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def read_splits(
             field; a language that is not there.
     """
     path = Path(annotation_file)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where a name is too long
         raise UserError(f"data.annotation_file: no file or folder '{path}'. Check the path, or the download")
     if path.is_dir():
         form = FORMATS["folder" if dataset == "auto" else dataset]
@@ -164,6 +165,8 @@ def _check_aligned(
 
 
 def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():  # a device or a pipe may never end
+        raise UserError(f"data.annotation_file: '{path}' is neither a file nor a folder")
     try:
         return path.read_bytes()
     except OSError as error:

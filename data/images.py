@@ -1,38 +1,89 @@
 """Decoding: every image of training, evaluation and `data.check` is read here. It does without torch."""
 
-import struct
+import logging
+import os
+import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from options import UserError
 
-# What Pillow raises on damaged files of one format or another.
-FAILURES = (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, struct.error)
-FAILURES += (Image.DecompressionBombError,)
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs: 1/4 GB at 3 bytes a pixel
+
+# Pillow knows these by name, but needs another program to decode them, or cannot.
+NOT_DECODED = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow speaks of what is mended or refused here, in lines that name no file.
+warnings.filterwarnings("ignore", module="PIL")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+class BadImageError(UserError):
+    """An image that cannot be read; what `data.on_bad_image` decides about, in training."""
 
 
 def load_image(path: str | Path) -> Image.Image:
     """The image as 8-bit RGB, upright by its EXIF tag; what is transparent becomes white.
 
+    Of an animation it is the first image.
+
     Raises:
-        UserError: a file that is missing, no image, or cut short.
+        BadImageError: a file that is missing, no regular file, no image, cut short, of more than `MAX_PIXELS`
+            pixels, or of 32 bits a pixel, of which nothing says what is white.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
+            raise OSError("it is no regular file")
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            return image if image.mode == "RGB" else _to_rgb(image)
-    except FAILURES as error:
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-        raise UserError(
-            f"image '{path}' cannot be read ({reason}). Download it anew, or drop its record"
+            _check_header(file)
+            file.load()
+            return _to_rgb(_upright(file))
+    except Exception as error:  # whatever a decoder raises: damaged bytes are no mistake of the program
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else reason
+        raise BadImageError(
+            f"image '{path}' cannot be read ({reason}). Replace it, or drop its record"
         ) from error
 
 
+def _check_header(file: Image.Image) -> None:
+    """Raise where decoding would take too much memory, or run another program."""
+    width, height = file.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, but at most {MAX_PIXELS:,} are decoded")
+    if file.format in NOT_DECODED:
+        raise ValueError(f"the format {file.format} is not decoded")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # a damaged EXIF block says nothing of the pixels
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, of which nothing says what is white")
     if image.mode.startswith("I"):  # PIL clips 16 bits at 255, which is white nearly everywhere
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 0xFFFF:
+            raise ValueError("pixels of 32 bits, of which nothing says what is white")
+        return Image.fromarray((pixels >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:  # what lies under transparent pixels is arbitrary
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -2,8 +2,8 @@
 
 import logging
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.annotations import ByLanguage, Splits, load_data
+from data.cache import ImageCache
 from data.datasets import (
     EvaluationSet,
     GalleryImages,
@@ -22,6 +23,7 @@ from data.datasets import (
 )
 from data.mixgen import mixgen
 from data.sampling import Loader, TrainSampler
+from data.views import Change, Views
 from options import LOSSES, ExperimentOptions, Options, UserError
 from text_utils.augment import NEED_SYNONYMS, TextAugmentation
 from text_utils.captions import clean_caption
@@ -40,47 +42,54 @@ Mix = Callable[[list[Sample], random.Random], list[Sample]]
 class Batch:
     """B samples as the model takes them.
 
-    images: {"view1", "view2", "simclr1", "simclr2", those that are needed: (B, 3, H, W) fp32, normalised};
+    images: {"view1", "view2", "simclr1", "simclr2", those that are needed: (B, 3, H, W) fp32, normalised when
+        looked up};
     tokens: {"input_ids", "attention_mask": (B, L) int64};
     person_ids: (B,) int64, contiguous from 0 over the training split;
     indices: (B,) int64, into `TrainingSet.choices`;
+    bad_images: files that could not be read, relative to the image root; other samples are here instead;
     and None unless needed
     tokens2: as tokens, of another augmentation of the captions;
     masked_tokens: tokens with masks; mlm_labels: (B, L) int64, the masked tokens' ids, -100 elsewhere.
     """
 
-    images: dict[str, Tensor]
+    images: Mapping[str, Tensor]
     tokens: Tokens
     person_ids: Tensor
     indices: Tensor
     tokens2: Tokens | None = None
     masked_tokens: Tokens | None = None
     mlm_labels: Tensor | None = None
+    bad_images: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch on `device`; `non_blocking` overlaps the copy with computation if the batch is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory (DataLoader calls this)."""
-        return self._map(Tensor.pin_memory)
+        return self.map(Tensor.pin_memory)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with every tensor changed, such as to some of its rows."""
         changed = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, dict):
-                changed[field.name] = {name: change(tensor) for name, tensor in value.items()}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, Views):
+                changed[part.name] = value.map(change)
+            elif isinstance(value, dict):
+                changed[part.name] = {name: change(tensor) for name, tensor in value.items()}
             else:
-                changed[field.name] = None if value is None else change(value)
+                changed[part.name] = change(value) if isinstance(value, Tensor) else value
         return Batch(**changed)
 
 
 class Collate:
-    """Samples -> `Batch`: captions tokenised together, views normalised together.
+    """Samples -> `Batch`: captions tokenised together, views put together.
 
     Args:
-        finish: uint8 views (3, h, w) -> what the image tower takes, (B, 3, H, W).
+        finish: uint8 views (3, h, w) -> (B, 3, H, W), done at once, by a worker.
+        normalise: what `finish` made -> what the image tower takes, done where the batch is used.
         mask: masks the tokens of one caption, for MLM.
         mix: mixes samples, before anything else. Its draws hang on the batch's first sample.
     """
@@ -89,10 +98,12 @@ class Collate:
         self,
         tokenizer: Tokenizer,
         finish: Callable[[Sequence[Tensor]], Tensor],
+        normalise: Change,
         mask: Mask | None = None,
         mix: Mix | None = None,
     ) -> None:
-        self.tokenizer, self.finish, self.mask, self.mix = tokenizer, finish, mask, mix
+        self.tokenizer, self.finish, self.normalise = tokenizer, finish, normalise
+        self.mask, self.mix = mask, mix
 
     def __call__(self, samples: list[Sample]) -> Batch:
         if self.mix:
@@ -100,14 +111,16 @@ class Collate:
         tokens = dict(self.tokenizer([s.caption for s in samples]))
         second = [s.second_caption for s in samples if s.second_caption is not None]
         masked_tokens, labels = self._masked(tokens, samples) if self.mask else (None, None)
+        pixels = {view: self.finish([s.images[view] for s in samples]) for view in samples[0].images}
         return Batch(
-            images={view: self.finish([s.images[view] for s in samples]) for view in samples[0].images},
+            images=Views(pixels, self.normalise),
             tokens=tokens,
             person_ids=torch.tensor([s.person_id for s in samples]),
             indices=torch.tensor([s.index for s in samples]),
             tokens2=dict(self.tokenizer(second)) if second else None,
             masked_tokens=masked_tokens,
             mlm_labels=labels,
+            bad_images=list(dict.fromkeys(image for s in samples for image in s.bad_images)),
         )
 
     def _masked(self, tokens: Tokens, samples: list[Sample]) -> tuple[Tokens, Tensor]:
@@ -163,11 +176,16 @@ def build_loaders(
         text_augmentation(experiment, splits.train),
         needs_second_caption(experiment),
         data.language_draw,
+        data.on_bad_image,
+        ImageCache(data.cache) if data.cache else None,
     )
+    if training_set.cache and rank == 0:
+        training_set.cache.log_size(training_set.image_paths())
     sampler = TrainSampler(len(training_set), data.batch_size, seed, rank, world_size)
     collate = Collate(
         tokenizer,
         processor.finish,
+        processor.normalise,
         _mask(tokenizer) if experiment.mlm else None,
         _mix(experiment) if experiment.mixgen else None,
     )

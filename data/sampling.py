@@ -1,6 +1,8 @@
 """The order of training samples, and the worker processes that turn samples into batches."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,7 +64,7 @@ class Loader(DataLoader):
             _Batches(samples, collate),
             collate_fn=_as_it_is,
             generator=torch.Generator(),
-            worker_init_fn=_leave_signals_alone,
+            worker_init_fn=_serve_to_the_end,
             **settings,
         )
 
@@ -89,11 +91,22 @@ class _Batches(Dataset):
             return error
 
 
-def _leave_signals_alone(_: int) -> None:
-    """A signal to the whole group, such as Ctrl-C, is the main process's: it still needs its batches."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+def _serve_to_the_end(_: int) -> None:
+    """Let a worker leave when its parent says so, and not for a signal to the whole group or job, such as
+    Ctrl-C: the parent still needs its batches to end in good order.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,7 +1,7 @@
 """The random views of an image that training sees (the paper's image pool; SimCLR's views).
 
 A view is a pure function of a uint8 image and a `random.Random`: nothing here draws from a global generator.
-Views stay uint8 (3, H, W): a batch of them is normalised at once, when it is collated.
+Views stay uint8 (3, H, W): a batch of them is normalised at once, where the model is.
 """
 
 import math
@@ -11,10 +11,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
+
+from data import arithmetic
+from data.arithmetic import Channels
 
 Operation = Callable[[Tensor, random.Random], Tensor]
 Range = tuple[float, float]
@@ -51,24 +53,37 @@ def color_jitter(
     hue: float = 0.0,
 ) -> Tensor:
     """Each factor drawn from 1 +- its strength (hue: shifted by up to that share of the circle)."""
-    changes = [
-        partial(tv.adjust_brightness, brightness_factor=1 + rng.uniform(-brightness, brightness)),
-        partial(tv.adjust_contrast, contrast_factor=1 + rng.uniform(-contrast, contrast)),
-        partial(tv.adjust_saturation, saturation_factor=1 + rng.uniform(-saturation, saturation)),
+    changes: list[Callable[[Channels], None]] = [
+        partial(_brighten, factor=1 + rng.uniform(-brightness, brightness)),
+        partial(_contrast, factor=1 + rng.uniform(-contrast, contrast)),
+        partial(_saturate, factor=1 + rng.uniform(-saturation, saturation)),
     ]
     if hue:
-        shift = partial(tv.adjust_hue, hue_factor=rng.uniform(-hue, hue))
-        changes.append(partial(through_pil, change=shift))  # half of its time on tensors
+        changes.append(partial(arithmetic.turn_hue, share=rng.uniform(-hue, hue)))
     rng.shuffle(changes)
+    channels = pixels.numpy().astype(np.int16, order="C")
     for change in changes:
-        pixels = change(pixels)
-    return pixels
+        change(channels)
+    return torch.from_numpy(channels.astype(np.uint8))
+
+
+def _brighten(channels: Channels, factor: float) -> None:
+    arithmetic.stretch(channels, 0, factor)
+
+
+def _contrast(channels: Channels, factor: float) -> None:
+    arithmetic.stretch(channels, round(arithmetic.luma(channels).mean()), factor)
+
+
+def _saturate(channels: Channels, factor: float) -> None:
+    arithmetic.stretch(channels, arithmetic.luma(channels), factor)
 
 
 def random_rotation(pixels: Tensor, rng: random.Random, degrees: float) -> Tensor:
     """Turned by up to +- `degrees` about the centre; black outside, nearest pixel, as torchvision does."""
     angle = rng.uniform(-degrees, degrees)
-    return through_pil(pixels, lambda image: image.rotate(angle))  # a third of its time on tensors
+    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0))).rotate(angle)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a third of the time of tensors
 
 
 def random_crop(
@@ -95,7 +110,10 @@ def random_crop(
 
 def random_grayscale(pixels: Tensor, rng: random.Random, p: float) -> Tensor:
     """Gray, in three equal channels, with probability `p`."""
-    return tv.rgb_to_grayscale(pixels, num_output_channels=3) if rng.random() < p else pixels
+    if rng.random() >= p:
+        return pixels
+    gray = arithmetic.luma(pixels.numpy().astype(np.int16, order="C")).astype(np.uint8)
+    return torch.from_numpy(gray).repeat(3, 1, 1)
 
 
 def random_flip(pixels: Tensor, rng: random.Random) -> Tensor:
@@ -140,13 +158,13 @@ def _random_box(
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    return tv.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
+    """Bilinear, anti-aliased: (3, any, any) -> (3, *size); the image itself where it has that size."""
+    if pixels.shape[-2:] == size:
+        return pixels
+    # Decoded pixels lie three numbers side by side, as the fast code wants them; [None] would hide that.
+    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, size, mode="bilinear", antialias=True)[0]
 
 
 def blur(pixels: Tensor, sigma: float) -> Tensor:
-    return through_pil(pixels, lambda image: image.filter(ImageFilter.GaussianBlur(sigma)))
-
-
-def through_pil(pixels: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
-    image = change(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(arithmetic.gaussian_blur(pixels.numpy(), sigma))

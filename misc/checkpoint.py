@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,8 @@ def _step_of(path: Path) -> int | None:
 
 def _check_bytes(path: Path) -> None:
     """Raise OSError unless every part of a checkpoint's zip has the checksum that it was written with."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a device or a pipe may never end
+        raise OSError(errno.EINVAL, f"'{path}': it is no regular file")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -174,10 +177,11 @@ def saved_options(path: Path) -> dict[str, Any] | None:
             with safetensors.safe_open(path, "pt") as file:
                 options = json.loads((file.metadata() or {}).get("options", "null"))
         else:
-            options = read_pickled(path)["options"]
+            options = json.loads(json.dumps(read_pickled(path)["options"]))  # plain values, as a run saved
+        is_sound = all(isinstance(values, dict) for values in options.values())
     except Exception:  # not a checkpoint of ours, or no file at all: whoever loads the weights says so
         return None
-    return options if isinstance(options, dict) else None
+    return options if is_sound else None
 
 
 def check_trained_with(options: Options, path: Path) -> None:
@@ -211,7 +215,7 @@ def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Op
         return options
     saved = saved_options(path)
     if saved is None:
-        problem = "holds no options of a run of ours" if path.exists() else "does not exist"
+        problem = "holds no options of a run of ours" if os.path.exists(path) else "does not exist"
         raise UserError(
             f"CHECKPOINT: '{path}' {problem}; expected a run's checkpoint_best.pth, or others with "
             "--config FILE"

@@ -87,10 +87,10 @@ class Trainer:
             Stopped: a signal asked for it; what was trained so far is saved.
         """
         wrapped = distributed.wrap(self.model, self.device)
-        run = RunLog(self.saver.folder, self.step)
+        vote, run = distributed.Vote(), RunLog(self.saver.folder, self.step)
         try:
             while self.epoch < self.num_epochs and not self._is_out_of_patience():
-                self._train_epoch(wrapped, run)
+                self._train_epoch(wrapped, vote, run)
                 self._finish_epoch(run)
             self.saver.finish()
         finally:
@@ -104,7 +104,7 @@ class Trainer:
             logger.info(f"no better epoch for {waited}: training ends (schedule.patience)")
         return is_over
 
-    def _train_epoch(self, wrapped: nn.Module, run: RunLog) -> None:
+    def _train_epoch(self, wrapped: nn.Module, vote: distributed.Vote, run: RunLog) -> None:
         """Train the steps of the epoch that are left."""
         self.model.train()
         length, done = len(self.train_loader), self.step - self.epoch * len(self.train_loader)
@@ -113,7 +113,6 @@ class Trainer:
         self.train_loader.batch_sampler.set_epoch(self.epoch, done)
         visible = distributed.is_main() and sys.stderr.isatty()
         title = f"epoch {self.epoch + 1}/{self.num_epochs}"
-        vote = distributed.Vote()
         with (
             self.stop.deferred(),
             logging_redirect_tqdm(),
@@ -121,7 +120,7 @@ class Trainer:
         ):
             for batch in self.train_loader:
                 vote.cast(self._wish())
-                self._train_step(wrapped, batch)
+                self.train_step(wrapped, batch)
                 bar.update()
                 if self.step % self.print_period == 0 or self.step % length == 0:
                     record = self._record()
@@ -147,11 +146,12 @@ class Trainer:
             f"'{self.saver.folder}'; the same command with --resume goes on from there"
         )
 
-    def _train_step(self, wrapped: nn.Module, batch: Any) -> None:
+    def train_step(self, wrapped: nn.Module, batch: Any) -> None:
+        """Gradient, optimiser and sums of the log of one step; `distributed.wrap` made `wrapped`."""
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.step))
         self.images.add(batch.bad_images)
         self.optimizer.zero_grad(set_to_none=True)
-        output = self._losses(wrapped, batch.to(self.device, non_blocking=True))
+        output = self._losses(wrapped, batch)
         self.numbers.settle(self._advice())  # the step before this one; by now the GPU has work again
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -172,15 +172,21 @@ class Trainer:
 
     def _losses(self, wrapped: nn.Module, batch: Any) -> Any:
         """The losses of a batch; leaves their gradient, averaged over the ranks, in the parameters."""
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            output = wrapped(batch, self.schedule.soft_label_ratio(self.step))
-        self._backward(output.total)
+        soft_label, is_half = self.schedule.soft_label_ratio(self.step), self.precision != torch.float32
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=is_half):
+            if self.accumulate == 1:
+                output = wrapped(batch.to(self.device, non_blocking=True), soft_label)
+            else:
+                output = self.model.accumulate(batch, soft_label, self.accumulate, self._scaled, self.device)
+        if self.accumulate == 1:
+            self._scaled(output.total).backward()
+        else:
+            distributed.average_gradients(self.model.parameters())
         return output
 
-    def _backward(self, total: torch.Tensor) -> None:
-        # A loss that is not finite takes the gradient along, and with it those of all ranks.
-        seed = torch.where(total.detach().isfinite(), 1.0, torch.nan)
-        self.scaler.scale(total).backward(seed)
+    def _scaled(self, total: torch.Tensor) -> torch.Tensor:
+        """What the backward pass begins at: the loss, or where it is not finite NaN, for all ranks to see."""
+        return self.scaler.scale(total * torch.where(total.detach().isfinite(), 1.0, torch.nan))
 
     def _advice(self) -> str:
         return (

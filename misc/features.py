@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -120,10 +121,11 @@ def load_features(folder: Path, named_by: str) -> SavedFeatures:
     Raises:
         UserError: no such folder, or one that is damaged.
     """
-    if not (folder / INDEX).is_file():
+    if not os.path.isfile(folder / INDEX):  # Path.is_file raises where a name is too long
         raise UserError(f"{named_by}: '{folder}' has no {INDEX}; give a folder that --save-features wrote")
     try:
         record = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        json.dumps(record, ensure_ascii=False).encode()  # JSON can spell half signs, which no file takes
         _require(record["format"] == FORMAT, f"format {record['format']!r} is not {FORMAT}")
         tensors = load_file(folder / TENSORS)
         sets = {name: _encoded(name, entry, tensors) for name, entry in record["sets"].items()}

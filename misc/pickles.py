@@ -13,7 +13,9 @@ import copy
 import io
 import math
 import mmap
+import os
 import pickle
+import stat
 import struct
 import zipfile
 from collections.abc import Callable
@@ -53,6 +55,8 @@ def read_pickled(path: Path) -> Any:
         RefusedError: the pickle names a global that weights do not need.
         Exception: of whatever kind the zip and pickle modules raise on a damaged file.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a device or a pipe may never end
+        raise OSError("it is no regular file")
     if zipfile.is_zipfile(path):
         content = _read_zip(path)
     else:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KINDS = dict.fromkeys(("model", "optimizer", "scaler", "best", "options"), dict)
+KINDS |= dict.fromkeys(("epoch", "step", "steps_per_epoch", "skipped_steps"), int)
+KINDS |= dict.fromkeys(("ranks", "bad_images"), list)
+
 
 def state_of_rank(trainer: "Trainer") -> dict[str, Any]:
     """What each rank has of its own."""
@@ -48,8 +52,21 @@ def resume(trainer: "Trainer", state: dict[str, Any]) -> None:
     """Go on from a checkpoint exactly; with another number of processes the random states start anew.
 
     Raises:
-        UserError: a checkpoint of another model, other frozen parts, or other steps.
+        UserError: a checkpoint of another model, other frozen parts, or other steps; a damaged one.
     """
+    try:
+        _restore(trainer, state)
+    except UserError:
+        raise
+    except Exception as error:  # whatever optimiser and generators make of a state that no run saved
+        reason = f"{type(error).__name__}: {error!s:.150}"
+        raise UserError(f"resume: the training state of the checkpoint is damaged ({reason})") from error
+
+
+def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
+    for name, kind in KINDS.items():
+        if not isinstance(state[name], kind):
+            raise TypeError(f"'{name}' is no {kind.__name__}")
     load_model_state(trainer.model, state)
     _check_steps(state, trainer.options, len(trainer.train_loader))
     load_optimizer_state(trainer.optimizer, state["optimizer"])

@@ -105,7 +105,11 @@ def open_folder(folder: Path, fresh: bool) -> None:
     make_folder(folder, "output.dir")
     if fresh and distributed.is_main():
         for path in (*(folder / name for name in (*RUN_FILES, LAST, BEST)), *older_checkpoints(folder)):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # a folder of that name, or one that is not ours to write to
+                reason = f"'{path}' cannot be replaced ({error.strerror}); choose another folder"
+                raise UserError(f"output.dir: {reason}") from error
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     log_to(folder)
 

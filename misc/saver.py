@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from config.checks import MINUTES
 from misc.checkpoint import LAST, save_checkpoint
 from options import UserError
 
@@ -17,11 +16,11 @@ LAST_TRIES, PAUSE = 20, 15.0  # after the last epoch, and the seconds between th
 
 
 class Period:
-    """The time between two checkpoints inside an epoch: a number of steps, minutes, or None for no end."""
+    """The time between two checkpoints inside an epoch: steps, "N minutes", or None for no end."""
 
     def __init__(self, period: int | str | None) -> None:
         self._steps = period if isinstance(period, int) else None
-        self._seconds = 60 * float(MINUTES.fullmatch(period)[1]) if isinstance(period, str) else None
+        self._seconds = 60 * float(period.split()[0]) if isinstance(period, str) else None
         self.start()
 
     def start(self) -> None:

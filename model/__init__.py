@@ -26,6 +26,8 @@ def build_model(
     from model.tbps import TBPS
 
     experiment, settings = options.experiment, options.model
+    if settings.compile and settings.grad_checkpointing:  # torch traces no checkpoint over sizes that vary
+        raise UserError("model.compile and model.grad_checkpointing exclude each other: set one to false")
     build = _build_altclip if settings.backbone == "altclip" else _build_clip
     clip, tokenizer, processor = build(options, weights)
     losses = {name: getattr(experiment, f"{name}_ratio") for name in LOSSES if getattr(experiment, name)}
@@ -57,7 +59,19 @@ def build_model(
         settings.lock_text_blocks,
         settings.lock_text_layers,
     )
+    if settings.compile:
+        compile_towers(clip)
     return model, tokenizer, processor
+
+
+def compile_towers(clip: nn.Module) -> None:
+    """Hand both towers to torch.compile, in place: parameters keep their names.
+
+    Captions are of any length, so the text tower is compiled for all of them at once. Dropout draws from
+    torch's own generators, so that an accumulated step can draw the same twice.
+    """
+    clip.visual.compile(options={"fallback_random": True})
+    clip.text.compile(options={"fallback_random": True}, dynamic=True)
 
 
 def _build_clip(options: Options, weights: str | None) -> tuple[nn.Module, Any, Any]:
@@ -76,6 +90,7 @@ def _build_clip(options: Options, weights: str | None) -> tuple[nn.Module, Any, 
         normalization=options.data.normalization,
         **{name: getattr(settings, name) for name in sizes},
         logit_bias=options.experiment.sigmoid,
+        grad_checkpointing=settings.grad_checkpointing,
     )
 
 
@@ -94,4 +109,5 @@ def _build_altclip(options: Options, weights: str | None) -> tuple[nn.Module, An
         projection_dim=settings.projection_dim,
         logit_bias=options.experiment.sigmoid,
         checkpoint=weights,
+        grad_checkpointing=settings.grad_checkpointing,
     )

@@ -157,6 +157,11 @@ class AltImageProcessor:
         images = [Image.fromarray(view.permute(1, 2, 0).contiguous().numpy()) for view in views]
         return self(images)["pixel_values"]
 
+    @staticmethod
+    def normalise(pixels: Tensor) -> Tensor:
+        """What `finish` made, as it is: `transformers` has normalised it already."""
+        return pixels
+
 
 def build_altclip_clip(
     pretrained: str | Path,
@@ -170,6 +175,7 @@ def build_altclip_clip(
     projection_dim: int | None = None,
     logit_bias: bool = False,
     checkpoint: str | Path | None = None,
+    grad_checkpointing: bool = False,
 ) -> tuple[AltCLIP, AltCLIPTokenizer, ImageProcessor | AltImageProcessor]:
     """AltCLIP, and the tokenizer and image processor that go with it.
 
@@ -183,6 +189,7 @@ def build_altclip_clip(
         embed_dim, projection_dim: two names for what the weights must have; None: any.
         logit_bias: whether there is a learned bias, for the sigmoid loss.
         checkpoint: weights of a run of ours, in place of those of `pretrained`.
+        grad_checkpointing: keep the input of each block alone; the backward pass computes the block anew.
 
     Raises:
         UserError: files that are not there or hold another model; a size that disagrees with the weights.
@@ -215,6 +222,9 @@ def build_altclip_clip(
             f"{processor.image_size[0]}, {processor.image_size[1]}."
         )
     model = AltCLIPModel(config) if checkpoint else load_model(pretrained, config, cache_dir)
+    if grad_checkpointing:
+        old = model.gradient_checkpointing_enable
+        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
     clip = AltCLIP(model, processor.image_size, logit_bias)
     if checkpoint:
         fill_from_checkpoint(clip, checkpoint)

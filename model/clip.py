@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.pretrained import ClipWeights, load_clip_weights
 from model.processor import NORMALIZATIONS, ImageProcessor
-from model.shapes import ClipShape
+from model.shapes import ClipShape, check_memory
 from model.text import TextTransformer
 from model.vision import VisionTransformer
 from options import UserError
@@ -118,6 +118,7 @@ def build_clip(
     embed_dim: int | None = None,
     vocab_size: int | None = None,
     logit_bias: bool = False,
+    grad_checkpointing: bool = False,
 ) -> tuple[CLIP, CLIPTokenizer, ImageProcessor]:
     """The model, and the tokenizer and image processor that go with it.
 
@@ -129,6 +130,7 @@ def build_clip(
         normalization: statistics of the images, "imagenet" or "clip".
         patch_size, ..., vocab_size: None is read off the weights, or ViT-B/16's where there are none.
         logit_bias: whether there is a learned bias, for the sigmoid loss.
+        grad_checkpointing: keep the input of each block alone; the backward pass computes the block anew.
 
     Raises:
         UserError: weights that can not be loaded; a size that disagrees with them, that the patch does not
@@ -155,6 +157,8 @@ def build_clip(
         raise UserError(
             f"data.image_size: multiples of patch {shape.patch_size} are expected, not {height}, {width}."
         )
+    if weights is None:
+        check_memory(shape)
     # On the meta device parameters cost neither memory nor time: the weights take their places.
     with torch.device("meta") if weights else contextlib.nullcontext():
         model = _towers(shape, (height, width), text_length, dropout, logit_bias)
@@ -162,6 +166,8 @@ def build_clip(
         grid = (height // shape.patch_size, width // shape.patch_size)
         tensors = weights.fitted_to(grid, text_length)
         model.load_state_dict(_settle_bias(tensors, logit_bias), assign=True)
+    for tower in (model.visual, model.text):
+        tower.transformer.grad_checkpointing = grad_checkpointing
     processor = ImageProcessor((height, width), *NORMALIZATIONS[normalization])
     return model, CLIPTokenizer(text_length), processor
 

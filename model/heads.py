@@ -51,12 +51,12 @@ class CrossModalHead(nn.Module):
             text_tokens: (B, L, width) of the captions with masks, padding included.
             image_tokens: (B, 1 + P, width).
             attention_mask: (B, L), 0 on padding, which no token sees.
-            masked: (B, L) bool, where a word is asked for.
+            masked: (M,) where a word is asked for, counted through the rows: row * L + column.
         """
         images = self.ln_pre_i(image_tokens)
         x, _ = self.cross_attn(self.ln_pre_t(text_tokens), images, images, need_weights=False)
         x = self.cross_modal_transformer(x, attention_mask[:, None, None, :].bool())
-        x = self.ln_post(x)[masked]  # the vocabulary is wide: only the masked ones are scored
+        x = self.ln_post(x.flatten(0, 1)[masked])  # the vocabulary is wide: only the masked ones are scored
         return self.fc(self.ln(self.gelu(self.dense(x))))
 
     def fast_parameters(self) -> list[nn.Parameter]:

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,8 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
         UserError: no such file; damaged, no weights, or a pickle that asks for more than weights; a tensor
             that is missing, unexpected or of the wrong shape; patches whose grid is unknown.
     """
-    path = Path(path).expanduser()
-    content, options = _read_folder(path) if path.is_dir() else _unwrap(path, _parse(path))
+    path = Path(os.path.expanduser(path))  # Path's own raises where there is no such user
+    content, options = _read_folder(path) if os.path.isdir(path) else _unwrap(path, _parse(path))
     beginnings = {name.removeprefix("module.").split(".")[0] for name in content}
     if "vision_model" in beginnings:
         raise bad_weights(path, "has Hugging Face's names; name its folder, for config.json tells the heads")
@@ -131,11 +132,13 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 def _parse(path: Path) -> Any:
     """What the file holds, in its own names and types."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise bad_weights(path, "is a folder; a weights file is expected")
-    if not path.exists():
+    if not os.path.exists(path):
         advice = f"OpenAI's are at {OPENAI_URL}; model.clip_pretrained=null starts from random weights"
         raise bad_weights(path, f"does not exist. {advice}")
+    if not path.is_file():  # a device or a pipe may never end
+        raise bad_weights(path, f"is no regular file; {EXPECTED}")
     try:
         return _read_safetensors(path) if _is_safetensors(path) else read_pickled(path)
     except RefusedError as error:

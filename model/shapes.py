@@ -1,6 +1,7 @@
 """The sizes that weights decide: read off the tensors and checked, and positions fitted to new ones."""
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,22 @@ class ClipShape:
 def bad_weights(path: Path, problem: str) -> UserError:
     """The error for a file or folder of weights that has a `problem` ("is ...", "lacks ...")."""
     return UserError(f"weights '{path}' {problem}.")
+
+
+def check_memory(shape: ClipShape) -> None:
+    """Raise UserError where random towers of this shape are larger than the machine's memory.
+
+    The blocks' four projections (12 width^2) and the token embedding are counted, nearly all there is.
+    """
+    towers = (shape.image_layers, shape.image_width), (shape.text_layers, shape.text_width)
+    blocks = sum(12 * layers * width**2 for layers, width in towers)
+    needed = 4 * (blocks + shape.vocab_size * shape.text_width)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"model: towers of these sizes take {needed / 2**30:,.0f} GB, and this machine has "
+            f"{memory / 2**30:,.0f}; lower model.image_width, image_layers, text_width or text_layers"
+        )
 
 
 def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) -> ClipShape:

@@ -1,6 +1,7 @@
 """TBPS-CLIP: the two towers, the heads, and the losses that the options switch on."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from misc import distributed
+from model.accumulate import accumulate
 from model.heads import CrossModalHead, identity_classifier, simclr_head
 from model.losses import (
     citc_loss,
@@ -23,6 +25,10 @@ from model.losses import (
 )
 
 MAX_LOGIT_SCALE = math.log(100)
+IGNORED = -100  # the label of a token that is not masked
+# glibc gives tensors of more than 32 MB back to the kernel one by one: what so many images make stays below
+# it, and the page faults go, a tenth of a step.
+CPU_IMAGES = 8
 PAIRED = frozenset({"nitc", "ritc", "citc", "sdm", "tal", "sigmoid"})  # the losses on image-text similarities
 Features = dict[str, Tensor]
 
@@ -128,52 +134,88 @@ class TBPS(nn.Module):
                 may be missing or None.
             soft_label: the share a of the model's own prediction in the targets of N-ITC.
         """
-        with torch.no_grad():
-            self.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        report = {"logit_scale": self.clip.logit_scale.detach().exp()}
-        pooled, image_tokens = self._encode(batch)
-        parts = {}
+        report, num_masked = self.begin_step(batch)
+        pooled, image_tokens = self.encode(batch)
+        parts = self.compare(pooled, batch.person_ids, soft_label)
+        if num_masked is not None:
+            parts["mlm"] = self.masked_language(batch, image_tokens, num_masked)
+        return self.output(parts, report)
+
+    def accumulate(
+        self,
+        batch: Any,
+        soft_label: float,
+        num_parts: int,
+        scale: Callable[[Tensor], Tensor],
+        device: torch.device,
+    ) -> LossOutput:
+        """Losses and gradients of one batch, part by part: see `model.accumulate.accumulate`."""
+        return accumulate(self, batch, soft_label, num_parts, scale, device)
+
+    def begin_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Clamps the scale; returns the step's report, and for MLM the mean over the processes of the number
+        of masked tokens in the batch.
+        """
+        scale = self.clip.logit_scale.detach().clamp_(max=MAX_LOGIT_SCALE)
+        report, num_masked = {"logit_scale": scale.exp()}, None
         if "mlm" in self.weights:
-            parts["mlm"], report["masked_share"] = self._masked_language(batch, image_tokens)
-        if "id" in self.weights:
-            logits = [self.classifier(pooled[name]).float() for name in ("view1", "tokens")]
-            parts["id"] = id_loss(*logits, batch.person_ids)
-        features = self._project(pooled)
-        with torch.autocast(batch.person_ids.device.type, enabled=False):
-            parts |= self._contrast(features, batch.person_ids, soft_label)
-        parts = {name: weight * parts[name] for name, weight in self.weights.items()}
+            counts = [(batch.mlm_labels != IGNORED).sum(), batch.masked_tokens["attention_mask"].sum()]
+            counts = torch.stack(counts).to(scale.device, torch.float32)
+            num_masked, num_tokens = distributed.mean_over_ranks(counts)
+            report["masked_share"] = num_masked / num_tokens
+        return report, num_masked
+
+    def output(self, parts: dict[str, Tensor], report: dict[str, Tensor]) -> LossOutput:
+        """The weighted losses in their usual order, and their sum."""
+        parts = {name: parts[name] for name in self.weights}
         return LossOutput(torch.stack(list(parts.values())).sum(), parts, report)
 
-    def _encode(self, batch: Any) -> tuple[Features, Tensor | None]:
+    def encode(self, batch: Any, dense: bool = True) -> tuple[Features, Tensor | None]:
         """The features (B, D) of each input, the images of all views in one pass of the tower and the
-        captions in another; and, for MLM, the tokens (B, 1 + P, D) of view1.
+        captions in another; and, for MLM and unless not `dense`, the tokens (B, 1 + P, D) of view1.
         """
         pooled: Features = {}
-        tokens = None
-        if self.image_views:
-            pixels = [batch.images[view] for view in self.image_views]
-            pixels = torch.cat(pixels) if len(pixels) > 1 else pixels[0]
-            if "mlm" in self.weights:
-                rows, tokens = self.clip.encode_image(pixels, return_dense=True)
-                tokens = tokens[: len(batch.person_ids)]
-            else:
-                rows = self.clip.encode_image(pixels)
-            pooled |= zip(self.image_views, rows.chunk(len(self.image_views)), strict=True)
+        tokens, views = None, self.image_views
+        if dense and "mlm" in self.weights:  # of the other views no one reads the tokens
+            pooled["view1"], tokens = self._encode_images([batch.images["view1"]], return_dense=True)
+            views = [view for view in views if view != "view1"]
+        if views:
+            rows = self._encode_images([batch.images[view] for view in views])
+            pooled |= zip(views, rows.chunk(len(views)), strict=True)
         if self.texts:
             rows = self.clip.encode_text(_joined([getattr(batch, name) for name in self.texts]))
             pooled |= zip(self.texts, rows.chunk(len(self.texts)), strict=True)
         return pooled, tokens
 
-    def _masked_language(self, batch: Any, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """MLM, and the share of the captions' tokens that is masked."""
-        captions, labels = batch.masked_tokens, batch.mlm_labels
+    def _encode_images(
+        self, views: list[Tensor], return_dense: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        pixels = torch.cat(views) if len(views) > 1 else views[0]
+        at_once = CPU_IMAGES if pixels.device.type == "cpu" else len(pixels)
+        passes = [self.clip.encode_image(rows, return_dense) for rows in pixels.split(at_once)]
+        if return_dense:
+            pooled, tokens = map(torch.cat, zip(*passes, strict=True))
+            return pooled, tokens
+        return torch.cat(passes)
+
+    def masked_language(self, batch: Any, image_tokens: Tensor, num_masked: Tensor) -> Tensor:
+        """MLM, weighted; of a part of a batch, with the `num_masked` of the whole, its share in the loss."""
+        captions, labels = batch.masked_tokens, batch.mlm_labels.flatten()
         _, text_tokens = self.clip.encode_text(captions, return_dense=True)
-        masked = labels != -100
+        masked = (labels != IGNORED).nonzero()[:, 0]
         logits = self.mlm_head(text_tokens, image_tokens, captions["attention_mask"], masked)
-        num_masked, num_tokens = distributed.mean_over_ranks(
-            torch.stack([masked.sum(), captions["attention_mask"].sum()]).float()
-        )
-        return mlm_loss(logits.float(), labels[masked], num_masked), num_masked / num_tokens
+        return self.weights["mlm"] * mlm_loss(logits.float(), labels[masked], num_masked)
+
+    def compare(self, pooled: Features, person_ids: Tensor, soft_label: float) -> dict[str, Tensor]:
+        """The losses on features of inputs, weighted: all but MLM."""
+        parts = {}
+        if "id" in self.weights:
+            logits = [self.classifier(pooled[name]).float() for name in ("view1", "tokens")]
+            parts["id"] = id_loss(*logits, person_ids)
+        features = self._project(pooled)
+        with torch.autocast(person_ids.device.type, enabled=False):
+            parts |= self._contrast(features, person_ids, soft_label)
+        return {name: self.weights[name] * part for name, part in parts.items()}
 
     def _project(self, pooled: Features) -> Features:
         """What is compared: normalised fp32 features, those of SS and SS-T through their heads."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model.layers import LayerNorm, Transformer
+from model.layers import LayerNorm, Transformer, rows_at
 
 
 class TextTransformer(nn.Module):
@@ -46,9 +46,8 @@ class TextTransformer(nn.Module):
         length = input_ids.shape[1]
         assert length <= len(self.positional_embedding), (length, len(self.positional_embedding))
         x = self.token_embedding(input_ids) + self.positional_embedding[:length]
-        x = self.transformer(x)
-        rows, last = torch.arange(x.shape[0], device=x.device), attention_mask.sum(dim=1) - 1
+        end = attention_mask.sum(dim=1) - 1
         if not return_dense:
-            return self.ln_final(x[rows, last]) @ self.text_projection
-        tokens = self.ln_final(x) @ self.text_projection
-        return tokens[rows, last], tokens
+            return self.ln_final(self.transformer(x, read=end)[:, 0]) @ self.text_projection
+        tokens = self.ln_final(self.transformer(x)) @ self.text_projection
+        return rows_at(tokens, end)[:, 0], tokens

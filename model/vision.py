@@ -45,8 +45,9 @@ class VisionTransformer(nn.Module):
         patches = self.conv1(pixel_values).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
-        x = self.transformer(self.ln_pre(x))
+        x = self.ln_pre(x)
         if not return_dense:
-            return self.ln_post(x[:, 0]) @ self.proj
-        tokens = self.ln_post(x) @ self.proj
+            class_token = self.transformer(x, read=x.new_zeros(x.shape[0], dtype=torch.int64))[:, 0]
+            return self.ln_post(class_token) @ self.proj
+        tokens = self.ln_post(self.transformer(x)) @ self.proj
         return tokens[:, 0], tokens

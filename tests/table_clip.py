@@ -63,7 +63,7 @@ class WordScores(nn.Module):
     """In place of the cross-modal head: what stands for a token is its scores already."""
 
     def forward(self, words: Tensor, images: Tensor, attention_mask: Tensor, masked: Tensor) -> Tensor:
-        return words[masked]
+        return words.flatten(0, 1)[masked]
 
 
 def table_model(case: str, use_gather: bool = True) -> TBPS:

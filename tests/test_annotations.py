@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data.annotations import Record, check_images, load_data, read_splits
+from data.annotations import Splits, check_images, load_data, missing_images, read_splits
+from data.records import Record
 from options import DataOptions, Options, UserError, load_options
 
 Item = dict[str, Any]
@@ -232,34 +233,49 @@ def test_a_forced_format_that_does_not_fit_is_said(tmp_path: Path, folder: bool,
         read_splits(path, dataset=dataset)
 
 
+def look_for(root: Path, *images: str) -> None:
+    splits = Splits({"en": [record(image=image) for image in images]}, {}, {})
+    check_images(splits, DataOptions("reid_raw.json", str(root)))
+
+
 def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
     for name in ("a.jpg", "cam/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    records = [record(image=name) for name in ("a.jpg", "cam/b.jpg", "cam/c.jpg", "other/a.jpg", "cam/c.jpg")]
-    check_images(records[:2], tmp_path, "reid_raw.json")
+    images = ("a.jpg", "cam/b.jpg", "cam/c.jpg", "other/a.jpg", "cam/c.jpg")
+    look_for(tmp_path, *images[:2])
     with pytest.raises(UserError) as caught:
-        check_images(records, tmp_path, "reid_raw.json")
+        look_for(tmp_path, *images)
     assert str(caught.value) == (
         "data.annotation_file: 'reid_raw.json' lists 2 images that are not under data.image_root "
         f"'{tmp_path}' (first: 'cam/c.jpg'). Check the root, or the download"
     )
     with pytest.raises(UserError, match=r"data.image_root: no folder '.*nowhere'"):
-        check_images(records, tmp_path / "nowhere", "reid_raw.json")
+        look_for(tmp_path / "nowhere", *images)
 
 
 def test_images_below_names_too_long_or_closed_folders_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="lists 1 images that are not under"):
-        check_images([record(image="a" * 300 + "/b.jpg")], tmp_path, "reid_raw.json")
+        look_for(tmp_path, "a" * 300 + "/b.jpg")
 
     def refuse(folder: Path) -> list[str]:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"data.image_root: '.*' cannot be read \(Permission denied\)"):
-        check_images([record(image="a.jpg")], tmp_path, "reid_raw.json")
+        look_for(tmp_path, "a.jpg")
+
+
+def test_what_is_no_file_is_missing_and_a_link_to_a_file_is_not(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    for name, target in {"link.jpg": "there", "dangling.jpg": "nowhere", "loop.jpg": "loop.jpg"}.items():
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    names = ("there", "link.jpg", "dangling.jpg", "loop.jpg", "folder.jpg", "pipe.jpg")
+    assert missing_images(names, tmp_path) == list(names[2:])
 
 
 def options(tmp_path: Path, items: list[Item]) -> Options:

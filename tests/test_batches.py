@@ -5,6 +5,7 @@ import itertools
 import logging
 import pickle
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,8 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
     found = {}
     for field in dataclasses.fields(batch):
         value = getattr(batch, field.name)
-        parts = value.items() if isinstance(value, dict) else [("", value)] if value is not None else []
-        found |= {f"{field.name} {name}": tensor for name, tensor in parts}
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        found |= {f"{field.name} {name}": part for name, part in parts if isinstance(part, Tensor)}
     return found
 
 

@@ -170,13 +170,13 @@ RECORDING = """
 import json, os, sys
 sys.path.insert(0, {root!r})
 from misc.engine import Trainer
-original, seen = Trainer._train_step, []
+original, seen = Trainer.train_step, []
 def train_step(self, *arguments):
     original(self, *arguments)
     if self.step in (100, 500):
         resident = int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
         seen.append([resident, len(os.listdir('/proc/self/fd'))])
-Trainer._train_step = train_step
+Trainer.train_step = train_step
 from main import main
 status = main()
 json.dump(seen, open({seen!r}, 'w'))

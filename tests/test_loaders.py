@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pickle
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from data import datasets
-from data.annotations import ByLanguage, Record, Splits
+from data.annotations import Splits
 from data.datasets import Sample, TrainingSet, evaluation_set, seeded
 from data.loaders import Batch, Collate, Loaders, build_loaders
+from data.records import ByLanguage, Record
 from data.sampling import Loader, TrainSampler
 from model.processor import ImageProcessor
 from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError
@@ -221,13 +223,38 @@ def test_only_the_views_that_the_losses_need_are_made(
 
 def test_a_batch_is_normalised_as_the_processor_does() -> None:
     pixels = torch.randint(0, 256, (3, 32, 12), dtype=torch.uint8)
-    batch = Collate(count_letters, PROCESSOR.finish)([Sample({"view1": pixels}, "ab", 3, 7)])
+    batch = Collate(count_letters, PROCESSOR.finish, PROCESSOR.normalise)(
+        [Sample({"view1": pixels}, "ab", 3, 7)]
+    )
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     expected = PROCESSOR(images=[image], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch.images["view1"], expected)
     assert batch.tokens["input_ids"].tolist() == [[97, 98]]
     assert (batch.person_ids.tolist(), batch.indices.tolist()) == ([3], [7])
     assert batch.person_ids.dtype == batch.indices.dtype == torch.int64
+
+
+def test_views_are_bytes_until_they_are_looked_up(root: Path) -> None:
+    batch = epoch(loaders(root, ss=True, mvs_image=True), 0)[0]
+    numbers = sum(pixels.numel() for pixels in batch.images.values())
+    assert numbers < len(pickle.dumps(batch)) < 1.5 * numbers + 10_000
+    for moved in (batch, batch.to("cpu", non_blocking=True), pickle.loads(pickle.dumps(batch))):
+        assert same([moved], [batch])
+        assert dict(moved.images).keys() == {"view1", "view2", "simclr1", "simclr2"}
+        assert all(pixels.is_contiguous() for pixels in moved.images.values())
+    batch.images["view1"].zero_()
+    assert batch.images["view1"].abs().sum() > 0, "what is looked up is the caller's own"
+
+
+def test_an_image_is_resized_once_for_both_views_of_the_pool(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, resize = [], datasets.resize
+    monkeypatch.setattr(datasets, "resize", lambda *args: sizes.append(args[1]) or resize(*args))
+    for views, number in ((("view1", "view2", "simclr1"), 1), (("simclr1", "simclr2"), 0)):
+        sizes.clear()
+        TrainingSet(records(), root, (32, 12), views)[(0, 0)]
+        assert sizes == [(32, 12)] * number
 
 
 def test_a_batch_moves_as_a_whole(root: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from main import main
 
@@ -56,6 +57,9 @@ PLANTED = {
 }
 
 
+NO_NAMES = ("x" * 300, "x/" * 2000, '"a\\0b"', '"\\ud800"', '""')
+
+
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
@@ -90,18 +94,34 @@ def test_a_fault_in_the_data_is_named(
         (["data.batch_size=5000"], ["data.batch_size", "5000"]),
         (["data.image_size=[65, 32]"], ["data.image_size", "16"]),
         (["model.clip_pretrained=weights/none.pt"], ["weights/none.pt", "does not exist", "https://"]),
+        (["model.image_layers=1000000000"], ["model.image_layers", "1 to 1,000"]),
+        (["data.num_workers=100000"], ["data.num_workers", "0 to 256"]),
+        (["model.image_width=16384", "model.image_layers=1000"], ["towers", "GB", "model.image_width"]),
         (["model.image_heads=3"], ["model.image_heads", "16"]),
         (["misc.device=cuda"], ["misc.device", "no GPU"]),
         (["misc.precision=fp16"], ["misc.precision", "fp32"]),
         (["--resume", "none.pth"], ["none.pth", "no such file"]),
         (["--evaluate", "none.pth"], ["none.pth", "does not exist"]),
         (["--evaluate", "README.md"], ["README.md"]),
+        (["--evaluate", "/dev/zero"], ["/dev/zero", "no regular file"]),
+        (["model.clip_pretrained=/dev/zero"], ["/dev/zero", "no regular file"]),
+        (["--resume", "/dev/zero"], ["/dev/zero", "no regular file"]),
+        (["data.annotation_file=/dev/zero"], ["data.annotation_file", "/dev/zero"]),
+        *((["model.clip_pretrained=" + name], ["model.clip_pretrained", "a text"]) for name in NO_NAMES),
+        (["model.clip_pretrained=~nobody-of-this-name/x"], ["~nobody-of-this-name/x", "does not exist"]),
         (["--evaluate", "a.pth", "--resume"], ["--evaluate", "--resume"]),
         (["--output-dir", "/proc/nowhere"], ["output.dir", "/proc/nowhere"]),
         (["--simplified"], ["--simplified", "--config"]),
         (["--epochs", "3"], ["--epochs"]),
         (["--evaluate", ""], ["--evaluate", "empty"]),
         (["--save-rankings="], ["--save-rankings", "empty"]),
+        *(
+            ([f"--{flag}", name], [f"--{flag}", "too long"])
+            for flag in ("config", "resume", "evaluate", "save-rankings", "save-features", "output-dir")
+            for name in ("x" * 300, "x/" * 2000, "x\udcff")
+        ),
+        (["--evaluate", "a\0b"], ["NUL"]),
+        (["schedule.epoch=\ud800"], ["half a sign"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(
@@ -130,6 +150,54 @@ def test_a_checkpoint_of_another_shape_is_refused(
         line = error_line(capsys)
         for words in said:
             assert words in line, line
+
+
+SPLICED = {
+    "no step": lambda state: state.pop("step"),
+    "an epoch that is a text": lambda state: state.update(epoch="x"),
+    "a model of texts": lambda state: state["model"].update(dict.fromkeys(state["model"], "x")),
+    "moments of another kind": lambda state: state["optimizer"]["state"].update({0: 3}),
+    "groups that are numbers": lambda state: state["optimizer"].update(param_groups=[1, 2]),
+    "random state of another kind": lambda state: state["ranks"][0].update(random=0.5),
+    "options that are a list": lambda state: state.update(options=[]),
+    "sections that are texts": lambda state: state.update(options=dict.fromkeys(state["options"], "x")),
+}
+
+
+def test_a_training_state_that_no_run_saved_is_refused(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(config), "schedule.epoch=1"]) == 0
+    capsys.readouterr()
+    for name, change in SPLICED.items():
+        state = torch.load(tmp_path / "run" / "checkpoint_last.pth", weights_only=True)
+        change(state)
+        torch.save(state, tmp_path / "spliced.pth")
+        arguments = ["--config", str(config), "--resume", str(tmp_path / "spliced.pth")]
+        assert main([*arguments, "--output-dir", str(tmp_path / "other")]) == 2, name
+        assert "checkpoint" in error_line(capsys), name
+
+
+def test_saved_options_that_no_run_saved_are_passed_over(config: Path, tmp_path: Path) -> None:
+    assert main(["--config", str(config), "schedule.epoch=1"]) == 0
+    state = torch.load(tmp_path / "run" / "checkpoint_last.pth", weights_only=True)
+    sound = state["options"]
+    for options in (
+        dict.fromkeys(sound, "x"),
+        sound | {"data": sound["data"] | {"image_size": torch.ones(2)}},
+        [1, 2],
+    ):
+        torch.save(state | {"options": options}, tmp_path / "spliced.pth")
+        arguments = ["--config", str(config), "--evaluate", str(tmp_path / "spliced.pth")]
+        assert main([*arguments, "--output-dir", str(tmp_path / "other")]) == 0, options
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "checkpoint_last.pth").mkdir(parents=True)
+    assert main(["--config", str(config), "--resume"]) == 2
+    assert "output.dir" in error_line(capsys)
 
 
 def test_the_command_line_helps_without_loading_torch() -> None:

@@ -83,7 +83,7 @@ def test_the_resolved_options_are_a_valid_config_of_the_same_meaning(tmp_path: P
         ("schedule.epoch=null", ["schedule.epoch", "a whole number", "None"]),
         ("experiment.ritc=1", ["experiment.ritc", "true or false"]),
         ("data.image_size=[128]", ["data.image_size", "list of 2 numbers"]),
-        ("data.image_size=[128, 0]", ["data.image_size", "above 0"]),
+        ("data.image_size=[128, 0]", ["data.image_size", "from 1 to"]),
         ("data.languages=en", ["data.languages", "list", "'en'"]),
         ("data.languages=[]", ["data.languages", "at least one"]),
         ("misc.device=tpu", ["misc.device", "cpu", "'tpu'"]),
@@ -117,6 +117,56 @@ def test_a_mistaken_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     message = mistake(write(tmp_path / "o.yaml", text))
     assert said in message
     assert "o.yaml" in message or "missing.yaml" in message
+
+
+LAUGHS = "".join(
+    f"{a}: &{a} [{', '.join(['*' + b] * 9)}]\n" for b, a in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("schedule: {epoch: " + "[" * 5000, "not valid YAML"),
+        ("schedule: {epoch: " + "[" * 300 + "]" * 300 + "}", "schedule.epoch: expected a whole number"),
+        (f"a: &a [x, x]\n{LAUGHS}schedule: {{epoch: *i}}", "a: no such option"),
+        (
+            f"schedule:\n  epoch: 1\neval: {{fuse: &a [x, x], select_on: {'x' * 5000}}}\n",
+            "eval.fuse: expected",
+        ),
+        ("schedule: &s {epoch: *s}", "schedule.epoch: expected a whole number"),
+        ("schedule: {betas: &b [*b, *b]}", "schedule.betas: expected"),
+        ("schedule: {epoch: 2024-13-45}", "not valid YAML (month must be"),
+        ("schedule: {epoch: !!int 'x'}", "not valid YAML (invalid literal"),
+        ("schedule: {epoch: !!timestamp 'x'}", "not valid YAML"),
+        ("schedule: {epoch: !!bool 'x'}", "not valid YAML"),
+        ("schedule: {epoch: !!python/object/apply:os.getcwd []}", "not valid YAML (could not determine"),
+        ("schedule: {epoch: 0x" + "f" * 5000 + "}", "schedule.epoch: expected numbers of at most 63 bits"),
+        ("? 0x" + "f" * 5000 + "\n: 3\n", "thousands of digits: no such option"),
+        ("schedule: {lr: 1" + "0" * 400 + "}", "schedule.lr: expected numbers of at most"),
+        ("misc: {seed: 9223372036854775808}", "misc.seed: expected numbers of at most"),
+        ("# " + "x" * 200_000, "is no options file"),
+        ('base: "a\\0b"', "base: expected the name of an options file"),
+        ('base: "\\uD800"', "base: expected the name of an options file"),
+        ("base: &b [*b]", "base: expected the name of an options file"),
+        ("base: o.yaml", "comes back to itself"),
+        ("base: ''", "base: expected the name of an options file"),
+        ('output: {dir: "a\\0b"}', "output.dir: expected a text"),
+        ('output: {dir: "\\uD800"}', "output.dir: expected a text"),
+        ("output: {dir: ''}", "output.dir: expected a text (not empty"),
+        ("eval: {test_sets: {'': [a, b]}}", "eval.test_sets: expected"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_a_short_line(tmp_path: Path, text: str, said: str) -> None:
+    line = mistake(write(tmp_path / "o.yaml", text))
+    assert said in line
+    assert len(line) < 2500
+
+
+def test_a_chain_of_bases_ends(tmp_path: Path) -> None:
+    for number in range(1200):
+        write(tmp_path / f"{number}.yaml", f"base: {number + 1}.yaml\n")
+    assert "chain of 'base:' files is too long" in mistake(tmp_path / "0.yaml")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

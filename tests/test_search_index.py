@@ -1,5 +1,6 @@
 """An index of a folder: what is in it, that it keeps up, and that no stop and no damage goes unseen."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -227,10 +228,30 @@ def test_a_part_that_is_cut_short_is_encoded_anew(encoder: Encoder, images: Path
     assert_whole(encoder, folder)
 
 
+@pytest.mark.parametrize("name", ["images-x.json", "images-.json", "images-1-2.json", "images-9.json"])
+def test_what_is_no_part_is_passed_over(name: str, encoder: Encoder, images: Path, tmp_path: Path) -> None:
+    update_index(encoder, images, tmp_path / "index")
+    save_image(images / "new.png", 77)
+    (tmp_path / "index" / "parts").mkdir()
+    (tmp_path / "index" / "parts" / name).write_text("[" * 100_000)
+    assert update_index(encoder, images, tmp_path / "index").encoded == 1
+    assert_whole(encoder, tmp_path / "index")
+
+
 def test_an_index_inside_the_folder_is_not_part_of_it(encoder: Encoder, images: Path) -> None:
     assert update_index(encoder, images, images / "index").total == 10
     save_image(images / "index" / "figure.png", 1)
     assert update_index(encoder, images, images / "index").total == 10
+
+
+CUT_HEADER = b"\x93NUMPY\x01\x00\x3e\x00{'descr': '<f2', 'shape': (((" + b" " * 28 + b"\n"
+
+
+def in_images(folder: Path, column: int, value: object) -> None:
+    """Put a value where the list of images has a path (column 0), a size (1) or a time (2)."""
+    columns = json.loads((folder / "images-1.json").read_text())
+    columns[column][0] = value
+    (folder / "images-1.json").write_text(json.dumps(columns))
 
 
 DAMAGE = {
@@ -240,6 +261,14 @@ DAMAGE = {
     "no features": lambda folder: (folder / "features-1.npy").unlink(),
     "features cut short": lambda folder: os.truncate(folder / "features-1.npy", 150),
     "features of another kind": lambda folder: np.save(folder / "features-1.npy", np.zeros((10, 8))),
+    "features whose header is cut short": lambda folder: (folder / "features-1.npy").write_bytes(CUT_HEADER),
+    "features in a zip": lambda folder: (folder / "features-1.npy").write_bytes(b"PK\5\6" + bytes(18)),
+    "paths that leave the root": lambda folder: in_images(folder, 0, "a/../../b.png"),
+    "paths from the root of the disk": lambda folder: in_images(folder, 0, "/b.png"),
+    "paths that are numbers": lambda folder: in_images(folder, 0, 7),
+    "sizes that are texts": lambda folder: in_images(folder, 1, "7"),
+    "a list too deep": lambda folder: (folder / "images-1.json").write_text("[" * 100_000),
+    "a head too deep": lambda folder: (folder / "index.json").write_text('{"a":' * 100_000),
     "a head cut short": lambda folder: (folder / "index.json").write_text('{"format'),
     "a head of something else": lambda folder: (folder / "index.json").write_text("[]"),
 }

@@ -258,6 +258,12 @@ def test_mistakes_are_said_in_one_line(refuse: Callable[..., str], index: Index,
         assert message in refuse(*arguments), arguments
 
 
+def test_half_signs_in_a_sentence_are_spelt_out(search: Search, tmp_path: Path) -> None:
+    for arguments in ([], ["--csv", str(tmp_path / "a.csv")], ["--json"]):
+        search("a man \udcff", *arguments)
+    assert "a man \\udcff" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+
+
 def test_a_command_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["find"], ["index"], ["query"]):
         assert main(arguments) == 2

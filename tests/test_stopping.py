@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +42,7 @@ def run(config: Path, tmp_path: Path) -> Callable[..., int]:
 @contextmanager
 def in_step(number: int, act: Callable[[], Any]) -> Iterator[None]:
     """Something happens in a step, counted from 1."""
-    original = Trainer._train_step
+    original = Trainer.train_step
 
     def train_step(self: Trainer, *arguments: Any) -> None:
         if self.step + 1 == number:
@@ -48,7 +50,7 @@ def in_step(number: int, act: Callable[[], Any]) -> Iterator[None]:
         original(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", train_step)
+        patch.setattr(Trainer, "train_step", train_step)
         yield
 
 
@@ -124,6 +126,25 @@ def test_workers_go_on_with_the_same_samples(run: Callable[..., int], tmp_path: 
         assert run("parted", "data.num_workers=2") == 75
     assert run("parted", "data.num_workers=1", "--resume") == 0
     assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+
+
+CRASHING = """
+import os, sys
+sys.path.insert(0, {root!r})
+from misc.engine import Trainer
+Trainer.train_step = lambda *_: 1 / 0
+from main import main
+sys.exit(main())
+"""
+
+
+def test_a_crash_does_not_wait_for_the_workers(config: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(CRASHING.format(root=str(Path.cwd())))
+    command = [sys.executable, str(program), "--config", str(config), "data.num_workers=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("ZeroDivisionError: division by zero")
 
 
 def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(

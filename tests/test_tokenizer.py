@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from text_utils import tokenizer as tokenizers
 from text_utils.tokenizer import CLIPTokenizer
 
 # Made once by open_clip_torch 3.3.0, as the file itself says; open_clip is not needed here.
@@ -21,6 +22,17 @@ def tokenizer() -> CLIPTokenizer:
 def test_ids_equal_open_clips_on_ordinary_and_hostile_captions(tokenizer):
     assert len(GOLDEN) > 120
     assert {caption: tokenizer.encode(caption) for caption, _ in GOLDEN} == dict(GOLDEN)
+
+
+def test_a_caption_that_comes_again_is_not_encoded_again(tokenizer, monkeypatch):
+    caption = "a caption that no other test has: zwbfq"
+    first = tokenizer.encode(caption)
+    first.append(7)  # the caller's own
+    monkeypatch.delattr(tokenizers, "byte_pairs")
+    again = [tokenizer.encode(caption), CLIPTokenizer.encode(tokenizer, caption)]
+    assert again == [first[:-1]] * 2
+    with pytest.raises(NameError):
+        tokenizer.encode("another one: zwbfq")
 
 
 def test_a_batch_is_padded_with_zeros_to_its_longest_caption(tokenizer):

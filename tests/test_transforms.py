@@ -3,6 +3,7 @@
 import io
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
 
 from data import transforms
 from data.images import load_image
@@ -259,6 +262,56 @@ def test_the_hue_of_a_strong_view_turns_red_towards_its_neighbours() -> None:
     assert all(color[0] >= 195 for color in shifted)  # a tenth of the circle: red stays the largest channel
     assert 120 < max(color[1] for color in shifted) < 150  # 51 + 153 * 6 / 10
     assert 120 < max(color[2] for color in shifted) < 150
+
+
+@pytest.mark.parametrize("hue", [0.0, 0.1])
+def test_a_jitter_is_that_of_torchvision_on_floats_to_a_few_levels(hue: float) -> None:
+    """Of three or four operations each rounds, and those after it stretch by up to 1.4 what it rounded."""
+    for seed in range(40):
+        picture = a_picture(60, 40, seed)
+        rng = random.Random(seed)
+        strengths = [rng.uniform(-0.4, 0.4) for _ in range(3)]
+        changes = [
+            lambda image, by=by, factor=1 + strength: by(image, factor)
+            for by, strength in zip(
+                (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation), strengths, strict=True
+            )
+        ]
+        if hue:
+            changes.append(partial(tv.adjust_hue, hue_factor=rng.uniform(-hue, hue)))
+        rng.shuffle(changes)
+        exact = picture.float() / 255
+        for change in changes:
+            exact = change(exact)
+        made = transforms.color_jitter(picture, random.Random(seed), 0.4, 0.4, 0.4, hue)
+        difference = made.float() - 255 * exact
+        assert difference.abs().max() <= 5
+        assert difference.abs().mean() < 1
+        assert difference.mean().abs() < 0.6
+
+
+def test_resizes_and_turns_are_those_of_torchvision() -> None:
+    for size in ((224, 224), (48, 20), (250, 100), (300, 90)):
+        expected = tv.resize(a_picture(), list(size), InterpolationMode.BILINEAR, antialias=True)
+        assert torch.equal(transforms.resize(a_picture(), size), expected)
+    image = Image.fromarray(a_picture().permute(1, 2, 0).numpy())
+    expected = tv.pil_to_tensor(tv.rotate(image, random.Random(5).uniform(-15, 15)))
+    assert torch.equal(ROTATION(a_picture(), random.Random(5)), expected)
+
+
+@pytest.mark.parametrize("name", [*range(6), "simclr"])
+def test_how_the_numbers_of_an_image_lie_in_memory_changes_nothing(name: int | str) -> None:
+    """Decoded images have a pixel's three numbers side by side, later ones each channel by itself."""
+    planes = a_picture(64, 40)
+    pixels = planes.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for seed in range(20):
+        views = [
+            transforms.simclr_view(image, (48, 20), random.Random(seed))
+            if name == "simclr"
+            else transforms.POOL[name](image, random.Random(seed))
+            for image in (planes, pixels)
+        ]
+        assert torch.equal(*views)
 
 
 def is_gray(view: Tensor) -> bool:

@@ -57,7 +57,7 @@ class Index:
                 engine = ExactEngine(features)
             else:
                 engine = ApproximateEngine(approximate_file(folder, head["generation"]), features)
-        except (*store.BROKEN, RuntimeError) as error:  # RuntimeError: of FAISS
+        except store.BROKEN as error:
             raise store.damaged(folder, error) from error
         return Index(
             folder=folder,

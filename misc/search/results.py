@@ -54,7 +54,9 @@ def find(
         ]
         asked = [query.text, f"[{image}]" if query.image is not None else None]
         title = " + ".join(part for part in asked if part)
-        answers.append(Answer(title + "".join(f", without {text}" for text in query.without), query, results))
+        title += "".join(f", without {text}" for text in query.without)
+        title = title.encode("utf-8", "backslashreplace").decode()  # half signs, which no screen takes
+        answers.append(Answer(title, query, results))
     return answers
 
 

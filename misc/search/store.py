@@ -8,6 +8,8 @@ of the images, sorted by path), `features-g.npy` (N, D) fp16 in the same order, 
 
 import json
 import os
+import re
+import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +22,10 @@ from options import UserError
 HEAD, FORMAT = "index.json", 1
 HEAD_TYPES = dict.fromkeys(("image_root", "checkpoint", "identity", "kind"), str)
 HEAD_TYPES |= {"options": dict, "embed_dim": int, "generation": int}
-BROKEN = (OSError, ValueError, LookupError, TypeError, EOFError)  # what reading damaged files raises
+# What reading damaged files raises: JSON, numpy's headers (which are Python's literals), FAISS.
+BROKEN = (OSError, ValueError, LookupError, TypeError, EOFError, AttributeError, RuntimeError, MemoryError)
+BROKEN += (SyntaxError, tokenize.TokenError)
+PART = re.compile(r"images-(\d{1,9})\.json")
 CHUNK = 65_536  # rows moved at once
 
 
@@ -97,11 +102,18 @@ class Segment:
     def images(self) -> list[Found]:
         """The images, in the order of the features; raises one of BROKEN where damaged."""
         columns = json.loads(self.images_file.read_bytes())
-        return [Found(*image) for image in zip(*columns, strict=True)]
+        images = [Found(*image) for image in zip(*columns, strict=True)]
+        for image in images:
+            path = f"/{image.path}/"
+            if not (type(image.path) is str and type(image.size) is int is type(image.time)):
+                raise TypeError(f"{image} is no path, size and time")
+            if "//" in path or "/../" in path or "\0" in path:
+                raise ValueError(f"{image.path!r} is no path below the image root")
+        return images
 
     def features(self, count: int, width: int) -> np.ndarray:
         """(count, width) fp16, read from the file as it is used; raises one of BROKEN where it is another."""
-        rows = np.load(self.features_file, mmap_mode="r")
+        rows = np.lib.format.open_memmap(self.features_file, mode="r")
         if rows.dtype != np.float16 or rows.shape != (count, width):
             raise ValueError(f"{self.features_file.name} holds {rows.dtype} {rows.shape}")
         return rows
@@ -133,7 +145,8 @@ class Parts:
         Segment(self.folder, str(number)).write(images, lambda file: np.save(file, features))
 
     def _numbers(self) -> list[int]:
-        return sorted(int(file.stem.split("-")[1]) for file in self.folder.glob("images-*.json"))
+        found = (PART.fullmatch(file.name) for file in self.folder.glob("images-*.json"))
+        return sorted(int(name[1]) for name in found if name)
 
 
 def clean(folder: Path, generation: int) -> None:

@@ -11,13 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.images import load_image
+from data.images import NOT_DECODED, load_image
 from data.sampling import Loader
 from data.workers import num_cores
 from options import UserError
-
-# Pillow knows these by name, but needs another program to decode them, or cannot.
-NOT_DECODED = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 class Found(NamedTuple):

@@ -1,0 +1,119 @@
+"""Decoded images in a folder, shared by the processes of a machine: who needs an image first decodes it."""
+
+import hashlib
+import logging
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data.images import load_image
+from options import UserError
+
+logger = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
+
+HEADER = struct.Struct("<8sQqII")  # MAGIC, the image file's size and time of change, height and width
+MAGIC = b"pixels 1"
+RESERVE = 1 << 30  # bytes left free: workers hand over their batches through /dev/shm, runs write checkpoints
+NUM_PROBED = 100
+
+
+class ImageCache:
+    """The pixels of image files, one entry for each, named by the file's path and stamped by size and time.
+
+    An entry is written beside its name and renamed when it is whole: there is never a part of one, however
+    many processes write it and whenever they are killed. Entries are read, not mapped: they come from the
+    page cache either way (a folder in /dev/shm is nothing else), reading is as fast, and no other process can
+    take the pages away. They are not flushed to disk: one that a power cut left too short is written anew.
+
+    Raises:
+        UserError: a folder that cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.is_full = Path(folder), False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"data.cache: '{folder}' cannot be made ({error.strerror}). Name another"
+            ) from error
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise UserError(f"data.cache: '{folder}' cannot be written to. Name another folder")
+
+    def load(self, path: Path) -> Pixels:
+        """What `data.images.load_image` makes of a file, if need be; raises as it does."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return np.array(load_image(path))  # which says what is wrong
+        stamp = (MAGIC, status.st_size, status.st_mtime_ns)
+        entry = self.folder / hashlib.blake2b(os.fsencode(os.path.abspath(path)), digest_size=16).hexdigest()
+        pixels = _read(entry, stamp)
+        if pixels is None:
+            pixels = np.array(load_image(path))
+            self._write(entry, HEADER.pack(*stamp, *pixels.shape[:2]), pixels)
+        return pixels
+
+    def log_size(self, paths: Sequence[Path]) -> None:
+        """Say what the images will take, and where that is more than there is; judged by some of them."""
+        probed = [_decoded_size(path) for path in paths[:: 1 + len(paths) // NUM_PROBED]]
+        needed = len(paths) * sum(probed) / len(probed)
+        free = shutil.disk_usage(self.folder).free - RESERVE
+        logger.info(
+            f"data.cache: {len(paths):,} decoded images take about {needed / 1e9:.1f} GB in '{self.folder}', "
+            f"where {max(0, free) / 1e9:.1f} GB are to be had; what finds no room is decoded each time"
+        )
+
+    def _write(self, entry: Path, header: bytes, pixels: Pixels) -> None:
+        """Keep `pixels` if there is room. A full disk ends no run: this process just writes no more."""
+        if self.is_full:
+            return
+        part = None
+        try:
+            if shutil.disk_usage(self.folder).free < RESERVE + pixels.nbytes:
+                raise OSError(f"less than {RESERVE / 1e9:.1f} GB are free")
+            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
+                part = file.name
+                file.write(header)
+                file.write(pixels.data)
+            os.replace(part, entry)
+        except OSError as error:
+            self.is_full = True
+            if part:
+                Path(part).unlink(missing_ok=True)
+            logger.warning(
+                f"data.cache: '{self.folder}' takes no more ({error.strerror or error}): images that are not "
+                "in it are decoded each time"
+            )
+
+
+def _read(entry: Path, stamp: tuple[bytes, int, int]) -> Pixels | None:
+    """The pixels of an entry; None where there is none, or one of another state of the file."""
+    try:
+        content = np.fromfile(entry, np.uint8)
+    except OSError:
+        return None
+    if len(content) < HEADER.size:
+        return None
+    *found, height, width = HEADER.unpack_from(content)
+    if tuple(found) != stamp or len(content) != HEADER.size + 3 * height * width:
+        return None
+    return content[HEADER.size :].reshape(height, width, 3)
+
+
+def _decoded_size(path: Path) -> int:
+    """In bytes, by the file's header; 0 where it cannot be read."""
+    try:
+        with Image.open(path) as file:
+            return 3 * file.width * file.height
+    except Exception:  # whatever a decoder raises: the image is named when its turn comes
+        return 0

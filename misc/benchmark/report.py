@@ -1,0 +1,101 @@
+"""What a benchmark leaves: its table, its JSON, and two of them compared."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from options import UserError
+
+Row = Mapping[str, Any]
+COLUMNS = (
+    *(("part", 18), ("seconds", 9), ("throughput", 22), ("peak memory", 13), ("beyond weights", 15)),
+    *(("FLOP each", 11), ("MFU", 9), ("whole MFU", 11), ("matmul peak", 16), ("", 0)),
+)
+COMPARED = (
+    *(("part", 18), ("before", 12), ("now", 12), ("ratio", 8), ("by peaks", 10), ("memory", 8)),
+    ("", 0),
+)
+
+
+def header(columns: Sequence[tuple[str, int]] = COLUMNS) -> str:
+    """The first line of a table: names to the left of what is text, to the right of what is a number."""
+    return _line([name for name, _ in columns], columns)
+
+
+def table_row(name: str, row: Row) -> str:
+    """The line of a part that was measured, was skipped or failed."""
+    if "items" not in row:
+        return f"{name:18}{row['why']}"
+    cells = [
+        name,
+        f"{row['seconds']:.4g}",
+        f"{row['throughput']:.4g} {row['unit']}/s",
+        _scaled(row["peak_memory"], 1e9, "GB"),
+        _scaled(row["beyond_memory"], 1e9, "GB"),
+        _scaled(row["flops_per_item"], 1e9, "G"),
+        _scaled(row["mfu"], 0.01, "%"),
+        _scaled(row["whole_mfu"], 0.01, "%"),
+        _scaled(row["matmul_peak"], 1e9, "GFLOP/s"),
+        row["note"],
+    ]
+    return _line(cells, COLUMNS)
+
+
+def _scaled(value: float | None, by: float, unit: str) -> str:
+    return "-" if value is None else f"{value / by:.{1 if abs(value / by) >= 10 else 3}f} {unit}"
+
+
+def _line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    first, *middle, last = zip(cells, columns, strict=True)
+    return f"{first[0]:{first[1][1]}}" + "".join(f"{cell:>{w}}" for cell, (_, w) in middle) + f"  {last[0]}"
+
+
+def write_report(path: Path, machine: Row, settings: Row, parts: Mapping[str, Row]) -> None:
+    """The figures so far: {"machine": ..., "settings": ..., "parts": {name: row of `measure`}}."""
+    report = {"machine": machine, "settings": settings, "parts": parts}
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What `write_report` wrote.
+
+    Raises:
+        UserError: no such file, or another kind of file.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--compare: '{path}' is no JSON that can be read ({error}); give a --out") from error
+    if not isinstance(report, dict) or not {"machine", "settings", "parts"} <= report.keys():
+        raise UserError(f"--compare: '{path}' is no report of this program; give a --out of an earlier run")
+    return report
+
+
+def comparison(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[str]:
+    """The lines of a table of throughput against an earlier report, for the parts of both.
+
+    The ratio is now / before; "by peaks" divides each by the matrix-multiply peak measured beside it, so that
+    a machine that was busier in one of the runs says nothing; memory: now / before.
+    """
+    lines = [header(COMPARED)]
+    for name in (name for name in now if name in before):
+        old, new = before[name], now[name]
+        if "items" not in old or "items" not in new:
+            continue
+        ratio = new["throughput"] / old["throughput"]
+        memory = (
+            new["peak_memory"] / old["peak_memory"] if new["peak_memory"] and old["peak_memory"] else None
+        )
+        same = all(old[key] == new[key] for key in ("items", "unit", "precision", "flops_per_item"))
+        cells = [
+            name,
+            f"{old['throughput']:.4g}",
+            f"{new['throughput']:.4g}",
+            f"{ratio:.3f}",
+            f"{ratio * old['matmul_peak'] / new['matmul_peak']:.3f}",
+            "-" if memory is None else f"{memory:.3f}",
+            f"{new['unit']}/s" if same else f"{new['unit']}/s, not of the same work",
+        ]
+        lines.append(_line(cells, COMPARED))
+    return lines

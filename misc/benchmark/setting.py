@@ -1,0 +1,89 @@
+"""What the parts run on: options, data and models, random and rendered unless the command line says so."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.annotations import load_data
+from data.loaders import Loaders, build_loaders
+from data.synthetic.write import Parameters, generate
+from data.workers import num_cores
+from main import CONFIG
+from misc.benchmark.parts import Settings
+from misc.runtime import pick_device, pick_precision
+from misc.seed import seed_process
+from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
+from model import build_model
+from options import Options, load_options
+
+FULL, SIMPLIFIED = "config.yaml", "s.config.yaml"
+SMALL_MODEL = (
+    *("model.image_width=64", "model.image_layers=2", "model.text_width=64", "model.text_layers=2"),
+    "model.embed_dim=32",
+)
+
+
+def people(settings: Settings) -> tuple[Path, Path]:
+    """Annotations and image root: those of the command line, or rendered people, drawn once and kept."""
+    if settings.annotations and settings.images:
+        return settings.annotations, settings.images
+    count, held_out = (40, 8) if settings.quick else (320, 60)
+    folder = settings.folder / ("people-quick" if settings.quick else "people")
+    generate(folder, Parameters(count, 1, held_out, held_out), num_cores(), progress=sys.stderr.isatty())
+    return folder, folder / "imgs"
+
+
+def small_altclip(settings: Settings) -> Path:
+    """The folder of a small AltCLIP with a real tokenizer, made once and kept."""
+    folder = settings.folder / "altclip"
+    if not (folder / "preprocessor_config.json").exists():  # the last file that is written
+        sizes = {"width": 64, "layers": 1, "heads": 1, "embed_dim": 768, "image_size": 224, "patch_size": 14}
+        make_tiny_altclip(folder, synthetic_captions(1000), **sizes)
+    return folder
+
+
+def options_of(settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()) -> Options:
+    """The options of a recipe, on random weights and the benchmark's data; the command line's overrides win.
+
+    Raises:
+        UserError: an override that is none.
+    """
+    annotations, images = people(settings)
+    own = [
+        "model.clip_pretrained=null",
+        f"data.annotation_file={json.dumps(str(annotations))}",
+        f"data.image_root={json.dumps(str(images))}",
+        f"data.batch_size={batch_size(settings)}",
+        "data.num_workers=0",
+        f"misc.device={settings.device}",
+        f"misc.precision={settings.precision}",
+        f"output.dir={json.dumps(str(settings.folder))}",
+        *((*SMALL_MODEL, "data.image_size=[64,32]") if settings.quick else ()),
+    ]
+    return load_options(CONFIG / recipe, [*own, *overrides, *settings.overrides])
+
+
+def batch_size(settings: Settings) -> int:
+    """Samples of a step: those asked for, or the paper's on a GPU and a tenth of them on a CPU."""
+    if settings.batch_size or settings.quick:
+        return settings.batch_size or 4
+    return 8 if pick_device(settings.device).type == "cpu" else 80
+
+
+def device_of(options: Options) -> tuple[torch.device, torch.dtype]:
+    """The device, and what its products are computed in."""
+    device = pick_device(options.misc.device)
+    return device, pick_precision(options.misc.precision, device)
+
+
+def build(options: Options) -> tuple[nn.Module, Loaders, Any]:
+    """The model of a run, its loaders and its tokenizer."""
+    splits = load_data(options)
+    seed_process(options.misc.seed)
+    model, tokenizer, processor = build_model(options, splits.num_identities)
+    return model, build_loaders(options, splits, tokenizer, processor), tokenizer

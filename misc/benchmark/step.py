@@ -1,0 +1,100 @@
+"""The training step: the engine's own, on one batch of the real loader."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from misc.benchmark.flops import step_flops
+from misc.benchmark.measure import Work, layers
+from misc.benchmark.parts import Settings
+from misc.benchmark.setting import FULL, batch_size, build, device_of, options_of, small_altclip
+from misc.benchmark.towers import towers
+from misc.engine import Trainer, build_trainer
+from misc.signals import StopSignals
+from model.altclip_adapter import AltCLIP
+from model.altclip_files import load_config
+from options import Options
+
+XLM_R_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+XLM_R_LARGE |= {"intermediate_size": 4096, "vocab_size": 250_002, "max_position_embeddings": 514}
+VIT_L = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+
+
+def training_step(settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()) -> Work:
+    """A step of a recipe."""
+    options = options_of(settings, recipe, overrides)
+    model, loaders, _ = build(options)
+    return step_of(options, model, loaders)
+
+
+def altclip_step(settings: Settings) -> Work:
+    """A full step with random towers of AltCLIP's sizes (864 M parameters), on a quarter of the batch."""
+    overrides = [
+        "model.backbone=altclip",
+        f"model.altclip_pretrained={small_altclip(settings)}",
+        f"data.batch_size={max(2, batch_size(settings) // 4)}",
+        "data.normalization=clip",
+        *(f"model.{name}=null" for name in ("image_width", "image_layers", "text_width", "text_layers")),
+        "model.embed_dim=null",
+        *(["data.image_size=[56,28]"] if settings.quick else []),
+    ]
+    options = options_of(settings, FULL, overrides)
+    model, loaders, _ = build(options)
+    if not settings.quick:
+        model.clip = _full_size(options)
+    return step_of(options, model, loaders)
+
+
+def _full_size(options: Options) -> AltCLIP:
+    from transformers import AltCLIPModel  # seconds to import: no other part must wait for it
+
+    config = load_config(options.model.altclip_pretrained, None)
+    config.text_config.update(XLM_R_LARGE)
+    config.text_config.attention_probs_dropout_prob = options.experiment.dropout
+    config.text_config.hidden_dropout_prob = 0.0
+    config.vision_config.update(VIT_L)
+    clip = AltCLIP(AltCLIPModel(config), options.data.image_size).train()
+    clip.lock(patch_embedding=options.model.lock_patch_embedding)
+    return clip
+
+
+def step_of(options: Options, model: nn.Module, loaders: Any) -> Work:
+    """Steps of the engine on the first batch of the training loader."""
+    device, precision = device_of(options)
+    model.to(device).train()
+    trainer = build_trainer(options, model, loaders, {}, device, precision, StopSignals())
+    loaders.train_sampler.set_epoch(0)
+    batch = next(iter(loaders.train)).to(device)
+    length = batch.tokens["input_ids"].shape[1]
+    image, text = towers(model.clip, options.data.image_size, length)
+    simclr = (
+        sum(p.numel() for p in model.simclr_mlp.parameters() if p.ndim > 1) if options.experiment.ss else 0
+    )
+    samples, views, at_once = len(batch.indices), len(batch.images), []
+    model.clip.visual.register_forward_pre_hook(lambda _, inputs: at_once.append(len(inputs[0])))
+    return Work(
+        run=lambda: train_step(trainer, batch),
+        items=samples,
+        unit="samples",
+        device=device,
+        precision=precision,
+        flops=step_flops(image, text, samples, views, simclr),
+        whole_flops=step_flops(replace(image, whole=True), replace(text, whole=True), samples, views, simclr),
+        products=lambda: layers(max(at_once) * image.tokens, image),
+        held=lambda: held_bytes(trainer),
+        note=f"{samples} samples a step, captions of {length} tokens",
+    )
+
+
+def train_step(trainer: Trainer, batch: Any) -> None:
+    """One step of a run."""
+    trainer.train_step(trainer.model, batch)
+
+
+def held_bytes(trainer: Trainer) -> int:
+    """What model and optimiser take once a step was made: parameters, buffers, moments. No gradients."""
+    moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    kept = [*trainer.model.parameters(), *trainer.model.buffers(), *moments]
+    return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor))

@@ -1,0 +1,76 @@
+"""What is computed twice so that it need not be kept for the backward pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class _LinearOf(torch.autograd.Function):
+    """See `linear_of`; the gradient is written out because the input of the product is not kept for it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[..., Tensor],
+        alpha: float,
+        weight: Tensor,
+        bias: Tensor,
+        *inputs: Tensor,
+    ) -> Tensor:
+        ctx.function, ctx.alpha = function, alpha
+        ctx.save_for_backward(weight, *inputs)
+        return _linear(function(*inputs).to(weight.dtype), weight, bias, alpha)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *inputs = ctx.saved_tensors
+        _, _, weight_needs, bias_needs, *inputs_need = ctx.needs_input_grad
+        inputs = [x.detach().requires_grad_(needs) for x, needs in zip(inputs, inputs_need, strict=True)]
+        with torch.enable_grad():
+            y = ctx.function(*inputs).to(weight.dtype)
+        rows, gradient = y.detach().flatten(0, -2), gradient.reshape(-1, gradient.shape[-1])
+        found: list[Tensor | None] = [None] * len(inputs)
+        if any(inputs_need):
+            needed = [x for x in inputs if x.requires_grad]
+            back = iter(torch.autograd.grad(y, needed, _product(gradient, weight, ctx.alpha).view_as(y)))
+            found = [next(back) if needs else None for needs in inputs_need]
+        weight_gradient = _product(gradient.T, rows, ctx.alpha) if weight_needs else None
+        return None, None, weight_gradient, gradient.sum(0) if bias_needs else None, *found
+
+
+def linear_of(
+    function: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    weight: Tensor,
+    bias: Tensor,
+    alpha: float = 1.0,
+) -> Tensor:
+    """alpha * function(*inputs) @ weight.T + bias, in autocast's type where it is on.
+
+    The product needs function(*inputs) for the gradient of its weight. Where the function is cheap, as a norm
+    or an activation is, that is computed anew in the backward pass: only `inputs` are kept.
+
+    Args:
+        function: of tensors, to (..., in features); without randomness.
+        weight: (out features, in features); bias: (out features,).
+    """
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        weight, bias = weight.to(dtype), bias.to(dtype)
+    if torch.compiler.is_compiling():  # the compiler itself weighs what to keep
+        return _linear(function(*inputs).to(weight.dtype), weight, bias, alpha)
+    return _LinearOf.apply(function, alpha, weight, bias, *inputs)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, alpha: float) -> Tensor:
+    return torch.addmm(bias, x.flatten(0, -2), weight.T, alpha=alpha).view(*x.shape[:-1], -1)
+
+
+def _product(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """alpha * a @ b, scaled within the product."""
+    return torch.addmm(a.new_zeros(()), a, b, beta=0, alpha=alpha)

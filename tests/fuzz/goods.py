@@ -1,0 +1,84 @@
+"""The good inputs that cases are made from: data, runs, weights in every container, features, an index."""
+
+import contextlib
+import io
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the other helpers of the tests, as pytest finds them
+
+from openai_format import save_torchscript
+from released import tbps_clip
+
+from data.synthetic.write import Parameters, generate
+from main import main
+from misc.export.__main__ import main as export
+from misc.search.__main__ import main as search
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = """
+base: {base}
+misc: {{device: cpu}}
+schedule: {{epoch: 1, lr: 1e-3}}
+model: {{clip_pretrained: null, lock_patch_embedding: false, patch_size: 16, image_width: 8, image_layers: 1,
+  image_heads: 2, text_width: 8, text_layers: 1, text_heads: 2, embed_dim: 8}}
+data: {{annotation_file: '{data}', image_root: '{data}/imgs', image_size: [32, 32], batch_size: 4,
+  test_batch_size: 32, num_workers: 0}}
+log: {{print_period: 2}}
+"""
+FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif"}
+
+
+def make_goods(folder: Path) -> Path:
+    """Fill `folder`; what the programs say on the way is kept quiet."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _make_data(folder)
+        _make_weights(folder)
+    return folder
+
+
+def _make_data(folder: Path) -> None:
+    generate(folder / "people", Parameters(7, 0, 2, 2, images_per_identity=2))
+    (folder / "config.yaml").write_text(
+        CONFIG.format(base=REPOSITORY / "config" / "s.config.yaml", data=folder / "people"), encoding="utf-8"
+    )
+    with Image.open(sorted((folder / "people" / "imgs").rglob("*.jpg"))[0]) as image:
+        (folder / "images").mkdir()
+        for name, suffix in FORMATS.items():
+            image.save(folder / "images" / f"good{suffix}", name)
+
+
+def _make_weights(folder: Path) -> None:
+    config = ["--config", str(folder / "config.yaml")]
+    _run(main, [*config, "--output-dir", str(folder / "run")])
+    run = folder / "run" / "checkpoint_last.pth"
+    features = ["--save-features", str(folder / "features"), "--output-dir", str(folder / "evaluated")]
+    _run(main, [*config, "--evaluate", str(run), *features])
+    _run(search, ["index", str(run), str(folder / "people" / "imgs"), "--out", str(folder / "index")])
+    for name in ("huggingface", "safetensors"):
+        _run(export, [str(run), str(folder / name), "--format", name])
+    weights = torch.load(run, weights_only=True)["model"]
+    ours = {name.removeprefix("clip."): tensor for name, tensor in weights.items() if "clip." in name}
+    plain = {name.removeprefix("text."): tensor for name, tensor in ours.items()}
+    save_torchscript(plain, folder / "archive.pt")
+    torch.save(plain, folder / "plain.pt")
+    torch.save({"model": ours}, folder / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(tbps_clip(ours, image_size=(32, 32)), folder / "released.pth")
+
+
+def _run(program: object, arguments: list[str]) -> None:
+    assert program(arguments) == 0, arguments
+
+
+def splits_of(people: Path) -> dict[str, list[dict[str, object]]]:
+    """{split: records} of the English annotations."""
+    return {
+        split: json.loads((people / f"{split}_reid_en.json").read_text(encoding="utf-8"))
+        for split in ("train", "val", "test")
+    }

@@ -1,0 +1,213 @@
+"""Runs a case and tells what was wrong with how it ended."""
+
+import contextlib
+import faulthandler
+import importlib
+import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.cases import Case
+
+REPOSITORY = Path(__file__).parents[2]
+SECONDS, SECONDS_OF_A_PROCESS = 30.0, 120.0
+MEMORY = 16 * 2**30  # of address space: what wants more ends with an error, not with the machine
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate")
+CHANGES += ("os.chmod", "shutil.rmtree", "shutil.copyfile", "shutil.move")
+FOREIGN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.bind")
+FOREIGN += ("socket.getaddrinfo", "webbrowser.open")
+# Of libraries, not of this program: caches that they make once for a machine.
+HARMLESS = re.compile(r"/dev/null|/dev/shm/.*|.*/__pycache__(/.*)?|.*/(torchinductor_\w+|matplotlib)(/.*)?")
+
+
+class HangError(BaseException):
+    """The time of a case is up; no `except Exception` catches it."""
+
+
+@dataclass
+class Outcome:
+    """How a case ended: its exit status (None: it did not end by itself), and what should not have been."""
+
+    status: int | None
+    faults: list[str] = field(default_factory=list)
+    message: str = ""
+
+
+class _Watch:
+    """An audit hook: what Python writes outside of the folders that are allowed, starts or connects to."""
+
+    def __init__(self) -> None:
+        self.allowed: tuple[str, ...] | None = None  # None: not watching
+        self.seen: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.allowed is None:
+            return
+        if event in FOREIGN:
+            self.seen.append(f"{event} {arguments[:2]}"[:200])
+        elif event in CHANGES or (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
+        ):
+            self._note(event, arguments[0])
+
+    def _note(self, event: str, path: Any) -> None:
+        if isinstance(path, str | bytes | os.PathLike):
+            real = os.path.abspath(os.fsdecode(path))
+            if not real.startswith(self.allowed or ()) and not HARMLESS.fullmatch(real):
+                self.seen.append(f"{event} {real}"[:200])
+
+
+WATCH = _Watch()
+
+
+def run_case(case: Case, good: Path, as_process: bool = False) -> Outcome:
+    """Run it in a folder of its own, where it may write below `out` and `tmp` alone."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
+        box, errors = Path(name).resolve() / "box", Path(name) / "stderr"
+        for folder in ("tmp", "home"):
+            (box / folder).mkdir(parents=True)
+        arguments = case.lay_out(box, good)
+        before = _snapshot(box) | _snapshot(good)
+        run = _in_process if not as_process else _as_process
+        outcome = run(case, arguments, box, errors)
+        said = errors.read_text(encoding="utf-8", errors="replace")
+        outcome.faults += _complaints(outcome.status, said, case.program)
+        outcome.message = said.strip()[:300]
+        after = _snapshot(box) | _snapshot(good)
+        changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+        outcome.faults += [f"file outside the output folder: {path}" for path in sorted(changed)[:3]]
+        return outcome
+
+
+def _complaints(status: int | None, said: str, program: str) -> list[str]:
+    lines = said.strip().splitlines()
+    if status is None:
+        return []
+    faults = []
+    if "Traceback (most recent" in said or "--- Logging error ---" in said:
+        faults.append("a traceback: " + said.strip()[-1500:])
+    elif status == 2 and (len(lines) != 1 or not lines[0].startswith("error: ")):
+        faults.append(f"status 2 and not one line 'error: ...': {said[:300]!r}")
+    if status not in ((0, 1, 2) if program == "data.check" else (0, 2)):
+        faults.append(f"status {status}: {said[-300:]!r}")
+    return faults
+
+
+def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """{path: (size, time of change)} of all files and folders but those a case may write to."""
+    found = {}
+    for root, folders, files in os.walk(folder):
+        if root == str(folder):
+            folders[:] = [name for name in folders if name != "out"]
+        for name in files + folders:
+            stat = os.lstat(os.path.join(root, name))
+            found[os.path.join(root, name)] = (stat.st_size, stat.st_mtime_ns) if name in files else (0, 0)
+    return {path: entry for path, entry in found.items() if not HARMLESS.fullmatch(path)}
+
+
+def _in_process(case: Case, arguments: list[str], box: Path, errors: Path) -> Outcome:
+    main = importlib.import_module(_module(case.program)).main
+    try:
+        with _guarded(box, box / case.folder, errors):
+            status = main(arguments)
+    except SystemExit as end:  # --help
+        return Outcome(end.code if isinstance(end.code, int) else 1)
+    except HangError:
+        return Outcome(None, [f"no end after {SECONDS:.0f} s: {traceback.format_exc()[-1500:]}"])
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        where = traceback.extract_tb(error.__traceback__)
+        ours = [f"{Path(f.filename).name}:{f.lineno}" for f in where if str(REPOSITORY) in f.filename]
+        ours = [place for place in ours if not place.startswith("guard.py")]
+        return Outcome(None, [f"{type(error).__name__} at {' '.join(ours[-4:])}: {str(error)[:300]}"])
+    finally:
+        noted, WATCH.seen = WATCH.seen, []
+    return Outcome(status, noted)
+
+
+def _module(program: str) -> str:
+    return f"{program}.__main__" if (REPOSITORY / program.replace(".", "/")).is_dir() else program
+
+
+@contextlib.contextmanager
+def _guarded(box: Path, place: Path, errors: Path) -> Iterator[None]:
+    """Standard error to a file, output to nowhere; in a folder; watched, with limits of time and memory."""
+
+    def ring(*_: object) -> None:
+        raise HangError
+
+    sys.stdout.flush(), sys.stderr.flush()
+    kept, limits = (os.dup(1), os.dup(2)), resource.getrlimit(resource.RLIMIT_AS)
+    streams, folder, root = (sys.stdout, sys.stderr), os.getcwd(), logging.getLogger()
+    handlers, tempdir, level = root.handlers, tempfile.tempdir, root.level
+    before = signal.signal(signal.SIGALRM, ring)
+    with errors.open("wb") as file, open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 1), os.dup2(file.fileno(), 2)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        os.chdir(place)
+        tempfile.tempdir = str(box / "tmp")
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limits[1]))
+        faulthandler.dump_traceback_later(4 * SECONDS, exit=True, file=kept[1])  # a hang in C hears no alarm
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        WATCH.allowed = (str(box / "out"), str(box / "tmp") + "/")
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            WATCH.allowed = None
+            faulthandler.cancel_dump_traceback_later()
+            signal.signal(signal.SIGALRM, before)
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+            tempfile.tempdir = tempdir
+            os.chdir(folder)
+            for handler in root.handlers:
+                if handler not in handlers:
+                    handler.close()
+            root.handlers, root.level = handlers, level
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(UnicodeEncodeError):
+                    stream.flush()
+            sys.stdout, sys.stderr = streams
+            os.dup2(kept[0], 1), os.dup2(kept[1], 2)
+            os.close(kept[0]), os.close(kept[1])
+
+
+def _as_process(case: Case, arguments: list[str], box: Path, errors: Path) -> Outcome:
+    caches = Path(tempfile.gettempdir()) / "fuzz-caches"  # of matplotlib and others, as a home has them
+    caches.mkdir(exist_ok=True)
+    settings = {"HOME": str(box / "home"), "TMPDIR": str(box / "tmp"), "PYTHONPATH": str(REPOSITORY)}
+    settings |= dict.fromkeys(("XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME"), str(caches))
+    settings |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    start = [str(REPOSITORY / "main.py")] if case.program == "main" else ["-m", case.program]
+    command = [sys.executable, *start, *arguments]
+    with errors.open("wb") as file:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=box / case.folder,
+                env=os.environ | settings,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                timeout=SECONDS_OF_A_PROCESS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome(None, [f"no end after {SECONDS_OF_A_PROCESS:.0f} s"])
+        except ValueError:  # a NUL or half a sign in an argument: no shell can pass it on
+            return Outcome(None)
+    return Outcome(done.returncode)
