@@ -5,7 +5,7 @@ DEMO := datasets/demo
 WEIGHTS := runs/demo/checkpoint_best.pth
 SEARCHED := runs/demo-search
 
-.PHONY: demo demo-altclip demo-search $(DEMO) study verify-release bench test drill lint clean
+.PHONY: demo demo-altclip demo-search $(DEMO) study verify-release bench test drill fuzz lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
 # DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
@@ -55,6 +55,10 @@ bench: .venv/ready
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest
+
+# Damaged input of every kind: 2,000 in this process, 50 as processes of their own. Prints a table.
+fuzz: .venv/ready-dev
+	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ_FLAGS)
 
 # Faults of every kind done to real runs: kills, signals, a full disk, damaged files, NaN. Prints a table.
 drill: .venv/ready-dev

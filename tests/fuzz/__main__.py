@@ -6,6 +6,7 @@ output folder. Prints a row for each kind, and the faults; exit status 1 where t
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -44,7 +45,7 @@ def run_all(flags: argparse.Namespace, good: Path) -> int:
         for kind, strategy in strategies(good).items():
             if kind not in shares or not total:
                 continue
-            count = max(1, round(total * shares[kind] / sum(shares.values())))
+            count = math.ceil(total * shares[kind] / sum(shares.values()))
             name = f"{kind}, processes" if as_process else kind
             row, started = rows.setdefault(name, Counter()), time.monotonic()
             for case in tqdm(

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,8 @@ class _Watch:
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.allowed is None:
             return
+        if event.startswith("socket.") and getattr(arguments[0], "family", None) == socket.AF_UNIX:
+            return  # the loader's workers, to each other
         if event in FOREIGN:
             self.seen.append(f"{event} {arguments[:2]}"[:200])
         elif event in CHANGES or (
