@@ -1,17 +1,26 @@
-"""docs/method.md covers the options of the method, and what it names exists."""
+"""docs/method.md covers the options of the method; what it and docs/running.md name exists, as they say."""
 
 import ast
 import dataclasses
 import re
+import shlex
+import shutil
+import subprocess
 import typing
 from pathlib import Path
 
 import pytest
 
+from data.annotations import MAX_BAD_PERCENT
 from main import parse_command_line
+from misc import checkpoint, heartbeat, saver
+from misc.logs import BAD_IMAGES
+from misc.signals import RESUME_ME
 from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, Options
 
 TEXT = Path("docs/method.md").read_text(encoding="utf-8")
+RUNNING = Path("docs/running.md").read_text(encoding="utf-8")
+SCRIPTS = re.findall(r"^```bash\n(.*?)^```$", RUNNING, re.MULTILINE | re.DOTALL)
 SPANS = re.findall(r"`([^`\n]+)`", TEXT)
 KEYS = {
     f"{s}.{f.name}" for s, kind in typing.get_type_hints(Options).items() for f in dataclasses.fields(kind)
@@ -80,3 +89,34 @@ def test_its_commands_are_understood() -> None:
         flags, options = parse_command_line(command.split())
         assert flags.simplified
         assert not options.experiment.nitc
+
+
+def test_every_option_named_for_running_exists() -> None:
+    sections = "|".join(typing.get_type_hints(Options))
+    named = set(re.findall(rf"(?<![\w/.-])((?:{sections})\.[a-z]\w*)", RUNNING)) - {"data.check"}
+    assert len(named) > 10
+    assert named <= KEYS
+
+
+def test_every_command_for_running_is_understood() -> None:
+    found = re.findall(r"main\.py\b(.*?)(?: &|')?$", "\n".join(SCRIPTS), re.MULTILINE)
+    assert len(found) == 9
+    for words in found:
+        flags, _ = parse_command_line(shlex.split(words))
+        assert flags.resume == ("auto" if "--resume" in words else None)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_for_running_is_bash(script: str) -> None:
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_running_says_the_numbers_and_names_of_the_code() -> None:
+    assert f"| {RESUME_ME} | stopped by a signal" in RUNNING
+    assert f"$status -eq {RESUME_ME} ]" in RUNNING
+    assert f"after {heartbeat.PATIENCE:.0f} s." in RUNNING
+    assert f"more than {MAX_BAD_PERCENT} % of the training images" in RUNNING
+    assert f"waits {saver.LAST_TRIES * saver.PAUSE / 60:.0f} minutes for room" in RUNNING
+    for name in (checkpoint.LAST, checkpoint.BEST, checkpoint.OLDER.format("N"), BAD_IMAGES):
+        assert f"`{name}`" in RUNNING

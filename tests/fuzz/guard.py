@@ -56,9 +56,9 @@ class _Watch:
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.allowed is None:
             return
-        if event.startswith("socket.") and getattr(arguments[0], "family", None) == socket.AF_UNIX:
-            return  # the loader's workers, to each other
         if event in FOREIGN:
+            if getattr(arguments[0], "family", None) == socket.AF_UNIX:
+                return  # the loader's workers, to each other
             self.seen.append(f"{event} {arguments[:2]}"[:200])
         elif event in CHANGES or (
             event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
@@ -148,45 +148,71 @@ def _module(program: str) -> str:
 @contextlib.contextmanager
 def _guarded(box: Path, place: Path, errors: Path) -> Iterator[None]:
     """Standard error to a file, output to nowhere; in a folder; watched, with limits of time and memory."""
+    with _streams(errors), _logging_as_it_was(), _limits():
+        folder, tempdir = os.getcwd(), tempfile.tempdir
+        try:
+            os.chdir(place)
+            tempfile.tempdir = str(box / "tmp")
+            WATCH.allowed = (str(box / "out"), str(box / "tmp") + "/")
+            yield
+        finally:
+            WATCH.allowed, tempfile.tempdir = None, tempdir
+            os.chdir(folder)
+
+
+@contextlib.contextmanager
+def _streams(errors: Path) -> Iterator[None]:
+    """Both streams are moved where C writes to them too."""
+    sys.stdout.flush(), sys.stderr.flush()
+    kept, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
+    try:
+        with errors.open("wb") as file, open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1), os.dup2(file.fileno(), 2)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(UnicodeEncodeError):
+                stream.flush()
+        sys.stdout, sys.stderr = streams
+        for number, copy in enumerate(kept, start=1):
+            os.dup2(copy, number), os.close(copy)
+
+
+@contextlib.contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers, root.level = handlers, level
+
+
+@contextlib.contextmanager
+def _limits() -> Iterator[None]:
+    """An alarm after `SECONDS`, and `MEMORY`; a hang in C hears no alarm: it ends the process, later."""
 
     def ring(*_: object) -> None:
         raise HangError
 
-    sys.stdout.flush(), sys.stderr.flush()
-    kept, limits = (os.dup(1), os.dup(2)), resource.getrlimit(resource.RLIMIT_AS)
-    streams, folder, root = (sys.stdout, sys.stderr), os.getcwd(), logging.getLogger()
-    handlers, tempdir, level = root.handlers, tempfile.tempdir, root.level
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     before = signal.signal(signal.SIGALRM, ring)
-    with errors.open("wb") as file, open(os.devnull, "w", encoding="utf-8") as nowhere:
-        os.dup2(nowhere.fileno(), 1), os.dup2(file.fileno(), 2)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        os.chdir(place)
-        tempfile.tempdir = str(box / "tmp")
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limits[1]))
-        faulthandler.dump_traceback_later(4 * SECONDS, exit=True, file=kept[1])  # a hang in C hears no alarm
+    try:
+        most = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        WATCH.allowed = (str(box / "out"), str(box / "tmp") + "/")
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            WATCH.allowed = None
-            faulthandler.cancel_dump_traceback_later()
-            signal.signal(signal.SIGALRM, before)
-            resource.setrlimit(resource.RLIMIT_AS, limits)
-            tempfile.tempdir = tempdir
-            os.chdir(folder)
-            for handler in root.handlers:
-                if handler not in handlers:
-                    handler.close()
-            root.handlers, root.level = handlers, level
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(UnicodeEncodeError):
-                    stream.flush()
-            sys.stdout, sys.stderr = streams
-            os.dup2(kept[0], 1), os.dup2(kept[1], 2)
-            os.close(kept[0]), os.close(kept[1])
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _as_process(case: Case, arguments: list[str], box: Path, errors: Path) -> Outcome:
