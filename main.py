@@ -198,9 +198,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         report_error(error)
         return 2
-    from misc.runtime import guarded
+    from misc.signals import StopSignals
 
-    return guarded(run)
+    with StopSignals() as stop:  # before torch is imported, which takes seconds
+        from misc.runtime import guarded
+
+        return guarded(run, stop)
 
 
 if __name__ == "__main__":

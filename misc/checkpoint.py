@@ -44,7 +44,7 @@ def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool, keep: in
         if is_best:  # first: where a kill comes between the two, the best one is the newest
             with new.open("rb") as source, replacing(folder / BEST) as file:
                 shutil.copyfileobj(source, file)
-        _retire(last, keep)
+        _retire(last, keep, state["step"])
 
     with replacing(last, before_rename=settle) as file:
         try:
@@ -62,10 +62,10 @@ def older_checkpoints(folder: Path) -> list[Path]:
     return [steps[step] for step in sorted(steps, reverse=True)]
 
 
-def _retire(last: Path, keep: int) -> None:
+def _retire(last: Path, keep: int, new_step: int) -> None:
     """Give the checkpoint that was the last a name by its step, beside its own until it is replaced."""
     step = _step_of(last)
-    if not keep or step is None:
+    if not keep or step is None or step == new_step:  # the same step again, after its evaluation
         return
     older = last.with_name(OLDER.format(step))
     older.unlink(missing_ok=True)

@@ -38,6 +38,28 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def _agree_on_attempt(store: dist.Store, timeout: timedelta) -> str:
+    """A name that no earlier attempt of this run had, the same on all ranks: rank 0's.
+
+    torchrun's store outlives a run that it starts again, and what is left in it leads to processes that are
+    gone. So rank 0's name counts once it has answered to this process's own.
+    """
+    own, others = uuid.uuid4().hex, range(1, world_size())
+    if rank() == 0:
+        store.set("attempt", own)
+        for other in others:
+            store.set(f"{own}/{store.get(f'{own}/{other}').decode()}", b"")
+        return own
+    end = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < end:
+        attempt = store.get("attempt").decode()
+        store.set(f"{attempt}/{rank()}", own)
+        if store.check([f"{attempt}/{own}"]):
+            return attempt
+        time.sleep(0.05)
+    raise TimeoutError(f"process 0 did not answer within {timeout}")
+
+
 def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 30.0) -> None:
     """Join the process group that torchrun's environment names; nothing to join in a world of one.
 
@@ -49,13 +71,19 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
         return
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(minutes=timeout_minutes)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # by torchrun, else by rank 0
+    shared = dist.TCPStore(address, port, None, rank() == 0 and not served, timeout, multi_tenant=True)
+    attempt = _agree_on_attempt(shared, timeout)
     dist.init_process_group(
         backend,
-        timeout=timedelta(minutes=timeout_minutes),
+        timeout=timeout,
+        store=dist.PrefixStore(attempt, shared),
+        rank=rank(),
+        world_size=world_size(),
         device_id=device if backend == "nccl" else None,
     )
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    attempt = broadcast_object(uuid.uuid4().hex)  # torchrun's store outlives a run that it starts again
     store = dist.PrefixStore(attempt, dist.TCPStore(address, port, wait_for_workers=False))
     heartbeat = Heartbeat(store, rank(), world_size())
     heartbeat.start()
@@ -93,7 +121,8 @@ def announce_end() -> None:
 def cause_of(error: BaseException) -> str | None:
     """The process whose end is behind a collective's `error`, in a sentence; None: the error is our own."""
     words = ("gloo", "nccl", "connection", "peer", "socket", "store")
-    if not _HEARTBEAT or not any(word in str(error).lower() for word in words):
+    is_collective = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
+    if not _HEARTBEAT or not is_collective:
         return None
     return _HEARTBEAT[0].await_cause()
 

@@ -93,6 +93,8 @@ class Trainer:
                 self._train_epoch(wrapped, vote, run)
                 self._finish_epoch(run)
             self.saver.finish()
+        except Stopped as stopped:
+            raise Stopped(self._farewell() if self.step else str(stopped)) from None
         finally:
             run.close()
 
@@ -132,7 +134,7 @@ class Trainer:
                 ):  # before the evaluation, which a signal cuts off
                     self._save(is_best=False)
                 if wish == STOP:
-                    raise Stopped(self._farewell())
+                    raise Stopped
 
     def _wish(self) -> int:
         if self.stop.requested:

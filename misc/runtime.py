@@ -138,18 +138,18 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def guarded(run: Callable[[StopSignals], None]) -> int:
+def guarded(run: Callable[[StopSignals], None], stop: StopSignals) -> int:
     """Run to the end, or to an end that all processes come to together; returns the exit status.
 
     0; 2 for what the user can mend, in one line; `RESUME_ME` where a signal ended it; 1 where another process
     failed or is gone, in one line that names it. Any other exception is a bug, and keeps its traceback.
     """
-    with StopSignals() as stop:
-        try:
-            run(stop)
-        except (Exception, Stopped) as error:
-            stop.ignore()
-            return _end(error)
+    try:
+        stop.begin()
+        run(stop)
+    except (Exception, Stopped) as error:
+        stop.ignore()
+        return _end(error)
     return 0
 
 

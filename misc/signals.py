@@ -20,13 +20,14 @@ class Stopped(BaseException):
 class StopSignals:
     """SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's warning) while the block runs.
 
-    They raise `Stopped` at once, except inside `deferred()`, where the first one only sets `requested`. A
-    second Ctrl-C ends the process there and then.
+    The first one sets `requested`. After `begin()` it also raises `Stopped` at once, except inside
+    `deferred()`. A second Ctrl-C ends the process there and then.
     """
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
-        self._is_deferred = False
+        self._is_deferred = True
+        self._process = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -38,11 +39,18 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def begin(self) -> None:
+        """From here on a signal may end the run anywhere; one that has come before does so now."""
+        self._is_deferred = False
+        self._raise_requested()
+
     def ignore(self) -> None:
         """From here on the signals change nothing: the run ends already."""
         self._is_deferred = True
 
     def _handle(self, number: int, _: object) -> None:
+        if os.getpid() != self._process:  # a worker that was forked a moment ago: its parent hears it, too
+            return
         is_second = self.requested is not None
         self.requested = signal.Signals(number)
         if is_second and number == signal.SIGINT:

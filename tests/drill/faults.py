@@ -48,6 +48,17 @@ def killed(whom: str, when: str) -> Callable[[Subject, random.Random], str]:
     return fault
 
 
+def restarted(subject: Subject, rng: random.Random) -> str:
+    """SIGKILL to a rank under torchrun --max-restarts: the run goes on by itself."""
+    subject.clean()
+    subject.start(restarts=2)
+    step = rng.randrange(1, STEPS)
+    subject.wait_until(lambda: subject.step() >= step)
+    os.kill(subject.pid(rng.randrange(2)), signal.SIGKILL)
+    assert subject.wait() == 0, subject.said()[-600:]
+    return f"{max(0, step - subject.went_on_from())} steps made again, by itself"
+
+
 def again(subject: Subject, *overrides: str) -> str:
     """Let the same command go on, and count the steps that are made twice."""
     reached = subject.step()
@@ -217,6 +228,7 @@ FAULTS: dict[str, tuple[Callable[[Subject, random.Random], str], int]] = {
     "kill -9 of all, at any time": (killed("all", "at any time"), 3),
     "kill -9 of all, after a step": (killed("all", "after a step"), 3),
     "kill -9 of all, during a save": (killed("all", "during a save"), 3),
+    "kill -9 of a rank, --max-restarts": (restarted, 2),
     "SIGTERM to torchrun": (signalled(signal.SIGTERM, "torchrun"), 2),
     "SIGINT to torchrun": (signalled(signal.SIGINT, "torchrun"), 1),
     "SIGTERM to a rank": (signalled(signal.SIGTERM, "a rank"), 1),

@@ -73,12 +73,13 @@ class Subject:
         shutil.rmtree(self.expected, ignore_errors=True)
         self.run.rename(self.expected)
 
-    def start(self, *overrides: str, injected: str = "") -> None:
-        """Start the command, the same one each time but for what a fault asks for; it goes on by itself."""
+    def start(self, *overrides: str, injected: str = "", restarts: int = 0) -> None:
+        """Start the command, the same one each time but for what a fault asks for, and do not wait for it."""
         self._program(injected)
         for pid in (self.folder / "pids").iterdir():
             pid.unlink()
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        launch = ["--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *launch]
         arguments = ["--config", str(self.config), "--output-dir", str(self.run), "--resume", "auto"]
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
