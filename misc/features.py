@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from misc.durable import replacing
 from misc.evaluate import Encoded, Features
 from options import UserError
 
@@ -97,9 +98,8 @@ def save_features(
     save_file({name: rows.cpu().contiguous() for name, rows in tensors.items()}, folder / TENSORS)
     identity = {"file": str(weights), "sha256": file_digest(weights)}
     record = {"format": FORMAT, "weights": identity, "options": dict(options), "sets": index}
-    temporary = folder / (INDEX + ".tmp")
-    temporary.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / INDEX)
+    with replacing(folder / INDEX, "w", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def file_digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from misc.durable import replacing
 from misc.evaluate import Encoded, cosine
 from misc.logs import progress
 from misc.metrics import best_ranked, hit_ranks, hits_of
@@ -25,8 +26,7 @@ def save_rankings(sets: Mapping[str, Encoded], path: Path, top: int = 10) -> Non
     """
     best = [f"{name}_{place}" for place in range(1, top + 1) for name in ("image", "score", "person_id")]
     columns = ["set", "language", "query", "caption", "image", "person_id", "first_hit_rank", *best]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             for row in _rows(sets, top):
                 file.write(json.dumps(dict.fromkeys(columns) | row, ensure_ascii=False) + "\n")
@@ -34,7 +34,6 @@ def save_rankings(sets: Mapping[str, Encoded], path: Path, top: int = 10) -> Non
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(_rows(sets, top))
-    temporary.replace(path)
 
 
 def _rows(sets: Mapping[str, Encoded], top: int) -> Iterator[dict[str, Any]]:

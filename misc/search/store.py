@@ -7,7 +7,6 @@ of the images, sorted by path), `features-g.npy` (N, D) fp16 in the same order, 
 """
 
 import json
-import os
 import re
 import tokenize
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from misc.durable import replacing
 from misc.search.walk import Found
 from options import UserError
 
@@ -30,18 +30,14 @@ CHUNK = 65_536  # rows moved at once
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file beside its place, flush it to the disk, and put it there.
+    """Write a file whole or not at all.
 
     Raises:
         UserError: it cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise UserError(
             f"INDEX: '{path}' cannot be written ({error.strerror}); mend that, the same command goes on"
