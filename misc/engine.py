@@ -87,7 +87,7 @@ class Trainer:
             Stopped: a signal asked for it; what was trained so far is saved.
         """
         wrapped = distributed.wrap(self.model, self.device)
-        vote, run = distributed.Vote(), RunLog(self.saver.folder, self.step)
+        vote, run = distributed.Vote(), RunLog(self.saver.folder, self.step, self.epoch)
         try:
             while self.epoch < self.num_epochs and not self._is_out_of_patience():
                 self._train_epoch(wrapped, vote, run)

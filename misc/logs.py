@@ -74,16 +74,17 @@ class RunLog:
 
     Args:
         folder: the run's output folder.
-        step: the step to go on from. Lines of later steps, left by a run that was cut off, are taken out.
+        step, epoch: the steps and epochs that are done. Lines of later ones, left by a run that was cut off,
+            are taken out.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, epoch: int) -> None:
         self._path, self._board_folder = folder / "metrics.jsonl", folder / "tensorboard"
         self._waiting: list[dict[str, Any]] = []
         self._board: Any = None
         if distributed.is_main():
-            kept = [line for line in _read_lines(self._path) if json.loads(line)["step"] <= step]
-            write_lines(self._path, kept)
+            done = {"train": ("step", step), "eval": ("epoch", epoch)}
+            write_lines(self._path, (line for line in _read_lines(self._path) if _is_done(line, done)))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
@@ -115,6 +116,12 @@ class RunLog:
         if self._board is not None:
             with contextlib.suppress(OSError):
                 self._board.close()
+
+
+def _is_done(line: str, done: Mapping[str, tuple[str, int]]) -> bool:
+    record = json.loads(line)
+    count, last = done[record["kind"]]
+    return record[count] <= last
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

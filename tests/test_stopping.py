@@ -147,6 +147,26 @@ def test_a_crash_does_not_wait_for_the_workers(config: Path, tmp_path: Path) -> 
     assert done.stderr.strip().endswith("ZeroDivisionError: division by zero")
 
 
+def test_a_run_that_dies_after_its_evaluation_reports_it_once(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("whole") == 0
+    original = saver.save_checkpoint
+
+    def save(state: dict[str, Any], *arguments: Any) -> None:
+        if state["epoch"] == 1:  # the evaluation's lines are in the log
+            raise CrashError
+        original(state, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "save_checkpoint", save)
+        with pytest.raises(CrashError):
+            run("parted")
+    assert [line["kind"] for line in read_metrics(tmp_path / "parted")].count("eval") == 2
+    assert run("parted", "--resume") == 0
+    assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+
+
 def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
