@@ -40,7 +40,7 @@ def attempt(row: Row, fault: Callable[[Subject, random.Random], str], subject: S
         lost = fault(subject, random.Random(seed))
         difference = subject.difference()
     except (AssertionError, TimeoutError) as error:
-        lost, difference = "", str(error)
+        lost, difference = "", str(error) or repr(error)
     row.recovered += not difference
     row.lost.append(lost if not difference else f"FAILED: {difference}")
     print(f"{row.fault}, {time.monotonic() - began:.0f} s: {row.lost[-1]}", flush=True)

@@ -190,7 +190,8 @@ def skipped_image(subject: Subject, rng: random.Random) -> str:
     skip = "data.on_bad_image=skip"
     try:
         assert subject.finish(skip) == 0, subject.said()[-600:]
-        assert (subject.run / "bad_images.txt").read_text().split() == [path.name]
+        listed = (subject.run / "bad_images.txt").read_text().split()
+        assert listed == [path.relative_to(subject.data / "imgs").as_posix()], listed
         subject.compare_with_this()
         subject.start(skip)
         subject.wait_until(lambda: subject.step() >= STEPS // 2)
