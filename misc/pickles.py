@@ -213,11 +213,20 @@ KNOWN = {
 } | {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
 
 
+class _Reader:
+    """A file without `readinto`: CPython frees a byte array that is cut short while that still fills it, and
+    complains on standard error.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.readline = file.read, file.readline
+
+
 class _Unpickler(pickle.Unpickler):
     """Makes the classes above and calls the methods, whatever the pickle asks for."""
 
     def __init__(self, file: BinaryIO, read_storage: ReadStorage) -> None:
-        super().__init__(file)
+        super().__init__(_Reader(file))
         self.read_storage = read_storage
 
     def find_class(self, module: str, name: str) -> Any:

@@ -59,6 +59,19 @@ def test_an_old_file_whose_numbers_end_early_or_are_not_announced_is_damaged(tmp
         read_pickled(tmp_path / "file.pth")
 
 
+def test_a_byte_array_that_is_cut_short_is_damage_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.pt").write_bytes(b"\x96\x24H{m" + b"\x80\x02\0\0" + bytes(100))
+    with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x96\xff\0\0\0\0\0\0\0abc")
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises((EOFError, pickle.UnpicklingError, MemoryError, OverflowError)):
+            read_pickled(tmp_path / name)
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nothing_of_a_file_stays_in_memory(tmp_path: Path, layout: str) -> None:
     """Python 3.10 does not look for cycles in an unpickler's own memory."""
