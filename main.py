@@ -10,8 +10,9 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -176,34 +177,45 @@ def score(options: Options, flags: argparse.Namespace) -> None:
     runtime.stop()
 
 
+def run(options: Options, flags: argparse.Namespace, stop: Any) -> None:
+    """What the flags ask for; `stop` watches for signals."""
+    if not flags.evaluate:
+        train(options, flags, stop)
+    elif any(Path(flags.evaluate).glob("features.*")):
+        score(options, flags)
+    else:
+        evaluate(options, flags)
+
+
+def start(arguments: Sequence[str] | None) -> int:
+    """Read the command line and run it; returns the exit status as `main` does."""
+    flags, options = parse_command_line(arguments)
+    from misc.signals import StopSignals
+
+    with StopSignals() as stop:  # before torch is imported, which takes seconds
+        from misc.runtime import guarded
+
+        return guarded(partial(run, options, flags), stop)
+
+
+def status_of(work: Callable[[], int | None]) -> int:
+    """The exit status of a program: what `work` returns (None: 0), or 2 with one line for a UserError."""
+    try:
+        return work() or 0
+    except UserError as error:
+        from misc.runtime import report_error
+
+        report_error(error)
+        return 2
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
     0; 2 with one line for what the user can mend; 75 where a signal ended the run, which goes on with
     --resume; 1 where another process ended it.
     """
-
-    def run(stop: Any) -> None:
-        if not flags.evaluate:
-            train(options, flags, stop)
-        elif any(Path(flags.evaluate).glob("features.*")):
-            score(options, flags)
-        else:
-            evaluate(options, flags)
-
-    try:
-        flags, options = parse_command_line(arguments)
-    except UserError as error:
-        from misc.runtime import report_error
-
-        report_error(error)
-        return 2
-    from misc.signals import StopSignals
-
-    with StopSignals() as stop:  # before torch is imported, which takes seconds
-        from misc.runtime import guarded
-
-        return guarded(run, stop)
+    return status_of(partial(start, arguments))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from data.formats import FORMATS, read_splits
 from data.images import load_image
 from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, UNPAIRED
 from data.workers import num_cores
-from main import Parser
+from main import Parser, status_of
 from misc.contact_sheet import Cell, draw_contact_sheet
 from options import ExperimentOptions, UserError
 from text_utils.captions import clean_caption
@@ -172,22 +172,20 @@ def report(findings: Sequence[Finding], out: Path) -> None:
     print(f"verdict: {verdict} of warnings: {len(some) - defects}")
 
 
+def run(flags: argparse.Namespace) -> int:
+    """Check and report; returns 0, or 1 where there are defects. Raises UserError for malformed records."""
+    open_folder(flags.out)
+    findings = check(flags)
+    report(findings, flags.out)
+    malformed = next(finding.details for finding in findings if finding.title == MALFORMED)
+    if malformed:
+        raise UserError(malformed[0] + f" ({len(malformed)} such records)" * (len(malformed) > 1))
+    return int(any(finding.is_defect and finding.details for finding in findings))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 0, 1 or 2 as the head of this file says."""
-    try:
-        flags = build_parser().parse_args(arguments)
-        open_folder(flags.out)
-        findings = check(flags)
-        report(findings, flags.out)
-        malformed = next(finding.details for finding in findings if finding.title == MALFORMED)
-        if malformed:
-            raise UserError(malformed[0] + f" ({len(malformed)} such records)" * (len(malformed) > 1))
-    except UserError as error:
-        from misc.runtime import report_error
-
-        report_error(error)
-        return 2
-    return int(any(finding.is_defect and finding.details for finding in findings))
+    return status_of(lambda: run(build_parser().parse_args(arguments)))
 
 
 if __name__ == "__main__":

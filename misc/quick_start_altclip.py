@@ -14,8 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from anywhere
 
-from main import Parser
-from options import LOSSES, UserError
+from main import Parser, status_of
+from options import LOSSES
 
 TEXTS = ("红色上衣的女生", "a man wearing a blue coat")
 
@@ -137,24 +137,21 @@ def run(flags: argparse.Namespace, pretrained: str) -> None:
         print(f"{name:<12}{value:10.4f}{crossed[name]:14.4f}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
+def start(flags: argparse.Namespace) -> None:
+    """Run it on the weights that the flags name, or on small random ones, and say the verdict."""
     from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
 
-    try:
-        flags = build_parser().parse_args(arguments)
-        with tempfile.TemporaryDirectory() as folder:
-            if flags.tiny:
-                make_tiny_altclip(Path(folder), synthetic_captions(300))
-            run(flags, folder if flags.tiny else flags.altclip_pretrained)
-    except UserError as error:
-        from misc.runtime import report_error
-
-        report_error(error)
-        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        if flags.tiny:
+            make_tiny_altclip(Path(folder), synthetic_captions(300))
+        run(flags, folder if flags.tiny else flags.altclip_pretrained)
     kind = "random weights of a small model" if flags.tiny else f"the weights of {flags.altclip_pretrained}"
     print(f"\nverdict: {kind} loaded, all tensors used and none new")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
+    return status_of(lambda: start(build_parser().parse_args(arguments)))
 
 
 if __name__ == "__main__":

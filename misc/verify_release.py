@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from main import CONFIG, Parser
+from main import CONFIG, Parser, status_of
 from main import main as run_main
-from options import UserError
 
 FIGURES = ("R1", "R5", "R10", "mAP")
 TOLERANCE = 0.1
@@ -78,15 +77,8 @@ def compare(measured: dict[str, float], published: Sequence[float]) -> tuple[boo
     return meets, "\n".join(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    try:
-        flags = build_parser().parse_intermixed_args(arguments)
-    except UserError as error:
-        from misc.runtime import report_error
-
-        report_error(error)
-        return 2
+def run(flags: argparse.Namespace) -> int:
+    """Evaluate and compare; returns 0, 1 where the figures are not met, or the status of the evaluation."""
     status, measured = evaluate(flags)
     if status:
         return status
@@ -95,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{flags.benchmark}, {flags.recipe} recipe, text to image, percent\n{table}")
     print(f"verdict: {flags.checkpoint} {verdict} the published figures within {TOLERANCE}")
     return 0 if meets else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return status_of(lambda: run(build_parser().parse_intermixed_args(arguments)))
 
 
 if __name__ == "__main__":

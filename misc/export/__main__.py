@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from main import Parser
+from main import Parser, status_of
 from options import UserError
 
 LOGGER = logging.getLogger(__name__)
@@ -80,19 +80,17 @@ def export(flags: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
-    try:
+
+    def work() -> None:
+        """Export as the flags say."""
         flags = build_parser().parse_intermixed_args(arguments)
         from misc.logs import start_logging
 
         start_logging()
         export(flags)
-    except UserError as error:
-        from misc.runtime import report_error
+        LOGGER.info("done: %s in %s", flags.format_name, flags.folder)
 
-        report_error(error)
-        return 2
-    LOGGER.info("done: %s in %s", flags.format_name, flags.folder)
-    return 0
+    return status_of(work)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from main import Parser
+from main import Parser, status_of
 from options import UserError
 
 LOGGER = logging.getLogger(__name__)
@@ -229,14 +229,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 130 after Ctrl-C, or 2 with one line for what the
     user can mend.
     """
-    try:
+
+    def command() -> int:
+        """The command that is asked for."""
         run, flags = parse(sys.argv[1:] if arguments is None else arguments)
         return run(flags)
-    except UserError as error:
-        from misc.runtime import report_error
 
-        report_error(error)
-        return 2
+    return status_of(command)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ random unit vector, so that two of a centre have a cosine near 0.67; queries are
 --indexing it measures, instead, how much of the encoder's pure forward throughput an index run reaches.
 """
 
+import argparse
 import itertools
 import os
 import statistics
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from main import Parser
+from main import Parser, status_of
 from misc.search import store
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.engines import build_approximate
@@ -25,7 +26,6 @@ from misc.search.index import APPROXIMATE, EXACT, Index, approximate_file
 from misc.search.store import Segment
 from misc.search.update import update_index
 from misc.search.walk import Found, decode, find_images
-from options import UserError
 
 WIDTH, CENTRES, NOISE, K, QUERIES = 512, 10_000, 0.7, 10, 100
 
@@ -116,8 +116,8 @@ def measure_indexing(encoder: Encoder, image_root: Path, count: int, rounds: int
     print(f"share of the pure forward throughput: {statistics.median(shares):.1%}, median of {rounds}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
+def build_parser() -> Parser:
+    """The command line."""
     parser = Parser(prog="python -m misc.search.benchmark", description=__doc__)
     parser.add_argument(
         "--images", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of indices"
@@ -125,23 +125,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--indexing", type=Path, nargs=2, metavar=("CHECKPOINT", "IMAGE_ROOT"), help="see above"
     )
-    try:
-        flags = parser.parse_args(arguments)
-        print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-        if flags.indexing:
-            checkpoint, image_root = flags.indexing
-            measure_indexing(load_encoder(checkpoint), image_root, flags.images[0])
-            return 0
-        print("| images | search | one query | recall@10 | size / raw fp16 | opening | building |")
-        print("|---|---|---|---|---|---|---|")
-        for count in flags.images:
-            measure(count)
-    except UserError as error:
-        from misc.runtime import report_error
+    return parser
 
-        report_error(error)
-        return 2
-    return 0
+
+def run(flags: argparse.Namespace) -> None:
+    """Measure what the flags ask for, a row of a table for each size."""
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    if flags.indexing:
+        checkpoint, image_root = flags.indexing
+        measure_indexing(load_encoder(checkpoint), image_root, flags.images[0])
+        return
+    print("| images | search | one query | recall@10 | size / raw fp16 | opening | building |")
+    print("|---|---|---|---|---|---|---|")
+    for count in flags.images:
+        measure(count)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
+    return status_of(lambda: run(build_parser().parse_args(arguments)))
 
 
 if __name__ == "__main__":
