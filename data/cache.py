@@ -112,6 +112,8 @@ def _read(entry: Path, stamp: tuple[bytes, int, int]) -> Pixels | None:
 
 def _decoded_size(path: Path) -> int:
     """In bytes, by the file's header; 0 where it cannot be read."""
+    if not path.is_file():  # to open a pipe is to wait for whoever writes into it
+        return 0
     try:
         with Image.open(path) as file:
             return 3 * file.width * file.height

@@ -87,4 +87,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:  # what lies under transparent pixels is arbitrary
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

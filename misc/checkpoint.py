@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 LAST, BEST, OLDER = "checkpoint_last.pth", "checkpoint_best.pth", "checkpoint_step_{}.pth"
 
+# What a run goes on from, by name; `misc.resume` fills it and reads it.
+TRAINING_STATE = dict.fromkeys(("model", "optimizer", "scaler", "best", "options"), dict)
+TRAINING_STATE |= dict.fromkeys(("epoch", "step", "steps_per_epoch", "skipped_steps"), int)
+TRAINING_STATE |= dict.fromkeys(("ranks", "bad_images"), list)
+
 
 def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool, keep: int = 1) -> None:
     """Write `checkpoint_last.pth`, and `checkpoint_best.pth` as a copy of it where it is the best so far.
@@ -40,6 +45,7 @@ def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool, keep: in
     last = folder / LAST
 
     def settle(new: Path) -> None:
+        """Read the new one back; keep it as the best, and the one before under its step."""
         _check_bytes(new)
         if is_best:  # first: where a kill comes between the two, the best one is the newest
             with new.open("rb") as source, replacing(folder / BEST) as file:
@@ -129,8 +135,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a bad file fails with whatever its parsers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint '{path}': damaged, or not a checkpoint ({reason[:200]})") from error
-    expected = {"model", "optimizer", "scaler", "epoch", "step", "ranks", "best", "options"}
-    if not isinstance(state, dict) or not expected <= state.keys():
+    if not isinstance(state, dict) or not TRAINING_STATE.keys() <= state.keys():
         raise UserError(f"checkpoint '{path}': holds no training state of this program to resume from")
     return state
 

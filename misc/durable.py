@@ -35,6 +35,12 @@ def replacing(
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all; raises OSError as `replacing` does."""
+    with replacing(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def sync_folder(folder: Path) -> None:
     """Have the disk remember the names in a folder, as after a rename."""
     if os.name == "posix":  # elsewhere a folder cannot be opened

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from misc import distributed
+from misc.durable import write_text
 from misc.evaluate import Evaluator
 from misc.guard import BadImages, NumberGuard
-from misc.logs import BAD_IMAGES, RunLog, metrics_table, write_lines
+from misc.logs import BAD_IMAGES, RunLog, metrics_table
 from misc.meters import Meter
 from misc.optim import build_optimizer, set_learning_rate
 from misc.resume import state_of_rank, state_of_run
@@ -28,7 +29,6 @@ from misc.signals import Stopped, StopSignals
 from options import Options, to_dict
 
 logger = logging.getLogger(__name__)
-
 
 NOTHING, SAVE, STOP = 0, 1, 2  # what a rank wants to be done after a step
 
@@ -129,9 +129,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['lr']:.1e}")
                     run.write(record)
                 wish = vote.result()
-                if (
-                    wish != NOTHING or self.step % length == 0
-                ):  # before the evaluation, which a signal cuts off
+                if wish != NOTHING or self.step % length == 0:  # a signal cuts an evaluation off
                     self._save(is_best=False)
                 if wish == STOP:
                     raise Stopped
@@ -154,16 +152,15 @@ class Trainer:
         self.images.add(batch.bad_images)
         self.optimizer.zero_grad(set_to_none=True)
         output = self._losses(wrapped, batch)
-        self.numbers.settle(self._advice())  # the step before this one; by now the GPU has work again
+        self.numbers.settle()  # the step before this one; by now the GPU has work again
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
-        # fp16 finds the scale of its losses by overflowing: a gradient is bad when no smaller scale is left
+        # fp16 finds the scale of its losses by overflowing: a gradient is bad when no smaller scale is left.
         was_bad = ~norm.isfinite() & (self.scaler.scale(torch.ones_like(norm)) <= 1)
         if not self.scaler.is_enabled():
-            self.optimizer.found_inf = (
-                was_bad.float()
-            )  # as a scaler does: the fused step then changes nothing
+            # As a scaler does it: the fused step then changes nothing.
+            self.optimizer.found_inf = was_bad.float()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -189,12 +186,6 @@ class Trainer:
     def _scaled(self, total: torch.Tensor) -> torch.Tensor:
         """What the backward pass begins at: the loss, or where it is not finite NaN, for all ranks to see."""
         return self.scaler.scale(total * torch.where(total.detach().isfinite(), 1.0, torch.nan))
-
-    def _advice(self) -> str:
-        return (
-            f"{self.saver.newest()}. Try a lower schedule.lr, schedule.clip_grad_norm or "
-            "misc.precision=fp32, or pass over such steps with schedule.skip_nonfinite"
-        )
 
     def _record(self) -> dict[str, Any]:
         """The log record of the steps since the last one, also as a line of the log."""
@@ -224,12 +215,13 @@ class Trainer:
 
     def _settle(self) -> None:
         """Hear of what went wrong so far, on all ranks."""
-        self.numbers.settle(self._advice())
+        self.numbers.settle()
         if new := self.images.settle():
             logger.warning("skipped, cannot be read: %s", ", ".join(new))
             if distributed.is_main():
                 with contextlib.suppress(OSError):  # a full disk; the log has them, too
-                    write_lines(self.saver.folder / BAD_IMAGES, self.images.names)
+                    text = "".join(name + "\n" for name in self.images.names)
+                    write_text(self.saver.folder / BAD_IMAGES, text)
 
     def _finish_epoch(self, run: RunLog) -> None:
         """Evaluate, settle whether this epoch is the best so far, and save."""
@@ -269,6 +261,7 @@ def build_trainer(
         loaders: `train`, and `training_set` with `image_names` and `check_bad_images`.
     """
     schedule, log, training_set = options.schedule, options.log, loaders.training_set
+    saver = Saver(Path(options.output.dir), log.checkpoint_period, log.keep_checkpoints)
     select_on = options.eval.select_on
     return Trainer(
         model=model,
@@ -283,7 +276,7 @@ def build_trainer(
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         schedule=build_schedule(options, len(loaders.train)),
         train_loader=loaders.train,
-        numbers=NumberGuard(schedule.skip_nonfinite, training_set.image_names),
+        numbers=NumberGuard(schedule.skip_nonfinite, training_set.image_names, saver.newest),
         images=BadImages(training_set.check_bad_images),
         evaluators=evaluators,
         select_on=select_on if select_on in evaluators else "last",
@@ -291,7 +284,7 @@ def build_trainer(
         device=device,
         precision=precision,
         print_period=log.print_period,
-        saver=Saver(Path(options.output.dir), log.checkpoint_period, log.keep_checkpoints),
+        saver=saver,
         stop=stop,
         accumulate=schedule.accumulate,
         clip_grad_norm=schedule.clip_grad_norm or math.inf,

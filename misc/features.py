@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from misc.durable import replacing
+from misc.durable import write_text
 from misc.evaluate import Encoded, Features
 from options import UserError
 
@@ -98,8 +98,7 @@ def save_features(
     save_file({name: rows.cpu().contiguous() for name, rows in tensors.items()}, folder / TENSORS)
     identity = {"file": str(weights), "sha256": file_digest(weights)}
     record = {"format": FORMAT, "weights": identity, "options": dict(options), "sets": index}
-    with replacing(folder / INDEX, "w", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    write_text(folder / INDEX, json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def file_digest(path: Path) -> str:

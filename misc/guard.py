@@ -33,13 +33,20 @@ class NumberGuard:
     Args:
         allowed: steps that may be skipped.
         image_names: sample indices -> the files of their images.
+        newest_checkpoint: says which there is to go on from.
 
     Attributes:
         skipped: how many were.
     """
 
-    def __init__(self, allowed: int, image_names: Callable[[Sequence[int]], list[str]]) -> None:
-        self.allowed, self.image_names, self.skipped = allowed, image_names, 0
+    def __init__(
+        self,
+        allowed: int,
+        image_names: Callable[[Sequence[int]], list[str]],
+        newest_checkpoint: Callable[[], str],
+    ) -> None:
+        self.allowed, self.image_names, self.newest_checkpoint = allowed, image_names, newest_checkpoint
+        self.skipped = 0
         self._last: _Step | None = None
 
     def watch(self, name: str, was_bad: Tensor, output: Any, norm: Tensor, indices: Tensor) -> None:
@@ -51,30 +58,32 @@ class NumberGuard:
         parts = {part: value.detach() for part, value in output.parts.items()}
         self._last = _Step(name, HostCopy(was_bad), output.total.detach(), parts, norm, indices)
 
-    def settle(self, advice: str) -> None:
+    def settle(self) -> None:
         """Look at the step noted last, on all ranks at once.
 
         Raises:
-            UserError: it went wrong, and no more may be skipped. Ends with `advice`.
+            UserError: it went wrong, and no more may be skipped.
         """
         step, self._last = self._last, None
         if step is None or not step.was_bad.read():
             return
-        names = self.image_names(step.indices.tolist())
-        parts = ", ".join(f"{name} {value.item():.4g}" for name, value in step.parts.items())
-        mine = (not step.total.isfinite().item(), parts, names)
-        reports = distributed.gather_objects(mine)
-        own = [report for report in reports if report[0]] or reports  # those whose own loss is at fault
-        _, parts, names = own[0][0], own[0][1], [name for report in own for name in report[2]]
         self.skipped += 1
+        parts = ", ".join(f"{name} {value.item():.4g}" for name, value in step.parts.items())
+        is_at_fault = not step.total.isfinite().item()
+        reports = distributed.gather_objects((is_at_fault, parts, self.image_names(step.indices.tolist())))
+        reports = [report for report in reports if report[0]] or reports  # else a gradient alone overflowed
+        names = [name for _, _, of_rank in reports for name in of_rank]
         logger.error("images of the batch: %s", ", ".join(names))
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         problem = (
-            f"the loss or its gradient is not finite at {step.name} ({parts}, gradient norm "
+            f"the loss or its gradient is not finite at {step.name} ({reports[0][1]}, gradient norm "
             f"{step.norm.item():.4g}), images {', '.join(names[:4])}{more}: this step was not made"
         )
         if self.skipped > self.allowed:
-            raise UserError(f"{problem}. {advice}")
+            raise UserError(
+                f"{problem}. {self.newest_checkpoint()}. Try a lower schedule.lr, schedule.clip_grad_norm or "
+                "misc.precision=fp32, or pass over such steps with schedule.skip_nonfinite"
+            )
         if distributed.is_main():
             logger.warning("%s; %d of at most %d skipped", problem, self.skipped, self.allowed)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from misc import distributed
-from misc.durable import replacing
+from misc.durable import write_text
 from misc.metrics import METRICS
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ class RunLog:
         self._board: Any = None
         if distributed.is_main():
             done = {"train": ("step", step), "eval": ("epoch", epoch)}
-            write_lines(self._path, (line for line in _read_lines(self._path) if _is_done(line, done)))
+            kept = [line + "\n" for line in _read_lines(self._path) if _is_done(line, done)]
+            write_text(self._path, "".join(kept))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
@@ -122,12 +123,6 @@ def _is_done(line: str, done: Mapping[str, tuple[str, int]]) -> bool:
     record = json.loads(line)
     count, last = done[record["kind"]]
     return record[count] <= last
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file of these lines, whole or not at all."""
-    with replacing(path, "w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in lines)
 
 
 def _append(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from misc import distributed
-from misc.checkpoint import BEST, load_model_state
+from misc.checkpoint import BEST, TRAINING_STATE, load_model_state
 from misc.optim import load_optimizer_state, set_learning_rate
 from misc.seed import random_state, restore_random_state
 from options import UserError
@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from misc.engine import Trainer
 
 logger = logging.getLogger(__name__)
-
-KINDS = dict.fromkeys(("model", "optimizer", "scaler", "best", "options"), dict)
-KINDS |= dict.fromkeys(("epoch", "step", "steps_per_epoch", "skipped_steps"), int)
-KINDS |= dict.fromkeys(("ranks", "bad_images"), list)
 
 
 def state_of_rank(trainer: "Trainer") -> dict[str, Any]:
@@ -64,7 +60,7 @@ def resume(trainer: "Trainer", state: dict[str, Any]) -> None:
 
 
 def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
-    for name, kind in KINDS.items():
+    for name, kind in TRAINING_STATE.items():
         if not isinstance(state[name], kind):
             raise TypeError(f"'{name}' is no {kind.__name__}")
     load_model_state(trainer.model, state)
@@ -74,9 +70,7 @@ def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
     trainer.epoch, trainer.step = state["epoch"], state["step"]
     set_learning_rate(trainer.optimizer, trainer.schedule.learning_rate(max(0, trainer.step - 1)))
     trainer.numbers.skipped, trainer.images.names = state["skipped_steps"], list(state["bad_images"])
-    if (
-        trainer.saver.folder / BEST
-    ).exists():  # else the run, in a folder of its own, has yet to find its best
+    if (trainer.saver.folder / BEST).exists():  # else, in a folder of its own, it has yet to find its best
         trainer.best = state["best"]
     logger.info(f"goes on after step {trainer.step} of {trainer.schedule.total_steps}")
     if len(state["ranks"]) == distributed.world_size():

@@ -13,7 +13,7 @@ import yaml
 
 from misc import distributed
 from misc.checkpoint import BEST, LAST, older_checkpoints
-from misc.durable import replacing
+from misc.durable import write_text
 from misc.logs import RUN_FILES, log_to, start_logging
 from misc.signals import RESUME_ME, Stopped, StopSignals
 from options import Options, UserError, moot_settings, to_dict
@@ -124,8 +124,7 @@ def write_options(options: Options, folder: Path) -> None:
     """Write the resolved options as `options.yaml`: itself a valid --config."""
     if distributed.is_main():
         text = yaml.safe_dump(to_dict(options), sort_keys=False, allow_unicode=True)
-        with replacing(folder / "options.yaml", "w", encoding="utf-8") as file:
-            file.write(text)
+        write_text(folder / "options.yaml", text)
 
 
 def report_error(error: UserError | str) -> None:

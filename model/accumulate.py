@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from misc.seed import random_state, restore_random_state
+
 if TYPE_CHECKING:
     from model.tbps import TBPS, LossOutput
 
@@ -47,7 +49,7 @@ def accumulate(
     states, cached = [], []
     with torch.no_grad():
         for share in shares:
-            states.append(_random_state(device))
+            states.append(random_state(device))
             cached.append(model.encode(_part(batch, share, device), dense=False)[0])
     torch.clear_autocast_cache()  # its copies of the weights were made without gradient
     features = {name: torch.cat([rows[name] for rows in cached]).requires_grad_() for name in cached[0]}
@@ -57,10 +59,10 @@ def accumulate(
     losses = {name: loss.detach() for name, loss in losses.items()}
 
     for share, state in zip(shares, states, strict=True):
-        part, later = _part(batch, share, device), _random_state(device)
-        _set_random_state(state, device)
+        part, later = _part(batch, share, device), random_state(device)
+        restore_random_state(state, device)
         pooled, tokens = model.encode(part)
-        _set_random_state(later, device)
+        restore_random_state(later, device)
         outputs, gradients = [], []
         for name, rows in features.items():
             if rows.grad is not None and pooled[name].requires_grad:
@@ -85,15 +87,3 @@ def _part(batch: Any, rows: slice, device: torch.device) -> Any:
             if name == "masked_tokens":
                 changed["mlm_labels"] = part.mlm_labels[:, :longest]
     return dataclasses.replace(part, **changed).to(device, non_blocking=True)
-
-
-def _random_state(device: torch.device) -> Tensor:
-    """Of the generator that dropout draws from."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

@@ -20,6 +20,7 @@ class _LinearOf(torch.autograd.Function):
         bias: Tensor,
         *inputs: Tensor,
     ) -> Tensor:
+        """alpha * function(*inputs) @ weight.T + bias."""
         ctx.function, ctx.alpha = function, alpha
         ctx.save_for_backward(weight, *inputs)
         return _linear(function(*inputs).to(weight.dtype), weight, bias, alpha)
@@ -27,6 +28,7 @@ class _LinearOf(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of what `forward` took, those that are needed."""
         weight, *inputs = ctx.saved_tensors
         _, _, weight_needs, bias_needs, *inputs_need = ctx.needs_input_grad
         inputs = [x.detach().requires_grad_(needs) for x, needs in zip(inputs, inputs_need, strict=True)]

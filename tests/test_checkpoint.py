@@ -31,7 +31,7 @@ from options import Options, UserError, to_dict
 
 
 def state(step: float) -> dict[str, Any]:
-    names = ("optimizer", "scaler", "best", "ranks")
+    names = ("optimizer", "scaler", "best", "ranks", "steps_per_epoch", "skipped_steps", "bad_images")
     return {"model": {"w": torch.full((2,), step)}, "epoch": step, "step": step} | {
         "options": to_dict(Options()),
         **{name: {} for name in names},

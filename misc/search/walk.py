@@ -1,7 +1,6 @@
 """Which images lie below a folder, and their pixels, made by worker processes."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,10 +99,8 @@ class _Images(Dataset[tuple[int, Tensor | str]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow warns of what it mends
-                image = load_image(self.root / self.paths[index])
-                return index, self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
+            image = load_image(self.root / self.paths[index])
+            return index, self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
         except UserError as error:
             return index, " ".join(str(error.__cause__ or error).split())
         except Exception as error:  # one file in a million must not end the work, whatever its decoder raises
