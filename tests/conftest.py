@@ -4,20 +4,9 @@ from pathlib import Path
 
 import pytest
 from altclip_folders import altclip_folder, go_offline
+from tiny_config import write_tiny
 
 from data.synthetic.write import Parameters, generate
-
-TINY = """
-base: {base}
-misc: {{device: cpu}}
-schedule: {{epoch: 2, lr: 1e-3}}
-model: {{clip_pretrained: null, lock_patch_embedding: false, patch_size: 16, image_width: 16, image_layers: 1,
-  image_heads: 2, text_width: 16, text_layers: 1, text_heads: 2, embed_dim: 16}}
-data: {{annotation_file: '{data}', image_root: '{data}/imgs', image_size: [64, 32], batch_size: 16,
-  test_batch_size: 32, num_workers: 0}}
-log: {{print_period: 2}}
-output: {{dir: '{out}'}}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +31,4 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(people: Path, tmp_path: Path) -> Path:
     """A config of a tiny simplified run on `people`, into `tmp_path/run`."""
-    path = tmp_path / "tiny.yaml"
-    base = Path("config/s.config.yaml").resolve()
-    path.write_text(TINY.format(base=base, data=people, out=tmp_path / "run"), encoding="utf-8")
-    return path
+    return write_tiny(tmp_path / "tiny.yaml", people, tmp_path / "run")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
 from openai_format import IMAGE_SIZE, openai_state_dict, save_torchscript
 from PIL import Image
+from tiny_config import write_tiny
 
 from data.synthetic.write import Parameters, generate
 from main import main
@@ -41,8 +41,8 @@ def trained(people: Path, sets: str, tmp_path_factory: pytest.TempPathFactory) -
     """The folder of a finished run on `people`, tested on `others` as well, re-ranked."""
     folder = tmp_path_factory.mktemp("trained")
     config = folder / "tiny.yaml"
-    base, run = Path("config/s.config.yaml").resolve(), folder / "run"
-    config.write_text(TINY.format(base=base, data=people, out=run), encoding="utf-8")
+    run = folder / "run"
+    write_tiny(config, people, run)
     extra = ["--save-rankings", str(folder / "rankings.csv"), "--save-features", str(folder / "features")]
     assert main(["--config", str(config), sets, "eval.rerank=true", *extra]) == 0
     return run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from whole_runs import content, read_metrics, torchrun
+from whole_runs import content, read_metrics, torchrun, write_program
 
 from main import main
 from misc.guard import BadImages
@@ -122,22 +122,17 @@ def test_gradients_are_cut_to_the_norm_asked_for(
 
 
 NAN_ON_ONE = """
-import os, sys
-sys.path.insert(0, {root!r})
 import model.tbps
 original = model.tbps.ritc_loss
 model.tbps.ritc_loss = lambda *a: original(*a) * (float('nan') if os.environ['RANK'] == '1' else 1.0)
-from main import main
-sys.exit(main())
 """
 
 
 def test_a_nan_on_one_process_stops_all_and_names_the_images_of_that_one(
     config: Path, tmp_path: Path
 ) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(NAN_ON_ONE.format(root=str(Path.cwd())))
-    process = torchrun("--config", str(config), "data.batch_size=2", program=str(program))
+    program = write_program(tmp_path / "program.py", NAN_ON_ONE)
+    process = torchrun("--config", str(config), "data.batch_size=2", program=program)
     output, _ = process.communicate(timeout=120)
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, output
@@ -167,8 +162,7 @@ def test_bad_images_are_counted_once_and_checked_together() -> None:
 
 
 RECORDING = """
-import json, os, sys
-sys.path.insert(0, {root!r})
+import atexit, json
 from misc.engine import Trainer
 original, seen = Trainer.train_step, []
 def train_step(self, *arguments):
@@ -177,17 +171,14 @@ def train_step(self, *arguments):
         resident = int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
         seen.append([resident, len(os.listdir('/proc/self/fd'))])
 Trainer.train_step = train_step
-from main import main
-status = main()
-json.dump(seen, open({seen!r}, 'w'))
-sys.exit(status)
+atexit.register(lambda: json.dump(seen, open({seen!r}, 'w')))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_neither_memory_nor_open_files_grow(config: Path, tmp_path: Path) -> None:
-    program, seen = tmp_path / "program.py", tmp_path / "seen.json"
-    program.write_text(RECORDING.format(root=str(Path.cwd()), seen=str(seen)))
+    seen = tmp_path / "seen.json"
+    program = write_program(tmp_path / "program.py", RECORDING.format(seen=str(seen)))
     more = [
         "data.batch_size=4",
         "data.languages=[en,ch,de,fr]",
@@ -195,7 +186,7 @@ def test_neither_memory_nor_open_files_grow(config: Path, tmp_path: Path) -> Non
         "log.checkpoint_period=50",
     ]
     done = subprocess.run(
-        [sys.executable, str(program), "--config", str(config), *more],
+        [sys.executable, program, "--config", str(config), *more],
         capture_output=True,
         text=True,
         check=False,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from PIL import Image
 from search_runs import image_folder, small_encoder
+from tiny_config import write_tiny
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -75,7 +75,7 @@ def test_the_ranking_of_test_captions_gives_the_figures_of_evaluation(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, run = tmp_path / "tiny.yaml", tmp_path / "run"
-    config.write_text(TINY.format(base=Path("config/s.config.yaml").resolve(), data=people, out=run))
+    write_tiny(config, people, run)
     ranks = ["--save-rankings", str(tmp_path / "ranks.jsonl")]
     assert run_main(["--config", str(config), *ranks, "schedule.epoch=1"]) == 0
     records = json.loads((people / "test_reid.json").read_text())

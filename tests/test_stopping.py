@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from whole_runs import assert_same_runs, content, read_metrics, timeless, torchrun
+from whole_runs import (
+    assert_same_runs,
+    content,
+    read_metrics,
+    say_pid,
+    timeless,
+    torchrun,
+    write_program,
+)
 
 from main import main
 from misc import checkpoint, saver
@@ -128,20 +136,10 @@ def test_workers_go_on_with_the_same_samples(run: Callable[..., int], tmp_path: 
     assert_same_runs(tmp_path / "whole", tmp_path / "parted")
 
 
-CRASHING = """
-import os, sys
-sys.path.insert(0, {root!r})
-from misc.engine import Trainer
-Trainer.train_step = lambda *_: 1 / 0
-from main import main
-sys.exit(main())
-"""
-
-
 def test_a_crash_does_not_wait_for_the_workers(config: Path, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(CRASHING.format(root=str(Path.cwd())))
-    command = [sys.executable, str(program), "--config", str(config), "data.num_workers=2"]
+    crash = "from misc.engine import Trainer\nTrainer.train_step = lambda *_: 1 / 0"
+    program = write_program(tmp_path / "program.py", crash)
+    command = [sys.executable, program, "--config", str(config), "data.num_workers=2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("ZeroDivisionError: division by zero")
@@ -275,12 +273,7 @@ def test_when_a_process_is_killed_the_other_ends_and_names_it(
 ) -> None:
     pids = tmp_path / "pids"
     pids.mkdir()
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import os, sys; sys.path.insert(0, os.getcwd())\n"
-        f"open(f'{pids}/' + os.environ['RANK'], 'w').write(str(os.getpid()))\n"
-        "from main import main\nsys.exit(main())\n"
-    )
+    program = write_program(tmp_path / "program.py", say_pid(pids))
     arguments = [
         "--config",
         str(config),
@@ -288,7 +281,7 @@ def test_when_a_process_is_killed_the_other_ends_and_names_it(
         "data.batch_size=4",
         "log.checkpoint_period=1",
     ]
-    process = torchrun(*arguments, program=str(program))
+    process = torchrun(*arguments, program=program)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()[0]
     os.kill(int((pids / str(victim)).read_text()), signal.SIGKILL)

@@ -63,3 +63,16 @@ def torchrun(
         text=True,
         start_new_session=True,
     )
+
+
+def write_program(path: Path, lines: str) -> str:
+    """main.py with some `lines` before it, such as a fault to plant; returns the path as a text."""
+    start = f"import os, sys\nsys.path.insert(0, {os.getcwd()!r})\n"
+    end = "from main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    path.write_text(f"{start}{lines}\n{end}")
+    return str(path)
+
+
+def say_pid(folder: Path) -> str:
+    """Lines that write the process's number into the file `folder`/RANK."""
+    return f"open(os.path.join({str(folder)!r}, os.environ['RANK']), 'w').write(str(os.getpid()))\n"

@@ -11,21 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from whole_runs import assert_same_runs
+from tiny_config import write_config
+from whole_runs import assert_same_runs, say_pid, write_program
 
 from data.synthetic.write import Parameters, generate
 
-OPTIONS = """
-base: {base}
-misc: {{device: cpu}}
-experiment: {{dropout: 0.3}}
-schedule: {{epoch: 3, lr: 1e-3}}
-model: {{clip_pretrained: null, lock_patch_embedding: false, patch_size: 16, image_width: 64, image_layers: 1,
-  image_heads: 2, text_width: 32, text_layers: 1, text_heads: 2, embed_dim: 32}}
-data: {{annotation_file: '{data}', image_root: '{data}/imgs', image_size: [64, 32], batch_size: 4,
-  test_batch_size: 32, num_workers: 1}}
-log: {{print_period: 1, checkpoint_period: 4}}
-"""
 STEPS = 24  # of the run: three epochs of 64 samples in steps of 2 x 4
 LIMIT = 240.0  # seconds that nothing of the drill takes
 
@@ -36,9 +26,13 @@ class Subject:
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "people"
         generate(self.data, Parameters(28, 0, 6, 6, images_per_identity=2))
-        self.config = folder / "drill.yaml"
-        base = Path("config/s.config.yaml").resolve()
-        self.config.write_text(OPTIONS.format(base=base, data=self.data), encoding="utf-8")
+        changes = {
+            "experiment": {"dropout": 0.3},
+            "schedule": {"epoch": 3},
+            "data": {"batch_size": 4, "num_workers": 1},
+            "log": {"print_period": 1, "checkpoint_period": 4},
+        }
+        self.config = write_config(folder / "drill.yaml", self.data, width=64, **changes)
         self.program = folder / "program.py"
         self.run = folder / "run"
         self.output = folder / "output.txt"
@@ -51,15 +45,7 @@ class Subject:
     def _program(self, lines: str) -> None:
         pids = self.folder / "pids"
         pids.mkdir(exist_ok=True)
-        self.program.write_text(
-            "import os, sys\n"
-            f"sys.path.insert(0, {os.getcwd()!r})\n"
-            f"open(os.path.join({str(pids)!r}, os.environ['RANK']), 'w').write(str(os.getpid()))\n"
-            f"{lines}\n"
-            "from main import main\n"
-            "if __name__ == '__main__':\n"
-            "    sys.exit(main())\n"
-        )
+        write_program(self.program, say_pid(pids) + lines)
 
     def clean(self) -> None:
         """Back to before the first start."""

@@ -14,23 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the other helpers of the t
 
 from openai_format import save_torchscript
 from released import tbps_clip
+from tiny_config import write_config
 
 from data.synthetic.write import Parameters, generate
 from main import main
 from misc.export.__main__ import main as export
 from misc.search.__main__ import main as search
 
-REPOSITORY = Path(__file__).parents[2]
-CONFIG = """
-base: {base}
-misc: {{device: cpu}}
-schedule: {{epoch: 1, lr: 1e-3}}
-model: {{clip_pretrained: null, lock_patch_embedding: false, patch_size: 16, image_width: 8, image_layers: 1,
-  image_heads: 2, text_width: 8, text_layers: 1, text_heads: 2, embed_dim: 8}}
-data: {{annotation_file: '{data}', image_root: '{data}/imgs', image_size: [32, 32], batch_size: 4,
-  test_batch_size: 32, num_workers: 0}}
-log: {{print_period: 2}}
-"""
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif"}
 
 
@@ -45,9 +35,8 @@ def make_goods(folder: Path) -> Path:
 
 def _make_data(folder: Path) -> None:
     generate(folder / "people", Parameters(7, 0, 2, 2, images_per_identity=2))
-    (folder / "config.yaml").write_text(
-        CONFIG.format(base=REPOSITORY / "config" / "s.config.yaml", data=folder / "people"), encoding="utf-8"
-    )
+    changes = {"schedule": {"epoch": 1}, "data": {"image_size": [32, 32], "batch_size": 4}}
+    write_config(folder / "config.yaml", folder / "people", width=8, **changes)
     with Image.open(sorted((folder / "people" / "imgs").rglob("*.jpg"))[0]) as image:
         (folder / "images").mkdir()
         for name, suffix in FORMATS.items():
