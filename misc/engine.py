@@ -150,7 +150,7 @@ class Trainer:
         """Gradient, optimiser and sums of the log of one step; `distributed.wrap` made `wrapped`."""
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.step))
         self.images.add(batch.bad_images)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # parts keep theirs in place
         output = self._losses(wrapped, batch)
         self.numbers.settle()  # the step before this one; by now the GPU has work again
         self.scaler.unscale_(self.optimizer)

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from misc.seed import random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from model.tbps import TBPS, LossOutput
+    from model.tbps import TBPS, Features, LossOutput
 
 
 def accumulate(
@@ -31,9 +31,10 @@ def accumulate(
     """`model(batch, soft_label)` and its backward pass in the memory of a part: adds to the gradient of every
     trained parameter what the whole batch would, and returns the losses without graph.
 
-    The gradients are those of this process: the caller averages them over the processes. Both passes of a
-    part draw the same dropout. MLM needs the tokens of a part, but not those of the others: it is formed part
-    by part, and divided by the masked tokens of the whole.
+    The gradients are those of this process: the caller averages them over the processes. Of a part, one view
+    at a time is in memory, or its captions. Both passes draw the same dropout. MLM needs the tokens of a
+    part, but not those of the others: it is formed part by part, and divided by the masked tokens of the
+    whole.
 
     Args:
         batch: B rows, as `TBPS.forward` has them, on any device: the parts are moved one at a time.
@@ -45,12 +46,18 @@ def accumulate(
     assert num_parts <= size, (num_parts, size)
     bounds = [size * number // num_parts for number in range(num_parts + 1)]
     shares = list(itertools.starmap(slice, itertools.pairwise(bounds)))
+    _make_gradients(model)
     report, num_masked = model.begin_step(batch)
-    states, cached = [], []
+    passes = [[view] for view in model.image_views] + ([model.texts] if model.texts else [])
+    cached: list[Features] = []
+    states = []
     with torch.no_grad():
         for share in shares:
-            states.append(random_state(device))
-            cached.append(model.encode(_part(batch, share, device), dense=False)[0])
+            part = _part(batch, share, device)
+            cached.append({})
+            for names in passes:
+                states.append(random_state(device))
+                cached[-1] |= model.encode(part, names, dense=False)[0]
     torch.clear_autocast_cache()  # its copies of the weights were made without gradient
     features = {name: torch.cat([rows[name] for rows in cached]).requires_grad_() for name in cached[0]}
     losses = model.compare(features, batch.person_ids.to(device), soft_label)
@@ -58,23 +65,35 @@ def accumulate(
         scale(torch.stack(list(losses.values())).sum()).backward()
     losses = {name: loss.detach() for name, loss in losses.items()}
 
-    for share, state in zip(shares, states, strict=True):
-        part, later = _part(batch, share, device), random_state(device)
-        restore_random_state(state, device)
-        pooled, tokens = model.encode(part)
-        restore_random_state(later, device)
-        outputs, gradients = [], []
-        for name, rows in features.items():
-            if rows.grad is not None and pooled[name].requires_grad:
-                outputs.append(pooled[name])
-                gradients.append(rows.grad[share])
-        if num_masked is not None:
-            loss = model.masked_language(part, tokens, num_masked)
-            losses["mlm"] = losses.get("mlm", 0) + loss.detach()
-            outputs.append(scale(loss))
-            gradients.append(None)
-        torch.autograd.backward(outputs, gradients)
+    replayed = iter(states)
+    for share in shares:
+        part = _part(batch, share, device)
+        for names in passes:
+            later = random_state(device)
+            restore_random_state(next(replayed), device)
+            pooled, tokens = model.encode(part, names)
+            restore_random_state(later, device)
+            wanted = [
+                name for name in names if features[name].grad is not None and pooled[name].requires_grad
+            ]
+            outputs = [pooled[name] for name in wanted]
+            gradients = [features[name].grad[share] for name in wanted]
+            if tokens is not None:
+                loss = model.masked_language(part, tokens, num_masked)
+                losses["mlm"] = losses.get("mlm", 0) + loss.detach()
+                outputs.append(scale(loss))
+                gradients.append(None)
+            torch.autograd.backward(outputs, gradients)
     return model.output(losses, report)
+
+
+def _make_gradients(model: nn.Module) -> None:
+    """All gradients, before anything else: made in the midst of a part, they would leave holes between them
+    that the next part does not fit into.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _part(batch: Any, rows: slice, device: torch.device) -> Any:

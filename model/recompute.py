@@ -23,7 +23,11 @@ class _LinearOf(torch.autograd.Function):
         """alpha * function(*inputs) @ weight.T + bias."""
         ctx.function, ctx.alpha = function, alpha
         ctx.save_for_backward(weight, *inputs)
-        return _linear(function(*inputs).to(weight.dtype), weight, bias, alpha)
+        # Made before what is gone again after the product: kept tensors then lie one against the other.
+        product = weight.new_empty(*inputs[0].shape[:-1], len(weight))
+        rows = function(*inputs).to(weight.dtype).flatten(0, -2)
+        torch.addmm(bias, rows, weight.T, alpha=alpha, out=product.flatten(0, -2))
+        return product
 
     @staticmethod
     @once_differentiable
@@ -65,12 +69,9 @@ def linear_of(
         dtype = torch.get_autocast_dtype(device)
         weight, bias = weight.to(dtype), bias.to(dtype)
     if torch.compiler.is_compiling():  # the compiler itself weighs what to keep
-        return _linear(function(*inputs).to(weight.dtype), weight, bias, alpha)
+        x = function(*inputs).to(weight.dtype)
+        return torch.addmm(bias, x.flatten(0, -2), weight.T, alpha=alpha).view(*x.shape[:-1], -1)
     return _LinearOf.apply(function, alpha, weight, bias, *inputs)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor, alpha: float) -> Tensor:
-    return torch.addmm(bias, x.flatten(0, -2), weight.T, alpha=alpha).view(*x.shape[:-1], -1)
 
 
 def _product(a: Tensor, b: Tensor, alpha: float) -> Tensor:

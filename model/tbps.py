@@ -1,7 +1,7 @@
 """TBPS-CLIP: the two towers, the heads, and the losses that the options switch on."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -141,16 +141,7 @@ class TBPS(nn.Module):
             parts["mlm"] = self.masked_language(batch, image_tokens, num_masked)
         return self.output(parts, report)
 
-    def accumulate(
-        self,
-        batch: Any,
-        soft_label: float,
-        num_parts: int,
-        scale: Callable[[Tensor], Tensor],
-        device: torch.device,
-    ) -> LossOutput:
-        """Losses and gradients of one batch, part by part: see `model.accumulate.accumulate`."""
-        return accumulate(self, batch, soft_label, num_parts, scale, device)
+    accumulate = accumulate  # losses and gradients of one batch, part by part
 
     def begin_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor | None]:
         """Clamps the scale; returns the step's report, and for MLM the mean over the processes of the number
@@ -170,21 +161,30 @@ class TBPS(nn.Module):
         parts = {name: parts[name] for name in self.weights}
         return LossOutput(torch.stack(list(parts.values())).sum(), parts, report)
 
-    def encode(self, batch: Any, dense: bool = True) -> tuple[Features, Tensor | None]:
+    def encode(
+        self, batch: Any, names: Sequence[str] | None = None, dense: bool = True
+    ) -> tuple[Features, Tensor | None]:
         """The features (B, D) of each input, the images of all views in one pass of the tower and the
         captions in another; and, for MLM and unless not `dense`, the tokens (B, 1 + P, D) of view1.
+
+        Args:
+            names: of `image_views` and `texts`, those to encode; None: all.
         """
+        views, texts = (
+            [name for name in inputs if names is None or name in names]
+            for inputs in (self.image_views, self.texts)
+        )
         pooled: Features = {}
-        tokens, views = None, self.image_views
-        if dense and "mlm" in self.weights:  # of the other views no one reads the tokens
+        tokens = None
+        if dense and "mlm" in self.weights and "view1" in views:  # no one reads the other views' tokens
             pooled["view1"], tokens = self._encode_images([batch.images["view1"]], return_dense=True)
             views = [view for view in views if view != "view1"]
         if views:
             rows = self._encode_images([batch.images[view] for view in views])
             pooled |= zip(views, rows.chunk(len(views)), strict=True)
-        if self.texts:
-            rows = self.clip.encode_text(_joined([getattr(batch, name) for name in self.texts]))
-            pooled |= zip(self.texts, rows.chunk(len(self.texts)), strict=True)
+        if texts:
+            rows = self.clip.encode_text(_joined([getattr(batch, name) for name in texts]))
+            pooled |= zip(texts, rows.chunk(len(texts)), strict=True)
         return pooled, tokens
 
     def _encode_images(
