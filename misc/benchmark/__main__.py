@@ -15,7 +15,7 @@ from typing import Any
 
 from main import CONFIG, Parser, status_of
 from misc.benchmark.child import in_child, measure_part, prepare
-from misc.benchmark.parts import FOR_GPUS, PARTS, Settings, chosen
+from misc.benchmark.parts import AGAINST, FOR_GPUS, PARTS, Settings, chosen
 from misc.benchmark.report import comparison, header, read_report, table_row, write_report
 from options import UserError, load_options
 
@@ -81,6 +81,10 @@ def run(flags: argparse.Namespace) -> None:
             parts[name] = measured(settings, name)
         print(table_row(name, parts[name]), flush=True)
         write_report(flags.out, machine, asdict(settings), parts)
+    first = {name: parts[plain] for name, plain in AGAINST.items() if {name, plain} <= parts.keys()}
+    if first:
+        print("\nagainst the same work as one would write it first:")
+        print(*comparison(first, parts), sep="\n")
     if before:
         print(f"\nagainst '{flags.compare}':")
         print(*comparison(before["parts"], parts), sep="\n")

@@ -17,7 +17,7 @@ PARTS = {
     "step.bf16": "step.full in bf16, on a GPU",
     "step.fp16": "step.full in fp16 with a scaler, on a GPU",
     "step.compiled": "step.full with model.compile, on a GPU",
-    "accumulate.whole": "training step, simplified recipe, four times the batch at once",
+    "accumulate.whole": "training step, full recipe, four times the batch at once",
     "accumulate.parts": "the same batch with schedule.accumulate=4",
     "data.full": "training batches of the full recipe (4 views), one core, no worker",
     "data.simplified": "training batches of the simplified recipe (1 view), one core, no worker",
@@ -31,6 +31,20 @@ PARTS = {
     "start.help": "python main.py --help",
     "start.imports": "the imports of a training run, in a fresh interpreter",
     "start.model": "building the model of config/config.yaml with random weights",
+    "plain.full": "step.full as one would write it first (misc/benchmark/plain.py)",
+    "plain.simplified": "step.simplified likewise",
+    "plain.data": "training samples likewise: four views, needed or not",
+    "plain.captions": "evaluate.captions likewise",
+    "plain.metrics": "metrics.cuhk likewise",
+}
+# Which part is measured against which plain one, in the same run.
+AGAINST = {
+    "step.full": "plain.full",
+    "step.simplified": "plain.simplified",
+    "data.full": "plain.data",
+    "data.simplified": "plain.data",
+    "evaluate.captions": "plain.captions",
+    "metrics.cuhk": "plain.metrics",
 }
 FOR_GPUS = ("step.fp32", "step.bf16", "step.fp16", "step.compiled")
 

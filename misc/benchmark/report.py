@@ -76,7 +76,8 @@ def comparison(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[str]:
     """The lines of a table of throughput against an earlier report, for the parts of both.
 
     The ratio is now / before; "by peaks" divides each by the matrix-multiply peak measured beside it, so that
-    a machine that was busier in one of the runs says nothing; memory: now / before.
+    a machine that was busier in one of the runs says nothing; memory: now / before, of a training step that
+    beyond model and optimiser.
     """
     lines = [header(COMPARED)]
     for name in (name for name in now if name in before):
@@ -84,9 +85,10 @@ def comparison(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[str]:
         if "items" not in old or "items" not in new:
             continue
         ratio = new["throughput"] / old["throughput"]
-        memory = (
-            new["peak_memory"] / old["peak_memory"] if new["peak_memory"] and old["peak_memory"] else None
-        )
+        memory = None
+        for key in ("peak_memory", "beyond_memory"):
+            if new[key] and old[key]:
+                memory = new[key] / old[key]
         same = all(old[key] == new[key] for key in ("items", "unit", "precision", "flops_per_item"))
         cells = [
             name,

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from misc.benchmark import plain
 from misc.benchmark.flops import step_flops
 from misc.benchmark.measure import Work, layers
 from misc.benchmark.parts import Settings
@@ -83,7 +85,7 @@ def step_of(options: Options, model: nn.Module, loaders: Any) -> Work:
         flops=step_flops(image, text, samples, views, simclr),
         whole_flops=step_flops(replace(image, whole=True), replace(text, whole=True), samples, views, simclr),
         products=lambda: layers(max(at_once) * image.tokens, image),
-        held=lambda: held_bytes(trainer),
+        held=lambda: held_bytes(trainer.model, trainer.optimizer),
         note=f"{samples} samples a step, captions of {length} tokens",
     )
 
@@ -93,8 +95,34 @@ def train_step(trainer: Trainer, batch: Any) -> None:
     trainer.train_step(trainer.model, batch)
 
 
-def held_bytes(trainer: Trainer) -> int:
+def held_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """What model and optimiser take once a step was made: parameters, buffers, moments. No gradients."""
-    moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
-    kept = [*trainer.model.parameters(), *trainer.model.buffers(), *moments]
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    kept = [*model.parameters(), *model.buffers(), *moments]
     return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor))
+
+
+def plain_step(settings: Settings, recipe: str = FULL) -> Work:
+    """The step of a recipe, on the same batch, as `misc.benchmark.plain` has it."""
+    options = options_of(settings, recipe)
+    model, loaders, _ = build(options)
+    work = step_of(options, model, loaders)
+    loaders.train_sampler.set_epoch(0)
+    batch = next(iter(loaders.train)).to(work.device)
+    images, lengths = dict(batch.images), batch.tokens["attention_mask"].sum(dim=1).tolist()
+    words = [row[:length] for row, length in zip(batch.tokens["input_ids"], lengths, strict=True)]
+    optimizer = plain.build_optimizer(model, options.schedule.weight_decay)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        plain.total_loss(model, images, words, batch.person_ids, soft_label=0.5).backward()
+        optimizer.step()
+
+    image, _ = towers(model.clip, options.data.image_size, max(lengths))
+    return replace(
+        work,
+        run=run,
+        precision=torch.float32,
+        products=lambda: layers(len(words) * image.tokens, image),
+        held=lambda: held_bytes(model, optimizer),
+    )

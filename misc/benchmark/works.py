@@ -13,6 +13,7 @@ import torch
 from data.annotations import load_data
 from data.datasets import EvaluationSet, Queries
 from data.workers import num_cores
+from misc.benchmark import plain
 from misc.benchmark.measure import Work, layers
 from misc.benchmark.parts import Settings
 from misc.benchmark.setting import (
@@ -25,12 +26,13 @@ from misc.benchmark.setting import (
     options_of,
     small_altclip,
 )
-from misc.benchmark.step import altclip_step, training_step
+from misc.benchmark.step import altclip_step, plain_step, training_step
 from misc.benchmark.towers import towers
 from misc.evaluate import build_evaluators
 from misc.metrics import retrieval_metrics
 from misc.seed import seed_process
 from model import build_model
+from model.processor import NORMALIZATIONS
 from text_utils.captions import clean_caption
 from text_utils.tokenizer import AltCLIPTokenizer, CLIPTokenizer
 
@@ -40,9 +42,9 @@ SAY_PEAK = "; from misc.benchmark.machine import peak_memory; print(peak_memory(
 
 
 def larger_step(settings: Settings, parts: int) -> Work:
-    """A simplified step of four times the batch, through the towers in so many parts."""
+    """A full step of four times the batch, through the towers in so many parts."""
     overrides = [f"data.batch_size={4 * batch_size(settings)}", f"schedule.accumulate={parts}"]
-    return training_step(settings, SIMPLIFIED, overrides)
+    return training_step(settings, FULL, overrides)
 
 
 def training_batches(settings: Settings, recipe: str, workers: int = 0) -> Work:
@@ -62,6 +64,24 @@ def training_batches(settings: Settings, recipe: str, workers: int = 0) -> Work:
     samples = num_batches * loaders.train_sampler.batch_size
     note = f"{workers} workers, whose memory is not counted" if workers else "one core"
     return Work(run, samples, "samples", note=note)
+
+
+def plain_samples(settings: Settings) -> Work:
+    """The samples of `training_batches`, for one core, as `misc.benchmark.plain` makes them."""
+    torch.set_num_threads(1)
+    options = options_of(settings, FULL, SMALL_MODEL)
+    _, loaders, tokenizer = build(options)
+    training_set, count = loaders.training_set, (4 if settings.quick else 32) * options.data.batch_size
+    paths = [training_set.image_root / name for name in training_set.image_names(range(count))]
+    captions = [record.captions[number] for ((record, number),) in training_set.choices[:count]]
+    normalization = NORMALIZATIONS[options.data.normalization]
+
+    def run() -> None:
+        samples = plain.training_samples(paths, options.data.image_size, *normalization)
+        for _, caption in zip(samples, captions, strict=True):
+            tokenizer([clean_caption(caption)])
+
+    return Work(run, count, "samples", note="one core, all four views")
 
 
 def captions_of(settings: Settings, count: int) -> list[str]:
@@ -132,6 +152,23 @@ def caption_encoding(settings: Settings) -> Work:
     )
 
 
+def plain_captions(settings: Settings) -> Work:
+    """The captions of `caption_encoding`, in their order, padded to the text length."""
+    options, work = options_of(settings), caption_encoding(settings)
+    model, loaders, tokenizer = build(options)
+    clip, size = model.clip.eval().to(work.device), options.data.test_batch_size
+    queries = captions_alone(loaders.test, work.items).queries.values()
+    captions = [caption for part in queries for caption in part.captions]
+
+    @torch.no_grad()
+    def run() -> None:
+        for start in range(0, len(captions), size):
+            rows = captions[start : start + size]
+            plain.encode_text(clip, [torch.tensor(tokenizer.encode(row)).to(work.device) for row in rows])
+
+    return replace(work, run=run, precision=torch.float32)
+
+
 def images_alone(gallery: EvaluationSet, count: int) -> EvaluationSet:
     """The first images, without a query."""
     images = gallery.images[:count]
@@ -147,7 +184,13 @@ def captions_alone(gallery: EvaluationSet, count: int) -> EvaluationSet:
     return replace(gallery, images=[], person_ids=gallery.person_ids[:0], queries=queries)
 
 
-def scoring(settings: Settings, num_queries: int, num_images: int, num_people: int = 1000) -> Work:
+def scoring(
+    settings: Settings,
+    num_queries: int,
+    num_images: int,
+    num_people: int = 1000,
+    metrics: Callable[..., dict[str, float]] = retrieval_metrics,
+) -> Work:
     """The metrics of random features in 512 dimensions."""
     device, _ = device_of(options_of(settings))
     shrink = 10 if settings.quick else 1
@@ -156,7 +199,7 @@ def scoring(settings: Settings, num_queries: int, num_images: int, num_people: i
     queries, gallery = torch.randn(num_queries, 512).to(device), torch.randn(num_images, 512).to(device)
     query_ids, gallery_ids = (torch.arange(n).to(device) % num_people for n in (num_queries, num_images))
     note = f"{num_queries:,} x {num_images:,}"
-    run = partial(retrieval_metrics, queries, gallery, query_ids, gallery_ids)
+    run = partial(metrics, queries, gallery, query_ids, gallery_ids)
     return Work(run, num_queries, "queries", device, note=note)
 
 
@@ -200,4 +243,9 @@ WORKS: dict[str, Callable[[Settings], Work]] = {
     "start.help": partial(program, arguments=["main.py", "--help"]),
     "start.imports": partial(program, arguments=["-c", IMPORTS + SAY_PEAK], says_peak=True),
     "start.model": model_building,
+    "plain.full": plain_step,
+    "plain.simplified": partial(plain_step, recipe=SIMPLIFIED),
+    "plain.data": plain_samples,
+    "plain.captions": plain_captions,
+    "plain.metrics": partial(scoring, num_queries=6_156, num_images=3_074, metrics=plain.retrieval_metrics),
 }
