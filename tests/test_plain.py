@@ -69,9 +69,7 @@ def test_its_samples_have_four_normalised_views(tmp_path: Path) -> None:
     for pixels in views.values():
         assert pixels.shape == (3, 64, 32)
         assert pixels.dtype == torch.float32
-        close = (pixels - gray[:, None, None]).abs().amax(
-            dim=0
-        ) < 0.6  # jitter; not what was erased or turned in
+        close = (pixels - gray[:, None, None]).abs().amax(dim=0) < 1.3  # black is 2.5 away
         assert close.float().mean() > 0.5
 
 
