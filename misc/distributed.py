@@ -206,9 +206,18 @@ class _GatherWithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
+        return _own_rows_of_sum(gradient)
+
+
+def _own_rows_of_sum(values: Tensor) -> Tensor:
+    """This rank's rows of the sum over the ranks of (W*B, ...). Gloo of older torch has no reduce-scatter."""
+    if dist.get_backend() != "nccl":
+        total = values.contiguous().clone()
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]
+    own = values.new_empty(len(values) // dist.get_world_size(), *values.shape[1:])
+    dist.reduce_scatter_tensor(own, values.contiguous())
+    return own
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:

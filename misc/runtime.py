@@ -42,14 +42,21 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """What autocast computes in; "auto" is bf16 or fp16 on a GPU and fp32 on a CPU (whose bf16 is slow)."""
+    """What autocast computes in; "auto" is bf16 or fp16 on a GPU and fp32 on a CPU (whose bf16 is slow).
+
+    With "tf32" this process's products of fp32 numbers, and its convolution, read 10 bits of a mantissa; else
+    all of it: of itself a convolution on a GPU would not.
+    """
+    if name in ("fp16", "tf32") and device.type == "cpu":
+        raise UserError(f"misc.precision: {name} is for GPUs; use fp32 (or auto) with misc.device=cpu")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = name == "tf32"
     if name == "auto":
         if device.type == "cpu":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("misc.precision: fp16 is for GPUs; use fp32 (or auto) with misc.device=cpu")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
 
 
 def start(options: Options) -> tuple[torch.device, torch.dtype]:

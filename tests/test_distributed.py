@@ -1,9 +1,12 @@
 """Two gloo processes against one process with the same samples."""
 
+import contextlib
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from gloo import run_in_processes
 from tiny import NUM_ROWS, tiny_batch, tiny_model
 from torch import Tensor
@@ -59,8 +62,17 @@ def gather_tables() -> dict[str, Any]:
     }
 
 
+def scattered_sums() -> Result:
+    """As gloo comes by them, and by the one collective that NCCL has; None where this gloo has none."""
+    values = (1 + distributed.rank()) * torch.arange(12.0).view(4, 3)
+    sums = {"gloo": distributed._own_rows_of_sum(values), "nccl": None}
+    with mock.patch.object(dist, "get_backend", return_value="nccl"), contextlib.suppress(RuntimeError):
+        sums["nccl"] = distributed._own_rows_of_sum(values)
+    return sums
+
+
 def everything_on_this_rank() -> dict[str, Any]:
-    return {"steps": steps_on_this_rank(), "gathered": gather_tables()}
+    return {"steps": steps_on_this_rank(), "gathered": gather_tables(), "sums": scattered_sums()}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +95,14 @@ def test_two_ranks_have_the_losses_and_gradients_of_one_process(
         for name, gradient in alone["gradients"].items():
             atol = 1e-4 * gradient.abs().max().item() + 1e-7
             torch.testing.assert_close(result["gradients"][name], gradient, rtol=0, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_a_rank_gets_its_rows_of_the_sum(backend: str, both_ranks: list[dict[str, Any]]) -> None:
+    found = [rank["sums"][backend] for rank in both_ranks]
+    if found[0] is None:
+        pytest.skip("gloo of this torch has no reduce-scatter to try it with")
+    torch.testing.assert_close(torch.cat(found), 3 * torch.arange(12.0).view(4, 3))
 
 
 def test_tables_objects_and_decisions_are_the_same_on_all_ranks(both_ranks: list[dict[str, Any]]) -> None:

@@ -226,6 +226,7 @@ WORKS: dict[str, Callable[[Settings], Work]] = {
     "step.altclip": altclip_step,
     "step.checkpointed": partial(training_step, overrides=["model.grad_checkpointing=true"]),
     "step.fp32": partial(training_step, overrides=["misc.precision=fp32"]),
+    "step.tf32": partial(training_step, overrides=["misc.precision=tf32"]),
     "step.bf16": partial(training_step, overrides=["misc.precision=bf16"]),
     "step.fp16": partial(training_step, overrides=["misc.precision=fp16"]),
     "step.compiled": partial(training_step, overrides=["model.compile=true"]),
