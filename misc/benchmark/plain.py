@@ -1,8 +1,9 @@
 """The method as one would write it first, to measure against: the same losses, the same features.
 
-Attention keeps its weights, captions are padded to the text length, each view goes through the tower by
-itself, soft labels come from a second pass of both towers, AdamW has a group for each parameter, a training
-sample is decoded into all four views whatever the losses look at, metrics sort the whole matrix. In fp32.
+Attention is torch's own that returns its weights, captions are padded to the text length, each view goes
+through the tower by itself, soft labels come from a second pass of both towers, AdamW has a group for each
+parameter, a training sample is decoded into all four views whatever the losses look at, metrics sort the whole
+matrix. In fp32.
 """
 
 import math
@@ -54,14 +55,11 @@ def _block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _attention(attention: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    rows, length, width = x.shape
-    projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    heads = (rows, length, attention.heads, -1)
-    query, key, value = (part.reshape(heads).transpose(1, 2) for part in projected.chunk(3, dim=2))
-    scores = query @ key.transpose(2, 3) / math.sqrt(width // attention.heads)
-    weights = (scores if mask is None else scores + mask).softmax(dim=3)
-    weights = F.dropout(weights, attention.dropout, attention.training)
-    return attention.out_proj((weights @ value).transpose(1, 2).reshape(x.shape))
+    x = x.transpose(0, 1)
+    weights = (attention.in_proj_weight, attention.in_proj_bias, None, None, False)
+    out = (attention.dropout, attention.out_proj.weight, attention.out_proj.bias, attention.training)
+    sizes = (x.shape[2], attention.heads)
+    return F.multi_head_attention_forward(x, x, x, *sizes, *weights, *out, attn_mask=mask)[0].transpose(0, 1)
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
