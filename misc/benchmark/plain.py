@@ -2,8 +2,8 @@
 
 Attention is torch's own that returns its weights, captions are padded to the text length, each view goes
 through the tower by itself, soft labels come from a second pass of both towers, AdamW has a group for each
-parameter, a training sample is decoded into all four views whatever the losses look at, metrics sort the whole
-matrix. In fp32.
+parameter, a training sample is decoded into all four views whatever the losses look at, metrics sort the
+whole matrix. In fp32.
 """
 
 import math
