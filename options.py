@@ -38,14 +38,14 @@ from config.experiment import ExperimentOptions as ExperimentOptions
 from config.moot import moot_settings as moot_settings
 from config.reader import UserError, build, read_settings
 
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
-
 
 @dataclass(frozen=True)
 class MiscOptions:
     seed: int = option(1, "seed of everything random: weights, order, augmentation, dropout", NOT_NEGATIVE)
     device: str = option("auto", "auto takes the GPU where there is one", one_of("auto", "cpu", "cuda"))
-    precision: str = option("auto", "auto: bf16 or fp16 on a GPU, fp32 on a CPU", one_of(*PRECISIONS))
+    precision: str = option(
+        "auto", "auto: bf16 or fp16 on a GPU, fp32 on a CPU", one_of("auto", "fp32", "bf16", "fp16")
+    )
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from misc import distributed
 
 
 class HostCopy:
-    """A scalar on its way to the host: sent off before the backward pass is queued and read after it.
+    """A scalar on its way to the host: sent off when a step is queued, and read when the next one is.
 
-    The copy waits for the forward pass alone, so the GPU works on while the host looks at the value.
+    The copy waits for its step alone, so the GPU works on while the host looks at the value.
     """
 
     def __init__(self, value: Tensor) -> None:

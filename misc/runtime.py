@@ -20,6 +20,9 @@ from options import Options, UserError, moot_settings, to_dict
 
 logger = logging.getLogger(__name__)
 
+# Torch's words for what the user can mend.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+LOADER_DIED = "DataLoader worker (pid"
 HOLDS_RUN = ("options.yaml", "metrics.jsonl", LAST, BEST)
 
 
@@ -42,28 +45,27 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """What autocast computes in; "auto" is bf16 or fp16 on a GPU and fp32 on a CPU (whose bf16 is slow).
-
-    With "tf32" this process's products of fp32 numbers, and its convolution, read 10 bits of a mantissa; else
-    all of it: of itself a convolution on a GPU would not.
+    """What autocast computes in; "auto" is fp32 on a CPU (whose bf16 is slow), and on a GPU bf16 from Ampere
+    on: older ones only imitate it, and take fp16.
     """
-    if name in ("fp16", "tf32") and device.type == "cpu":
-        raise UserError(f"misc.precision: {name} is for GPUs; use fp32 (or auto) with misc.device=cpu")
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = name == "tf32"
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("misc.precision: fp16 is for GPUs; use fp32 (or auto) with misc.device=cpu")
+    torch.backends.cudnn.allow_tf32 = False  # of itself a convolution reads 10 bits of an fp32 mantissa
     if name == "auto":
         if device.type == "cpu":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def start(options: Options) -> tuple[torch.device, torch.dtype]:
     """Join the other processes, let rank 0 speak, and settle device and precision."""
     device = pick_device(options.misc.device)
     precision = pick_precision(options.misc.precision, device)
-    distributed.start(device, options.distributed.backend, options.distributed.timeout)
+    try:
+        distributed.start(device, options.distributed.backend, options.distributed.timeout)
+    except distributed.JoinError as error:
+        raise UserError(str(error)) from error
     start_logging()
     for sentence in moot_settings(options) if distributed.is_main() else ():
         logger.warning(sentence)
@@ -161,20 +163,39 @@ def guarded(run: Callable[[StopSignals], None], stop: StopSignals) -> int:
 
 def _end(error: BaseException) -> int:
     """Tell user and other processes why the run ends; returns the exit status. Raises what is a bug."""
-    is_known = isinstance(error, UserError | Stopped)
+    mistake = _mistake(error)
+    is_known = mistake is not None or isinstance(error, Stopped)
     cause = None if is_known else distributed.cause_of(error)
     distributed.announce_end()
-    if isinstance(error, UserError):
-        report_error(error)
+    if mistake is not None:
+        report_error(mistake)
         return 2
     if isinstance(error, Stopped):
         gone = distributed.missing_process()  # torchrun passes a signal on when a process is gone, too
         _say(f"error: {gone}" if gone else str(error))
         return RESUME_ME
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        report_error(f"{error.strerror}: '{error.filename or 'the disk of output.dir'}'; make room and go on")
-        return 2
     if cause is None:
         raise error
     report_error(cause)
     return 1
+
+
+def _mistake(error: BaseException) -> str | None:
+    """What the user can do about an error, in a line; None: it is not the user's to mend."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}: '{error.filename or 'the disk of output.dir'}'; make room and go on"
+    reason = str(error).partition("\n")[0] if isinstance(error, RuntimeError) else ""
+    if isinstance(error, MemoryError) or any(words in reason for words in OUT_OF_MEMORY):
+        return (
+            f"the memory is full ({reason or 'MemoryError'}). In training raise schedule.accumulate, lower "
+            "data.batch_size or set model.grad_checkpointing; in an evaluation lower data.test_batch_size"
+        )
+    if LOADER_DIED in reason:
+        signal = str(error.__cause__ or "").strip(" .")  # which one it was, where torch heard of it
+        return (
+            f"a process that loads images is gone ({signal or reason}). Lower data.num_workers, or give it "
+            "more memory or more shared memory: /dev/shm, a container's --shm-size"
+        )
+    return None

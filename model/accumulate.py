@@ -62,7 +62,9 @@ def accumulate(
     features = {name: torch.cat([rows[name] for rows in cached]).requires_grad_() for name in cached[0]}
     losses = model.compare(features, batch.person_ids.to(device), soft_label)
     if losses:
-        scale(torch.stack(list(losses.values())).sum()).backward()
+        total = scale(torch.stack(list(losses.values())).sum())
+        with torch.autocast(device.type, enabled=False):  # products of a backward pass would else follow it
+            total.backward()
     losses = {name: loss.detach() for name, loss in losses.items()}
 
     replayed = iter(states)
@@ -83,7 +85,8 @@ def accumulate(
                 losses["mlm"] = losses.get("mlm", 0) + loss.detach()
                 outputs.append(scale(loss))
                 gradients.append(None)
-            torch.autograd.backward(outputs, gradients)
+            with torch.autocast(device.type, enabled=False):
+                torch.autograd.backward(outputs, gradients)
     return model.output(losses, report)
 
 

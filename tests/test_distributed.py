@@ -1,6 +1,6 @@
 """Two gloo processes against one process with the same samples."""
 
-import contextlib
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -12,8 +12,9 @@ from tiny import NUM_ROWS, tiny_batch, tiny_model
 from torch import Tensor
 
 from misc import distributed
+from misc.guard import NumberGuard
 from misc.metrics import query_metrics
-from options import LOSSES
+from options import LOSSES, UserError
 
 EVERYTHING = {f"experiment.{name}": True for name in (*LOSSES, "mvs_image", "mvs_text")}
 CASES = {name: {f"experiment.{other}": other == name for other in LOSSES} for name in LOSSES}
@@ -66,13 +67,33 @@ def scattered_sums() -> Result:
     """As gloo comes by them, and by the one collective that NCCL has; None where this gloo has none."""
     values = (1 + distributed.rank()) * torch.arange(12.0).view(4, 3)
     sums = {"gloo": distributed._own_rows_of_sum(values), "nccl": None}
-    with mock.patch.object(dist, "get_backend", return_value="nccl"), contextlib.suppress(RuntimeError):
+    try:
+        dist.reduce_scatter_tensor(torch.empty(2, 3), values)
+    except RuntimeError:  # gloo of older torch
+        return sums
+    with mock.patch.object(dist, "get_backend", return_value="nccl"):
         sums["nccl"] = distributed._own_rows_of_sum(values)
     return sums
 
 
+def refused_step() -> dict[str, Any]:
+    """What a guard says of a step that went wrong on rank 1, where no rank but 0 knows the checkpoints."""
+    number = distributed.rank()
+    loss = torch.tensor(float("nan") if number == 1 else 1.0)
+    guard = NumberGuard(
+        0, lambda rows: [f"{number}-{row}.jpg" for row in rows], lambda: f"saved by rank {number}"
+    )
+    output = SimpleNamespace(parts={"ritc": loss}, total=loss)
+    guard.watch("step 1", torch.tensor(True), output, torch.tensor(float("nan")), torch.arange(2))
+    with mock.patch("misc.guard.logger.error") as said, pytest.raises(UserError) as refused:
+        guard.settle()
+    return {"error": str(refused.value), "lists": [call.args[1] for call in said.call_args_list]}
+
+
 def everything_on_this_rank() -> dict[str, Any]:
-    return {"steps": steps_on_this_rank(), "gathered": gather_tables(), "sums": scattered_sums()}
+    return {"steps": steps_on_this_rank(), "gathered": gather_tables(), "sums": scattered_sums()} | {
+        "refused": refused_step()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +134,12 @@ def test_tables_objects_and_decisions_are_the_same_on_all_ranks(both_ranks: list
         assert result["broadcast"] == "rank 0"
         assert sum(result["reports"]) == 1
         assert result["empty"].shape == (0, 5)
+
+
+def test_all_ranks_refuse_a_step_in_the_same_words_and_rank_0_lists_its_images(
+    both_ranks: list[dict[str, Any]],
+) -> None:
+    first, second = (rank["refused"] for rank in both_ranks)
+    assert first["error"] == second["error"]
+    assert "saved by rank 0" in first["error"]
+    assert (first["lists"], second["lists"]) == (["1-0.jpg, 1-1.jpg"], [])

@@ -17,7 +17,7 @@ from main import CONFIG, Parser, status_of
 from misc.benchmark.child import in_child, measure_part, prepare
 from misc.benchmark.parts import AGAINST, FOR_GPUS, PARTS, Settings, chosen
 from misc.benchmark.report import comparison, header, read_report, table_row, write_report
-from options import PRECISIONS, UserError, load_options
+from options import UserError, load_options
 
 
 def build_parser() -> Parser:
@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     add("--only", metavar="NAME,...", help="parts, or groups of them such as step (all)")
     add("--quick", action="store_true", help="a small model and little data: whether it works, no figures")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="misc.device")
-    add("--precision", choices=PRECISIONS, default="auto", help="misc.precision")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="misc.precision")
     add("--batch-size", type=int, metavar="N", help="training samples of a step (8; on a GPU 80)")
     add("--repeats", type=int, metavar="N", help="times that each part is measured (5; quick: 2)")
     add("--annotations", type=Path, metavar="FILE", help="a data set in place of rendered people")

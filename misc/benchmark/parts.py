@@ -14,7 +14,6 @@ PARTS = {
     "step.altclip": "training step, full recipe, towers as large as AltCLIP's; a quarter of the batch",
     "step.checkpointed": "step.full with model.grad_checkpointing",
     "step.fp32": "step.full in fp32, on a GPU",
-    "step.tf32": "step.full in fp32, its products in TF32, on a GPU",
     "step.bf16": "step.full in bf16, on a GPU",
     "step.fp16": "step.full in fp16 with a scaler, on a GPU",
     "step.compiled": "step.full with model.compile, on a GPU",
@@ -47,7 +46,7 @@ AGAINST = {
     "evaluate.captions": "plain.captions",
     "metrics.cuhk": "plain.metrics",
 }
-FOR_GPUS = ("step.fp32", "step.tf32", "step.bf16", "step.fp16", "step.compiled")
+FOR_GPUS = ("step.fp32", "step.bf16", "step.fp16", "step.compiled")
 
 
 @dataclass(frozen=True)

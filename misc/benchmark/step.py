@@ -17,6 +17,7 @@ from misc.engine import Trainer, build_trainer
 from misc.signals import StopSignals
 from model.altclip_adapter import AltCLIP
 from model.altclip_files import load_config
+from model.tbps import CPU_IMAGES
 from options import Options
 
 XLM_R_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
@@ -74,8 +75,10 @@ def step_of(options: Options, model: nn.Module, loaders: Any) -> Work:
     simclr = (
         sum(p.numel() for p in model.simclr_mlp.parameters() if p.ndim > 1) if options.experiment.ss else 0
     )
-    samples, views, at_once = len(batch.indices), len(batch.images), []
-    model.clip.visual.register_forward_pre_hook(lambda _, inputs: at_once.append(len(inputs[0])))
+    samples, views = len(batch.indices), len(batch.images)
+    parts = options.schedule.accumulate
+    at_once = samples * views if parts == 1 else -(-samples // parts)
+    at_once = min(at_once, CPU_IMAGES) if device.type == "cpu" else at_once
     return Work(
         run=lambda: train_step(trainer, batch),
         items=samples,
@@ -84,7 +87,7 @@ def step_of(options: Options, model: nn.Module, loaders: Any) -> Work:
         precision=precision,
         flops=step_flops(image, text, samples, views, simclr),
         whole_flops=step_flops(replace(image, whole=True), replace(text, whole=True), samples, views, simclr),
-        products=lambda: layers(max(at_once) * image.tokens, image),
+        products=lambda: layers(at_once * image.tokens, image),
         held=lambda: held_bytes(trainer.model, trainer.optimizer),
         note=f"{samples} samples a step, captions of {length} tokens",
     )

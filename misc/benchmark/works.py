@@ -71,7 +71,8 @@ def plain_samples(settings: Settings) -> Work:
     torch.set_num_threads(1)
     options = options_of(settings, FULL, SMALL_MODEL)
     _, loaders, tokenizer = build(options)
-    training_set, count = loaders.training_set, (4 if settings.quick else 32) * options.data.batch_size
+    training_set, size = loaders.training_set, options.data.batch_size
+    count = size * min(4 if settings.quick else 32, len(training_set) // size)
     paths = [training_set.image_root / name for name in training_set.image_names(range(count))]
     captions = [record.captions[number] for ((record, number),) in training_set.choices[:count]]
     normalization = NORMALIZATIONS[options.data.normalization]
@@ -226,7 +227,6 @@ WORKS: dict[str, Callable[[Settings], Work]] = {
     "step.altclip": altclip_step,
     "step.checkpointed": partial(training_step, overrides=["model.grad_checkpointing=true"]),
     "step.fp32": partial(training_step, overrides=["misc.precision=fp32"]),
-    "step.tf32": partial(training_step, overrides=["misc.precision=tf32"]),
     "step.bf16": partial(training_step, overrides=["misc.precision=bf16"]),
     "step.fp16": partial(training_step, overrides=["misc.precision=fp16"]),
     "step.compiled": partial(training_step, overrides=["model.compile=true"]),
