@@ -14,12 +14,14 @@ import pytest
 from data.annotations import MAX_BAD_PERCENT
 from main import parse_command_line
 from misc import checkpoint, heartbeat, saver
+from misc.benchmark.parts import PARTS, chosen
 from misc.logs import BAD_IMAGES
 from misc.signals import RESUME_ME
 from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, Options
 
 TEXT = Path("docs/method.md").read_text(encoding="utf-8")
 RUNNING = Path("docs/running.md").read_text(encoding="utf-8")
+PERFORMANCE = Path("docs/performance.md").read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"^```bash\n(.*?)^```$", RUNNING, re.MULTILINE | re.DOTALL)
 SPANS = re.findall(r"`([^`\n]+)`", TEXT)
 KEYS = {
@@ -91,11 +93,22 @@ def test_its_commands_are_understood() -> None:
         assert not options.experiment.nitc
 
 
-def test_every_option_named_for_running_exists() -> None:
+@pytest.mark.parametrize("text", [RUNNING, PERFORMANCE], ids=["running", "performance"])
+def test_every_option_named_exists_there_too(text: str) -> None:
     sections = "|".join(typing.get_type_hints(Options))
-    named = set(re.findall(rf"(?<![\w/.-])((?:{sections})\.[a-z]\w*)", RUNNING)) - {"data.check"}
-    assert len(named) > 10
+    named = set(re.findall(rf"(?<![\w/.,-])((?:{sections})\.[a-z]\w*)", text)) - {"data.check"}
+    assert len(named) > 5
     assert named <= KEYS
+
+
+def test_the_benchmarks_parts_and_files_that_are_named_exist() -> None:
+    found = re.findall(r"--only ([\w.,]+)", PERFORMANCE)
+    assert len(found) == 3
+    for names in found:
+        assert chosen(names)
+    assert set(re.findall(r"`step\.\w+`", PERFORMANCE)) <= {f"`{part}`" for part in PARTS}
+    for file in re.findall(r"`((?:misc|model|data|tests)/[\w/]+\.py)`", PERFORMANCE):
+        assert Path(file).exists()
 
 
 def test_every_command_for_running_is_understood() -> None:
