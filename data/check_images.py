@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.images import load_image
+from data.images import load_image, orientation
 from data.workers import in_processes
 from options import UserError
 
@@ -27,7 +27,6 @@ ODDITIES = {
 SHORTEST, LONGEST, STEEPEST = 16, 4096, 8.0  # pixels of a side, and times that one side is the other
 CHUNK = 64
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-EXIF_ORIENTATION = 0x0112
 
 Oddity = tuple[str, str, str]  # image, one of the kinds above, what was found
 
@@ -76,7 +75,7 @@ def _examine(root: Path, image: str) -> list[Oddity]:
     except UserError as error:
         return [(image, UNREADABLE, " ".join(str(error.__cause__).split()))]
     with Image.open(path) as file:
-        mode, (width, height), turned = file.mode, file.size, file.getexif().get(EXIF_ORIENTATION, 1)
+        mode, (width, height), turned = file.mode, file.size, orientation(file)
     odd = []
     if mode != "RGB":
         odd.append((image, MODE, f"mode {mode}"))

@@ -68,11 +68,17 @@ def _check_header(file: Image.Image) -> None:
         raise ValueError(f"the format {file.format} is not decoded")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def orientation(image: Image.Image) -> int:
+    """How the image's EXIF tag says that it is turned, a key of `UPRIGHT`; 1: not, or it does not say."""
     try:
-        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        number = image.getexif().get(ExifTags.Base.Orientation)
+        return number if number in UPRIGHT else 1
     except Exception:  # a damaged EXIF block says nothing of the pixels
-        return image
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = UPRIGHT.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 

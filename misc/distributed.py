@@ -15,7 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from misc.heartbeat import Heartbeat
 
 _HEARTBEAT: list[Heartbeat] = []  # of this process, while it is in a group
+_TIMEOUT: list[timedelta] = []  # of that group
 _BUCKET = 2**25  # bytes of gradients that go over the wire in one piece, as in DistributedDataParallel
+
+
+class JoinError(Exception):
+    """Why this process could not join the others: a sentence for the user, who can mend it."""
 
 
 def rank() -> int:
@@ -66,13 +71,35 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
     Args:
         backend: "nccl", "gloo", or "auto": nccl for a GPU, gloo for a CPU.
         timeout_minutes: a collective that waits longer than this for another process ends the run.
+
+    Raises:
+        JoinError: the environment does not say where the processes meet, or they did not.
     """
     if world_size() == 1 or dist.is_initialized():
         return
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
-    timeout = timedelta(minutes=timeout_minutes)
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address, port = _meeting_place()
+    try:
+        _join(address, port, device, backend, timedelta(minutes=timeout_minutes))
+    except (dist.DistNetworkError, dist.DistStoreError, TimeoutError) as error:
+        raise JoinError(
+            f"process {rank()} of {world_size()} cannot join the others at {address}, port {port} "
+            f"({str(error).splitlines()[0]}): see that the port is free and open, and that every process runs"
+        ) from error
+
+
+def _meeting_place() -> tuple[str, int]:
+    try:
+        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except (KeyError, ValueError) as error:
+        raise JoinError(
+            f"WORLD_SIZE is {world_size()}, but MASTER_ADDR and MASTER_PORT do not say where the processes "
+            "meet: start them with torchrun, or set both, to a host and the number of a port"
+        ) from error
+
+
+def _join(address: str, port: int, device: torch.device, backend: str, timeout: timedelta) -> None:
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # by torchrun, else by rank 0
     shared = dist.TCPStore(address, port, None, rank() == 0 and not served, timeout, multi_tenant=True)
     attempt = _agree_on_attempt(shared, timeout)
@@ -88,12 +115,14 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
     heartbeat = Heartbeat(store, rank(), world_size())
     heartbeat.start()
     _HEARTBEAT.append(heartbeat)
+    _TIMEOUT.append(timeout)
 
 
 def stop() -> None:
     """Leave the process group."""
     while _HEARTBEAT:
         _HEARTBEAT.pop().stop()
+        _TIMEOUT.pop()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -153,7 +182,8 @@ class Vote:
     """
 
     def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        timeout = _TIMEOUT[0] if _TIMEOUT else None
+        self._group = dist.new_group(timeout=timeout, backend="gloo") if dist.is_initialized() else None
 
     def cast(self, number: int) -> None:
         """Send this rank's number off."""

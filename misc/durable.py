@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside, flushed to the disk, then renamed."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ def replacing(
         settings: of `open`, such as `encoding`.
 
     Raises:
-        OSError: the disk takes no more; `path` is as it was.
+        OSError: the disk takes no more; `path` is as it was, unless all that failed was to flush its folder.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -29,10 +30,10 @@ def replacing(
         if before_rename:
             before_rename(temporary)
         temporary.replace(path)
-        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,10 +43,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk remember the names in a folder, as after a rename."""
+    """Have the disk remember the names in a folder, as after a rename, where its file system can do that."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(descriptor)

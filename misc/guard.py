@@ -33,7 +33,7 @@ class NumberGuard:
     Args:
         allowed: steps that may be skipped.
         image_names: sample indices -> the files of their images.
-        newest_checkpoint: says which there is to go on from.
+        newest_checkpoint: says which there is to go on from; rank 0, which writes them, is believed.
 
     Attributes:
         skipped: how many were.
@@ -73,15 +73,17 @@ class NumberGuard:
         reports = distributed.gather_objects((is_at_fault, parts, self.image_names(step.indices.tolist())))
         reports = [report for report in reports if report[0]] or reports  # else a gradient alone overflowed
         names = [name for _, _, of_rank in reports for name in of_rank]
-        logger.error("images of the batch: %s", ", ".join(names))
+        if distributed.is_main():
+            logger.error("images of the batch: %s", ", ".join(names))
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         problem = (
             f"the loss or its gradient is not finite at {step.name} ({reports[0][1]}, gradient norm "
             f"{step.norm.item():.4g}), images {', '.join(names[:4])}{more}: this step was not made"
         )
         if self.skipped > self.allowed:
+            newest = distributed.broadcast_object(self.newest_checkpoint())
             raise UserError(
-                f"{problem}. {self.newest_checkpoint()}. Try a lower schedule.lr, schedule.clip_grad_norm or "
+                f"{problem}. {newest}. Try a lower schedule.lr, schedule.clip_grad_norm or "
                 "misc.precision=fp32, or pass over such steps with schedule.skip_nonfinite"
             )
         if distributed.is_main():

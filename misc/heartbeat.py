@@ -6,20 +6,24 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 PERIOD = 1.0  # seconds between two signs of life
 SOON = 5.0  # of silence, after which a process counts as gone where something is known to be wrong
 GRACE = 15.0  # in which a process should notice that another one has ended the run
 PATIENCE = 40.0  # of silence, after which a process counts as gone
 ENDED = "ended"
+T = TypeVar("T")
 
 
 class Heartbeat:
-    """A thread that says in the store that this process is alive, and listens to the others.
+    """A thread that says in the store that this process is alive, and listens to the others; and one that
+    judges what it heard.
 
     It has to be a thread that ends the process: a rank that waits in a collective for one that is gone cannot
-    be reached otherwise, on NCCL for as long as its timeout.
+    be reached otherwise, on NCCL for as long as its timeout. It asks the store nothing itself: one on a
+    machine that is gone answers nothing, and no error either, for minutes.
 
     Args:
         store: a store (torch.distributed) that all share, through a connection of its own: waiting blocks it.
@@ -32,31 +36,44 @@ class Heartbeat:
         self._answered = time.monotonic()  # when the store last did
         self._count, self._has_ended = 0, False
         self._lock, self._is_silent = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
 
     def start(self) -> None:
         """Begin, once every process has: their first signs of life are waited for."""
         self._say()
         for other in self._others:
             self._heard[other] = (self._store.get(f"alive/{other}").decode(), time.monotonic())
-        self._thread.start()
+        self._answered = time.monotonic()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Fall silent, in good order."""
         self._is_silent.set()
-        self._thread.join(2 * PERIOD)
+        for thread in self._threads:
+            thread.join(2 * PERIOD)
 
     def is_first(self) -> bool:
         """Whether no process has asked before: one alone tells the user. True where the store is gone."""
-        with self._lock, contextlib.suppress(RuntimeError):
-            return self._store.add("told", 1) == 1
-        return True
+        return self._ask(lambda: self._store.add("told", 1) == 1, default=True)
 
     def announce_end(self) -> None:
         """Tell the others that this process ends the run."""
         self._has_ended = True
-        with self._lock, contextlib.suppress(RuntimeError):
-            self._say()
+        self._ask(self._say, default=None)
+
+    def _ask(self, question: Callable[[], T], default: T) -> T:
+        """What the store answers, or `default` where it is gone: it has `SOON` seconds."""
+        answers = []
+
+        def ask() -> None:
+            with self._lock, contextlib.suppress(RuntimeError):
+                answers.append(question())
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(SOON)
+        return answers[0] if answers else default
 
     def await_cause(self, seconds: float = 12.0) -> str | None:
         """Why a collective failed: a sentence on the process that ended or is gone; None: all are alive."""
@@ -98,17 +115,22 @@ class Heartbeat:
         self._store.set(f"alive/{self._rank}", f"{sign} on {socket.gethostname()}, pid {os.getpid()}")
 
     def _beat(self) -> None:
-        left_alone = 0.0
         while not self._is_silent.wait(PERIOD):
             self._exchange()
+
+    def _watch(self) -> None:
+        left_alone, was_gone = 0.0, None
+        while not self._is_silent.wait(PERIOD):
             if self._ended() and not self._has_ended:
                 left_alone += PERIOD
                 if left_alone > GRACE:  # the main thread still waits for the process that ended
                     os._exit(1)
-            if (gone := self._gone(PATIENCE)) and not self._is_silent.is_set():
+            gone = self._gone(PATIENCE)
+            if gone and was_gone and not self._is_silent.is_set():
                 if self.is_first():
                     print(f"error: {gone}", file=sys.stderr, flush=True)
                 os._exit(1)
+            was_gone = gone  # twice: a process that was itself stopped for a while has to listen first
 
     def _exchange(self) -> None:
         with self._lock, contextlib.suppress(RuntimeError):

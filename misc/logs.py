@@ -93,11 +93,14 @@ class RunLog:
             return
         self._waiting.append(record)
         try:
-            _append(self._path, "".join(json.dumps(record) + "\n" for record in self._waiting))
-            self._waiting = []
+            self._write_waiting()
             self._draw(record)
         except OSError as error:
             logger.warning("'%s' takes no more (%s): the run goes on", self._path.parent, error.strerror)
+
+    def _write_waiting(self) -> None:
+        _append(self._path, "".join(json.dumps(record) + "\n" for record in self._waiting))
+        self._waiting = []
 
     def _draw(self, record: dict[str, Any]) -> None:
         if self._board is None:
@@ -113,7 +116,13 @@ class RunLog:
             raise
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
+        """Write what still waits, and finish TensorBoard's file."""
+        if self._waiting:
+            try:
+                self._write_waiting()
+            except OSError as error:
+                lost = f"the last lines of '{self._path}' are lost: {len(self._waiting)}"
+                logger.warning("%s (%s)", lost, error.strerror)
         if self._board is not None:
             with contextlib.suppress(OSError):
                 self._board.close()

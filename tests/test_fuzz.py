@@ -1,6 +1,10 @@
 """A share of `python -m tests.fuzz`: hostile inputs end with status 0, or with 2 and one line."""
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +48,22 @@ def test_the_guard_sees_what_it_guards_against(good: Path, monkeypatch: pytest.M
     assert "outside" in status_of(lambda _: Path("a").write_text("xy") and 0, {"a": b"x"})[-1]
     monkeypatch.setattr("tests.fuzz.guard.SECONDS", 0.2)
     assert "no end" in status_of(lambda _: [None for _ in iter(int, 1)])[0]
+
+
+def test_the_guard_sees_where_a_file_goes(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.fuzz.cases import Case
+
+    for number, put in enumerate((os.rename, os.link, os.symlink, shutil.copyfile, shutil.move)):
+        there = tmp_path / f"there-{number}"
+
+        def main(_: object, put: Any = put, there: Path = there) -> int:
+            here = Path(tempfile.gettempdir(), "here")
+            here.write_text("x")
+            put(str(here), str(there))
+            return 0
+
+        monkeypatch.setattr("main.main", main)
+        faults = run_case(Case("main", (), {}), good).faults
+        assert any(str(there) in fault for fault in faults), (put, faults)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from data.check_images import UNREADABLE, find_oddities
+from data.check_images import TURNED, UNREADABLE, find_oddities
 from data.images import MAX_PIXELS, BadImageError, load_image
 
 RAMP = np.linspace(0, 65535, 8 * 4).reshape(8, 4).astype(np.uint16)  # 8 rows of 4 pixels, black to white
@@ -134,7 +134,7 @@ def exif_block(*fields: tuple[int, int, int, int]) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_damaged_exif_block_costs_no_image(tmp_path: Path) -> None:
+def test_a_damaged_exif_block_costs_no_image_and_does_not_end_the_check(tmp_path: Path) -> None:
     turned, upright = np.rot90(COLORS, -1), COLORS
     blocks = {
         b"no block at all, only noise": upright,
@@ -145,6 +145,8 @@ def test_a_damaged_exif_block_costs_no_image(tmp_path: Path) -> None:
     }
     for block, expected in blocks.items():
         assert np.array_equal(read(tmp_path, png(COLORS, PNG_RGB, eXIf=block), "a.png"), expected), block
+        found = find_oddities(["a.png"], tmp_path, workers=1, advance=lambda number: None)
+        assert (TURNED in {kind for _, kind, _ in found}) == (expected is turned), block
 
 
 def test_images_of_one_pixel_and_of_the_most_pixels_are_read(

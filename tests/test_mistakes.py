@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from whole_runs import write_program
 
 from main import main
+from misc.engine import Trainer
 
 
 def change_records(change: Callable[[list[dict[str, object]]], object]) -> Callable[[Path], None]:
@@ -230,3 +233,82 @@ def test_a_mistake_under_torchrun_is_said_once(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert done.stderr.count("error: data.annotation_file") == 1
+
+
+def too_large(error: BaseException | None) -> object:
+    """Asks for more memory than there is, or fails as a GPU does."""
+    if error is not None:
+        raise error
+    return torch.empty(2**58)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [None, MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")],
+)
+def test_a_step_that_does_not_fit_the_memory_says_what_to_lower(
+    error: BaseException | None,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: too_large(error))
+    assert main(["--config", str(config)]) == 2
+    line = error_line(capsys)
+    for words in ("memory", "schedule.accumulate", "data.batch_size", "model.grad_checkpointing"):
+        assert words in line, line
+
+
+DYING_WORKER = """
+import signal
+from data.sampling import _Batches
+_Batches.__getitems__ = lambda *_: os.kill(os.getpid(), signal.{name})
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGBUS", "SIGKILL"])
+def test_a_loader_worker_that_the_system_kills_is_named(name: str, config: Path, tmp_path: Path) -> None:
+    program = write_program(tmp_path / "program.py", DYING_WORKER.format(name=name))
+    command = [sys.executable, program, "--config", str(config), "data.num_workers=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    _, line = done.stderr.split("error: ")  # what the worker itself says of a bus error ends in no new line
+    assert line.count("\n") == 1
+    for words in ("killed by signal", "data.num_workers", "shared memory"):
+        assert words in line, line
+
+
+@pytest.mark.parametrize("is_taken", [False, True], ids=["a process is missing", "the port is taken"])
+def test_processes_that_cannot_meet_say_where(
+    is_taken: bool, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as sock:
+        sock.bind(("", 0))
+        port = sock.getsockname()[1]
+        if is_taken:
+            sock.listen()
+        else:
+            sock.close()
+        place = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in place.items():
+            monkeypatch.setenv(name, str(value))
+        assert main(["--config", str(config), "distributed.timeout=0.02"]) == 2
+    line = error_line(capsys)
+    for words in ("process 0 of 2", "127.0.0.1", f"port {port}", "port is free"):
+        assert words in line, line
+
+
+@pytest.mark.parametrize("port", [None, "x"])
+def test_processes_that_are_not_told_where_to_meet_say_so(
+    port: str | None, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    if port is not None:
+        monkeypatch.setenv("MASTER_PORT", port)
+    assert main(["--config", str(config)]) == 2
+    line = error_line(capsys)
+    for words in ("WORLD_SIZE is 2", "MASTER_ADDR", "MASTER_PORT", "torchrun"):
+        assert words in line, line

@@ -6,8 +6,10 @@ is compared with the undisturbed run to the last bit: weights, optimiser, random
 """
 
 import argparse
+import contextlib
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from faults import FAULTS  # noqa: E402
-from subject import Subject  # noqa: E402
+from subject import NoFaultError, Subject  # noqa: E402
+
+AGAIN = 5  # times that a try is made in which the fault did not happen
+Fault = Callable[[Subject, random.Random], str]
 
 
 @dataclass
@@ -32,14 +37,23 @@ class Row:
     lost: list[str] = field(default_factory=list)
 
 
-def attempt(row: Row, fault: Callable[[Subject, random.Random], str], subject: Subject, seed: int) -> None:
+def do(fault: Fault, subject: Subject, rng: random.Random) -> str:
+    """Do a fault, once more where it did not happen; raises NoFaultError where it does not at all."""
+    for _ in range(AGAIN - 1):
+        with contextlib.suppress(NoFaultError):
+            return fault(subject, rng)
+    return fault(subject, rng)
+
+
+def attempt(row: Row, fault: Fault, subject: Subject, seed: int) -> None:
     """Do a fault to a fresh run, and see whether it comes to the undisturbed end."""
     row.tries += 1
     began = time.monotonic()
     try:
-        lost = fault(subject, random.Random(seed))
+        lost = do(fault, subject, random.Random(seed))
         difference = subject.difference()
-    except (AssertionError, TimeoutError) as error:
+    except (AssertionError, NoFaultError, OSError, subprocess.SubprocessError) as error:
+        subject.kill_all()
         lost, difference = "", str(error) or repr(error)
     row.recovered += not difference
     row.lost.append(lost if not difference else f"FAILED: {difference}")

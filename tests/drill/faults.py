@@ -1,7 +1,6 @@
 """The faults: each is done to a fresh run of a `Subject`, lets it come to its end, and says what it cost."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from subject import STEPS, Subject
+from subject import STEPS, NoFaultError, Subject
 
 NAN = """
 import model.tbps
@@ -37,12 +36,11 @@ def killed(whom: str, when: str) -> Callable[[Subject, random.Random], str]:
             subject.wait_until(lambda: (subject.run / "metrics.jsonl").exists())
             time.sleep(rng.uniform(0.0, 3.0))
             subject.wait_until(lambda: any(subject.run.glob("*.pth.tmp")))
-        if subject.process.poll() is None and subject.has_begun():
-            if whom == "all":
-                subject.kill_all()
-            else:
-                os.kill(subject.pid(rng.randrange(2)), signal.SIGKILL)
-        subject.wait()
+        if whom == "all":
+            subject.kill_all()
+        else:
+            subject.send(subject.pid(rng.randrange(2)), signal.SIGKILL)
+        subject.wait_cut_off()
         return again(subject)
 
     return fault
@@ -54,8 +52,11 @@ def restarted(subject: Subject, rng: random.Random) -> str:
     subject.start(restarts=2)
     step = rng.randrange(1, STEPS)
     subject.wait_until(lambda: subject.step() >= step)
-    os.kill(subject.pid(rng.randrange(2)), signal.SIGKILL)
+    victim = subject.pid(rank := rng.randrange(2))
+    subject.send(victim, signal.SIGKILL)
     assert subject.wait() == 0, subject.said()[-600:]
+    if subject.pid(rank) == victim:
+        raise NoFaultError("the run ended too soon to be started again")
     return f"{max(0, step - subject.went_on_from())} steps made again, by itself"
 
 
@@ -75,8 +76,9 @@ def signalled(number: signal.Signals, target: str) -> Callable[[Subject, random.
         subject.start()
         step = rng.randrange(1, STEPS - 4)
         subject.wait_until(lambda: subject.step() >= step)
-        os.kill(subject.process.pid if target == "torchrun" else subject.pid(rng.randrange(2)), number)
-        assert subject.wait() != 0
+        pid = subject.process.pid if target == "torchrun" else subject.pid(rng.randrange(2))
+        subject.send(pid, number)
+        subject.wait_cut_off()
         assert "saved in" in subject.said(), subject.said()[-600:]
         lost = again(subject)
         assert lost.startswith("0 "), lost
@@ -102,6 +104,7 @@ def full_disk(subject: Subject, rng: random.Random) -> str:
         difference = subject.difference()
         assert not difference, difference
     finally:
+        subject.kill_all()
         if is_mounted:
             kept = subject.folder / "kept"
             subprocess.run(["cp", "-r", str(subject.run), str(kept)], check=True)
@@ -139,6 +142,7 @@ def damaged_checkpoint(how: str) -> Callable[[Subject, random.Random], str]:
         step = rng.randrange(10, STEPS)
         subject.wait_until(lambda: subject.step() >= step)
         subject.kill_all()
+        subject.wait_cut_off()
         last = subject.run / "checkpoint_last.pth"
         content = bytearray(last.read_bytes())
         if how == "a flipped bit":
@@ -148,7 +152,10 @@ def damaged_checkpoint(how: str) -> Callable[[Subject, random.Random], str]:
         else:
             content[:] = bytes(len(content))
         last.write_bytes(content)
-        return again(subject)
+        lost = again(subject)
+        if "passed over" not in subject.said():
+            raise NoFaultError("the damage is where nothing is kept")
+        return lost
 
     return fault
 
@@ -172,7 +179,7 @@ def bad_image(how: str) -> Callable[[Subject, random.Random], str]:
         else:
             path.write_bytes(content[: len(content) // 2])
         try:
-            assert subject.wait() != 0, "the run did not notice"
+            subject.wait_cut_off()
             assert path.name in subject.said(), subject.said()[-600:]
         finally:
             path.write_bytes(content)
@@ -196,6 +203,7 @@ def skipped_image(subject: Subject, rng: random.Random) -> str:
         subject.start(skip)
         subject.wait_until(lambda: subject.step() >= STEPS // 2)
         subject.kill_all()
+        subject.wait_cut_off()
         return f"1 image, by choice; {again(subject, skip)}"
     finally:
         path.write_bytes(content)

@@ -1,5 +1,6 @@
 """The run that the faults are done to."""
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,10 @@ from data.synthetic.write import Parameters, generate
 
 STEPS = 24  # of the run: three epochs of 64 samples in steps of 2 x 4
 LIMIT = 240.0  # seconds that nothing of the drill takes
+
+
+class NoFaultError(Exception):
+    """The run ended before what was to be done to it, or did not notice: nothing was tried."""
 
 
 class Subject:
@@ -88,16 +93,20 @@ class Subject:
         self.start(*overrides)
         return self.wait()
 
-    def wait_until(self, happened: Callable[[], bool]) -> bool:
-        """Whether it happened before the run ended."""
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        """Wait for it; raises NoFaultError where the run ends first."""
         end = time.monotonic() + LIMIT
         while not happened():
             if self.process.poll() is not None:
-                return False
+                raise NoFaultError("the run ended too soon")
             if time.monotonic() > end:
                 raise TimeoutError("what a fault waits for did not happen")
             time.sleep(0.0005)
-        return True
+
+    def wait_cut_off(self) -> None:
+        """Wait for the end of a run that something was done to; raises NoFaultError where it ended well."""
+        if self.wait() == 0:
+            raise NoFaultError("the run ended as if nothing had been")
 
     def pid(self, rank: int) -> int:
         """The process of a rank."""
@@ -108,13 +117,20 @@ class Subject:
         files = [self.folder / "pids" / rank for rank in "01"]
         return all(file.exists() and file.read_text() for file in files)
 
+    def send(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to torchrun or a rank; raises NoFaultError where it has ended."""
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            raise NoFaultError("the process ended too soon") from None
+
     def kill_all(self) -> None:
         """SIGKILL to torchrun and its ranks, and to nothing else."""
+        if self.process.poll() is not None:
+            return
         for pid in (self.process.pid, *(self.pid(rank) for rank in (0, 1) if self.has_begun())):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         self.process.wait()
 
     def step(self) -> int:

@@ -26,6 +26,9 @@ MEMORY = 16 * 2**30  # of address space: what wants more ends with an error, not
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 CHANGES += ("os.chmod", "shutil.rmtree", "shutil.copyfile", "shutil.move")
+# Where in the arguments of a change stand the paths that it changes: elsewhere it is the first.
+CHANGED = {"os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,), "shutil.copyfile": (1,)}
+CHANGED |= {"shutil.move": (0, 1)}
 FOREIGN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.bind")
 FOREIGN += ("socket.getaddrinfo", "webbrowser.open")
 # Of libraries, not of this program: caches that they make once for a machine.
@@ -63,7 +66,8 @@ class _Watch:
         elif event in CHANGES or (
             event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
         ):
-            self._note(event, arguments[0])
+            for place in CHANGED.get(event, (0,)):
+                self._note(event, arguments[place])
 
     def _note(self, event: str, path: Any) -> None:
         if isinstance(path, str | bytes | os.PathLike):
