@@ -8,7 +8,9 @@ from altclip_folders import settings
 from gloo import run_in_processes
 from test_altclip_training import batch_of
 from tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
+from tiny_config import write_tiny
 from torch import Tensor
+from whole_runs import read_metrics, torchrun
 
 from data.loaders import Batch
 from misc import distributed
@@ -94,6 +96,20 @@ def test_two_processes_in_parts_give_what_one_gives_that_has_all_rows(
     wanted |= {f"report {name}": value for name, value in output.report.items()}
     for rank in two_ranks:
         assert_same(rank[case], wanted)
+
+
+def test_a_run_of_two_processes_has_the_losses_of_whole_batches(people: Path, tmp_path: Path) -> None:
+    losses = []
+    for number in (1, 4):
+        out = tmp_path / f"run-{number}"
+        config = write_tiny(tmp_path / f"{number}.yaml", people, out)
+        changes = (f"schedule.accumulate={number}", "experiment.dropout=0", "log.print_period=1")
+        run = torchrun("--config", str(config), *changes)
+        output, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, output
+        losses.append([line["loss"] for line in read_metrics(out) if line["kind"] == "train"])
+    assert len(losses[0]) >= 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("case", [ALL, "nitc", "ss_text", "mlm"])

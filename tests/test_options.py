@@ -6,8 +6,10 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from misc.runtime import pick_precision
 from options import Options, UserError, load_options, moot_settings, to_dict
 
 CONFIG = Path("config")
@@ -230,3 +232,12 @@ def test_two_captions_differ_where_each_draws_its_language() -> None:
             CONFIG / "config.yaml", [*same_words, *languages, f"data.language_draw={draw}"]
         )
         assert any("same caption twice" in sentence for sentence in moot_settings(options)) == is_said
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_auto_precision_is_bf16_where_a_gpu_has_it(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert pick_precision("auto", torch.device("cuda")) == dtype
+    assert pick_precision("auto", torch.device("cpu")) == torch.float32
