@@ -8,6 +8,7 @@ Every option stands in config/config.yaml with its meaning; `section.name=value`
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from config.reader import is_name
 from options import Options, UserError, load_options
 
 CONFIG = Path(__file__).parent / "config"
+OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,7 +62,7 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
     add("--output-dir", metavar="DIR", help="folder for everything the run writes: output.dir")
     add("overrides", nargs="*", metavar="key.path=value", help="such as schedule.epoch=3")
     flags = parser.parse_intermixed_args(arguments)
-    if flags.resume and "=" in flags.resume:  # `--resume key=value`: the value is an override, not a file
+    if flags.resume and OVERRIDE.match(flags.resume):  # `--resume key=value`: no file
         flags.overrides.insert(0, flags.resume)
         flags.resume = "auto"
     for name, value in vars(flags).items():  # an unset variable of the shell must not start a training
@@ -99,7 +101,8 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
 
     device, precision = runtime.start(options)
     folder = Path(options.output.dir)
-    if flags.resume is None or (flags.resume != "auto" and Path(flags.resume).parent != folder):
+    is_own = checkpoint.is_of_folder(flags.resume, folder)
+    if not is_own:
         runtime.refuse_to_overwrite(folder, options.output.overwrite)
     state = checkpoint.find_checkpoint(flags.resume, folder)
     splits = load_data(options)
@@ -116,9 +119,8 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     parts = {"val": loaders.val, "test": loaders.test}
     evaluators = build_evaluators(model.clip, tokenizer, parts, *setting)
     trainer = build_trainer(options, model, loaders, evaluators, device, precision, stop)
-    if state is not None:
-        resume(trainer, state)
-    runtime.open_folder(folder, fresh=state is None)
+    resume(trainer, state, is_own)
+    runtime.open_folder(folder, fresh=state is None or not is_own)
     checkpoint.check_space(model, folder, options.log.keep_checkpoints)
     del state  # as large as model and optimiser
     runtime.write_options(options, folder)

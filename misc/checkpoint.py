@@ -1,21 +1,24 @@
 """Checkpoints: plain tensors and dicts, written whole or not at all."""
 
+import contextlib
 import copy
 import errno
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import stat
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 
+from misc import distributed
 from misc.durable import replacing
 from misc.pickles import read_pickled
 from options import Options, UserError, load_options, to_dict
@@ -30,11 +33,11 @@ TRAINING_STATE |= dict.fromkeys(("epoch", "step", "steps_per_epoch", "skipped_st
 TRAINING_STATE |= dict.fromkeys(("ranks", "bad_images"), list)
 
 
-def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool, keep: int = 1) -> None:
-    """Write `checkpoint_last.pth`, and `checkpoint_best.pth` as a copy of it where it is the best so far.
+def save_last(state: dict[str, Any], folder: Path, keep: int = 1) -> None:
+    """Write `checkpoint_last.pth`; the one that was the last stays as `checkpoint_step_N.pth`.
 
-    Each is written beside, flushed to the disk and renamed; the new one is read back before the one that was
-    the last makes way: it stays as `checkpoint_step_N.pth`. A kill at any moment leaves a whole checkpoint.
+    It is written beside, flushed to the disk and read back before that one makes way: a kill at any moment
+    leaves a whole checkpoint.
 
     Args:
         keep: how many of these older ones stay, the newest.
@@ -45,20 +48,26 @@ def save_checkpoint(state: dict[str, Any], folder: Path, is_best: bool, keep: in
     last = folder / LAST
 
     def settle(new: Path) -> None:
-        """Read the new one back; keep it as the best, and the one before under its step."""
+        """Read the new one back; keep the one before under its step."""
         _check_bytes(new)
-        if is_best:  # first: where a kill comes between the two, the best one is the newest
-            with new.open("rb") as source, replacing(folder / BEST) as file:
-                shutil.copyfileobj(source, file)
         _retire(last, keep, state["step"])
 
-    with replacing(last, before_rename=settle) as file:
+    _write(state, last, settle)
+    for path in older_checkpoints(folder)[keep:]:
+        path.unlink(missing_ok=True)
+
+
+def save_best(state: dict[str, Any], folder: Path) -> None:
+    """Write `checkpoint_best.pth`, with the same care; raises OSError as `save_last` does."""
+    _write(state, folder / BEST, _check_bytes)
+
+
+def _write(state: dict[str, Any], path: Path, before_rename: Callable[[Path], None]) -> None:
+    with replacing(path, before_rename=before_rename) as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:  # torch's words for a file that takes no more
             raise OSError(errno.EIO, str(error).splitlines()[0]) from error
-    for path in older_checkpoints(folder)[keep:]:
-        path.unlink(missing_ok=True)
 
 
 def older_checkpoints(folder: Path) -> list[Path]:
@@ -105,20 +114,30 @@ def _check_bytes(path: Path) -> None:
 def check_space(model: torch.nn.Module, folder: Path, keep: int) -> None:
     """Check that the folder's disk has room for a run's checkpoints: last, best, older ones, and a new one.
 
+    What a kill left half written makes way.
+
     Raises:
         UserError: it has not.
     """
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     size = sum(tensor.nbytes for tensor in model.state_dict().values()) + 2 * trained  # AdamW's two moments
-    there = [folder / LAST, folder / BEST, *older_checkpoints(folder)]
-    needed = (3 + keep) * size - sum(path.stat().st_size for path in there if path.exists())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    room = distributed.broadcast_object(_make_room(folder) if distributed.is_main() else 0)
+    if (3 + keep) * size > room:
         raise UserError(
-            f"output.dir: the disk of '{folder}' has {free / 1e9:.2f} GB free, but the checkpoints of this "
-            f"run take {needed / 1e9:.2f} GB more ({3 + keep} of {size / 1e9:.2f} GB); free some, choose "
-            "another folder with --output-dir, or lower log.keep_checkpoints"
+            f"output.dir: the disk of '{folder}' has {room / 1e9:.2f} GB free, its checkpoints counted as "
+            f"free, but those of this run take {(3 + keep) * size / 1e9:.2f} GB ({3 + keep} of "
+            f"{size / 1e9:.2f} GB); free some, choose another folder with --output-dir, or lower "
+            "log.keep_checkpoints"
         )
+
+
+def _make_room(folder: Path) -> int:
+    """Remove what a kill left half written; returns the bytes that are free or held by the checkpoints."""
+    for name in (LAST, BEST):
+        with contextlib.suppress(OSError):
+            (folder / f"{name}.tmp").unlink()
+    there = [folder / LAST, folder / BEST, *older_checkpoints(folder)]
+    return shutil.disk_usage(folder).free + sum(path.stat().st_size for path in there if path.exists())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -140,24 +159,54 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def is_of_folder(resume: str | None, folder: Path) -> bool:
+    """Whether a run with --resume `resume` goes on in the folder of its checkpoint, as rank 0 sees it."""
+    if resume is None or resume == "auto":
+        return resume == "auto"
+    return distributed.broadcast_object(os.path.realpath(Path(resume).parent) == os.path.realpath(folder))
+
+
 def find_checkpoint(resume: str | None, folder: Path) -> dict[str, Any] | None:
     """The training state to go on from.
 
     Args:
         resume: None: a fresh start; "auto": the newest good checkpoint of `folder`, or a fresh start where
             there is none; else a file.
+
+    Raises:
+        UserError: the file cannot be read, or for "auto" the folder or each of the checkpoints in it.
     """
     if resume is None:
         return None
     if resume != "auto":
         return load_checkpoint(Path(resume))
-    paths = [path for path in (folder / LAST, folder / BEST, *older_checkpoints(folder)) if path.exists()]
-    for path in sorted(paths, key=lambda path: _step_of(path) or 0, reverse=True):
+    problems = []
+    for path in _newest_first(folder):
         try:
             return load_checkpoint(path)
         except UserError as error:
             logger.warning("passed over: %s", error)
+            problems.append((path.name, error))
+    if problems:
+        names = ", ".join(name for name, _ in problems)
+        raise UserError(
+            f"output.dir: '{folder}' has checkpoints ({names}), but none can be read: {problems[0][1]}. Try "
+            "again, or begin anew without --resume, with output.overwrite=true"
+        )
     return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a folder; first those whose step cannot be read, to be tried and named."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"output.dir: the folder '{folder}' cannot be read ({error.strerror})") from error
+    paths = [folder / name for name in (LAST, BEST) if name in names] + older_checkpoints(folder)
+    steps = {path: _step_of(path) for path in paths}
+    return sorted(paths, key=lambda path: math.inf if steps[path] is None else steps[path], reverse=True)
 
 
 AS_TRAINED = (

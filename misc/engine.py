@@ -84,9 +84,10 @@ class Trainer:
         """Train the epochs that are left, evaluating and saving after each.
 
         Raises:
-            Stopped: a signal asked for it; what was trained so far is saved.
+            Stopped: a signal asked for it; its text says what is saved.
         """
-        wrapped = distributed.wrap(self.model, self.device)
+        # Gradients of parts are averaged here, and the wrapper would hold a second copy of them.
+        wrapped = distributed.wrap(self.model, self.device) if self.accumulate == 1 else self.model
         vote, run = distributed.Vote(), RunLog(self.saver.folder, self.step, self.epoch)
         try:
             while self.epoch < self.num_epochs and not self._is_out_of_patience():
@@ -100,7 +101,7 @@ class Trainer:
 
     def _is_out_of_patience(self) -> bool:
         """Whether no epoch has been better for `patience` of them: as rank 0 sees it, for all."""
-        waited = self.epoch - self.best.get("epoch", 0)
+        waited = self.epoch - self.best["epoch"] if self.best else 0
         is_over = distributed.broadcast_object(self.patience is not None and waited >= self.patience)
         if is_over:
             logger.info(f"no better epoch for {waited}: training ends (schedule.patience)")
@@ -142,8 +143,8 @@ class Trainer:
     def _farewell(self) -> str:
         name = self.stop.requested.name if self.stop.requested else "another process"
         return (
-            f"stopped by {name} after step {self.step} of {self.schedule.total_steps}, saved in "
-            f"'{self.saver.folder}'; the same command with --resume goes on from there"
+            f"stopped by {name} after step {self.step} of {self.schedule.total_steps}: "
+            f"{self.saver.what_is_left(self.step)}; the same command with --resume auto goes on from there"
         )
 
     def train_step(self, wrapped: nn.Module, batch: Any) -> None:
@@ -243,7 +244,7 @@ class Trainer:
         ranks = distributed.gather_objects(state_of_rank(self))
         if distributed.is_main():
             self.saver.save(state_of_run(self, ranks), is_best)
-        distributed.wait_for_all()  # no rank may go on to read a checkpoint that is still being written
+        self.saver.share()
 
 
 def build_trainer(

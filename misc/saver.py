@@ -2,12 +2,14 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from misc.checkpoint import LAST, save_checkpoint
+from misc import distributed
+from misc.checkpoint import LAST, save_best, save_last
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,31 +48,45 @@ class Saver:
 
     def __init__(self, folder: Path, period: int | str | None, keep: int) -> None:
         self.folder, self.period, self._keep = folder, Period(period), keep
-        self._unwritten: list[tuple[dict[str, Any], bool]] = []
+        self._best: dict[str, Any] | None = None  # those that are still to be written
+        self._last: dict[str, Any] | None = None
         self._newest: int | None = None
 
     def save(self, state: dict[str, Any], is_best: bool) -> None:
-        """Write the state, after a best one that is still to be written."""
+        """Write the state as the last, before that also as the best, or a best one still to be written."""
         self.period.start()
-        best = [held for held in self._unwritten if held[1] and not is_best]
-        self._unwritten = [*best, (state, is_best)]
-        if not self._try():  # training goes on and changes the tensors
-            self._unwritten = [(_on_host(held) if best else held, best) for held, best in self._unwritten]
+        self._last = state
+        if is_best:
+            self._best = state
+        self._try()
+        if self._best is state:  # training goes on and changes the tensors
+            self._best = self._last = _on_host(state)
+
+    def share(self) -> None:
+        """Let all ranks know of the newest checkpoint: none goes on while rank 0 still writes it."""
+        self._newest = distributed.broadcast_object(self._newest)
 
     def _try(self) -> bool:
-        while self._unwritten:
-            state, is_best = self._unwritten[0]
-            try:
-                save_checkpoint(state, self.folder, is_best, self._keep)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                logger.warning(
-                    f"the checkpoint of step {state['step']} could not be written to '{self.folder}' "
-                    f"({reason}): the run goes on, {self.newest()}"
-                )
+        """Write what is held; the best one first, so that where a kill comes between the two it is there."""
+        if self._best:
+            if self._is_written(save_best, self._best):
+                self._best = None
+            elif self._best is self._last:  # the last one is of the same step: it can find this epoch again
                 return False
-            self._newest = state["step"]
-            self._unwritten.pop(0)
+        if self._last and self._is_written(save_last, self._last, self._keep):
+            self._newest, self._last = self._last["step"], None
+        return self._best is None and self._last is None
+
+    def _is_written(self, save: Callable[..., None], state: dict[str, Any], *more: int) -> bool:
+        try:
+            save(state, self.folder, *more)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            logger.warning(
+                f"the checkpoint of step {state['step']} could not be written to '{self.folder}' "
+                f"({reason}): the run goes on, {self.newest()}"
+            )
+            return False
         return True
 
     def newest(self) -> str:
@@ -79,19 +95,23 @@ class Saver:
             return f"the checkpoints in '{self.folder}' are as they were when the run began"
         return f"the last checkpoint is '{self.folder / LAST}' of step {self._newest}"
 
+    def what_is_left(self, step: int) -> str:
+        """Where a run that ends after this step goes on from, in words."""
+        return f"saved in '{self.folder}'" if step == self._newest else self.newest()
+
     def finish(self) -> None:
-        """See that the last checkpoint is on the disk, waiting a few minutes for room.
+        """See on all ranks that the checkpoints are on the disk, waiting a few minutes for room.
 
         Raises:
-            UserError: there is none.
+            UserError: they are not.
         """
         for _ in range(LAST_TRIES):
-            if self._try():
+            if distributed.broadcast_object(self._try()):  # each time: no rank waits for longer than a pause
                 return
             time.sleep(PAUSE)
         raise UserError(
             f"output.dir: '{self.folder}' takes no checkpoint, so the end of this run is lost; "
-            f"{self.newest()}: make room and go on with --resume"
+            f"{distributed.broadcast_object(self.newest())}: make room and go on with --resume auto"
         )
 
 

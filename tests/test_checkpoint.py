@@ -24,7 +24,8 @@ from misc.checkpoint import (
     load_checkpoint,
     load_model_state,
     older_checkpoints,
-    save_checkpoint,
+    save_best,
+    save_last,
     saved_options,
 )
 from options import Options, UserError, to_dict
@@ -38,9 +39,15 @@ def state(step: float) -> dict[str, Any]:
     }
 
 
+def write(content: dict[str, Any], folder: Path, is_best: bool, keep: int = 1) -> None:
+    if is_best:
+        save_best(content, folder)
+    save_last(content, folder, keep)
+
+
 def test_last_is_always_written_and_best_only_when_asked(tmp_path: Path) -> None:
-    save_checkpoint(state(1), tmp_path, is_best=True)
-    save_checkpoint(state(2), tmp_path, is_best=False)
+    write(state(1), tmp_path, is_best=True)
+    write(state(2), tmp_path, is_best=False)
     assert load_checkpoint(tmp_path / LAST)["step"] == 2
     assert load_checkpoint(tmp_path / BEST)["step"] == 1
     assert load_checkpoint(tmp_path / "checkpoint_step_1.pth")["step"] == 1
@@ -50,7 +57,7 @@ def test_last_is_always_written_and_best_only_when_asked(tmp_path: Path) -> None
 @pytest.mark.parametrize("keep", [0, 1, 3])
 def test_the_newest_of_the_older_ones_are_kept(tmp_path: Path, keep: int) -> None:
     for step in (5, 90, 100, 200, 300):
-        save_checkpoint(state(step), tmp_path, is_best=False, keep=keep)
+        write(state(step), tmp_path, is_best=False, keep=keep)
     kept = [load_checkpoint(path)["step"] for path in older_checkpoints(tmp_path)]
     assert kept == [200, 100, 90][:keep]
     assert load_checkpoint(tmp_path / LAST)["step"] == 300
@@ -59,12 +66,12 @@ def test_the_newest_of_the_older_ones_are_kept(tmp_path: Path, keep: int) -> Non
 def test_older_ones_are_kept_on_a_file_system_without_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def forbid(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", forbid)
     for step in (1, 2, 3):
-        save_checkpoint(state(step), tmp_path, is_best=False)
+        write(state(step), tmp_path, is_best=False)
     assert [load_checkpoint(path)["step"] for path in older_checkpoints(tmp_path)] == [2]
     assert load_checkpoint(tmp_path / LAST)["step"] == 3
 
@@ -72,7 +79,7 @@ def test_older_ones_are_kept_on_a_file_system_without_links(
 def test_a_write_that_does_not_read_back_is_an_error_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_checkpoint(state(1), tmp_path, is_best=True)
+    write(state(1), tmp_path, is_best=True)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def torn(content: Any, file: Any) -> None:
@@ -84,13 +91,13 @@ def test_a_write_that_does_not_read_back_is_an_error_and_changes_nothing(
     save = torch.save
     monkeypatch.setattr(torch, "save", torn)
     with pytest.raises(OSError, match="not those that were written"):
-        save_checkpoint(state(2.0), tmp_path, is_best=True)
+        write(state(2.0), tmp_path, is_best=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_one_flipped_bit_in_a_tensor_is_noticed(tmp_path: Path) -> None:
-    save_checkpoint(state(1), tmp_path, is_best=False)
-    save_checkpoint(state(2.5), tmp_path, is_best=False)
+    write(state(1), tmp_path, is_best=False)
+    write(state(2.5), tmp_path, is_best=False)
     content = bytearray((tmp_path / LAST).read_bytes())
     content[content.index(torch.full((2,), 2.5).numpy().tobytes())] ^= 1
     (tmp_path / LAST).write_bytes(content)
@@ -114,29 +121,57 @@ def test_room_for_the_checkpoints_is_asked_for_before_the_run(
     check_space(model, tmp_path, keep=2)
 
 
+def test_what_a_kill_left_half_written_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = [tmp_path / f"{name}.tmp" for name in (LAST, BEST)]
+    model = nn.Linear(1000, 1000)
+    size = 4 * 3 * (1000 * 1000 + 1000)
+    for path in half:
+        path.write_bytes(bytes(size))
+
+    def usage(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=4 * size - sum(path.stat().st_size for path in half if path.exists()))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    check_space(model, tmp_path, keep=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_save_that_fails_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
-    save_checkpoint(state(1), tmp_path, is_best=True)
+    write(state(1), tmp_path, is_best=True)
     unpicklable = state(2) | {"model": {"w": lambda: None}}
     with pytest.raises((pickle.PicklingError, AttributeError)):
-        save_checkpoint(unpicklable, tmp_path, is_best=True)
+        write(unpicklable, tmp_path, is_best=True)
     assert load_checkpoint(tmp_path / LAST)["step"] == load_checkpoint(tmp_path / BEST)["step"] == 1
 
 
 def test_auto_takes_the_newest_good_one(tmp_path: Path) -> None:
     assert find_checkpoint("auto", tmp_path) is None
-    save_checkpoint(state(1), tmp_path, is_best=True)
-    save_checkpoint(state(2), tmp_path, is_best=False)
+    write(state(1), tmp_path, is_best=True)
+    write(state(2), tmp_path, is_best=False)
     assert find_checkpoint("auto", tmp_path)["step"] == 2
     whole = (tmp_path / LAST).read_bytes()
     (tmp_path / LAST).write_bytes(whole[: len(whole) // 2])
     assert find_checkpoint("auto", tmp_path)["step"] == 1
     (tmp_path / BEST).write_bytes(b"")
     (tmp_path / "checkpoint_step_1.pth").write_bytes(whole[:-9])
-    assert find_checkpoint("auto", tmp_path) is None
+    with pytest.raises(UserError) as caught:
+        find_checkpoint("auto", tmp_path)
+    for words in ("output.dir", LAST, BEST, "checkpoint_step_1.pth", "damaged", "output.overwrite=true"):
+        assert words in str(caught.value)
+
+
+def test_auto_tries_and_names_one_whose_step_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_last(state(1), tmp_path)
+    save_last(state(2), tmp_path)
+    (tmp_path / LAST).write_bytes(b"")
+    assert find_checkpoint("auto", tmp_path)["step"] == 1
+    assert f"passed over: checkpoint '{tmp_path / LAST}'" in caplog.text
 
 
 def test_a_kill_between_best_and_last_goes_on_from_best(tmp_path: Path) -> None:
-    save_checkpoint(state(1), tmp_path, is_best=False)
+    write(state(1), tmp_path, is_best=False)
     torch.save(state(2), tmp_path / BEST)
     assert find_checkpoint("auto", tmp_path)["step"] == 2
 
@@ -167,7 +202,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, kind: str)
 
 def test_what_is_loaded_does_not_change_with_the_file(tmp_path: Path) -> None:
     """The optimiser of a resumed run keeps tensors of it."""
-    save_checkpoint(state(7), tmp_path, is_best=False)
+    write(state(7), tmp_path, is_best=False)
     loaded = load_checkpoint(tmp_path / LAST)
     (tmp_path / LAST).write_bytes(bytes((tmp_path / LAST).stat().st_size))
     assert loaded["model"]["w"].tolist() == [7, 7]
@@ -188,7 +223,7 @@ def test_a_model_of_another_shape_or_with_other_names_is_refused_by_name() -> No
 
 
 def test_evaluation_on_other_input_than_in_training_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(state(1), tmp_path, is_best=False)
+    write(state(1), tmp_path, is_best=False)
     check_trained_with(Options(), tmp_path / LAST)
     other = replace(Options(), data=replace(Options().data, image_size=(384, 128)))
     with pytest.raises(UserError, match=r"data.image_size: .* trained with \[224, 224\].*\[384, 128\]"):

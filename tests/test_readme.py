@@ -27,7 +27,14 @@ TEXTS = {name: Path(name).read_text(encoding="utf-8") for name in FILES}
 SECTIONS = typing.get_type_hints(Options)
 OPTIONS = {f"{s}.{f.name}": f.default for s, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = {"data.synthetic", "data.check", "misc.export", "misc.search", "misc.verify_release"}
+PROGRAMS = {
+    "misc.benchmark",
+    "data.synthetic",
+    "data.check",
+    "misc.export",
+    "misc.search",
+    "misc.verify_release",
+}
 USERS = re.compile(r"^(datasets|runs|weights)/|^\.venv|^config/mine\.yaml$")  # made by users, not in git
 both = pytest.mark.parametrize("name", FILES)
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,7 +116,7 @@ def crash() -> None:
     raise CrashError
 
 
-@pytest.mark.parametrize("period", ["4", "0.0001 minutes"])
+@pytest.mark.parametrize("period", ["4", "0.000000001 minutes"])
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint_inside_the_epoch(
     run: Callable[..., int], tmp_path: Path, period: str
 ) -> None:
@@ -149,15 +150,13 @@ def test_a_run_that_dies_after_its_evaluation_reports_it_once(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("whole") == 0
-    original = saver.save_checkpoint
 
-    def save(state: dict[str, Any], *arguments: Any) -> None:
-        if state["epoch"] == 1:  # the evaluation's lines are in the log
-            raise CrashError
-        original(state, *arguments)
+    def save(state: dict[str, Any], *_: Any) -> None:
+        assert state["epoch"] == 1  # the evaluation's lines are in the log
+        raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(saver, "save_checkpoint", save)
+        patch.setattr(saver, "save_best", save)
         with pytest.raises(CrashError):
             run("parted")
     assert [line["kind"] for line in read_metrics(tmp_path / "parted")].count("eval") == 2
@@ -182,15 +181,18 @@ def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(
 
 def full(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
     """A disk that takes no checkpoint of these steps."""
-    original = saver.save_checkpoint
 
-    def save(state: dict[str, Any], *arguments: Any) -> None:
-        if state["step"] in steps and not room:
-            raise OSError(28, "No space left on device")
-        original(state, *arguments)
+    def refusing(original: Callable[..., None]) -> Callable[..., None]:
+        def save(state: dict[str, Any], *arguments: Any) -> None:
+            if state["step"] in steps and not room:
+                raise OSError(28, "No space left on device")
+            original(state, *arguments)
+
+        return save
 
     room: list[int] = []
-    monkeypatch.setattr(saver, "save_checkpoint", save)
+    for name in ("save_best", "save_last"):
+        monkeypatch.setattr(saver, name, refusing(getattr(saver, name)))
     monkeypatch.setattr(saver.time, "sleep", room.append)
 
 
@@ -227,6 +229,25 @@ def test_a_disk_that_stays_full_ends_with_what_there_is(
     assert_same_runs(tmp_path / "whole", tmp_path / "full")
 
 
+def test_a_run_that_could_not_save_does_not_say_that_it_has(
+    run: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for steps, said in (
+        (range(4, 9), f"the last checkpoint is '{tmp_path / 'full' / checkpoint.LAST}' of step 3"),
+        (range(9), f"the checkpoints in '{tmp_path / 'full'}' are as they were when the run began"),
+        (range(0), f"saved in '{tmp_path / 'full'}'"),
+    ):
+        with monkeypatch.context() as patch, in_step(5, send(signal.SIGTERM)):
+            full(patch, steps)
+            assert run("full", "log.checkpoint_period=3", "output.overwrite=true") == 75
+        error = capsys.readouterr().err.strip()
+        assert f": {said}; the same command with --resume auto goes on" in error
+        assert ("saved in" in error) == (not steps)
+
+
 def test_training_ends_when_patience_does(run: Callable[..., int], tmp_path: Path) -> None:
     flat = ["schedule.lr=1e-12", "schedule.lr_start=0", "schedule.lr_end=0", "schedule.patience=2"]
     assert run("run", "schedule.epoch=6", *flat) == 0
@@ -235,6 +256,9 @@ def test_training_ends_when_patience_does(run: Callable[..., int], tmp_path: Pat
     before = (tmp_path / "run" / checkpoint.LAST).read_bytes()
     assert run("run", "schedule.epoch=6", *flat, "--resume") == 0
     assert (tmp_path / "run" / checkpoint.LAST).read_bytes() == before
+    other = ["--resume", str(tmp_path / "run" / checkpoint.LAST)]
+    assert run("other", "schedule.epoch=6", *flat, *other) == 0  # has yet to find its best: waits anew
+    assert content(tmp_path / "other" / checkpoint.LAST)["best"]["epoch"] == 4
 
 
 def test_a_run_of_one_process_goes_on_in_two_with_half_the_batch(
@@ -282,8 +306,11 @@ def test_when_a_process_is_killed_the_other_ends_and_names_it(
         "log.checkpoint_period=1",
     ]
     process = torchrun(*arguments, program=program)
+    end = time.monotonic() + 120
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "the run did not begin"
+        time.sleep(0.05)
     os.kill(int((pids / str(victim)).read_text()), signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
