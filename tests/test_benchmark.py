@@ -190,7 +190,7 @@ def report(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list
     """The lines and the JSON of a run of the program, compared with an earlier one that is made up."""
     folder = tmp_path_factory.mktemp("report")
     row = {"items": 4, "unit": "samples", "precision": "float32", "throughput": 2.5, "matmul_peak": 1e10}
-    row |= {"flops_per_item": 1.0, "peak_memory": 10**8}
+    row |= {"flops_per_item": 1.0, "peak_memory": 10**8, "beyond_memory": None}
     earlier = {"machine": {}, "settings": {}, "parts": {"step.simplified": row, "step.bf16": row}}
     (folder / "earlier.json").write_text(json.dumps(earlier))
     out = folder / "made" / "bench.json"
@@ -243,8 +243,8 @@ def test_it_compares_with_an_earlier_run(report: tuple[list[str], dict[str, Any]
 
 def test_a_busier_machine_is_allowed_for() -> None:
     row = {"items": 8, "unit": "samples", "precision": "float32", "flops_per_item": 1.0}
-    before = {**row, "throughput": 10.0, "matmul_peak": 100.0, "peak_memory": 400}
-    now = {**row, "throughput": 15.0, "matmul_peak": 50.0, "peak_memory": 100}
+    before = {**row, "throughput": 10.0, "matmul_peak": 100.0, "peak_memory": 400, "beyond_memory": 300}
+    now = {**row, "throughput": 15.0, "matmul_peak": 50.0, "peak_memory": 200, "beyond_memory": 75}
     _, line = comparison({"a": before, "gone": before}, {"a": now, "new": now})
     assert line.split() == ["a", "10", "15", "1.500", "3.000", "0.250", "samples/s"]
     _, other = comparison({"a": before}, {"a": {**now, "items": 4}})
