@@ -68,7 +68,7 @@ def linear_of(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         weight, bias = weight.to(dtype), bias.to(dtype)
-    if torch.compiler.is_compiling():  # the compiler itself weighs what to keep
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # who makes a graph of it weighs what to keep
         x = function(*inputs).to(weight.dtype)
         return torch.addmm(bias, x.flatten(0, -2), weight.T, alpha=alpha).view(*x.shape[:-1], -1)
     return _LinearOf.apply(function, alpha, weight, bias, *inputs)
