@@ -53,8 +53,9 @@ BENCH_FLAGS ?=
 bench: .venv/ready
 	$(BIN)/python -m misc.benchmark $(BENCH_FLAGS)
 
+# Two files of tests at a time.
 test: .venv/ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Damaged input of every kind: 2,000 in this process, 50 as processes of their own. Prints a table.
 fuzz: .venv/ready-dev
