@@ -49,17 +49,7 @@ def accumulate(
     _make_gradients(model)
     report, num_masked = model.begin_step(batch)
     passes = [[view] for view in model.image_views] + ([model.texts] if model.texts else [])
-    cached: list[Features] = []
-    states = []
-    with torch.no_grad():
-        for share in shares:
-            part = _part(batch, share, device)
-            cached.append({})
-            for names in passes:
-                states.append(random_state(device))
-                cached[-1] |= model.encode(part, names, dense=False)[0]
-    torch.clear_autocast_cache()  # its copies of the weights were made without gradient
-    features = {name: torch.cat([rows[name] for rows in cached]).requires_grad_() for name in cached[0]}
+    features, states = _cache_features(model, batch, shares, passes, device)
     losses = model.compare(features, batch.person_ids.to(device), soft_label)
     if losses:
         total = scale(torch.stack(list(losses.values())).sum())
@@ -88,6 +78,23 @@ def accumulate(
             with torch.autocast(device.type, enabled=False):
                 torch.autograd.backward(outputs, gradients)
     return model.output(losses, report)
+
+
+def _cache_features(
+    model: "TBPS", batch: Any, shares: list[slice], passes: list[list[str]], device: torch.device
+) -> tuple["Features", list[dict[str, Tensor]]]:
+    """The features of all rows, leaves of a graph to come; and the random state before each pass."""
+    cached: list[Features] = []
+    states = []
+    with torch.no_grad():
+        for share in shares:
+            part = _part(batch, share, device)
+            cached.append({})
+            for names in passes:
+                states.append(random_state(device))
+                cached[-1] |= model.encode(part, names, dense=False)[0]
+    torch.clear_autocast_cache()  # its copies of the weights were made without gradient
+    return {name: torch.cat([rows[name] for rows in cached]).requires_grad_() for name in cached[0]}, states
 
 
 def _make_gradients(model: nn.Module) -> None:

@@ -8,16 +8,10 @@ from PIL import Image
 from test_accumulate import assert_same, gradients
 from tiny import tiny_batch, tiny_model
 
-from data.loaders import Batch
 from misc import metrics
 from misc.benchmark import plain
 
 SIMPLIFIED = {f"experiment.{name}": False for name in ("citc", "ss", "mvs_image")}
-
-
-def words_of(batch: Batch) -> list[torch.Tensor]:
-    lengths = batch.tokens["attention_mask"].sum(dim=1).tolist()
-    return [row[:length] for row, length in zip(batch.tokens["input_ids"], lengths, strict=True)]
 
 
 @pytest.mark.parametrize("recipe", [{}, SIMPLIFIED], ids=["full", "simplified"])
@@ -28,7 +22,7 @@ def test_the_plain_step_has_the_losses_and_gradients_of_ours(recipe: dict[str, o
     ours.backward()
     wanted = gradients(model)
     model.zero_grad()
-    total = plain.total_loss(model, batch.images, words_of(batch), batch.person_ids, 0.3)
+    total = plain.total_loss(model, batch.images, plain.words_of(batch.tokens), batch.person_ids, 0.3)
     total.backward()
     assert total.item() == pytest.approx(ours.item(), rel=1e-5)
     assert_same(gradients(model), wanted)
@@ -40,13 +34,16 @@ def test_its_features_are_those_of_the_towers() -> None:
     images = plain.encode_image(clip, batch.images["view1"])
     torch.testing.assert_close(images, clip.encode_image(batch.images["view1"]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        plain.encode_text(clip, words_of(batch)), clip.encode_text(batch.tokens), rtol=1e-4, atol=1e-5
+        plain.encode_text(clip, plain.words_of(batch.tokens)),
+        clip.encode_text(batch.tokens),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
 def test_its_dropout_is_on_the_attention_weights_of_captions_in_training() -> None:
     model, batch = tiny_model({"experiment.dropout": 0.2}), tiny_batch()
-    once, again = (plain.encode_text(model.clip, words_of(batch)) for _ in range(2))
+    once, again = (plain.encode_text(model.clip, plain.words_of(batch.tokens)) for _ in range(2))
     assert not torch.allclose(once, again)
     pixels = batch.images["view1"]
     assert torch.equal(*(plain.encode_image(model.clip, pixels) for _ in range(2)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_config import without_val
 from whole_runs import assert_same_runs, torchrun, write_program
 
 from main import main, parse_command_line
@@ -125,11 +126,7 @@ def test_the_best_epoch_is_picked_anew_on_another_split(
     config: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of one epoch picked on val, two on test, and three, the last: there is no val split any more."""
-    no_val = tmp_path / "no val"
-    shutil.copytree(people, no_val)
-    for path in no_val.glob("val_*"):
-        path.unlink()
-    without = [f"data.annotation_file={no_val}", f"data.image_root={no_val}/imgs"]
+    without = without_val(people, tmp_path / "no val")
     common = ["--config", str(config), "--resume", "auto"]
     for number, more in enumerate(([], ["eval.select_on=test"], without, []), start=1):
         assert main([*common, f"schedule.epoch={number}", *more]) == 0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_config import without_val
 from whole_runs import assert_same, read_metrics, timeless, torchrun
 
 from data.annotations import load_data
@@ -166,11 +167,7 @@ def test_a_fresh_run_replaces_an_earlier_one_only_when_asked(config: Path, tmp_p
 def test_without_a_val_split_the_last_epoch_counts_and_the_report_says_so(
     config: Path, people: Path, tmp_path: Path
 ) -> None:
-    no_val = tmp_path / "no val"
-    shutil.copytree(people, no_val)
-    for path in no_val.glob("val_*"):
-        path.unlink()
-    data = [f"data.annotation_file={no_val}", f"data.image_root={no_val}/imgs"]
+    data = without_val(people, tmp_path / "no val")
     assert main(["--config", str(config), *data]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     last = read_metrics(tmp_path / "run")[-1]

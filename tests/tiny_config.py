@@ -1,5 +1,6 @@
 """The configuration of a run that is over in a moment, for the tests, the drill and the fuzzing."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ def write_config(path: Path, people: Path, width: int, **changes: Mapping[str, A
     base = Path(__file__).parents[1] / "config" / "s.config.yaml"
     path.write_text(yaml.safe_dump({"base": str(base), **options}), encoding="utf-8")
     return path
+
+
+def without_val(people: Path, copy: Path) -> list[str]:
+    """The options of a copy of `people` that has no val split."""
+    shutil.copytree(people, copy)
+    for path in copy.glob("val_*"):
+        path.unlink()
+    return [f"data.annotation_file={copy}", f"data.image_root={copy}/imgs"]
 
 
 def write_tiny(path: Path, people: Path, out: Path) -> Path:

@@ -24,6 +24,12 @@ Words = Sequence[Tensor]  # the token ids of captions, each as long as it is
 VIEWS = ("view1", "view2", "simclr1", "simclr2")
 
 
+def words_of(tokens: dict[str, Tensor]) -> Words:
+    """The captions of a batch without their padding."""
+    lengths = tokens["attention_mask"].sum(dim=1).tolist()
+    return [row[:length] for row, length in zip(tokens["input_ids"], lengths, strict=True)]
+
+
 def encode_image(clip: nn.Module, pixels: Tensor) -> Tensor:
     """(B, 3, H, W) -> features (B, D)."""
     visual = clip.visual
@@ -46,6 +52,18 @@ def encode_text(clip: nn.Module, words: Words) -> Tensor:
         x = _block(block, x, mask)
     features = [row[len(ids) - 1] for row, ids in zip(_norm(text.ln_final, x), words, strict=True)]
     return torch.stack(features) @ text.text_projection
+
+
+@torch.no_grad()
+def encode_captions(
+    clip: nn.Module, tokenizer: Any, captions: Sequence[str], batch_size: int, device: torch.device
+) -> Tensor:
+    """Captions in their order -> features (Q, D), on the CPU."""
+    features = []
+    for start in range(0, len(captions), batch_size):
+        rows = [torch.tensor(tokenizer.encode(text)) for text in captions[start : start + batch_size]]
+        features.append(encode_text(clip, [row.to(device) for row in rows]).cpu())
+    return torch.cat(features)
 
 
 def _block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -112,8 +112,7 @@ def plain_step(settings: Settings, recipe: str = FULL) -> Work:
     work = step_of(options, model, loaders)
     loaders.train_sampler.set_epoch(0)
     batch = next(iter(loaders.train)).to(work.device)
-    images, lengths = dict(batch.images), batch.tokens["attention_mask"].sum(dim=1).tolist()
-    words = [row[:length] for row, length in zip(batch.tokens["input_ids"], lengths, strict=True)]
+    images, words = dict(batch.images), plain.words_of(batch.tokens)
     optimizer = plain.build_optimizer(model, options.schedule.weight_decay)
 
     def run() -> None:
@@ -121,7 +120,7 @@ def plain_step(settings: Settings, recipe: str = FULL) -> Work:
         plain.total_loss(model, images, words, batch.person_ids, soft_label=0.5).backward()
         optimizer.step()
 
-    image, _ = towers(model.clip, options.data.image_size, max(lengths))
+    image, _ = towers(model.clip, options.data.image_size, max(map(len, words)))
     return replace(
         work,
         run=run,

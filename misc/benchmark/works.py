@@ -132,9 +132,9 @@ def image_encoding(settings: Settings) -> Work:
     return Work(encode, num_images, "images", device, precision, flops, products=lambda: layers(rows, tower))
 
 
-def caption_encoding(settings: Settings) -> Work:
-    """The features of test captions, from their text, by the evaluator of a run; needed are a caption's own
-    tokens, no padding.
+def caption_encoding(settings: Settings, plainly: bool = False) -> Work:
+    """The features of test captions, from their text, by the evaluator of a run, or as `misc.benchmark.plain`
+    has them; needed are a caption's own tokens, no padding.
     """
     options = options_of(settings)
     device, precision = device_of(options)
@@ -146,28 +146,17 @@ def caption_encoding(settings: Settings) -> Work:
     _, tower = towers(clip, options.data.image_size, max(lengths))
     setting = (loaders.images, options, device, precision)
     encode = build_evaluators(clip, tokenizer, {"test": gallery}, *setting)["test"].encode
+    if plainly:
+        clip.eval()
+        encode = partial(
+            plain.encode_captions, clip, tokenizer, captions, options.data.test_batch_size, device
+        )
+        precision = torch.float32
     widths = layers(options.data.test_batch_size * tower.tokens, tower)
     note = f"{sum(lengths) / len(lengths):.1f} tokens a caption"
     return Work(
         encode, len(captions), "captions", device, precision, flops, products=lambda: widths, note=note
     )
-
-
-def plain_captions(settings: Settings) -> Work:
-    """The captions of `caption_encoding`, in their order, padded to the text length."""
-    options, work = options_of(settings), caption_encoding(settings)
-    model, loaders, tokenizer = build(options)
-    clip, size = model.clip.eval().to(work.device), options.data.test_batch_size
-    queries = captions_alone(loaders.test, work.items).queries.values()
-    captions = [caption for part in queries for caption in part.captions]
-
-    @torch.no_grad()
-    def run() -> None:
-        for start in range(0, len(captions), size):
-            rows = captions[start : start + size]
-            plain.encode_text(clip, [torch.tensor(tokenizer.encode(row)).to(work.device) for row in rows])
-
-    return replace(work, run=run, precision=torch.float32)
 
 
 def images_alone(gallery: EvaluationSet, count: int) -> EvaluationSet:
@@ -247,6 +236,6 @@ WORKS: dict[str, Callable[[Settings], Work]] = {
     "plain.full": plain_step,
     "plain.simplified": partial(plain_step, recipe=SIMPLIFIED),
     "plain.data": plain_samples,
-    "plain.captions": plain_captions,
+    "plain.captions": partial(caption_encoding, plainly=True),
     "plain.metrics": partial(scoring, num_queries=6_156, num_images=3_074, metrics=plain.retrieval_metrics),
 }
