@@ -63,7 +63,7 @@ fuzz: .venv/ready-dev
 
 # Faults of every kind done to real runs: kills, signals, a full disk, damaged files, NaN. Prints a table.
 drill: .venv/ready-dev
-	$(BIN)/python tests/drill $(DRILL_FLAGS)
+	$(BIN)/python -m tests.drill $(DRILL_FLAGS)
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

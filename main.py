@@ -7,43 +7,21 @@ Every option stands in config/config.yaml with its meaning; `section.name=value`
 """
 
 import argparse
-import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from config.reader import is_name
+from misc.cli import Parser, exit_status
 from options import Options, UserError, load_options
 
 CONFIG = Path(__file__).parent / "config"
 OVERRIDE = re.compile(r"\w+(\.\w+)+=")
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser of one program: its help as it stands, no abbreviations, and complaints in one line."""
-
-    def __init__(self, **settings: Any) -> None:
-        kind = argparse.RawDescriptionHelpFormatter
-        super().__init__(formatter_class=kind, allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As argparse has it; raises UserError for a word that a shell could not pass on."""
-        for word in sys.argv[1:] if args is None else args:
-            try:
-                is_sound = b"\0" not in os.fsencode(word)
-            except UnicodeEncodeError:
-                is_sound = False
-            if not is_sound:
-                self.error(f"{word!r:.60} holds a NUL, or half a sign")
-        return super().parse_known_args(args, namespace)
 
 
 def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
@@ -90,13 +68,14 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     """Train, evaluating after every epoch; then report the test figures of the best one."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
-    from misc import checkpoint, distributed, runtime
-    from misc.engine import build_trainer
-    from misc.evaluate import build_evaluators, encode_all
-    from misc.model_card import Outcome, write_model_card
-    from misc.report import build_reporter, report_curves
-    from misc.resume import resume
-    from misc.seed import seed_process
+    from misc.checkpoints import checkpoint
+    from misc.checkpoints.resume import resume
+    from misc.evaluation.evaluator import build_evaluators, encode_all
+    from misc.process import distributed, runtime
+    from misc.process.seed import seed_process
+    from misc.report.model_card import Outcome, write_model_card
+    from misc.report.reporter import build_reporter, report_curves
+    from misc.training.engine import build_trainer
     from model import build_model
 
     device, precision = runtime.start(options)
@@ -139,9 +118,10 @@ def evaluate(options: Options, flags: argparse.Namespace) -> None:
     """Evaluate weights of any known format on the test split; nothing of the training split is touched."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
-    from misc import checkpoint, runtime
-    from misc.evaluate import build_evaluators, encode_all
-    from misc.report import build_reporter
+    from misc.checkpoints import checkpoint
+    from misc.evaluation.evaluator import build_evaluators, encode_all
+    from misc.process import runtime
+    from misc.report.reporter import build_reporter
     from model import build_model
 
     device, precision = runtime.start(options)
@@ -162,9 +142,9 @@ def evaluate(options: Options, flags: argparse.Namespace) -> None:
 
 def score(options: Options, flags: argparse.Namespace) -> None:
     """Evaluate the folder of an earlier --save-features, without model or images."""
-    from misc import runtime
-    from misc.features import load_features
-    from misc.report import build_reporter
+    from misc.evaluation.features import load_features
+    from misc.process import runtime
+    from misc.report.reporter import build_reporter
 
     device, _ = runtime.start(options)
     if flags.save_features:
@@ -192,23 +172,12 @@ def run(options: Options, flags: argparse.Namespace, stop: Any) -> None:
 def start(arguments: Sequence[str] | None) -> int:
     """Read the command line and run it; returns the exit status as `main` does."""
     flags, options = parse_command_line(arguments)
-    from misc.signals import StopSignals
+    from misc.process.signals import StopSignals
 
     with StopSignals() as stop:  # before torch is imported, which takes seconds
-        from misc.runtime import guarded
+        from misc.process.runtime import guarded
 
         return guarded(partial(run, options, flags), stop)
-
-
-def status_of(work: Callable[[], int | None]) -> int:
-    """The exit status of a program: what `work` returns (None: 0), or 2 with one line for a UserError."""
-    try:
-        return work() or 0
-    except UserError as error:
-        from misc.runtime import report_error
-
-        report_error(error)
-        return 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -217,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 2 with one line for what the user can mend; 75 where a signal ended the run, which goes on with
     --resume; 1 where another process ended it.
     """
-    return status_of(partial(start, arguments))
+    return exit_status(partial(start, arguments))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data.images import load_image
+from data.decode import load_image
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class ImageCache:
             raise UserError(f"data.cache: '{folder}' cannot be written to. Name another folder")
 
     def load(self, path: Path) -> Pixels:
-        """What `data.images.load_image` makes of a file, if need be; raises as it does."""
+        """What `data.decode.load_image` makes of a file, if need be; raises as it does."""
         try:
             status = os.stat(path)
         except OSError:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from data.annotations import WHOLE_GALLERY, check_bad_images
 from data.augment import IMAGE_VIEWS
 from data.cache import ImageCache
-from data.images import BadImageError, load_image
+from data.decode import BadImageError, load_image
 from data.records import ByLanguage, Record
 from data.transforms import resize
 from options import UserError

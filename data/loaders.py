@@ -22,7 +22,7 @@ from data.datasets import (
     seeded,
 )
 from data.mixgen import mixgen
-from data.sampling import Loader, TrainSampler
+from data.sampler import Loader, TrainSampler
 from data.views import Change, Views
 from options import LOSSES, ExperimentOptions, Options, UserError
 from text_utils.augment import NEED_SYNONYMS, TextAugmentation

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from data import arithmetic
-from data.arithmetic import Channels
+from data import pixel_ops
+from data.pixel_ops import Channels
 
 Operation = Callable[[Tensor, random.Random], Tensor]
 Range = tuple[float, float]
@@ -59,7 +59,7 @@ def color_jitter(
         partial(_saturate, factor=1 + rng.uniform(-saturation, saturation)),
     ]
     if hue:
-        changes.append(partial(arithmetic.turn_hue, share=rng.uniform(-hue, hue)))
+        changes.append(partial(pixel_ops.turn_hue, share=rng.uniform(-hue, hue)))
     rng.shuffle(changes)
     channels = pixels.numpy().astype(np.int16, order="C")
     for change in changes:
@@ -68,15 +68,15 @@ def color_jitter(
 
 
 def _brighten(channels: Channels, factor: float) -> None:
-    arithmetic.stretch(channels, 0, factor)
+    pixel_ops.stretch(channels, 0, factor)
 
 
 def _contrast(channels: Channels, factor: float) -> None:
-    arithmetic.stretch(channels, round(arithmetic.luma(channels).mean()), factor)
+    pixel_ops.stretch(channels, round(pixel_ops.luma(channels).mean()), factor)
 
 
 def _saturate(channels: Channels, factor: float) -> None:
-    arithmetic.stretch(channels, arithmetic.luma(channels), factor)
+    pixel_ops.stretch(channels, pixel_ops.luma(channels), factor)
 
 
 def random_rotation(pixels: Tensor, rng: random.Random, degrees: float) -> Tensor:
@@ -112,7 +112,7 @@ def random_grayscale(pixels: Tensor, rng: random.Random, p: float) -> Tensor:
     """Gray, in three equal channels, with probability `p`."""
     if rng.random() >= p:
         return pixels
-    gray = arithmetic.luma(pixels.numpy().astype(np.int16, order="C")).astype(np.uint8)
+    gray = pixel_ops.luma(pixels.numpy().astype(np.int16, order="C")).astype(np.uint8)
     return torch.from_numpy(gray).repeat(3, 1, 1)
 
 
@@ -167,4 +167,4 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def blur(pixels: Tensor, sigma: float) -> Tensor:
-    return torch.from_numpy(arithmetic.gaussian_blur(pixels.numpy(), sigma))
+    return torch.from_numpy(pixel_ops.gaussian_blur(pixels.numpy(), sigma))

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from anywhere
 
-from main import Parser, status_of
+from misc.cli import Parser, exit_status
 from options import LOSSES
 
 TEXTS = ("红色上衣的女生", "a man wearing a blue coat")
@@ -72,7 +72,7 @@ def pick_device(name: str) -> Any:
 
 def load_images(files: Sequence[Path] | None) -> list[tuple[str, Any]]:
     """(name, PIL image) of the files, or of people drawn on the spot."""
-    from data.images import load_image
+    from data.decode import load_image
 
     if files:
         return [(file.name, load_image(file)) for file in files]
@@ -151,7 +151,7 @@ def start(flags: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
-    return status_of(lambda: start(build_parser().parse_args(arguments)))
+    return exit_status(lambda: start(build_parser().parse_args(arguments)))
 
 
 if __name__ == "__main__":

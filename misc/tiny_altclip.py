@@ -121,7 +121,7 @@ def make_tiny_altclip(
 
 
 def _start_image_tower(tower: Any, width: int, layers: int) -> None:
-    """OpenAI's start (as `model.layers.Transformer` has it); transformers' own leaves narrow towers blind."""
+    """OpenAI's initialisation (see `model.towers.layers`); transformers' leaves narrow towers blind."""
     from torch.nn import init
 
     tower.embeddings.patch_embedding.reset_parameters()

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from main import CONFIG, Parser, status_of
+from main import CONFIG, Parser, exit_status
 from main import main as run_main
 
 FIGURES = ("R1", "R5", "R10", "mAP")
@@ -91,7 +91,7 @@ def run(flags: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return status_of(lambda: run(build_parser().parse_intermixed_args(arguments)))
+    return exit_status(lambda: run(build_parser().parse_intermixed_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from model.altclip_files import (
+from model.clip import LOGIT_BIAS, freeze, lock_blocks
+from model.processor import NORMALIZATIONS, ImageProcessor
+from model.weights.altclip_files import (
     bad_altclip,
     fill_from_checkpoint,
     load_config,
@@ -20,9 +22,7 @@ from model.altclip_files import (
     load_model,
     locate,
 )
-from model.clip import LOGIT_BIAS, freeze, lock_blocks
-from model.processor import NORMALIZATIONS, ImageProcessor
-from model.shapes import resize_image_positions
+from model.weights.shapes import resize_image_positions
 from options import UserError
 from text_utils.tokenizer import AltCLIPTokenizer
 

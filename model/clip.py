@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.pretrained import ClipWeights, load_clip_weights
 from model.processor import NORMALIZATIONS, ImageProcessor
-from model.shapes import ClipShape, check_memory
-from model.text import TextTransformer
-from model.vision import VisionTransformer
+from model.towers.text import TextTransformer
+from model.towers.vision import VisionTransformer
+from model.weights.pretrained import ClipWeights, load_clip_weights
+from model.weights.shapes import ClipShape, check_memory
 from options import UserError
 from text_utils.tokenizer import CLIPTokenizer
 

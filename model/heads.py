@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from model.layers import LayerNorm, QuickGELU, Transformer
+from model.towers.layers import LayerNorm, QuickGELU, Transformer
 
 
 def simclr_head(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:

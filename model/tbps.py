@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from misc import distributed
-from model.accumulate import accumulate
+from misc.process import distributed
+from misc.training.accumulation import accumulate
 from model.heads import CrossModalHead, identity_classifier, simclr_head
 from model.losses import (
     citc_loss,

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from altclip_folders import altclip_folder, go_offline
-from tiny_config import write_tiny
 
 from data.synthetic.write import Parameters, generate
+from tests.helpers.altclip_folders import altclip_folder, go_offline
+from tests.helpers.tiny_config import write_tiny
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from data.synthetic.write import Parameters, generate
-from data.workers import num_cores
+from misc.process.workers import num_cores
 from options import UserError
 
 

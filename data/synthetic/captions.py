@@ -7,10 +7,10 @@ an image agree in what they tell. A paraphrase is the same content in another fr
 import random
 from typing import Any
 
-from data.synthetic import english, french, german, mandarin
 from data.synthetic.attributes import Identity, Item, pick
 from data.synthetic.camera import Shot
-from data.synthetic.wording import Content
+from data.synthetic.languages import english, french, german, mandarin
+from data.synthetic.languages.wording import Content
 
 LANGUAGES = {"en": english.caption, "ch": mandarin.caption, "de": german.caption, "fr": french.caption}
 NUM_FRAMES = 6

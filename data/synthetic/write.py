@@ -19,7 +19,7 @@ from data.synthetic.attributes import Identity, draw_identities
 from data.synthetic.camera import NUM_CAMERAS, draw_shot
 from data.synthetic.captions import LANGUAGES, image_captions
 from data.synthetic.render import render
-from data.workers import in_processes
+from misc.process.workers import in_processes
 from options import UserError
 
 # To be raised whenever the same parameters give other files: sets of an older version are then rebuilt.

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from main import CONFIG, Parser, status_of
+from main import CONFIG, Parser, exit_status
 from misc.benchmark.child import in_child, measure_part, prepare
 from misc.benchmark.parts import AGAINST, FOR_GPUS, PARTS, Settings, chosen
 from misc.benchmark.report import comparison, header, read_report, table_row, write_report
@@ -92,7 +92,7 @@ def run(flags: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
-    return status_of(lambda: run(build_parser().parse_intermixed_args(arguments)))
+    return exit_status(lambda: run(build_parser().parse_intermixed_args(arguments)))
 
 
 if __name__ == "__main__":

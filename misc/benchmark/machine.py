@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.workers import num_cores
+from misc.process.workers import num_cores
 
 Product = tuple[int, int, int]  # rows, inputs, outputs of a linear layer
 STATUS = Path("/proc/self/status")

@@ -11,7 +11,7 @@ import torch
 
 from misc.benchmark.flops import Tower
 from misc.benchmark.machine import MatmulPeak, Product, peak_memory, synchronize
-from misc.logs import progress
+from misc.process.logs import progress
 
 VIT_B = ((1576, 768, 3072), (1576, 768, 2304))  # a block's widest layers, for 8 images of 224 x 224
 CPU = torch.device("cpu")

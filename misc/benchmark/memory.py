@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.loaders import Batch
-from main import CONFIG, Parser, status_of
+from main import CONFIG, Parser, exit_status
 from misc.benchmark.setting import FULL, SIMPLIFIED
 from model import build_model
 from model.tbps import TBPS
@@ -142,7 +142,7 @@ def build_parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
-    return status_of(lambda: run(build_parser().parse_args(arguments).overrides))
+    return exit_status(lambda: run(build_parser().parse_args(arguments).overrides))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ PARTS = {
     "accumulate.parts": "the same batch with schedule.accumulate=4",
     "data.full": "training batches of the full recipe (4 views), one core, no worker",
     "data.simplified": "training batches of the simplified recipe (1 view), one core, no worker",
-    "data.workers": "training batches of the full recipe, one worker process for each core",
+    "misc.process.workers": "training batches of the full recipe, one worker process for each core",
     "tokens.clip": "captions through CLIP's tokenizer, one core",
     "tokens.altclip": "captions through AltCLIP's tokenizer (a small vocabulary), one core",
     "evaluate.images": "gallery images, from files to features",

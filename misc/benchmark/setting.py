@@ -12,11 +12,11 @@ from torch import nn
 from data.annotations import load_data
 from data.loaders import Loaders, build_loaders
 from data.synthetic.write import Parameters, generate
-from data.workers import num_cores
 from main import CONFIG
 from misc.benchmark.parts import Settings
-from misc.runtime import pick_device, pick_precision
-from misc.seed import seed_process
+from misc.process.runtime import pick_device, pick_precision
+from misc.process.seed import seed_process
+from misc.process.workers import num_cores
 from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
 from model import build_model
 from options import Options, load_options

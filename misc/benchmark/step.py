@@ -13,11 +13,11 @@ from misc.benchmark.measure import Work, layers
 from misc.benchmark.parts import Settings
 from misc.benchmark.setting import FULL, batch_size, build, device_of, options_of, small_altclip
 from misc.benchmark.towers import towers
-from misc.engine import Trainer, build_trainer
-from misc.signals import StopSignals
+from misc.process.signals import StopSignals
+from misc.training.engine import Trainer, build_trainer
 from model.altclip_adapter import AltCLIP
-from model.altclip_files import load_config
 from model.tbps import CPU_IMAGES
+from model.weights.altclip_files import load_config
 from options import Options
 
 XLM_R_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}

@@ -12,7 +12,6 @@ import torch
 
 from data.annotations import load_data
 from data.datasets import EvaluationSet, Queries
-from data.workers import num_cores
 from misc.benchmark import plain
 from misc.benchmark.measure import Work, layers
 from misc.benchmark.parts import Settings
@@ -28,16 +27,17 @@ from misc.benchmark.setting import (
 )
 from misc.benchmark.step import altclip_step, plain_step, training_step
 from misc.benchmark.towers import towers
-from misc.evaluate import build_evaluators
+from misc.evaluation.evaluator import build_evaluators
 from misc.metrics import retrieval_metrics
-from misc.seed import seed_process
+from misc.process.seed import seed_process
+from misc.process.workers import num_cores
 from model import build_model
 from model.processor import NORMALIZATIONS
 from text_utils.captions import clean_caption
 from text_utils.tokenizer import AltCLIPTokenizer, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTS = "import data.loaders, misc.engine, misc.report, model.clip, model.tbps"
+IMPORTS = "import data.loaders, misc.training.engine, misc.report.reporter, model.clip, model.tbps"
 SAY_PEAK = "; from misc.benchmark.machine import peak_memory; print(peak_memory())"
 
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from main import Parser, status_of
+from misc.cli import Parser, exit_status
 from options import UserError
 
 LOGGER = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def build_parser() -> Parser:
 
 def open_folder(folder: Path, overwrite: bool) -> None:
     """Make DIR; raises UserError where it cannot be used, or holds files and may not be overwritten."""
-    from misc.runtime import make_folder
+    from misc.process.runtime import make_folder
 
     make_folder(folder, "DIR")
     if any(folder.iterdir()) and not overwrite:
@@ -84,13 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         """Export as the flags say."""
         flags = build_parser().parse_intermixed_args(arguments)
-        from misc.logs import start_logging
+        from misc.process.logs import start_logging
 
         start_logging()
         export(flags)
         LOGGER.info("done: %s in %s", flags.format_name, flags.folder)
 
-    return status_of(work)
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from misc.export.processors import altclip_folder, write_json, write_processors
 from misc.export.source import Source
-from model.altclip_files import BIAS, BUFFERS
-from model.hf_clip import PROJECTIONS, RENAMED
+from model.weights.altclip_files import BIAS, BUFFERS
+from model.weights.hf_clip import PROJECTIONS, RENAMED
 
 TOLERANCE = 1e-4
 # Blocks are called `layer` or `layers` by version; files of the hub, which every version reads, say these.

@@ -8,7 +8,7 @@ from PIL import Image
 
 from misc.export.source import Source
 from model.altclip_adapter import AltImageProcessor
-from model.altclip_files import locate
+from model.weights.altclip_files import locate
 from options import Options
 from text_utils.tokenizer import CLIPTokenizer, byte_pairs
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from misc.export.processors import write_json
 from misc.export.source import Source
-from misc.runtime import write_options
+from misc.process.runtime import write_options
 from model import build_model
-from model.altclip_files import BIAS
+from model.weights.altclip_files import BIAS
 from options import UserError, to_dict
 
 LOGGER = logging.getLogger(__name__)

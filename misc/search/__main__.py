@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from main import Parser, status_of
+from misc.cli import Parser, exit_status
 from options import UserError
 
 LOGGER = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def add_index_flags(parser: Parser) -> None:
 
 def run_index(flags: argparse.Namespace) -> int:
     """Make or update an index."""
-    from misc.logs import start_logging
+    from misc.process.logs import start_logging
     from misc.search.encoder import load_encoder
     from misc.search.results import printable
     from misc.search.update import SKIPPED, update_index
@@ -108,8 +108,8 @@ def add_query_flags(parser: Parser) -> None:
 def run_query(flags: argparse.Namespace) -> int:
     """Rank the images for each query."""
     check_query_flags(flags)
-    from data.images import load_image
-    from misc.runtime import make_folder
+    from data.decode import load_image
+    from misc.process.runtime import make_folder
     from misc.search.index import Index
     from misc.search.queries import Query
     from misc.search.results import as_csv, as_json, draw, explain_all, find, table
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run, flags = parse(sys.argv[1:] if arguments is None else arguments)
         return run(flags)
 
-    return status_of(command)
+    return exit_status(command)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from main import Parser, status_of
+from misc.cli import Parser, exit_status
 from misc.search import store
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.engines import build_approximate
@@ -143,7 +143,7 @@ def run(flags: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
-    return status_of(lambda: run(build_parser().parse_args(arguments)))
+    return exit_status(lambda: run(build_parser().parse_args(arguments)))
 
 
 if __name__ == "__main__":

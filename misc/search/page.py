@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from data.images import load_image
+from data.decode import load_image
 from misc.search.explain import explain, overlay
 from misc.search.queries import Query, query_features
 from misc.search.truth import Truth

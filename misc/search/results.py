@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from data.images import load_image
-from misc.contact_sheet import Cell, draw_contact_sheet
-from misc.logs import progress
-from misc.pictures import RULE
+from data.decode import load_image
+from misc.process.logs import progress
+from misc.report.contact_sheet import Cell, draw_contact_sheet
+from misc.report.pictures import RULE
 from misc.search.encoder import Encoder
 from misc.search.index import Index
 from misc.search.queries import Query, query_features

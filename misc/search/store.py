@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from misc.durable import replacing
+from misc.process.durable import replacing
 from misc.search.walk import Found
 from options import UserError
 

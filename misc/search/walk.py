@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.images import NOT_DECODED, load_image
-from data.sampling import Loader
-from data.workers import num_cores
+from data.decode import NOT_DECODED, load_image
+from data.sampler import Loader
+from misc.process.workers import num_cores
 from options import UserError
 
 

@@ -1,4 +1,4 @@
-"""The fault drill: `make drill`, or python tests/drill.
+"""The fault drill: `make drill`, or python -m tests.drill.
 
 A small run of two processes on rendered persons is made once undisturbed. Then each fault is done to the same
 run by real means (signals, a full file system, damaged files), the same command goes on, and what it comes to
@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT))
 
-from faults import FAULTS  # noqa: E402
-from subject import NoFaultError, Subject  # noqa: E402
+from tests.drill.faults import FAULTS  # noqa: E402
+from tests.drill.subject import NoFaultError, Subject  # noqa: E402
 
 AGAIN = 5  # times that a try is made in which the fault did not happen
 Fault = Callable[[Subject, random.Random], str]
@@ -62,7 +62,7 @@ def attempt(row: Row, fault: Fault, subject: Subject, seed: int) -> None:
 
 def main() -> int:
     """Run the command line; returns the exit status: 0, or 1 where a fault was not survived."""
-    parser = argparse.ArgumentParser(prog="python tests/drill", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.drill", description=__doc__)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments of the faults")
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), help="these faults alone")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the runs")

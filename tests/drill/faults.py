@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from subject import STEPS, NoFaultError, Subject
+from tests.drill.subject import STEPS, NoFaultError, Subject
 
 NAN = """
 import model.tbps

@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tiny_config import write_config
-from whole_runs import assert_same_runs, say_pid, write_program
-
 from data.synthetic.write import Parameters, generate
+from tests.helpers.tiny_config import write_config
+from tests.helpers.whole_runs import assert_same_runs, say_pid, write_program
 
 STEPS = 24  # of the run: three epochs of 64 samples in steps of 2 x 4
 LIMIT = 240.0  # seconds that nothing of the drill takes

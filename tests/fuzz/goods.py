@@ -3,23 +3,19 @@
 import contextlib
 import io
 import json
-import sys
 import warnings
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the other helpers of the tests, as pytest finds them
-
-from openai_format import save_torchscript
-from released import tbps_clip
-from tiny_config import write_config
-
 from data.synthetic.write import Parameters, generate
 from main import main
 from misc.export.__main__ import main as export
 from misc.search.__main__ import main as search
+from tests.helpers.openai_format import save_torchscript
+from tests.helpers.released import tbps_clip
+from tests.helpers.tiny_config import write_config
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif"}
 

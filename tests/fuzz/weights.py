@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from misc.pickles import read_pickled
+from model.weights.pickles import read_pickled
 from tests.fuzz.cases import Case, Made
 from tests.fuzz.wild import damaged_file, scalars, texts
 

@@ -1,0 +1,192 @@
+"""Check a data set before training: python -m data.check ANNOTATIONS IMAGE_ROOT
+
+Prints counts, caption lengths and what is wrong, and writes to --out `findings.txt`, where each finding is
+listed, and `contact_sheet.png`. Exit status 0: fit for training, warnings at most; 1: defects that stop or
+falsify training; 2: malformed records, or no annotations at all.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.annotations import missing_images
+from data.check.images import ODDITIES, find_oddities, unnamed_images
+from data.check.records import (
+    PUBLISHED,
+    Count,
+    Finding,
+    Found,
+    count,
+    differences,
+    each,
+    recognise,
+    record_findings,
+)
+from data.decode import load_image
+from data.formats import FORMATS, read_splits
+from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, UNPAIRED
+from misc.cli import Parser, exit_status
+from misc.process.workers import num_cores
+from misc.report.contact_sheet import Cell, draw_contact_sheet
+from options import ExperimentOptions, UserError
+from text_utils.captions import clean_caption
+
+FINDINGS, CONTACT_SHEET = "findings.txt", "contact_sheet.png"
+NUM_SHOWN = 3  # of a finding, on screen
+NUM_CELLS = 8  # of each split, on the contact sheet
+
+
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(prog="python -m data.check", description=__doc__)
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="as data.annotation_file")
+    parser.add_argument("image_root", type=Path, metavar="IMAGE_ROOT", help="as data.image_root")
+    parser.add_argument("--dataset", default="auto", metavar="NAME", help="as data.dataset: force the format")
+    parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all that are there")
+    parser.add_argument("--out", type=Path, default=Path("runs/check"), metavar="DIR", help="runs/check")
+    return parser
+
+
+def check(flags: argparse.Namespace) -> list[Finding]:
+    """All findings, those that found nothing too; prints counts and caption lengths on the way."""
+    if flags.dataset not in {"auto", *FORMATS}:
+        raise UserError(f"--dataset: expected auto or one of {', '.join(FORMATS)}, found '{flags.dataset}'")
+    faults: dict[str, list[str]] = {kind: [] for kind in (MALFORMED, NO_WORDS, UNPAIRED, NOT_ALIGNED)}
+    found = read_splits(
+        flags.annotations,
+        languages=flags.languages,
+        dataset=flags.dataset,
+        complain=lambda kind, message: faults[kind].append(message),
+    )
+    counts = count(found)
+    if not counts and not faults[MALFORMED]:
+        raise UserError(f"'{flags.annotations}' has no records (of the languages asked for); check the path")
+    name = recognise(counts, str(flags.annotations))
+    print_counts(counts, name)
+    images, unusable = image_findings(found, flags.image_root)
+    findings = [Finding(kind, True, messages) for kind, messages in faults.items()]
+    findings += [*images, *record_findings(found, unusable), long_captions(found)]
+    if name:
+        findings.append(differences(counts, name))
+    write_contact_sheet(found, unusable, flags.image_root, flags.out)
+    return findings
+
+
+def open_folder(out: Path) -> None:
+    """Make the folder for what is written, before the long work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / FINDINGS).write_text("the check was not finished\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out: cannot write to '{out}' ({error.strerror}); name another folder") from error
+
+
+def print_counts(counts: dict[tuple[str, str], Count], name: str | None) -> None:
+    """A row for each split and language, beside the published counts of the data set `name`."""
+    print(f"{'split':6}{'language':>9}{'persons':>9}{'images':>9}{'captions':>10}", end="")
+    print(f"   published for {name}" if name else "   (no published data set)")
+    for (split, language), number in counts.items():
+        published = PUBLISHED[name].get(split) if name else None
+        same = "the same" if published == number else " / ".join(f"{n:,}" for n in published or ())
+        print(f"{split:6}{language:>9}{number[0]:9,}{number[1]:9,}{number[2]:10,}   {same}".rstrip())
+
+
+def image_findings(found: Found, root: Path) -> tuple[list[Finding], set[str]]:
+    """What is wrong with the image files, and the images that cannot be used."""
+    images = list(dict.fromkeys(record.image for _, _, record in each(found)))
+    missing = missing_images(images, root)
+    absent = set(missing)
+    there = [image for image in images if image not in absent]
+    with tqdm(total=len(there), unit="image", disable=not sys.stderr.isatty()) as bar:
+        oddities = find_oddities(there, root, num_cores(), bar.update)
+    findings = [Finding("images that are not there", True, missing)]
+    for kind, is_unusable in ODDITIES.items():
+        details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
+        findings.append(Finding(kind, is_unusable, details))
+    unnamed = unnamed_images(images, root)
+    findings.append(Finding("images in the folder that no record names", False, unnamed))
+    return findings, {*absent, *(image for image, kind, _ in oddities if ODDITIES[kind])}
+
+
+def long_captions(found: Found) -> Finding:
+    """The captions that the text length cuts; prints how long those of each language are."""
+    from text_utils.tokenizer import CLIPTokenizer  # seconds to import: --help must not wait for it
+
+    limit, endless = ExperimentOptions().text_length, sys.maxsize
+    tokenizer = CLIPTokenizer(endless)
+    lengths: dict[str, list[int]] = {}
+    cut = []
+    records = list(each(found))
+    for split, language, record in tqdm(records, unit="record", disable=not sys.stderr.isatty()):
+        for caption in record.captions:
+            length = len(tokenizer.encode(clean_caption(caption, endless)))
+            lengths.setdefault(language, []).append(length)
+            if length > limit:
+                cut.append(f"{split} {language} {record.image}: {length} tokens: '{caption}'")
+    for language, of_language in lengths.items():
+        print(
+            f"captions in {language}: {np.mean(of_language):.1f} CLIP tokens on average, 95 % have at most "
+            f"{np.percentile(of_language, 95):.0f}, the longest {max(of_language)}; "
+            f"{100 * np.mean(np.array(of_language) > limit):.2f} % have more than {limit}"
+        )
+    return Finding(f"captions of more than {limit} tokens (the clip backbone cuts them there)", False, cut)
+
+
+def write_contact_sheet(found: Found, unusable: set[str], root: Path, out: Path) -> None:
+    """Draw some images of each split, evenly spread, with the first caption of each language."""
+    cells = []
+    for split, by_language in found.items():
+        first_captions: dict[str, list[str]] = {}
+        persons = {}
+        for records in by_language.values():
+            for record in records:
+                first_captions.setdefault(record.image, []).extend(record.captions[:1])
+                persons[record.image] = record.person_id
+        images = [image for image in first_captions if image not in unusable]
+        for image in images[:: -(-len(images) // NUM_CELLS) or 1]:
+            label = f"{split} · person {persons[image]} · {image}"
+            cells.append(Cell(load_image(root / image), label, first_captions[image]))
+    draw_contact_sheet(cells, out / CONTACT_SHEET)
+
+
+def report(findings: Sequence[Finding], out: Path) -> None:
+    """List the findings in `findings.txt`, and the first few of each on screen; end with a verdict."""
+    some = sorted((f for f in findings if f.details), key=lambda f: not f.is_defect)
+    lines = []
+    for finding in some:
+        word = "defect" if finding.is_defect else "warning"
+        head = f"{word}: {finding.title}: {len(finding.details):,}"
+        details = [f"    {' '.join(detail.split())}" for detail in finding.details]
+        lines += [head, *details, ""]
+        print(f"\n{head}", *(line[:160] for line in details[:NUM_SHOWN]), sep="\n")
+        if len(details) > NUM_SHOWN:
+            print(f"    ... and {len(details) - NUM_SHOWN:,} more")
+    file = out / FINDINGS
+    file.write_text("\n".join(lines) or "nothing found\n", encoding="utf-8", errors="backslashreplace")
+    defects = sum(f.is_defect for f in some)
+    verdict = f"not fit for training; kinds of defects: {defects}," if defects else "fit for training; kinds"
+    print(f"verdict: {verdict} of warnings: {len(some) - defects}")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Check and report; returns 0, or 1 where there are defects. Raises UserError for malformed records."""
+    open_folder(flags.out)
+    findings = check(flags)
+    report(findings, flags.out)
+    malformed = next(finding.details for finding in findings if finding.title == MALFORMED)
+    if malformed:
+        raise UserError(malformed[0] + f" ({len(malformed)} such records)" * (len(malformed) > 1))
+    return int(any(finding.is_defect and finding.details for finding in findings))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, 0, 1 or 2 as the head of this file says."""
+    return exit_status(lambda: run(build_parser().parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""English captions."""
+
+import random
+
+from data.synthetic.attributes import Item
+from data.synthetic.languages.wording import (
+    ACCESSORIES,
+    GARMENTS,
+    Content,
+    fresh_verb,
+    listed,
+    mentioned,
+    paragraph,
+)
+
+PEOPLE = {
+    "man": ("man", "man", "guy", "male pedestrian", "gentleman"),
+    "woman": ("woman", "woman", "lady", "female pedestrian"),
+}
+PRONOUN = {"man": "he", "woman": "she"}
+BUILD = {"slim": ("slim", "slender", "thin"), "heavy": ("heavyset", "stocky", "stout")}
+KINDS = {
+    "t-shirt": ("t-shirt", "tee", "short-sleeved t-shirt"),
+    "tank top": ("tank top", "sleeveless top"),
+    "shirt": ("shirt", "button-up shirt", "long-sleeved shirt"),
+    "sweater": ("sweater", "pullover", "jumper"),
+    "hoodie": ("hoodie", "hooded sweatshirt"),
+    "jacket": ("jacket", "open jacket"),
+    "blazer": ("blazer", "suit jacket"),
+    "puffer": ("puffer jacket", "padded jacket", "down jacket", "quilted jacket"),
+    "coat": ("coat", "long coat", "overcoat"),
+    "dress": ("dress", "knee-length dress"),
+    "top": ("top", "shirt"),
+    "trousers": ("trousers", "pants", "slacks"),
+    "jeans": ("jeans", "denim trousers", "denim pants"),
+    "sweatpants": ("sweatpants", "jogging bottoms", "track pants"),
+    "leggings": ("leggings", "tight leggings"),
+    "shorts": ("shorts", "short trousers"),
+    "skirt": ("skirt", "knee-length skirt"),
+    "sneakers": ("sneakers", "trainers", "sports shoes"),
+    "boots": ("boots", "high boots"),
+    "leather shoes": ("leather shoes", "dress shoes"),
+    "sandals": ("sandals", "open sandals"),
+    "high heels": ("high heels", "heels", "pumps"),
+    "backpack": ("backpack", "rucksack"),
+    "handbag": ("handbag", "purse"),
+    "shoulder bag": ("shoulder bag", "cross-body bag", "messenger bag"),
+    "suitcase": ("suitcase", "wheeled suitcase", "trolley case"),
+    "shopping bag": ("shopping bag", "carrier bag"),
+    "cap": ("cap", "baseball cap"),
+    "beanie": ("beanie", "knit hat", "woolly hat"),
+    "sun hat": ("sun hat", "wide-brimmed hat"),
+    "glasses": ("glasses", "spectacles", "eyeglasses"),
+    "sunglasses": ("sunglasses", "dark glasses", "shades"),
+    "scarf": ("scarf",),
+    "mask": ("face mask", "mask"),
+    "phone": ("phone", "mobile phone", "smartphone"),
+    "umbrella": ("umbrella", "folded umbrella"),
+    "cup": ("paper cup", "coffee cup", "cup of coffee"),
+}
+PLURAL = (
+    "trousers",
+    "jeans",
+    "sweatpants",
+    "leggings",
+    "shorts",
+    "sneakers",
+    "boots",
+    "leather shoes",
+    "sandals",
+)
+PLURAL += ("high heels", "glasses", "sunglasses")
+COLORS = {
+    "gray": ("gray", "grey"),
+    "navy": ("navy", "dark blue", "navy blue"),
+    "light blue": ("light blue", "pale blue", "sky blue"),
+    "olive": ("olive", "olive green", "khaki"),
+    "beige": ("beige", "tan", "sand-coloured"),
+    "purple": ("purple", "violet"),
+    "blond": ("blond", "fair"),
+}
+HAIR = {
+    "short": ("short {} hair", "short {} hair", "{} hair cut short"),
+    "curly": ("curly {} hair", "{} curls"),
+    "bob": ("chin-length {} hair", "{} hair in a bob"),
+    "long": ("long {} hair", "{} hair past the shoulders"),
+    "ponytail": ("{} hair in a ponytail", "{} hair tied into a ponytail"),
+    "bun": ("{} hair in a bun", "{} hair tied up in a bun"),
+    "bald": ("a bald head", "a shaved head"),
+}
+COLORED = {
+    "stripes": ("{c} and {d} striped {k}", "{c} {k} with {d} stripes", "{c} {k} with horizontal {d} stripes"),
+    "pinstripes": ("{c} {k} with vertical {d} stripes", "vertically striped {c} and {d} {k}"),
+    "checks": ("{c} and {d} checked {k}", "{c} and {d} plaid {k}", "checkered {k} in {c} and {d}"),
+    "dots": ("{c} {k} with {d} dots", "{c} and {d} polka-dot {k}", "dotted {k} in {c} and {d}"),
+    "logo": ("{c} {k} with {a_d} print", "{c} {k} with {a_d} logo on the chest"),
+    "two-tone": ("two-tone {k} in {d} and {c}", "{c} {k} with {d} shoulders"),
+    "side stripes": ("{c} {k} with {d} stripes down the sides", "{c} {k} with {a_d} stripe along each leg"),
+}
+UNCOLORED = {
+    "stripes": ("striped {k}", "horizontally striped {k}"),
+    "pinstripes": ("vertically striped {k}", "{k} with vertical stripes"),
+    "checks": ("checked {k}", "plaid {k}", "checkered {k}"),
+    "dots": ("dotted {k}", "polka-dot {k}"),
+    "logo": ("{k} with a print on the chest", "{k} with a logo"),
+    "two-tone": ("two-tone {k}", "two-coloured {k}"),
+    "side stripes": ("{k} with stripes down the sides", "side-striped {k}"),
+}
+VIEW = {
+    "front": ("is facing the camera", "is seen from the front"),
+    "back": ("is seen from behind", "has {} back to the camera"),
+    "side": ("is seen from the side", "is shown in profile"),
+}
+CARRY = {
+    "backpack": ("carries {}", "has {} on {} back", "is carrying {}"),
+    "handbag": ("carries {}", "is holding {}"),
+    "shoulder bag": ("carries {}", "has {} across {} body"),
+    "suitcase": ("pulls {}", "is pulling {} along"),
+    "shopping bag": ("carries {}", "is holding {}"),
+    "phone": ("holds {}", "has {} in {} hand"),
+    "umbrella": ("holds {}", "carries {} in {} hand"),
+    "cup": ("holds {}", "has {} in {} hand"),
+}
+
+
+def article(phrase: str) -> str:
+    """`phrase` with "a" or "an" before it."""
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def noun(item: Item, rng: random.Random) -> str:
+    """A thing with its colours, with an article where it is one piece."""
+    kind = rng.choice(KINDS[item.kind])
+    color, second = (rng.choice(COLORS.get(name, (name,))) for name in (item.color, item.color2))
+    if item.pattern:
+        pattern = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern])
+        phrase = pattern.format(c=color, d=second, a_d=second and article(second), k=kind)
+    else:
+        phrase = f"{color} {kind}".strip()
+    return phrase if item.kind in PLURAL else article(phrase)
+
+
+def hair(item: Item, rng: random.Random) -> str:
+    """The hair, as what a person has."""
+    return rng.choice(HAIR[item.kind]).format(rng.choice(COLORS.get(item.color, (item.color,))))
+
+
+def clothes(content: Content, fields: tuple[str, ...], rng: random.Random) -> list[str]:
+    """What is worn of these fields, an inner garment together with what is over it."""
+    worn = []
+    for field, item in mentioned(content, fields):
+        phrase = noun(item, rng)
+        if field == "upper" and "inner" in content.items:
+            phrase += rng.choice((" over ", " worn over ")) + noun(content.items["inner"], rng)
+        worn.append(phrase)
+    return worn
+
+
+def doings(content: Content, rng: random.Random) -> list[str]:
+    """What a person carries and how they are seen, as verb phrases."""
+    their, used = "his" if content.sex == "man" else "her", {"has"} if "hair" in content.items else set()
+    phrases = [
+        fresh_verb(CARRY[item.kind], used, rng).format(noun(item, rng), their)
+        for _, item in mentioned(content, ("bag", "hand"))
+    ]
+    if "view" in content.items:
+        phrases.append(fresh_verb(VIEW[content.items["view"].kind], used, rng).format(their))
+    return phrases
+
+
+def both(parts: list[str]) -> str:
+    """The parts with commas and a last "and"."""
+    return listed(parts, "and")
+
+
+def caption(content: Content, frame: int, rng: random.Random) -> str:
+    """A caption of one or two sentences; `frame` (0 to 5) decides how it is built."""
+    items, he = content.items, PRONOUN[content.sex]
+    person = rng.choice(PEOPLE[content.sex])
+    if "build" in items:
+        person = f"{rng.choice(BUILD[items['build'].kind])} {person}"
+    main, extra = clothes(content, GARMENTS, rng), clothes(content, ACCESSORIES, rng)
+    does = doings(content, rng)
+    has = [f"has {hair(items['hair'], rng)}"] if "hair" in items else []
+    with_hair = f" with {hair(items['hair'], rng)}" if has else ""
+    with_extra = f", with {both(extra)}" if extra else ""
+    wears = rng.choice(("wears", "is wearing"))
+    if frame == 0:
+        sentences = [
+            f"{article(person)}{with_hair} {wears} {both(main + extra)}",
+            does and f"{he} {both(does)}",
+        ]
+    elif frame == 1:
+        also = [f"also wears {both(extra)}"] if extra else []
+        sentences = [f"the {person} {both([*has, f'{wears} {both(main)}'])}"]
+        sentences.append((also or does) and f"{he} {both(also + does)}")
+    elif frame == 2:
+        seen = both(does) if does else rng.choice(("can be seen here", "appears in the picture"))
+        sentences = [f"wearing {both(main + extra)}, {article(person)}{with_hair} {seen}"]
+    elif frame == 3:
+        sentences = [
+            f"{article(person)} in {both(main)}{with_extra}",
+            (has or does) and f"{he} {both(has + does)}",
+        ]
+    elif frame == 4:
+        sentences = [
+            f"this is {article(person)}{with_hair}{',' if has else ''} dressed in {both(main)}{with_extra}"
+        ]
+        sentences.append(does and f"{he} {both(does)}")
+    else:
+        opening = (
+            f"the {person} {both(has + does)}"
+            if has or does
+            else f"there is {article(person)} in the picture"
+        )
+        sentences = [opening, f"{he} {wears} {both(main + extra)}"]
+    return paragraph(sentences)

@@ -1,0 +1,298 @@
+"""The one file that knows of other processes. All of it is right for a world of one, without torchrun."""
+
+import os
+import time
+import uuid
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from misc.process.heartbeat import Heartbeat
+
+_HEARTBEAT: list[Heartbeat] = []  # of this process, while it is in a group
+_TIMEOUT: list[timedelta] = []  # of that group
+_BUCKET = 2**25  # bytes of gradients that go over the wire in one piece, as in DistributedDataParallel
+
+
+class JoinError(Exception):
+    """Why this process could not join the others: a sentence for the user, who can mend it."""
+
+
+def rank() -> int:
+    """This process's number in the world, from torchrun's environment (0 without it)."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine: the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of processes on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that decides, logs and writes."""
+    return rank() == 0
+
+
+def _agree_on_attempt(store: dist.Store, timeout: timedelta) -> str:
+    """A name that no earlier attempt of this run had, the same on all ranks: rank 0's.
+
+    torchrun's store outlives a run that it starts again, and what is left in it leads to processes that are
+    gone. So rank 0's name counts once it has answered to this process's own.
+    """
+    own, others = uuid.uuid4().hex, range(1, world_size())
+    if rank() == 0:
+        store.set("attempt", own)
+        for other in others:
+            store.set(f"{own}/{store.get(f'{own}/{other}').decode()}", b"")
+        return own
+    end = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < end:
+        attempt = store.get("attempt").decode()
+        store.set(f"{attempt}/{rank()}", own)
+        if store.check([f"{attempt}/{own}"]):
+            return attempt
+        time.sleep(0.05)
+    raise TimeoutError(f"process 0 did not answer within {timeout}")
+
+
+def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 30.0) -> None:
+    """Join the process group that torchrun's environment names; nothing to join in a world of one.
+
+    Args:
+        backend: "nccl", "gloo", or "auto": nccl for a GPU, gloo for a CPU.
+        timeout_minutes: a collective that waits longer than this for another process ends the run.
+
+    Raises:
+        JoinError: the environment does not say where the processes meet, or they did not.
+    """
+    if world_size() == 1 or dist.is_initialized():
+        return
+    if backend == "auto":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+    address, port = _meeting_place()
+    try:
+        _join(address, port, device, backend, timedelta(minutes=timeout_minutes))
+    except (dist.DistNetworkError, dist.DistStoreError, TimeoutError) as error:
+        raise JoinError(
+            f"process {rank()} of {world_size()} cannot join the others at {address}, port {port} "
+            f"({str(error).splitlines()[0]}): see that the port is free and open, and that every process runs"
+        ) from error
+
+
+def _meeting_place() -> tuple[str, int]:
+    try:
+        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except (KeyError, ValueError) as error:
+        raise JoinError(
+            f"WORLD_SIZE is {world_size()}, but MASTER_ADDR and MASTER_PORT do not say where the processes "
+            "meet: start them with torchrun, or set both, to a host and the number of a port"
+        ) from error
+
+
+def _join(address: str, port: int, device: torch.device, backend: str, timeout: timedelta) -> None:
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # by torchrun, else by rank 0
+    shared = dist.TCPStore(address, port, None, rank() == 0 and not served, timeout, multi_tenant=True)
+    attempt = _agree_on_attempt(shared, timeout)
+    dist.init_process_group(
+        backend,
+        timeout=timeout,
+        store=dist.PrefixStore(attempt, shared),
+        rank=rank(),
+        world_size=world_size(),
+        device_id=device if backend == "nccl" else None,
+    )
+    store = dist.PrefixStore(attempt, dist.TCPStore(address, port, wait_for_workers=False))
+    heartbeat = Heartbeat(store, rank(), world_size())
+    heartbeat.start()
+    _HEARTBEAT.append(heartbeat)
+    _TIMEOUT.append(timeout)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    while _HEARTBEAT:
+        _HEARTBEAT.pop().stop()
+        _TIMEOUT.pop()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def first_to_report() -> bool:
+    """Whether this process is the first of the world to ask: it alone prints the error that ends them all.
+
+    A mistake found on every rank is said once, one found on a single rank is said by that rank. Before the
+    group exists every machine's first process speaks: only what all of them see alike can fail by then.
+    """
+    if not _HEARTBEAT:
+        return local_rank() == 0
+    if _HEARTBEAT[0].is_first():
+        return True
+    time.sleep(2.0)  # torchrun ends the others when one leaves: the first must have spoken by then
+    return False
+
+
+def announce_end() -> None:
+    """Tell the other processes that this one ends the run, before it does."""
+    if _HEARTBEAT:
+        _HEARTBEAT[0].announce_end()
+
+
+def cause_of(error: BaseException) -> str | None:
+    """The process whose end is behind a collective's `error`, in a sentence; None: the error is our own."""
+    words = ("gloo", "nccl", "connection", "peer", "socket", "store")
+    is_collective = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
+    if not _HEARTBEAT or not is_collective:
+        return None
+    return _HEARTBEAT[0].await_cause()
+
+
+def missing_process() -> str | None:
+    """A process that is gone without a word, in a sentence; None where the others end as this one does."""
+    return _HEARTBEAT[0].await_others() if _HEARTBEAT else None
+
+
+def wait_for_all() -> None:
+    """Return once every rank has called this."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as each process trains it: gradients averaged over the world (itself in a world of one)."""
+    if not dist.is_initialized():
+        return model
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+
+
+class Vote:
+    """The largest of the numbers that the ranks cast, exchanged behind the work between cast and result.
+
+    The exchange has a group of its own on gloo: it neither waits for a GPU nor makes one wait.
+    """
+
+    def __init__(self) -> None:
+        timeout = _TIMEOUT[0] if _TIMEOUT else None
+        self._group = dist.new_group(timeout=timeout, backend="gloo") if dist.is_initialized() else None
+
+    def cast(self, number: int) -> None:
+        """Send this rank's number off."""
+        self._number = torch.tensor(number)
+        if self._group:
+            self._work = dist.all_reduce(self._number, dist.ReduceOp.MAX, self._group, async_op=True)
+
+    def result(self) -> int:
+        """The largest number, the same on all ranks, waiting for it if it is still on its way."""
+        if self._group:
+            self._work.wait()
+        return int(self._number)
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients by their mean over the ranks, for a backward pass without `wrap`."""
+    if not dist.is_initialized():
+        return
+    bucket: list[Tensor] = []
+    for gradient in [p.grad for p in parameters if p.grad is not None]:
+        if bucket and sum(g.nbytes for g in bucket) + gradient.nbytes > _BUCKET:
+            _average(bucket)
+            bucket = []
+        bucket.append(gradient)
+    _average(bucket)
+
+
+def _average(bucket: list[Tensor]) -> None:
+    flat = mean_over_ranks(torch.cat([gradient.flatten() for gradient in bucket]))
+    for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def _rows_of_all(rows: Tensor) -> list[Tensor]:
+    """The tensors of all ranks in rank order; their shapes must be equal."""
+    parts = [
+        torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())
+    ]
+    dist.all_gather(parts, rows.contiguous())
+    return parts
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """All rows of all ranks; backward sums over the ranks what each of them wants from the local rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return torch.cat(_rows_of_all(rows))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _own_rows_of_sum(gradient)
+
+
+def _own_rows_of_sum(values: Tensor) -> Tensor:
+    """This rank's rows of the sum over the ranks of (W*B, ...). Gloo of older torch has no reduce-scatter."""
+    if dist.get_backend() != "nccl":
+        total = values.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+    own = values.new_empty(len(values) // dist.get_world_size(), *values.shape[1:])
+    dist.reduce_scatter_tensor(own, values.contiguous())
+    return own
+
+
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """(B, ...) of each rank -> (W*B, ...) in rank order on all ranks, with gradient to every rank's rows.
+
+    With losses averaged over local rows and gradients averaged over ranks, as DistributedDataParallel does,
+    the result is exactly the gradient of one process that holds all W*B rows. B must be equal on all ranks.
+    """
+    return _GatherWithGradient.apply(rows) if dist.is_initialized() else rows
+
+
+@torch.no_grad()
+def gather_interleaved(rows: Tensor, total: int) -> Tensor:
+    """Rows r, r+W, r+2W, ... of a table of `total` rows from each rank r -> the whole table, on all ranks."""
+    if not dist.is_initialized():
+        return rows
+    longest = -(-total // dist.get_world_size())
+    padded = rows.new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    return torch.stack(_rows_of_all(padded), dim=1).flatten(0, 1)[:total]
+
+
+@torch.no_grad()
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The elementwise mean of a tensor over all ranks."""
+    if not dist.is_initialized():
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def broadcast_object(value: Any) -> Any:
+    """What rank 0 holds, on every rank: rank 0 decides, the others follow."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The values of all ranks in rank order, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    box: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(box, value)
+    return box

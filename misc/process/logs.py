@@ -1,0 +1,204 @@
+"""What a run says and leaves behind: log.txt, metrics.jsonl, TensorBoard scalars, tables."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from misc.metrics import METRICS
+from misc.process import distributed
+from misc.process.durable import write_text
+
+logger = logging.getLogger(__name__)
+
+BAD_IMAGES = "bad_images.txt"
+RUN_FILES = (
+    *("options.yaml", "log.txt", "metrics.jsonl", "results.json", "curves.png", "ranking.png"),
+    *("model_card.md", BAD_IMAGES),
+)
+DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
+T = TypeVar("T")
+
+
+def progress(steps: Iterable[T], title: str) -> Iterable[T]:
+    """The same steps, with a progress bar on rank 0's terminal that leaves when they are done."""
+    visible = distributed.is_main() and sys.stderr.isatty()
+    return tqdm(steps, desc=title, leave=False, disable=not visible)
+
+
+def start_logging() -> None:
+    """Let rank 0 speak on standard output. Others are heard on errors: they warn of what rank 0 warns of."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    early = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    root.handlers = [console, early]  # what is said before the run has a folder, kept for its log
+    logging.captureWarnings(True)
+
+
+def log_to(folder: Path) -> None:
+    """Let rank 0 also write `log.txt`, after what an earlier part of the run wrote there."""
+    root = logging.getLogger()
+    early = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
+    if distributed.is_main():
+        file = _LogFile(folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        for handler in early:
+            handler.setTarget(file)
+            handler.flush()
+        root.addHandler(file)
+    root.handlers = [handler for handler in root.handlers if handler not in early]
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk does not fill with its own tracebacks: what it misses is on the console."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class RunLog:
+    """metrics.jsonl and TensorBoard scalars of one run; on ranks other than 0 it writes nothing.
+
+    A disk that takes no more ends no run: the lines are written with the next ones that it takes, and
+    TensorBoard's scalars are left out.
+
+    Args:
+        folder: the run's output folder.
+        step, epoch: the steps and epochs that are done. Lines of later ones, left by a run that was cut off,
+            are taken out.
+    """
+
+    def __init__(self, folder: Path, step: int, epoch: int) -> None:
+        self._path, self._board_folder = folder / "metrics.jsonl", folder / "tensorboard"
+        self._waiting: list[dict[str, Any]] = []
+        self._board: Any = None
+        if distributed.is_main():
+            done = {"train": ("step", step), "eval": ("epoch", epoch)}
+            kept = [line + "\n" for line in _read_lines(self._path) if _is_done(line, done)]
+            write_text(self._path, "".join(kept))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
+        if not distributed.is_main():
+            return
+        self._waiting.append(record)
+        try:
+            self._write_waiting()
+            self._draw(record)
+        except OSError as error:
+            logger.warning("'%s' takes no more (%s): the run goes on", self._path.parent, error.strerror)
+
+    def _write_waiting(self) -> None:
+        _append(self._path, "".join(json.dumps(record) + "\n" for record in self._waiting))
+        self._waiting = []
+
+    def _draw(self, record: dict[str, Any]) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._board_folder), purge_step=record["step"])
+        prefix = "train" if record["kind"] == "train" else record["split"]
+        try:
+            for name, value in _numbers(record, prefix):
+                self._board.add_scalar(name, value, record["step"])
+        except OSError:  # its thread has ended, and with it this file
+            self._board = None
+            raise
+
+    def close(self) -> None:
+        """Write what still waits, and finish TensorBoard's file."""
+        if self._waiting:
+            try:
+                self._write_waiting()
+            except OSError as error:
+                lost = f"the last lines of '{self._path}' are lost: {len(self._waiting)}"
+                logger.warning("%s (%s)", lost, error.strerror)
+        if self._board is not None:
+            with contextlib.suppress(OSError):
+                self._board.close()
+
+
+def _is_done(line: str, done: Mapping[str, tuple[str, int]]) -> bool:
+    record = json.loads(line)
+    count, last = done[record["kind"]]
+    return record[count] <= last
+
+
+def _append(path: Path, text: str) -> None:
+    """Append all of a text, or where that fails (OSError) nothing."""
+    size = path.stat().st_size
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        os.truncate(path, size)
+        raise
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The whole lines of a file; the last one of a killed run may be half a line."""
+    if not path.exists():
+        return []
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    return whole
+
+
+def _numbers(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+    numbers = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            numbers += _numbers(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float) and name not in ("step", "steps_per_epoch", "best"):
+            numbers.append((f"{prefix}/{name}", value))
+    return numbers
+
+
+def metrics_table(results: dict[str, Any]) -> str:
+    """The figures of an evaluation as aligned text, a row for each language and direction.
+
+    Figures in "rows", such as re-ranking's, come below under their names.
+    """
+    lines = [_header(24), *_lines(results)]
+    for name, figures in results.get("rows", {}).items():
+        lines += [name, *_lines(figures)]
+    return "\n".join(lines)
+
+
+def summary_table(sets: Mapping[str, dict[str, Any]]) -> str:
+    """Text to image, averaged over the languages: a row for each test set and each of its "rows"."""
+    rows = {}
+    for name, results in sets.items():
+        rows[name] = results["average"]["t2i"]
+        rows |= {f"{name}, {row}": r["average"]["t2i"] for row, r in results.get("rows", {}).items()}
+    width = max(24, 2 + max(map(len, rows)))
+    return "\n".join([_header(width), *(f"{name:{width}s}{_numbers_of(row)}" for name, row in rows.items())])
+
+
+def _lines(results: dict[str, Any]) -> list[str]:
+    rows = list(results["languages"].items())
+    if len(rows) > 1:
+        rows.append(("average", results["average"]))
+    return [
+        f"{language:8s}{words:16s}{_numbers_of(figures[direction])}"
+        for language, figures in rows
+        for direction, words in DIRECTIONS.items()
+    ]
+
+
+def _header(width: int) -> str:
+    names = (name.replace("R", "R@") if name[0] == "R" else name for name in METRICS)
+    return " " * width + "".join(f"{name:>8s}" for name in names)
+
+
+def _numbers_of(figures: dict[str, float]) -> str:
+    return "".join(f"{figures[name]:8.2f}" for name in METRICS)

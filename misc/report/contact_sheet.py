@@ -1,0 +1,42 @@
+"""A picture of some images of a data set with their captions, to see at a glance what is in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageOps
+
+from misc.report.pictures import BLANK, GAP, INK, MARGIN, MUTED, PAPER, SMALL_SIZE, caption_font, fit_text
+
+# Pixels: four cells are as wide as a common screen.
+COLUMNS, TEXT_WIDTH, IMAGE_SIZE, LINE_HEIGHT, NUM_LINES = 4, 264, (100, 240), 20, 12
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image; `label` tells where it is from, `captions` what each language says of it."""
+
+    image: Image.Image
+    label: str
+    captions: Sequence[str]
+
+
+def draw_contact_sheet(cells: Sequence[Cell], out: Path) -> None:
+    """Write a PNG of the cells, four to a row: the image on the left, its label and captions beside it."""
+    width, height = IMAGE_SIZE[0] + GAP + TEXT_WIDTH + GAP, IMAGE_SIZE[1] + GAP
+    rows = -(-len(cells) // COLUMNS)
+    canvas = Image.new("RGB", (2 * MARGIN + COLUMNS * width, 2 * MARGIN + rows * height), PAPER)
+    for index, cell in enumerate(cells):
+        _draw(canvas, cell, MARGIN + index % COLUMNS * width, MARGIN + index // COLUMNS * height)
+    canvas.save(out, format="PNG", compress_level=9)
+
+
+def _draw(canvas: Image.Image, cell: Cell, x: int, y: int) -> None:
+    draw, font = ImageDraw.Draw(canvas), caption_font(SMALL_SIZE)
+    canvas.paste(ImageOps.pad(cell.image, IMAGE_SIZE, Image.Resampling.LANCZOS, BLANK), (x, y))
+    lines = [(line, MUTED) for line in fit_text(cell.label, font, TEXT_WIDTH, 2)]
+    room = max(1, (NUM_LINES - len(lines)) // max(1, len(cell.captions)))
+    for caption in cell.captions:
+        lines += [(line, INK) for line in fit_text(caption, font, TEXT_WIDTH, room)]
+    for number, (line, color) in enumerate(lines[:NUM_LINES]):
+        draw.text((x + IMAGE_SIZE[0] + GAP, y + number * LINE_HEIGHT), line, color, font)

@@ -1,0 +1,153 @@
+"""`model_card.md`: what a checkpoint was trained on, how, by which command, and what it reached."""
+
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from misc.checkpoints.checkpoint import BEST
+from misc.process import distributed
+from misc.process.logs import metrics_table, summary_table
+from options import Options, to_dict
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
+CARD = """# Model card of `{checkpoint}`
+
+Text-based person search: captions rank images of persons by cosine similarity. Backbone `{backbone}`,
+{parameters:.1f} million parameters, trained from {start}.
+
+## Data
+
+`{annotations}`, images under `{image_root}`, languages {languages}.
+
+| split | persons | images | captions |
+|---|---:|---:|---:|
+{counts}
+
+## Recipe
+
+What differs from the defaults (`config/config.yaml`); all options stand in `options.yaml`:
+
+```yaml
+{recipe}
+```
+
+## Metrics
+
+{selection} Percent, on the test split:
+
+```text
+{metrics}
+```
+
+## Made by
+
+```bash
+{command}
+```
+
+{processes} on {hardware}; Python {python}, {packages}.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training run ended with.
+
+    Attributes:
+        best: of the best epoch, {"epoch", "R1": on the split it was selected on, None where on none}.
+        select_on: "val", "test" or "last".
+        results: those of `Reporter`.
+    """
+
+    best: Mapping[str, Any]
+    select_on: str
+    results: Mapping[str, dict[str, Any]]
+
+
+def write_model_card(
+    folder: Path, options: Options, splits: Any, model: torch.nn.Module, outcome: Outcome, command: str
+) -> None:
+    """Write the card beside the best checkpoint, from rank 0.
+
+    Args:
+        splits: `train`, `val`, `test`: {language: records with `person_id` and `captions`}, {} for none.
+        command: the command line.
+    """
+    if distributed.is_main():
+        text = _card(options, splits, model, outcome, command)
+        (folder / "model_card.md").write_text(text, encoding="utf-8")
+        logger.info(f"written to {folder}: model_card.md")
+
+
+def _card(options: Options, splits: Any, model: torch.nn.Module, outcome: Outcome, command: str) -> str:
+    settings, world = options.model, distributed.world_size()
+    is_altclip = settings.backbone == "altclip"
+    start = settings.altclip_pretrained if is_altclip else settings.clip_pretrained
+    return CARD.format(
+        checkpoint=BEST,
+        backbone=settings.backbone,
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        start=f"`{start}`" if start else "random weights",
+        annotations=options.data.annotation_file,
+        image_root=options.data.image_root,
+        languages=", ".join(options.data.languages),
+        counts="\n".join(_count(name, getattr(splits, name)) for name in ("train", "val", "test")),
+        recipe=_differences(options),
+        selection=_selection(outcome, options.schedule.epoch),
+        metrics=_metrics(outcome.results),
+        command=command,
+        processes="1 process" if world == 1 else f"{world} processes, each running this command,",
+        hardware=_hardware(),
+        python=platform.python_version(),
+        packages=", ".join(f"{name} {version(name)}" for name in PACKAGES),
+    )
+
+
+def _count(name: str, split: Mapping[str, Any]) -> str:
+    if not split:
+        return f"| {name} | - | - | - |"
+    records = [record for of_language in split.values() for record in of_language]
+    persons = len({record.person_id for record in records})
+    captions = sum(len(record.captions) for record in records)
+    return f"| {name} | {persons:,} | {len(records) // len(split):,} | {captions:,} |"
+
+
+def _differences(options: Options) -> str:
+    defaults = to_dict(Options())
+    changed = {
+        section: {name: value for name, value in values.items() if value != defaults[section][name]}
+        for section, values in to_dict(options).items()
+    }
+    changed = {section: values for section, values in changed.items() if values}
+    return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).strip() if changed else "{}"
+
+
+def _selection(outcome: Outcome, num_epochs: int) -> str:
+    chosen = f"Epoch {outcome.best['epoch']} of {num_epochs}"
+    if outcome.select_on == "last":
+        return f"{chosen}, the last (there is no val split)."
+    reached = f"R@1 {outcome.best['R1']:.2f}, text to image, mean of the languages"
+    return f"{chosen}, selected on {outcome.select_on} ({reached})."
+
+
+def _metrics(results: Mapping[str, dict[str, Any]]) -> str:
+    if len(results) == 1:
+        return metrics_table(next(iter(results.values())))
+    tables = [f"{name}\n{metrics_table(figures)}" for name, figures in results.items()]
+    return "\n\n".join([*tables, f"all, text to image\n{summary_table(results)}"])
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores ({platform.machine()}), no GPU"

@@ -1,0 +1,158 @@
+"""The outcome of a run: tables on the screen, `results.json`, `ranking.png`, and what else is asked for."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from misc.checkpoints.checkpoint import features_depend_on
+from misc.evaluation.evaluator import Encoded, ScoresOf, score
+from misc.evaluation.features import INDEX, SavedFeatures, check_same_sets, fuse, load_features, save_features
+from misc.evaluation.rankings import SUFFIXES, save_rankings
+from misc.evaluation.rerank import Reranker
+from misc.metrics import best_ranked
+from misc.process import distributed
+from misc.process.logs import metrics_table, summary_table
+from misc.process.runtime import make_folder
+from misc.report.pictures import RankingRow, draw_curves, draw_rankings
+from options import Options, UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Scores test sets and writes what came out.
+
+    Attributes:
+        folder: where `results.json` and `ranking.png` go.
+        fused: features of other models to join, with their weights; the model's own weight is 1.
+        rerank: (queries, gallery) features -> scores re-ranked; None: off.
+        rankings: file for the ranking of each query; None: none.
+        features: folder for the features; None: none.
+        options: those that the features depend on, by "section.name".
+    """
+
+    folder: Path
+    fused: Sequence[tuple[float, SavedFeatures]]
+    rerank: Callable[[Tensor, Tensor], ScoresOf] | None
+    rankings: Path | None
+    features: Path | None
+    options: Mapping[str, Any]
+
+    def __call__(self, sets: Mapping[str, Encoded], weights: Path, select_on: str | None) -> dict[str, Any]:
+        """Score the sets, the first of which is the run's own, and write everything.
+
+        Args:
+            weights: the file they were encoded with.
+            select_on: what picked its epoch: "val", "test" or "last"; None where it was not trained here.
+
+        Returns:
+            {set: {"languages", "average", and with fusion or re-ranking "rows": {"fusion": ..., ...}}}
+        """
+        results = {name: self._score(name, encoded) for name, encoded in sets.items()}
+        if distributed.is_main():
+            self._write(results, sets, weights, select_on)
+        return results
+
+    def _score(self, name: str, encoded: Encoded) -> dict[str, Any]:
+        results, rows, kinds = score(encoded), {}, {"": encoded}
+        if self.fused:
+            device = encoded.features.images.device
+            others = [(weight, saved.sets[name].features.to(device)) for weight, saved in self.fused]
+            kinds["fusion"] = Encoded(encoded.gallery, fuse([(1.0, encoded.features), *others]))
+            rows["fusion"] = score(kinds["fusion"])
+        for kind, features in kinds.items() if self.rerank else ():
+            logger.info(f"re-ranking {kind or 'the features'} of set {name}")
+            rows["+".join(filter(None, (kind, "rerank")))] = score(features, self.rerank)
+        return {**results, "rows": rows} if rows else results
+
+    def _write(
+        self,
+        results: Mapping[str, dict[str, Any]],
+        sets: Mapping[str, Encoded],
+        weights: Path,
+        select_on: str | None,
+    ) -> None:
+        first = next(iter(sets))
+        figures = {key: results[first][key] for key in ("languages", "average")}
+        record = {"split": "test", "select_on": select_on, "checkpoint": str(weights), **figures}
+        if len(sets) > 1 or "rows" in results[first]:
+            record["sets"] = results
+        (self.folder / "results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        chosen = f", epoch selected on {select_on}" if select_on else ""
+        for name, figures in results.items():
+            title = "test split" if len(sets) == 1 else f"{name}, test split"
+            logger.info(f"\n{title}, {weights}{chosen}\n{metrics_table(figures)}")
+        if len(sets) > 1:
+            logger.info(f"\nall test sets, text to image\n{summary_table(results)}")
+        draw_rankings(ranking_rows(sets[first]), self.folder / "ranking.png")
+        logger.info(f"written to {self.folder}: results.json, ranking.png")
+        if self.features:
+            save_features(sets, self.features, weights, self.options)
+            logger.info(f"written to {self.features}: the features; --evaluate {self.features} scores them")
+        if self.rankings:
+            save_rankings(sets, self.rankings)
+            logger.info(f"written: {self.rankings}, the ranking of each query")
+
+
+def build_reporter(
+    options: Options, folder: Path, galleries: Mapping[str, Any], rankings: str | None, features: str | None
+) -> Reporter:
+    """The reporter of a run on the test sets `galleries`, checked: nothing it needs can be missing later.
+
+    Raises:
+        UserError: features to fuse that are missing or of other sets; a place that cannot be written to, or
+            that holds features already.
+    """
+    settings = options.eval
+    fused = [(weight, load_features(Path(name), "eval.fuse")) for name, weight in settings.fuse.items()]
+    for _, saved in fused:
+        check_same_sets(galleries, saved)
+    k1, k2, lambda_ = settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
+    rerank = partial(Reranker, k1=k1, k2=k2, lambda_=lambda_) if settings.rerank else None
+    if rankings:
+        if Path(rankings).is_dir() or Path(rankings).suffix not in SUFFIXES:
+            raise UserError(f"--save-rankings: '{rankings}' is no name of a file that ends in .csv or .jsonl")
+        make_folder(Path(rankings).parent, "--save-rankings")
+    if features:
+        if (Path(features) / INDEX).exists() and not options.output.overwrite:
+            raise UserError(
+                f"--save-features: '{features}' holds features; choose another folder, or set "
+                "output.overwrite=true"
+            )
+        make_folder(Path(features), "--save-features")
+    rankings_file, features_folder = rankings and Path(rankings), features and Path(features)
+    return Reporter(folder, fused, rerank, rankings_file, features_folder, features_depend_on(options))
+
+
+def report_curves(folder: Path) -> None:
+    """Draw `curves.png` from the run's `metrics.jsonl`."""
+    if distributed.is_main():
+        draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+        logger.info(f"written to {folder}: curves.png")
+
+
+def ranking_rows(encoded: Encoded, num_rows: int = 12) -> list[RankingRow]:
+    """Queries spread evenly over the split, the languages taking turns, with their top ten images."""
+    gallery, features = encoded.gallery, encoded.features
+    rows, languages = [], list(features.texts)
+    for number in range(num_rows):
+        language = languages[number % len(languages)]
+        queries = gallery.queries[language]
+        query = number * len(queries.captions) // num_rows
+        scores = features.texts[language][query : query + 1] @ features.images.T
+        indices, values = (best[0].tolist() for best in best_ranked(scores, 10))
+        person = queries.person_ids[query]
+        results = [
+            (gallery.image_root / gallery.images[index], bool(gallery.person_ids[index] == person), value)
+            for index, value in zip(indices, values, strict=True)
+        ]
+        described = gallery.image_root / gallery.images[int(queries.image_indices[query])]
+        rows.append(RankingRow(queries.captions[query], described, results))
+    return rows

@@ -1,0 +1,172 @@
+"""What both towers are made of: CLIP's pre-norm transformer, under OpenAI's parameter names."""
+
+import functools
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.towers.recompute import linear_of
+
+# What torch 2.4's own checkpoint is told by torch is nothing that users can mend.
+warnings.filterwarnings("ignore", ".torch.cpu.amp.autocast", FutureWarning)
+QUICK = 1.702  # of QuickGELU
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in fp32, returned in the input's type: half precision would lose the variance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _layer_norm(x, self.weight, self.bias, self.eps)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, alpha: float = 1.0) -> Tensor:
+        """alpha * self(x) @ weight.T + bias, which keeps x for the backward pass and not self(x)."""
+        norm = functools.partial(_layer_norm, eps=self.eps)
+        return linear_of(norm, (x, self.weight, self.bias), weight, bias, alpha)
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), eps).to(x.dtype)
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x): the approximation of GELU that OpenAI's weights were trained with.
+
+    Written through SiLU, z * sigmoid(z): its fused kernel keeps one tensor for the backward pass, not two.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(QUICK * x) / QUICK
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over norm(x), x (B, L, width), the norm's module being the caller's.
+
+    Args:
+        dropout: probability of dropping an attention weight, in training mode only.
+        causal: position i sees positions 0..i; no mask tensor is made for it.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, causal: bool = False) -> None:
+        super().__init__()
+        assert width % heads == 0, f"width {width} does not divide into {heads} heads"
+        self.heads, self.dropout, self.causal = heads, dropout, causal
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, norm: LayerNorm, mask: Tensor | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, width), or (B, 1, width) of the positions `read`.
+
+        Args:
+            x: (B, L, width).
+            mask: bool, broadcast to (B, heads, L, L), true where a query sees a key.
+            read: (B,) the one position of each row that asks; all are asked.
+        """
+        batch, length, width = x.shape
+        if read is None:
+            query, key, value = self._project(x, norm, slice(None))
+        else:
+            (query,) = self._project(rows_at(x, read), norm, slice(width))
+            key, value = self._project(x, norm, slice(width, None))
+            if self.causal:
+                mask = (torch.arange(length, device=x.device) <= read[:, None])[:, None, None]
+        x = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=self.causal and read is None,
+        )
+        return self.out_proj(x.transpose(1, 2).reshape(batch, -1, width))
+
+    def _project(self, x: Tensor, norm: LayerNorm, rows: slice) -> Tensor:
+        """Those of queries, keys and values whose `rows` of the fused projection these are:
+        (1 to 3, B, heads, L, width / heads).
+        """
+        projected = norm.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        width = x.shape[2]
+        return projected.view(*x.shape[:2], -1, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+
+
+class MLP(nn.Module):
+    """width -> 4 width -> width over norm(x), with QuickGELU between.
+
+    QuickGELU is silu(1.702 x) / 1.702: its two factors ride along in the products, which costs nothing.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc, self.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        hidden = norm.linear(x, self.c_fc.weight, QUICK * self.c_fc.bias, alpha=QUICK)
+        return linear_of(F.silu, (hidden,), self.c_proj.weight, self.c_proj.bias, alpha=1 / QUICK)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with an MLP four times as wide."""
+
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(width)
+        self.attn = Attention(width, heads, dropout, causal)
+        self.ln_2 = LayerNorm(width)
+        self.mlp = MLP(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, read: Tensor | None = None) -> Tensor:
+        """(B, L, width), or (B, 1, width) of the positions `read` (B,); arguments as `Attention` has them."""
+        kept = x if read is None else rows_at(x, read)
+        x = kept + self.attn(x, self.ln_1, mask, read)
+        return x + self.mlp(x, self.ln_2)
+
+
+def rows_at(x: Tensor, positions: Tensor) -> Tensor:
+    """(B, L, width) at one position of each row, (B,): (B, 1, width)."""
+    return x[torch.arange(x.shape[0], device=x.device), positions][:, None]
+
+
+class Transformer(nn.Module):
+    """A stack of `layers` blocks over (B, L, width), started as OpenAI's text tower is.
+
+    Standard deviations: width^-1/2 into the attention, (2 width)^-1/2 into the MLP, and
+    width^-1/2 (2 layers)^-1/2 for the two projections that write into the residual stream, so that its
+    variance does not grow with depth.
+
+    Attributes:
+        grad_checkpointing: keep the input of each block alone; the backward pass computes the block anew.
+    """
+
+    def __init__(
+        self, width: int, layers: int, heads: int, dropout: float = 0.0, causal: bool = False
+    ) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.draws = dropout > 0
+        self.resblocks = nn.ModuleList(Block(width, heads, dropout, causal) for _ in range(layers))
+        residual_std = width**-0.5 * (2 * max(1, layers)) ** -0.5
+        for block in self.resblocks:
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            for projection in (block.attn.out_proj, block.mlp.c_proj):
+                nn.init.normal_(projection.weight, std=residual_std)
+            for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, read: Tensor | None = None) -> Tensor:
+        """(B, L, width) -> (B, L, width), or (B, 1, width) of the positions `read` (B,), for which the last
+        block computes nothing else; `mask` as `Attention` has it.
+        """
+        last = len(self.resblocks) - 1
+        for number, block in enumerate(self.resblocks):
+            arguments = (x, mask, read if number == last else None)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=self.draws)
+            else:
+                x = block(*arguments)
+        return x

@@ -1,0 +1,53 @@
+"""CLIP's image tower: a vision transformer (arXiv 2010.11929) with a norm before and after the blocks."""
+
+import torch
+from torch import Tensor, nn
+
+from model.towers.layers import LayerNorm, Transformer
+
+
+class VisionTransformer(nn.Module):
+    """Images (B, 3, H, W) -> features of their class token (B, embed_dim).
+
+    Args:
+        image_size: (height, width) in pixels, multiples of `patch_size`. P is the number of patches.
+        width, layers, heads: of the transformer.
+        embed_dim: of the space shared with the text tower.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        embed_dim: int,
+    ) -> None:
+        super().__init__()
+        assert all(side % patch_size == 0 for side in image_size), (image_size, patch_size)
+        self.image_size = image_size
+        num_patches = (image_size[0] // patch_size) * (image_size[1] // patch_size)
+        std = width**-0.5
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        self.class_embedding = nn.Parameter(std * torch.randn(width))
+        self.positional_embedding = nn.Parameter(std * torch.randn(1 + num_patches, width))
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads)
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Parameter(std * torch.randn(width, embed_dim))
+
+    def forward(self, pixel_values: Tensor, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Features (B, embed_dim), not normalised; with `return_dense` also all tokens', (B, 1+P, embed_dim):
+        the class token's, then the patches' row by row, all after the last norm and the projection.
+        """
+        assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
+        patches = self.conv1(pixel_values).flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
+        x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
+        x = self.ln_pre(x)
+        if not return_dense:
+            class_token = self.transformer(x, read=x.new_zeros(x.shape[0], dtype=torch.int64))[:, 0]
+            return self.ln_post(class_token) @ self.proj
+        tokens = self.ln_post(self.transformer(x)) @ self.proj
+        return tokens[:, 0], tokens

@@ -1,0 +1,170 @@
+"""AltCLIP's files: where they lie (hub, folder, cache root), and what is in them, strictly."""
+
+import contextlib
+import functools
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from model.weights.hub_folders import download_weights, find_model
+from model.weights.pretrained import read_folder, read_tensors
+from options import UserError
+
+LOGGER = logging.getLogger(__name__)
+# What an older transformers is told by a newer torch as it is imported is nothing that users can mend.
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+BUFFERS = ("position_ids", "token_type_ids")  # older files hold them; they are counted up anew
+BIAS = "logit_bias"  # of the sigmoid loss; no ranking feels it, so it may be there or not
+ELSEWHERE = (
+    "on a machine with a network: huggingface-cli download {id} --local-dir AltCLIP; copy the folder AltCLIP "
+    "here and set model.altclip_pretrained to it"
+)
+
+
+def bad_altclip(pretrained: str | Path, problem: str) -> UserError:
+    """The error for AltCLIP weights that have a `problem` ("is ...", "lacks ...")."""
+    return UserError(f"model.altclip_pretrained: '{pretrained}' {problem}")
+
+
+def locate(pretrained: str | Path) -> str:
+    """The folder with AltCLIP's `config.json`, or the hub's id where `pretrained` is no folder.
+
+    Args:
+        pretrained: a model folder, a cache root with `models--ORG--NAME/snapshots/...` in it, or a hub id.
+
+    Raises:
+        UserError: none of the three.
+    """
+    path = Path(pretrained).expanduser()
+    if path.is_dir():
+        return str(find_model(path, "altclip", functools.partial(bad_altclip, pretrained)))
+    if path.exists():
+        raise bad_altclip(pretrained, "is a file; a folder or a hub id is expected")
+    parts = str(pretrained).split("/")
+    if len(parts) != 2 or parts[0] in ("", ".", "..", "~"):
+        raise bad_altclip(pretrained, "does not exist; " + ELSEWHERE.format(id="BAAI/AltCLIP"))
+    return str(pretrained)
+
+
+def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> Any:
+    """The `AltCLIPConfig` of a folder, cache root or hub id.
+
+    Raises:
+        UserError: nothing there, no network to get it, or another kind of model.
+    """
+    from transformers import AutoConfig
+
+    where = locate(pretrained)
+    try:
+        config = AutoConfig.from_pretrained(where, cache_dir=cache_dir, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        if Path(where).is_dir():
+            raise bad_altclip(
+                pretrained, f"has no config.json that transformers reads ({_line(error)})"
+            ) from error
+        raise bad_altclip(
+            pretrained,
+            f"is no folder, and the hub gives nothing under that id ({_line(error)}); "
+            + ELSEWHERE.format(id=where if where.startswith("BAAI/") else "BAAI/AltCLIP"),
+        ) from error
+    if config.model_type != "altclip":
+        raise bad_altclip(pretrained, f"holds a model of type '{config.model_type}'; an AltCLIP is expected")
+    return config
+
+
+def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None) -> nn.Module:
+    """`AltCLIPModel` with all its weights, fp32. They are read here, for older versions of transformers run
+    what a pytorch_model.bin asks for.
+
+    Raises:
+        UserError: weights that cannot be read, or that do not fill the model exactly.
+    """
+    from transformers import AltCLIPModel
+
+    where = locate(pretrained)
+    try:
+        folder = Path(where) if Path(where).is_dir() else download_weights(where, cache_dir)
+        tensors = {name: tensor.clone() for name, tensor in read_folder(folder).items()}  # no views of a file
+        with _quiet():
+            model, info = AltCLIPModel.from_pretrained(
+                None, config=config, state_dict=tensors, output_loading_info=True
+            )
+    except Exception as error:  # of the network, or of other sizes, in whatever way two libraries say so
+        raise bad_altclip(pretrained, f"has no weights that can be read ({_line(error)})") from error
+    problems = {
+        kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")
+    }
+    for kind, names in problems.items():
+        names = [name for name in names if not name.endswith(BUFFERS)]
+        if names:
+            raise bad_altclip(
+                pretrained, f"does not fill the model: {len(names)} tensors {kind} (first: {names[0]})"
+            )
+    LOGGER.info("%s: all %d tensors used, none new", where, len(model.state_dict()))
+    return model.float()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps `transformers` from telling, in many lines, of tensors that do not fit: one line is enough."""
+    from transformers.utils import logging as theirs
+
+    verbosity, had_bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(verbosity)
+        if had_bars:
+            theirs.enable_progress_bar()
+
+
+def load_image_processor(pretrained: str | Path, config: Any, cache_dir: str | Path | None) -> Any:
+    """AltCLIP's own image processor, from its files or, where there are none, by its standard settings."""
+    from transformers import CLIPImageProcessor
+
+    try:
+        return CLIPImageProcessor.from_pretrained(locate(pretrained), cache_dir=cache_dir)
+    except OSError:
+        side = config.vision_config.image_size
+        LOGGER.warning(
+            "%s has no processor files: AltCLIP's standard preprocessing at %d pixels", pretrained, side
+        )
+        return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def fill_from_checkpoint(model: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint of ours into the towers, every tensor used and every parameter filled.
+
+    Raises:
+        UserError: a file that is no such checkpoint, or is of another model.
+    """
+    if not Path(path).exists():
+        raise UserError(f"weights: '{path}' does not exist; a checkpoint of an AltCLIP run is expected")
+    own, tensors = model.state_dict(), read_tensors(Path(path))
+    names = {_any_version(name): name for name in own}
+    tensors = {names.get(_any_version(name), name): tensor for name, tensor in tensors.items()}
+    for name in sorted((own.keys() | tensors.keys()) - {BIAS}):
+        found, expected = (tuple(part[name].shape) if name in part else None for part in (tensors, own))
+        if found != expected:
+            kind = (
+                "lacks" if found is None else "has too many of" if expected is None else "has other sizes in"
+            )
+            raise UserError(
+                f"weights: '{path}' {kind} AltCLIP's tensors (first: {name}); it is of another model"
+            )
+    model.load_state_dict({name: tensors.get(name, own[name]) for name in own})
+
+
+def _any_version(name: str) -> str:
+    """Blocks are called `layer` or `layers`, by version of `transformers` and tower."""
+    return name.replace(".encoder.layer.", ".encoder.layers.")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,95 @@
+"""Folders that `transformers.CLIPModel.from_pretrained` loads: their settings, files and parameter names."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.weights.hub_folders import read_config
+from model.weights.shapes import bad_weights
+
+LOGGER = logging.getLogger(__name__)
+# What transformers takes for a setting that a config.json does not hold, and what our towers have.
+DEFAULT_HEADS = {"text": 8, "vision": 12}
+FIXED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+# A caption ends at its largest token for OpenAI and under the old id 2, at this one's first place otherwise:
+# with CLIP's tokenizer, whose largest token it is, all three are one.
+END_TOKENS = (2, 49_407)
+RENAMED = (
+    (r"^vision_model\.", "visual."),
+    (r"^text_model\.", "text."),
+    (r"\.embeddings\.(class|token)_embedding", r".\1_embedding"),
+    (r"\.embeddings\.patch_embedding\.", ".conv1."),
+    (r"\.embeddings\.position_embedding\.weight$", ".positional_embedding"),
+    (r"\.encoder\.layers\.", ".transformer.resblocks."),
+    (r"\.layer_norm([12])\.", r".ln_\1."),
+    (r"\.self_attn\.", ".attn."),
+    (r"\.fc1\.", ".c_fc."),
+    (r"\.fc2\.", ".c_proj."),
+    (r"\.pre_layrnorm\.", ".ln_pre."),  # their spelling
+    (r"\.post_layernorm\.", ".ln_post."),
+    (r"\.final_layer_norm\.", ".ln_final."),
+)
+PROJECTIONS = {"visual_projection.weight": "visual.proj", "text_projection.weight": "text.text_projection"}
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What no tensor tells, heads and image size, in the layout of our options.
+
+    Raises:
+        UserError: another model than a CLIP, or one that differs from OpenAI's in its activation, the epsilon
+            of its norms or its end token.
+    """
+    config = read_config(folder)
+    if (found := config.get("model_type")) != "clip":
+        advice = "; model.backbone=altclip takes it" if found == "altclip" else ""
+        raise bad_weights(folder, f"holds a model of type '{found}'; a CLIP is expected{advice}")
+    towers = {  # old files keep in NAME_config_dict what differs from NAME_config
+        name: _section(config, f"{name}_config") | _section(config, f"{name}_config_dict")
+        for name in ("text", "vision")
+    }
+    for name, tower in towers.items():
+        for key, expected in FIXED.items():
+            if (value := tower.get(key, expected)) != expected:
+                raise bad_weights(folder, f"has {name}_config.{key} {value!r}; {expected!r} is expected")
+    if (end := towers["text"].get("eos_token_id", END_TOKENS[1])) not in END_TOKENS:
+        raise bad_weights(
+            folder, f"has text_config.eos_token_id {end!r}; CLIP's tokenizer has {END_TOKENS[1]}"
+        )
+    text_heads, image_heads = (
+        tower.get("num_attention_heads", DEFAULT_HEADS[name]) for name, tower in towers.items()
+    )
+    side = towers["vision"].get("image_size", 224)
+    return {
+        "model": {"image_heads": image_heads, "text_heads": text_heads},
+        "data": {"image_size": [side, side]},
+    }
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors under our names: queries, keys and values as one, projections transposed. Names that are
+    not theirs stay as they are, for whoever checks them.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".embeddings.position_ids"):
+            LOGGER.info("dropped %s, which counts from 0", name)
+        elif name in PROJECTIONS:
+            renamed[PROJECTIONS[name]] = tensor.T
+        else:
+            for theirs, ours in RENAMED:
+                name = re.sub(theirs, ours, name)
+            renamed[name] = tensor
+    for name in [name for name in renamed if ".attn.q_proj." in name]:
+        parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
+        if len({renamed[part].shape if part in renamed else None for part in parts}) == 1:
+            renamed[name.replace(".q_proj.", ".in_proj_")] = torch.cat([renamed.pop(part) for part in parts])
+    return renamed

@@ -1,0 +1,99 @@
+"""The layouts of Hugging Face's hub: a model folder, and the root of a cache with snapshots of models."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model.weights.shapes import bad_weights
+from options import UserError
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # where there are both, the first
+
+
+def find_model(path: Path, model_type: str, complain: Callable[[str], UserError]) -> Path:
+    """The folder with a model's `config.json`: `path`, or the current snapshot where it is a cache.
+
+    Args:
+        path: a model folder, the root of a cache with `models--ORG--NAME/snapshots/...` in it, or one of
+            these `models--ORG--NAME`.
+        model_type: of the models that count in a cache.
+        complain: makes the error for a folder with this problem.
+
+    Raises:
+        UserError: no such model, or several.
+    """
+    if (path / "config.json").exists():
+        return path
+    places = ("models--*/snapshots/*/config.json", "snapshots/*/config.json")
+    snapshots = [config.parent for place in places for config in sorted(path.glob(place))]
+    found = [folder for folder in snapshots if read_config(folder).get("model_type") == model_type]
+    if len({folder.parents[1] for folder in found}) > 1:
+        names = ", ".join(sorted({folder.parents[1].name for folder in found}))
+        raise complain(f"holds several models ({names}); name the snapshot folder of one")
+    if not found:
+        raise complain(
+            f"holds neither a config.json nor models--*/snapshots of a model of type '{model_type}'"
+        )
+    return _current(found)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of `config.json`; nothing where it cannot be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's tensors: one, or the parts that an index lists; safetensors first.
+
+    Raises:
+        UserError: none there, or an index that cannot be read.
+    """
+    for name in WEIGHTS:
+        index = folder / _index(name)
+        if (folder / name).exists():
+            return [folder / name]
+        if index.exists():
+            try:
+                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+                return [folder / part for part in sorted(parts)]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise bad_weights(index, "is no index of weights: no 'weight_map' of files") from error
+    raise bad_weights(folder, f"holds neither {' nor '.join(WEIGHTS)}")
+
+
+def download_weights(hub_id: str, cache_dir: str | Path | None) -> Path:
+    """The snapshot folder of a hub's model, its weight files in it; what the cache has is not loaded anew.
+
+    Raises:
+        FileNotFoundError: no weights there, or no network to get them. What else the hub's library raises.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError
+
+    for name in (form for weights in WEIGHTS for form in (weights, _index(weights))):
+        with contextlib.suppress(EntryNotFoundError):
+            folder = Path(hf_hub_download(hub_id, name, cache_dir=cache_dir)).parent
+            for file in weight_files(folder):
+                hf_hub_download(hub_id, file.name, cache_dir=cache_dir)
+            return folder
+    raise FileNotFoundError(f"the hub has neither {' nor '.join(WEIGHTS)}, or there is no network")
+
+
+def _index(weights: str) -> str:
+    """The file that lists the parts where the weights are in several."""
+    return f"{weights}.index.json"
+
+
+def _current(snapshots: list[Path]) -> Path:
+    """The snapshot that refs/main names, or the newest."""
+    reference = snapshots[0].parents[1] / "refs" / "main"
+    if reference.exists():
+        named = [folder for folder in snapshots if folder.name == reference.read_text().strip()]
+        snapshots = named or snapshots
+    return max(snapshots, key=lambda folder: folder.stat().st_mtime)

@@ -1,0 +1,190 @@
+"""Every format of CLIP weights -> our parameter names, strictly: each tensor is used, or named as dropped."""
+
+import functools
+import json
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from model.weights import hf_clip
+from model.weights.hub_folders import find_model, weight_files
+from model.weights.pickles import RefusedError, read_pickled
+from model.weights.shapes import (
+    ClipShape,
+    bad_weights,
+    check_tensors,
+    read_grid,
+    read_shape,
+    resize_image_positions,
+    resize_text_positions,
+)
+
+LOGGER = logging.getLogger(__name__)
+
+OPENAI_URL = (
+    "https://openaipublic.azureedge.net/clip/models/"
+    "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt"
+)
+# OpenAI keeps the text tower's tensors at the top level; ours lie under `text.`.
+OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+# What may lie beside CLIP's tensors and is dropped, by the first part of its name: the heads of training
+# (ours, TBPS-CLIP's and IRRA's, then RDE's two), OpenAI's three figures in the form of buffers, and the
+# causal mask that traced models store.
+DROPPED = (
+    *("simclr_mlp", "simclr_mlp_text", "classifier", "mlm_head", "cross_attn", "cross_modal_transformer"),
+    *("ln_pre_t", "ln_pre_i", "ln_post", "visul_emb_layer", "texual_emb_layer"),
+    *("input_resolution", "context_length", "vocab_size", "attn_mask"),
+)
+# The first part of some names tells whose they are, and so the input that they were trained on.
+TRAINED_ON = {
+    "encode_text": "TBPS-CLIP, trained with data.image_size=[224,224] data.normalization=imagenet",
+    "base_model": "IRRA or RDE, trained with data.image_size=[384,128] data.normalization=clip",
+}
+EXPECTED = (
+    "OpenAI's archive, a state dict, safetensors, a folder of Hugging Face's CLIPModel or a checkpoint (of "
+    "this project, TBPS-CLIP, IRRA, RDE) is expected"
+)
+
+
+@dataclass(frozen=True)
+class ClipWeights:
+    """The content of a weights file.
+
+    Attributes:
+        path: where it came from, for messages.
+        tensors: every parameter of `CLIP` by name, fp32.
+        shape: the sizes of the towers.
+        grid: rows and columns of patches that the image positions are for.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    shape: ClipShape
+    grid: tuple[int, int]
+
+    def fitted_to(self, grid: tuple[int, int], text_length: int) -> dict[str, Tensor]:
+        """The tensors, their position embeddings resized to a grid of patches and a text length."""
+        image, text = "visual.positional_embedding", "text.positional_embedding"
+        return self.tensors | {
+            image: resize_image_positions(self.tensors[image], self.grid, grid),
+            text: resize_text_positions(self.tensors[text], text_length),
+        }
+
+
+def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = None) -> ClipWeights:
+    """Reads OpenAI's TorchScript archive, a state dict (bare, or under "model" or "state_dict"), safetensors,
+    a folder of Hugging Face's `CLIPModel` (or a hub's cache with one) or a checkpoint: ours, TBPS-CLIP's,
+    IRRA's, RDE's. No code in the file is run. What is dropped or new is named in the log.
+
+    Args:
+        path: a file, or a folder.
+        image_size: (height, width) in pixels that the weights will be used at. It tells the grid of positions
+            that make no square, where the file says nothing of it.
+
+    Raises:
+        UserError: no such file; damaged, no weights, or a pickle that asks for more than weights; a tensor
+            that is missing, unexpected or of the wrong shape; patches whose grid is unknown.
+    """
+    path = Path(os.path.expanduser(path))  # Path's own raises where there is no such user
+    content, options = _read_folder(path) if os.path.isdir(path) else _unwrap(path, _parse(path))
+    beginnings = {name.removeprefix("module.").split(".")[0] for name in content}
+    if "vision_model" in beginnings:
+        raise bad_weights(path, "has Hugging Face's names; name its folder, for config.json tells the heads")
+    for name in TRAINED_ON.keys() & beginnings:
+        LOGGER.info("%s: a checkpoint of %s", path, TRAINED_ON[name])
+    tensors = _rename(path, content)
+    if "base_model" in beginnings and "logit_scale" not in tensors:
+        LOGGER.info("%s: logit_scale is new: IRRA and RDE have none, it starts at ln(1/0.07)", path)
+        tensors["logit_scale"] = torch.tensor(math.log(1 / 0.07))
+    shape = read_shape(path, tensors, options)
+    patches = len(tensors["visual.positional_embedding"]) - 1
+    grid = read_grid(path, patches, shape.patch_size, options, image_size)
+    check_tensors(path, tensors, shape, grid)
+    return ClipWeights(path, tensors, shape, grid)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by our names, fp32, without the heads; raises as `load_clip_weights`."""
+    return _rename(path, _unwrap(path, _parse(path))[0])
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a Hugging Face folder by our names, and what its config.json says as options."""
+    folder = find_model(path, "clip", functools.partial(bad_weights, path))
+    options = hf_clip.read_settings(folder)
+    return hf_clip.our_names(read_folder(folder)), options
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a Hugging Face folder under its names, maybe views of its files; raises UserError."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        tensors |= _unwrap(file, _parse(file))[0]
+    return tensors
+
+
+def _parse(path: Path) -> Any:
+    """What the file holds, in its own names and types."""
+    if os.path.isdir(path):
+        raise bad_weights(path, "is a folder; a weights file is expected")
+    if not os.path.exists(path):
+        advice = f"OpenAI's are at {OPENAI_URL}; model.clip_pretrained=null starts from random weights"
+        raise bad_weights(path, f"does not exist. {advice}")
+    if not path.is_file():  # a device or a pipe may never end
+        raise bad_weights(path, f"is no regular file; {EXPECTED}")
+    try:
+        return _read_safetensors(path) if _is_safetensors(path) else read_pickled(path)
+    except RefusedError as error:
+        raise bad_weights(path, f"is refused: {error}; {EXPECTED}") from error
+    except Exception as error:  # a damaged file fails anywhere in two parsers, with whatever they raise there
+        problem = f"is damaged or holds no weights ({type(error).__name__})"
+        raise bad_weights(path, f"{problem}; {EXPECTED}") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Told by content: eight bytes of header length, then the header's JSON object."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """As a checkpoint of ours is, for an exported one has its options too, as JSON among the metadata."""
+    with safetensors.safe_open(path, "pt") as file:
+        options = json.loads((file.metadata() or {}).get("options", "null"))
+    return {"model": safetensors.torch.load_file(path), "options": options}
+
+
+def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict, and the options beside it: ours, or TBPS-CLIP's as "config" (others: none)."""
+    if not isinstance(content, dict):
+        raise bad_weights(path, f"holds a {type(content).__name__}; a state dict is expected")
+    nested = [content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)]
+    options = content.get("options", content.get("config")) if nested else None
+    tensors = nested[0] if nested else content
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise bad_weights(path, f"is no state dict: its entry {name!r} is no tensor")
+    return tensors, options if isinstance(options, dict) else {}
+
+
+def _rename(path: Path, content: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names and fp32 copies: a parameter must not be a view of a file that may change."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in content.items():
+        name = name.removeprefix("module.")  # of DistributedDataParallel
+        if name.split(".")[0] in DROPPED:
+            LOGGER.info("%s: dropped %s, which is no part of CLIP", path, name)
+            continue
+        ours = name.removeprefix("clip.").removeprefix("base_model.").removeprefix("encode_text.")
+        ours = f"text.{ours}" if ours.startswith(OPENAI_TEXT) else ours
+        if ours in tensors:
+            raise bad_weights(path, f"holds {ours!r} under two names")
+        tensors[ours] = tensor.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return tensors

@@ -1,0 +1,196 @@
+"""The sizes that weights decide: read off the tensors and checked, and positions fitted to new ones."""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.towers.text import TextTransformer
+from model.towers.vision import VisionTransformer
+from options import UserError
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """The sizes under the names of their options; the defaults are ViT-B/16's. Heads of None: width / 64."""
+
+    patch_size: int = 16
+    image_width: int = 768
+    image_layers: int = 12
+    image_heads: int | None = None
+    text_width: int = 512
+    text_layers: int = 12
+    text_heads: int | None = None
+    embed_dim: int = 512
+    vocab_size: int = 49_408
+
+
+def bad_weights(path: Path, problem: str) -> UserError:
+    """The error for a file or folder of weights that has a `problem` ("is ...", "lacks ...")."""
+    return UserError(f"weights '{path}' {problem}.")
+
+
+def check_memory(shape: ClipShape) -> None:
+    """Raise UserError where random towers of this shape are larger than the machine's memory.
+
+    The blocks' four projections (12 width^2) and the token embedding are counted, nearly all there is.
+    """
+    towers = (shape.image_layers, shape.image_width), (shape.text_layers, shape.text_width)
+    blocks = sum(12 * layers * width**2 for layers, width in towers)
+    needed = 4 * (blocks + shape.vocab_size * shape.text_width)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"model: towers of these sizes take {needed / 2**30:,.0f} GB, and this machine has "
+            f"{memory / 2**30:,.0f}; lower model.image_width, image_layers, text_width or text_layers"
+        )
+
+
+def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) -> ClipShape:
+    """The sizes of the towers that the tensors, under our names, belong to.
+
+    Heads leave no trace in tensors: a checkpoint of ours names them in its options, elsewhere they are
+    OpenAI's width / 64, or None where 64 does not divide the width.
+
+    Raises:
+        UserError: a tensor that a size is read off is missing or has another number of dimensions; heads that
+            are no number.
+    """
+
+    def size(name: str, dimensions: int) -> torch.Size:
+        """The shape of a tensor with that many axes."""
+        if name not in tensors:
+            raise bad_weights(path, f"holds no CLIP with a vision transformer: it lacks {name!r}")
+        shape = tensors[name].shape
+        if len(shape) != dimensions or 0 in shape:
+            raise bad_weights(path, f"has {name!r} of shape {tuple(shape)}; {dimensions} axes are expected")
+        return shape
+
+    def layers(tower: str) -> int:
+        name = re.compile(rf"{tower}\.transformer\.resblocks\.\d+\.ln_1\.weight")
+        return sum(name.fullmatch(tensor) is not None for tensor in tensors)
+
+    def heads(tower: str, width: int) -> int | None:
+        saved = _option(options, "model", f"{tower}_heads")
+        if saved is not None:
+            return _whole(path, saved, f"{tower}_heads")
+        return None if width % 64 else width // 64
+
+    image_width, _, patch_size, _ = size("visual.conv1.weight", 4)
+    vocab_size, text_width = size("text.token_embedding.weight", 2)
+    _, embed_dim = size("text.text_projection", 2)
+    for tower in ("visual", "text"):
+        size(f"{tower}.positional_embedding", 2)
+        size(f"{tower}.transformer.resblocks.0.ln_1.weight", 1)
+    return ClipShape(
+        patch_size=patch_size,
+        image_width=image_width,
+        image_layers=layers("visual"),
+        image_heads=heads("image", image_width),
+        text_width=text_width,
+        text_layers=layers("text"),
+        text_heads=heads("text", text_width),
+        embed_dim=embed_dim,
+        vocab_size=vocab_size,
+    )
+
+
+def read_grid(
+    path: Path, patches: int, patch_size: int, options: dict[str, Any], image_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The rows and columns of `patches`: by the image size among the options, ours or TBPS-CLIP's; without,
+    those of a square or, where they make none, of the image size that is asked for.
+
+    Raises:
+        UserError: they do not make that many patches.
+    """
+    saved = _saved_image_size(path, options)
+    rows = columns = math.isqrt(patches)
+    grid = "a square"
+    if saved:
+        rows, columns = (side // patch_size for side in saved)
+        grid = f"the image size {saved} saved with it"
+    elif image_size and rows * columns != patches:
+        rows, columns = (side // patch_size for side in image_size)
+        asked = f"[{image_size[0]},{image_size[1]}]"
+        grid += (
+            f" or data.image_size={asked}; set that to the size they were trained at (IRRA, RDE: [384,128])"
+        )
+    if rows * columns != patches:
+        raise bad_weights(path, f"has positions for {patches} patches, which do not make {grid}")
+    return rows, columns
+
+
+def _saved_image_size(path: Path, options: dict[str, Any]) -> tuple[int, int] | None:
+    """Under the name that we give it, or TBPS-CLIP."""
+    for section, name in (("data", "image_size"), ("experiment", "input_resolution")):
+        size = _option(options, section, name)
+        if isinstance(size, list | tuple) and len(size) == 2:
+            return _whole(path, size[0], name), _whole(path, size[1], name)
+    return None
+
+
+def _whole(path: Path, value: Any, name: str) -> int:
+    if type(value) is not int or value < 1:
+        raise bad_weights(path, f"says that {name} is {value!r:.40}; a whole number is expected")
+    return value
+
+
+def _option(options: dict[str, Any], section: str, name: str) -> Any:
+    values = options.get(section)
+    return values.get(name) if isinstance(values, dict) else None
+
+
+def check_tensors(path: Path, tensors: dict[str, Tensor], shape: ClipShape, grid: tuple[int, int]) -> None:
+    """Compares names and shapes with those of the towers that `shape` describes, built without memory.
+
+    Raises:
+        UserError: a tensor is missing, has no place in CLIP, or has another shape.
+    """
+    image_size = (grid[0] * shape.patch_size, grid[1] * shape.patch_size)
+    text_length = len(tensors["text.positional_embedding"])
+    with torch.device("meta"):
+        visual = VisionTransformer(
+            image_size, shape.patch_size, shape.image_width, shape.image_layers, 1, shape.embed_dim
+        )
+        text = TextTransformer(
+            text_length, shape.vocab_size, shape.text_width, shape.text_layers, 1, shape.embed_dim
+        )
+    expected = {f"visual.{name}": tensor.shape for name, tensor in visual.state_dict().items()}
+    expected |= {f"text.{name}": tensor.shape for name, tensor in text.state_dict().items()}
+    expected |= {"logit_scale": torch.Size(), "logit_bias": torch.Size()}
+    if missing := sorted(expected.keys() - tensors.keys() - {"logit_bias"}):  # SigLIP's alone has one
+        raise bad_weights(path, f"lacks {len(missing)} of CLIP's tensors (first: {missing[0]!r})")
+    if unexpected := sorted(tensors.keys() - expected.keys()):
+        raise bad_weights(path, f"has {len(unexpected)} tensors too many for CLIP (first: {unexpected[0]!r})")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name]:
+            problem = f"has {name!r} of shape {tuple(tensor.shape)}; {tuple(expected[name])} is expected"
+            raise bad_weights(path, problem)
+
+
+def resize_image_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """(1 + h w, width) -> (1 + h' w', width): the class position kept, the others resized bilinearly.
+
+    Corners are not aligned and nothing is anti-aliased: `F.interpolate`'s default, and the usual way from
+    OpenAI's 14 x 14 to person crops.
+    """
+    if grid == new_grid:
+        return positions
+    patches = positions[1:].unflatten(0, grid).permute(2, 0, 1)[None]
+    patches = F.interpolate(patches, size=new_grid, mode="bilinear", align_corners=False)
+    return torch.cat([positions[:1], patches[0].flatten(1).T])
+
+
+def resize_text_positions(positions: Tensor, text_length: int) -> Tensor:
+    """(L, width) -> (L', width), linearly, the first and the last position as they are."""
+    if len(positions) == text_length:
+        return positions
+    resized = F.interpolate(positions.T[None], size=text_length, mode="linear", align_corners=True)
+    return resized[0].T.contiguous()

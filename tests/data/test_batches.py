@@ -1,0 +1,299 @@
+"""What the options put into a batch: second captions, masks, mixed pairs; and that workers do not matter."""
+
+import dataclasses
+import itertools
+import logging
+import pickle
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from data import datasets, loaders
+from data.annotations import Splits, read_splits
+from data.datasets import Sample, seeded
+from data.decode import load_image
+from data.loaders import Batch, Loaders, build_loaders, needed_views, needs_second_caption
+from data.transforms import simclr_view, train_view
+from model.processor import ImageProcessor
+from options import LOSSES, DataOptions, ExperimentOptions, MiscOptions, Options
+from text_utils.augment import back_translate, random_deletion
+from text_utils.captions import clean_caption
+from text_utils.tokenizer import CLIPTokenizer
+
+PROCESSOR = ImageProcessor(image_size=(32, 16), image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.25, 0.3))
+NO_LOSS = dict.fromkeys(LOSSES, False)
+EVERYTHING = {
+    **dict.fromkeys(LOSSES, True),
+    "mvs_text": True,
+    "mixgen": True,
+    "mixgen_p": 0.5,
+    "backtrans_p": 0.5,
+}
+
+
+def build(
+    people: Path,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    batch_size: int = 8,
+    **experiment: object,
+) -> Loaders:
+    """Loaders over the 40 captions of 10 rendered persons, and 40 in Chinese with `languages`."""
+    languages = experiment.pop("languages", ("en",))
+    splits = Splits(**read_splits(people, languages=languages))
+    options = dataclasses.replace(
+        Options(),
+        misc=MiscOptions(device="cpu"),
+        data=DataOptions(image_root=str(people / "imgs"), batch_size=batch_size, num_workers=workers),
+        experiment=ExperimentOptions(**experiment),
+    )
+    return build_loaders(options, splits, CLIPTokenizer(), PROCESSOR, rank, world_size)
+
+
+def epoch(built: Loaders, number: int = 0) -> list[Batch]:
+    built.train_sampler.set_epoch(number)
+    return list(built.train)
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """Every tensor of a batch by its name."""
+    found = {}
+    for field in dataclasses.fields(batch):
+        value = getattr(batch, field.name)
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        found |= {f"{field.name} {name}": part for name, part in parts if isinstance(part, Tensor)}
+    return found
+
+
+def equal(batches: list[Batch], others: list[Batch]) -> bool:
+    for batch, other in zip(batches, others, strict=True):
+        a, b = tensors(batch), tensors(other)
+        if a.keys() != b.keys() or not all(torch.equal(a[name], b[name]) for name in a):
+            return False
+    return True
+
+
+def test_the_default_sample_draws_back_translation_then_deletion_then_views(people: Path) -> None:
+    """The order of draws is part of every figure ever measured: what is new is drawn after all of these."""
+    for experiment in ({}, {"mvs_text": True, "ss_text": True, "mlm": True, "mixgen": True}):
+        samples = build(people, eda_alpha=0.3, backtrans_p=0.5, **experiment).training_set
+        for index, number in itertools.product(range(0, 40, 7), range(3)):
+            rng = seeded(MiscOptions().seed, number, index)
+            record, n = samples.choices[index][0]
+            caption = back_translate(record.captions[n], record.back_translations[n], 0.5, rng)
+            caption = random_deletion(clean_caption(caption), 0.3, rng)
+            image = load_image(people / "imgs" / record.image)
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            made = samples[(number, index)]
+            assert made.caption == caption
+            for view, make in {"view1": train_view, "view2": train_view, "simclr1": simclr_view}.items():
+                assert torch.equal(made.images[view], make(pixels, (32, 16), rng))
+
+
+@pytest.mark.parametrize(
+    ("on", "views", "second_caption"),
+    [
+        ({"ritc"}, ("view1",), False),
+        ({"sdm", "mvs_image", "mvs_text"}, ("view1",), False),
+        ({"nitc", "mvs_image", "mvs_text"}, ("view1", "view2"), True),
+        ({"ss"}, ("simclr1", "simclr2"), False),
+        ({"ss_text"}, (), True),
+        ({"ss", "ss_text"}, ("simclr1", "simclr2"), True),
+        *(({loss}, ("view1",), False) for loss in sorted(set(LOSSES) - {"ss", "ss_text"})),
+    ],
+)
+def test_exactly_what_the_losses_need_is_made(
+    on: set[str], views: tuple[str, ...], second_caption: bool
+) -> None:
+    switches = {**NO_LOSS, "mvs_image": False, "mvs_text": False} | dict.fromkeys(on, True)
+    experiment = ExperimentOptions(**switches)
+    assert needed_views(experiment) == views
+    assert needs_second_caption(experiment) is second_caption
+
+
+def test_without_a_view_no_image_is_opened(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(datasets, "load_image")
+    batch = epoch(build(people, **NO_LOSS | {"ss_text": True}))[0]
+    assert batch.images == {}
+    assert len(batch.tokens["input_ids"]) == len(batch.tokens2["input_ids"]) == 8
+
+
+def test_nothing_that_is_not_needed_is_in_a_batch(people: Path) -> None:
+    batch = epoch(build(people))[0]
+    assert (batch.tokens2, batch.masked_tokens, batch.mlm_labels) == (None, None, None)
+    assert list(batch.images) == ["view1", "view2", "simclr1", "simclr2"]
+
+
+def test_the_second_caption_is_another_augmentation_of_the_first(people: Path) -> None:
+    built = build(people, mvs_text=True, backtrans_p=0.5, eda_alpha=0.3)
+    different = 0
+    for index in range(40):
+        sample = built.training_set[(0, index)]
+        record, n = built.training_set.choices[index][0]
+        words = {
+            word
+            for text in (record.captions[n], record.back_translations[n])
+            for word in clean_caption(text).split()
+        }
+        assert set(sample.second_caption.split()) <= words
+        different += sample.caption != sample.second_caption
+    assert different > 35
+    batch = epoch(built)[0]
+    samples = [built.training_set[(0, index)] for index in batch.indices.tolist()]
+    assert torch.equal(
+        batch.tokens2["input_ids"], CLIPTokenizer()([s.second_caption for s in samples])["input_ids"]
+    )
+
+
+def test_masked_tokens_are_the_tokens_where_the_labels_say_nothing(people: Path) -> None:
+    for batch in epoch(build(people, mlm=True)):
+        ids, masked, labels = batch.tokens["input_ids"], batch.masked_tokens["input_ids"], batch.mlm_labels
+        assert torch.equal(torch.where(labels == -100, masked, labels), ids)
+        assert torch.equal(batch.masked_tokens["attention_mask"], batch.tokens["attention_mask"])
+        assert 0 < (labels != -100).sum() < 0.4 * batch.tokens["attention_mask"].sum()
+        assert (masked == CLIPTokenizer.mask_token_id).any()
+
+
+def test_a_caption_is_masked_in_the_same_way_in_any_batch(people: Path) -> None:
+    built = build(people, mlm=True)
+    collate = built.train.dataset.collate
+    samples = [built.training_set[(0, index)] for index in range(8)]
+    together = collate(samples)
+    for row, sample in enumerate(samples):
+        alone = collate([sample])
+        length = alone.mlm_labels.shape[1]
+        assert torch.equal(together.mlm_labels[row, :length], alone.mlm_labels[0])
+        assert torch.equal(
+            together.masked_tokens["input_ids"][row, :length], alone.masked_tokens["input_ids"][0]
+        )
+    other = collate([built.training_set[(1, index)] for index in range(8)])
+    assert {tuple(row) for row in (other.mlm_labels != -100).tolist()} != {
+        tuple(row) for row in (together.mlm_labels != -100).tolist()
+    }
+
+
+def test_a_tokenizer_without_a_mask_masks_nothing(people: Path) -> None:
+    plain = CLIPTokenizer()
+    options = dataclasses.replace(
+        Options(),
+        misc=MiscOptions(device="cpu"),
+        data=DataOptions(image_root=str(people / "imgs"), batch_size=8, num_workers=0),
+        experiment=ExperimentOptions(mlm=True),
+    )
+    splits = Splits(**read_splits(people))
+    built = build_loaders(options, splits, lambda texts: plain(texts), PROCESSOR)
+    assert next(iter(built.train)).mlm_labels is None
+
+
+@pytest.mark.parametrize("kind", ["ori", "cat"])
+def test_mixed_pairs_are_in_a_batch_before_it_is_normalised_and_tokenised(people: Path, kind: str) -> None:
+    experiment = {"mixgen_type": kind, "mixgen_ratio": 0.25, "mvs_text": True}
+    plain = epoch(build(people, **experiment))[0]
+    mixed = epoch(build(people, mixgen=True, mixgen_p=1.0, **experiment))[0]
+    assert torch.equal(mixed.indices, plain.indices)
+    assert torch.equal(mixed.person_ids, plain.person_ids)
+    ends = CLIPTokenizer.eot_token_id, CLIPTokenizer.sot_token_id
+    for tokens, before in ((mixed.tokens, plain.tokens), (mixed.tokens2, plain.tokens2)):
+        for row in range(8):
+            parts = before["input_ids"][[row, row + 2] if row < 2 else [row]]
+            words = [i for i in parts.flatten().tolist() if i and i not in ends]
+            assert [i for i in tokens["input_ids"][row].tolist() if i and i not in ends] == words[:75]
+    for view, pixels in mixed.images.items():
+        assert torch.equal(pixels[2:], plain.images[view][2:])
+        if kind == "ori":
+            average = (plain.images[view][:2] + plain.images[view][2:4]) / 2
+            assert (pixels[:2] - average).abs().max() <= 0.5 / 255 / 0.2 + 1e-5
+
+
+def test_batches_with_everything_on_do_not_depend_on_the_number_of_workers(people: Path) -> None:
+    alone, two = (build(people, workers, **EVERYTHING, image_aug="randaugment") for workers in (0, 2))
+    for number in (0, 1):
+        batches = epoch(alone, number)
+        assert len(tensors(batches[0])) == 4 + 2 + 2 + 2 + 2 + 1
+        assert equal(batches, epoch(two, number))
+    assert not equal(epoch(alone, 0), epoch(alone, 1))
+    assert len(pickle.loads(pickle.dumps(two.train.dataset))) == 40, "workers may be spawned, not forked"
+
+
+def test_two_ranks_see_what_one_process_sees_with_everything_on_but_mixed_pairs(people: Path) -> None:
+    settings = {**EVERYTHING, "mixgen": False, "image_aug": "augmix"}
+    whole = epoch(build(people, batch_size=8, **settings))
+    ranks = [epoch(build(people, rank=rank, world_size=2, batch_size=4, **settings)) for rank in (0, 1)]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        a, others = tensors(batch), [tensors(part) for part in parts]
+        for name, tensor in a.items():
+            padding = -100 if name.startswith("mlm") else 0
+            rows = [row for other in others for row in other[name]]
+            if tensor.ndim == 2:  # tokens, padded to the longest of their own batch
+                rows = [
+                    torch.nn.functional.pad(row, (0, tensor.shape[1] - len(row)), value=padding)
+                    for row in rows
+                ]
+            assert torch.equal(tensor, torch.stack(rows)), name
+
+
+def test_loading_with_everything_on_leaves_the_random_state_alone(people: Path) -> None:
+    built = build(people, **EVERYTHING, image_aug="trivialaugment")
+    states = random.getstate(), torch.get_rng_state()
+    epoch(built)
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+def test_every_part_of_a_batch_moves(people: Path) -> None:
+    moved = epoch(build(people, **EVERYTHING))[0].to("meta")
+    assert all(tensor.device.type == "meta" for tensor in tensors(moved).values())
+    assert len(tensors(moved)) == 13
+
+
+def test_image_aug_changes_the_training_views_and_never_those_of_simclr(people: Path) -> None:
+    def views(image_aug: str) -> list[Sample]:
+        samples = build(people, image_aug=image_aug).training_set
+        return [samples[(number, 0)] for number in range(5)]
+
+    for sample in views("none"):
+        assert torch.equal(sample.images["view1"], sample.images["view2"])
+        assert not torch.equal(sample.images["simclr1"], sample.images["view1"])
+        assert not torch.equal(sample.images["simclr1"], sample.images["simclr2"])
+    assert any(not torch.equal(s.images["view1"], s.images["view2"]) for s in views("rotation"))
+
+
+def fake_synonyms(words: set[str]) -> dict[str, tuple[str, ...]]:
+    return {word: (f"{word}like",) for word in sorted(words) if word.isascii() and word.isalpha()}
+
+
+@pytest.mark.parametrize("text_aug", ["synonym", "insertion", "eda"])
+def test_synonyms_are_of_the_english_captions_and_the_other_languages_are_named_once(
+    people: Path, text_aug: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loaders, "english_synonyms", fake_synonyms)
+    built = build(people, text_aug=text_aug, eda_alpha=0.2, back_trans=False, languages=("ch", "en"))
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "English alone" in line
+    assert "ch" in line
+    synonyms = built.training_set.augment_text.synonyms
+    english = [record for ((record, _),) in built.training_set.choices if record.language == "en"]
+    for record in english:
+        for text in (*record.captions, *record.back_translations):
+            assert {word for word in clean_caption(text).split() if word.isalpha()} <= synonyms.keys()
+    captions = [built.training_set[(0, index)].caption for index in range(80)]
+    assert not any("like" in caption for caption in captions[:40])
+    assert any("like" in caption for caption in captions[40:])
+
+
+@pytest.mark.parametrize("experiment", [{"text_aug": "swap"}, {}, {"text_aug": "eda", "eda_alpha": 0.0}])
+def test_wordnet_is_read_only_where_an_operation_needs_it(
+    people: Path,
+    experiment: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delattr(loaders, "english_synonyms")
+    build(people, languages=("en", "ch"), **experiment)
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]

@@ -1,0 +1,86 @@
+"""When checkpoints are written, and what becomes of them while the disk takes none."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from misc.checkpoints.checkpoint import BEST, LAST, load_checkpoint, save_best
+from misc.checkpoints.saver import Saver
+from misc.process import distributed
+from tests.helpers.gloo import run_in_processes
+
+
+def state(step: int) -> dict[str, Any]:
+    names = ("optimizer", "scaler", "best", "ranks", "steps_per_epoch", "skipped_steps", "bad_images")
+    kept = {name: {} for name in (*names, "options")}
+    return {"model": {"w": torch.full((2,), step)}, "epoch": step, "step": step, **kept}
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_no_more_checkpoints_lie_on_the_disk_than_room_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
+) -> None:
+    """Hard links counted once, and the one that is being written."""
+    counts, original = [], torch.save
+
+    def count(*arguments: Any) -> None:
+        original(*arguments)
+        counts.append(len({path.stat().st_ino for path in tmp_path.iterdir()}))
+
+    monkeypatch.setattr(torch, "save", count)
+    saver = Saver(tmp_path, None, keep)
+    for step in range(1, 7):
+        saver.save(state(step), is_best=step % 2 == 0)
+    assert max(counts) == 3 + keep
+
+
+def test_while_the_best_one_finds_no_room_newer_last_ones_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = Saver(tmp_path, None, keep=0)
+    saver.save(state(1), is_best=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("misc.checkpoints.saver.save_best", refuse)
+        saver.save(state(2), is_best=False)
+        saver.save(state(2), is_best=True)  # after its evaluation
+        saver.save(state(3), is_best=False)
+        assert load_checkpoint(tmp_path / LAST)["step"] == 3
+        saver.share()
+        assert saver.what_is_left(3) == f"saved in '{tmp_path}'"
+        saver.save(state(4), is_best=False)
+        assert load_checkpoint(tmp_path / BEST)["step"] == 1
+    saver.finish()
+    assert load_checkpoint(tmp_path / BEST)["step"] == 2
+    assert load_checkpoint(tmp_path / LAST)["step"] == 4
+
+
+def refuse(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def finish_on_this_rank(folder: str) -> bool:
+    """Whether the best one is there when a rank need not wait any more; rank 0's disk takes it at last."""
+    keeper = Saver(Path(folder), None, 1)
+    tries: list[int] = []
+
+    def written_late(state: dict[str, Any], *arguments: Any) -> None:
+        tries.append(1)
+        if len(tries) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_best(state, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("misc.checkpoints.saver.save_best", written_late)
+        patch.setattr("misc.checkpoints.saver.PAUSE", 0.5)
+        if distributed.is_main():
+            keeper.save(state(1), is_best=True)
+        keeper.finish()
+    return (Path(folder) / BEST).exists()
+
+
+def test_no_process_goes_on_while_the_first_one_waits_for_room(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert run_in_processes(finish_on_this_rank, 2, tmp_path, str(tmp_path / "run")) == [True, True]

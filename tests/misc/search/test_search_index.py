@@ -1,0 +1,446 @@
+"""An index of a folder: what is in it, that it keeps up, and that no stop and no damage goes unseen."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.decode import load_image
+from misc.search import engines, store, update
+from misc.search.__main__ import main
+from misc.search.encoder import Encoder, load_encoder
+from misc.search.engines import ApproximateEngine, ExactEngine, build_approximate
+from misc.search.index import Index
+from misc.search.update import update_index
+from misc.search.walk import find_images, image_suffixes
+from options import UserError
+from tests.helpers.search_runs import image_folder, save_image, save_run, small_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return small_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return image_folder(tmp_path / "images")
+
+
+def features_of(encoder: Encoder, index: Index) -> np.ndarray:
+    """The features of the images that the index names, encoded one by one."""
+    files = [index.image_root / path for path in index.paths]
+    return torch.cat([encoder.encode_images([load_image(file)]) for file in files]).numpy()
+
+
+def assert_whole(encoder: Encoder, folder: Path) -> Index:
+    index = Index.open(folder)
+    expected = features_of(encoder, index)
+    assert index.features == pytest.approx(expected, abs=1e-3)
+    assert len(np.unique(expected.round(3), axis=0)) == len(expected), "features all alike show nothing"
+    return index
+
+
+def test_features_are_those_of_the_images_in_the_order_of_their_paths(
+    encoder: Encoder, images: Path, tmp_path: Path
+) -> None:
+    found = update_index(encoder, images, tmp_path / "index")
+    index = assert_whole(encoder, tmp_path / "index")
+    assert (found.total, found.encoded, found.removed, found.skipped) == (10, 10, 0, {})
+    assert index.paths == sorted(str(file.relative_to(images)) for file in images.rglob("*.png"))
+    assert np.linalg.norm(index.features.astype(np.float32), axis=1) == pytest.approx(1, abs=2e-3)
+
+
+def test_worker_processes_decode_to_the_same_features(
+    encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "broken.png").write_bytes(b"no image")
+    monkeypatch.setattr("misc.search.walk.num_cores", lambda: 2)
+    found = update_index(encoder, images, tmp_path / "index")
+    assert list(found.skipped) == ["broken.png"]
+    assert_whole(encoder, tmp_path / "index")
+
+
+def test_all_copies_of_the_towers_take_turns_and_the_order_stays(encoder: Encoder) -> None:
+    both = Encoder(**{**vars(encoder), "towers": encoder.towers * 2})
+    batches = torch.randn(5, 2, 3, *encoder.image_size)
+    expected = torch.cat(list(encoder.encode_batches(iter(batches))))
+    assert torch.cat(list(both.encode_batches(iter(batches)))).equal(expected)
+    assert expected.norm(dim=1).allclose(torch.ones(10))
+
+
+def test_images_of_all_formats_are_found_and_nothing_hidden_or_else(tmp_path: Path) -> None:
+    names = ["a.jpg", "B.JPEG", "c/d.bmp", "c/e.tif", "c/f/g.webp", "h.gif", "i.ppm"]
+    for number, name in enumerate(names):
+        save_image(tmp_path / name, number)
+    for name in (".hidden.png", ".folder/a.png"):
+        save_image(tmp_path / name, 0)
+    (tmp_path / "notes.txt").write_text("no image")
+    os.symlink(tmp_path, tmp_path / "c" / "loop")
+    os.symlink(tmp_path / "nowhere.png", tmp_path / "gone.png")
+    problems: dict[str, str] = {}
+    (tmp_path / "index").mkdir()
+    save_image(tmp_path / "index" / "figure.png", 0)
+    found = [image.path for image in find_images(tmp_path, tmp_path / "index", problems)]
+    assert sorted(found) == sorted(names)
+    assert list(problems) == ["gone.png"]
+    assert {".png", ".jp2", ".avif"} <= image_suffixes() | {".avif"}
+    assert not {".eps", ".pdf", ".txt", ".mpg"} & image_suffixes()
+
+
+def test_another_call_encodes_only_what_is_new_or_changed_and_takes_out_what_is_gone(
+    encoder: Encoder, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "index"
+    update_index(encoder, images, folder)
+    assert update_index(encoder, images, folder).encoded == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (images / "a" / "00.png").unlink()
+    save_image(images / "c" / "new.png", 50)
+    stat = (images / "a" / "02.png").stat()
+    save_image(images / "a" / "02.png", 51)  # another image at the same place
+    os.utime(images / "a" / "02.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    found = update_index(encoder, images, folder)
+    assert (found.total, found.encoded, found.removed) == (10, 2, 1)
+    index = assert_whole(encoder, folder)
+    assert "c/new.png" in index.paths
+    assert "a/00.png" not in index.paths
+    assert {path.name for path in folder.iterdir()} != before.keys(), "another generation"
+    assert len(list(folder.iterdir())) == len(before), "and the earlier one is gone"
+
+
+def test_a_folder_that_moved_is_not_encoded_again(encoder: Encoder, images: Path, tmp_path: Path) -> None:
+    update_index(encoder, images, tmp_path / "index")
+    images.rename(tmp_path / "moved")
+    assert update_index(encoder, tmp_path / "moved", tmp_path / "index").encoded == 0
+    assert Index.open(tmp_path / "index").image_root == tmp_path / "moved"
+
+
+def test_unreadable_files_are_skipped_listed_and_tried_again(
+    encoder: Encoder, images: Path, tmp_path: Path
+) -> None:
+    file = images / "b" / "01.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    (images / "empty.jpg").touch()
+    found = update_index(encoder, images, tmp_path / "index")
+    assert set(found.skipped) == {"b/01.png", "empty.jpg"}
+    listed = (tmp_path / "index" / "skipped.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in listed] == ["b/01.png", "empty.jpg"]
+    assert_whole(encoder, tmp_path / "index")
+    file.write_bytes(whole)
+    assert update_index(encoder, images, tmp_path / "index").encoded == 1
+    assert "b/01.png" in assert_whole(encoder, tmp_path / "index").paths
+
+
+def test_names_that_are_no_text_are_images_like_others(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    odd = [os.fsdecode(b"images/\xff\xfe.png"), "images/two\nlines.png", "images/人.png"]
+    for number, name in enumerate(odd):
+        shutil.copy(save_image(tmp_path / "one.png", number), tmp_path / name)
+    (tmp_path / os.fsdecode(b"images/\xfd.jpg")).touch()
+    update_index(encoder, tmp_path / "images", tmp_path / "index")
+    assert {f"images/{path}" for path in assert_whole(encoder, tmp_path / "index").paths} == set(odd)
+
+
+FEWEST = 4000  # images of an approximate index: training on more takes seconds
+
+
+class Kill(BaseException):
+    """The end of the process, as far as a test can have it."""
+
+
+def test_what_a_stopped_call_encoded_is_not_encoded_again(
+    encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = Encoder.encode_batches
+
+    def count(self: Encoder, batches: Any) -> Any:
+        for features in real(self, batches):
+            if len(seen) == 2:
+                seen.append(0)
+                raise KeyboardInterrupt
+            seen.append(len(features))
+            yield features
+
+    monkeypatch.setattr(Encoder, "encode_batches", count)
+    with pytest.raises(KeyboardInterrupt):
+        update_index(encoder, images, tmp_path / "index")
+    with pytest.raises(UserError, match="never finished"):
+        Index.open(tmp_path / "index")
+    assert update_index(encoder, images, tmp_path / "index").encoded == 2
+    assert seen == [4, 4, 0, 2]
+    assert_whole(encoder, tmp_path / "index")
+    assert not (tmp_path / "index" / "parts").exists()
+
+
+def test_a_kill_at_any_write_leaves_the_old_index_or_the_new_one(
+    encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, folder = tmp_path / "first", tmp_path / "index"
+    update_index(encoder, images, first)
+    old = Index.open(first).paths
+    (images / "a" / "00.png").unlink()
+    save_image(images / "new.png", 50)
+    monkeypatch.setattr(update, "SECONDS_PER_PART", 0)
+    real, kills = Path.replace, 0
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(first, folder)
+        left = [kills]
+
+        def replace(self: Path, target: Path, left: list[int] = left) -> Path:
+            if left[0] == 0:
+                raise Kill
+            left[0] -= 1
+            return real(self, target)
+
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "replace", replace)
+                update_index(encoder, images, folder)
+            break
+        except Kill:
+            kills += 1
+            assert Index.open(folder).paths == old
+            update_index(encoder, images, folder)
+            assert "new.png" in assert_whole(encoder, folder).paths
+            assert len(list(folder.iterdir())) == len(list(first.iterdir())), "nothing is left behind"
+    assert kills > 4
+
+
+def test_a_part_that_is_cut_short_is_encoded_anew(encoder: Encoder, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    update_index(encoder, images, folder)
+    added = store.Parts(folder, encoder.embed_dim)
+    new = save_image(images / "new.png", 50).stat()
+    found = update.Found("new.png", new.st_size, new.st_mtime_ns)
+    added.append([found], np.zeros((1, encoder.embed_dim), np.float16))
+    (folder / "parts" / "features-1.npy").write_bytes(b"")
+    assert update_index(encoder, images, folder).encoded == 1
+    assert_whole(encoder, folder)
+
+
+@pytest.mark.parametrize("name", ["images-x.json", "images-.json", "images-1-2.json", "images-9.json"])
+def test_what_is_no_part_is_passed_over(name: str, encoder: Encoder, images: Path, tmp_path: Path) -> None:
+    update_index(encoder, images, tmp_path / "index")
+    save_image(images / "new.png", 77)
+    (tmp_path / "index" / "parts").mkdir()
+    (tmp_path / "index" / "parts" / name).write_text("[" * 100_000)
+    assert update_index(encoder, images, tmp_path / "index").encoded == 1
+    assert_whole(encoder, tmp_path / "index")
+
+
+def test_an_index_inside_the_folder_is_not_part_of_it(encoder: Encoder, images: Path) -> None:
+    assert update_index(encoder, images, images / "index").total == 10
+    save_image(images / "index" / "figure.png", 1)
+    assert update_index(encoder, images, images / "index").total == 10
+
+
+CUT_HEADER = b"\x93NUMPY\x01\x00\x3e\x00{'descr': '<f2', 'shape': (((" + b" " * 28 + b"\n"
+
+
+def in_images(folder: Path, column: int, value: object) -> None:
+    """Put a value where the list of images has a path (column 0), a size (1) or a time (2)."""
+    columns = json.loads((folder / "images-1.json").read_text())
+    columns[column][0] = value
+    (folder / "images-1.json").write_text(json.dumps(columns))
+
+
+DAMAGE = {
+    "no list": lambda folder: (folder / "images-1.json").unlink(),
+    "a list cut short": lambda folder: (folder / "images-1.json").write_text("[["),
+    "a list of another length": lambda folder: (folder / "images-1.json").write_text("[[],[],[]]"),
+    "no features": lambda folder: (folder / "features-1.npy").unlink(),
+    "features cut short": lambda folder: os.truncate(folder / "features-1.npy", 150),
+    "features of another kind": lambda folder: np.save(folder / "features-1.npy", np.zeros((10, 8))),
+    "features whose header is cut short": lambda folder: (folder / "features-1.npy").write_bytes(CUT_HEADER),
+    "features in a zip": lambda folder: (folder / "features-1.npy").write_bytes(b"PK\5\6" + bytes(18)),
+    "paths that leave the root": lambda folder: in_images(folder, 0, "a/../../b.png"),
+    "paths from the root of the disk": lambda folder: in_images(folder, 0, "/b.png"),
+    "paths that are numbers": lambda folder: in_images(folder, 0, 7),
+    "sizes that are texts": lambda folder: in_images(folder, 1, "7"),
+    "a list too deep": lambda folder: (folder / "images-1.json").write_text("[" * 100_000),
+    "a head too deep": lambda folder: (folder / "index.json").write_text('{"a":' * 100_000),
+    "a head cut short": lambda folder: (folder / "index.json").write_text('{"format'),
+    "a head of something else": lambda folder: (folder / "index.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_said_in_one_line(damage: Any, encoder: Encoder, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    update_index(encoder, images, folder)
+    damage(folder)
+    for work in (lambda: Index.open(folder), lambda: update_index(encoder, images, folder)):
+        with pytest.raises(UserError, match=r"index' is damaged .*index anew"):
+            work()
+
+
+def test_places_that_cannot_be_indexed_are_said(encoder: Encoder, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").touch()
+    for root, folder, message in (
+        (tmp_path / "empty", tmp_path / "index", "IMAGE_ROOT: no image"),
+        (tmp_path / "broken", tmp_path / "other", "IMAGE_ROOT: none of 1 images"),
+        (tmp_path / "nowhere", tmp_path / "index", "IMAGE_ROOT: .* is no folder"),
+        (images, tmp_path / "file" / "index", "INDEX: .* cannot be made"),
+        (images, images, "INDEX: .* holds files and no index"),
+    ):
+        with pytest.raises(UserError, match=message):
+            update_index(encoder, root, folder)
+    for folder in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(UserError, match="holds no index"):
+            Index.open(folder)
+
+
+def test_a_full_disk_is_said_and_costs_nothing(
+    encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update_index(encoder, images, tmp_path / "index")
+    save_image(images / "new.png", 50)
+
+    def fsync(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(UserError, match="No space left on device"):
+            update_index(encoder, images, tmp_path / "index")
+    assert len(Index.open(tmp_path / "index").paths) == 10
+    assert update_index(encoder, images, tmp_path / "index").encoded == 1
+
+
+def test_another_model_is_refused_and_the_same_one_under_another_name_is_not(
+    encoder: Encoder, images: Path, tmp_path: Path
+) -> None:
+    update_index(encoder, images, tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    other = small_encoder(tmp_path, seed=1)
+    for work in (
+        lambda: index.check_identity(other),
+        lambda: index.load_encoder(other.checkpoint),
+        lambda: update_index(other, images, tmp_path / "index"),
+    ):
+        with pytest.raises(UserError, match="of another model"):
+            work()
+    copy = shutil.copy(encoder.checkpoint, tmp_path / "copy.pth")
+    assert index.load_encoder(Path(copy)).identity == encoder.identity
+    other_input = save_run(tmp_path / "input.pth", **{"data.normalization": "clip"})
+    assert load_encoder(other_input).identity != encoder.identity
+
+
+def test_the_command_line_makes_an_index_and_tells_what_is_skipped(
+    encoder: Encoder, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "broken.png").touch()
+    command = ["index", str(encoder.checkpoint), str(images), "--out", str(tmp_path / "index")]
+    assert main([*command, "data.test_batch_size=3"]) == 0
+    out = capsys.readouterr().out
+    assert "10 images, 10 encoded now, 0 taken out, exact search" in out
+    assert "1 skipped (first: broken.png)" in out
+    for extra in (["--approximate"], ["oops"], ["data.nonsense=1"], ["--exact", "--approximate"]):
+        assert main([*command, *extra]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: ")
+    assert len(Index.open(tmp_path / "index").paths) == 10
+
+
+def test_ctrl_c_on_the_command_line_says_how_to_go_on(
+    encoder: Encoder,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        Encoder, "encode_batches", lambda self, batches: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    assert main(["index", str(encoder.checkpoint), str(images), "--out", str(tmp_path / "index")]) == 130
+    assert "the same command goes on" in capsys.readouterr().out
+
+
+def clustered(count: int, width: int, seed: int) -> np.ndarray:
+    """(count, width) fp16 features around 100 centres."""
+    centres = np.random.default_rng(0).standard_normal((100, width))
+    rng = np.random.default_rng(seed)
+    rows = centres[rng.integers(100, size=count)] + 0.5 * rng.standard_normal((count, width))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+def ranked(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    scores = queries @ features.astype(np.float32).T
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, rows, 1), rows
+
+
+def test_exact_search_is_a_sort_of_all_scores() -> None:
+    features, queries = clustered(3000, 32, 1), clustered(20, 32, 2).astype(np.float32)
+    for k in (1, 10, 3000):
+        scores, rows = ExactEngine(features).search(queries, k)
+        expected, expected_rows = ranked(features, queries, k)
+        assert scores == pytest.approx(expected, abs=1e-5)
+        assert (rows == expected_rows).mean() > 0.999  # the last bits of sums in another order
+        assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 40, 200])
+def test_equal_scores_keep_the_order_of_the_rows(k: int) -> None:
+    features = np.tile(clustered(4, 16, 1), (100, 1))  # every image a hundred times
+    _, rows = ExactEngine(features).search(features[:4].astype(np.float32), k)
+    for query in range(4):
+        assert rows[query, : min(k, 100)].tolist() == list(range(query, 400, 4))[:k]
+
+
+def test_approximate_search_finds_nearly_all_with_their_exact_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "FEWEST", FEWEST)
+    monkeypatch.setattr(engines, "LISTS_PROBED", 16)  # of 64
+    features, queries = clustered(FEWEST, 20, 1), clustered(50, 20, 2).astype(np.float32)
+    build_approximate(features, tmp_path / "a.faiss")
+    engine = ApproximateEngine(tmp_path / "a.faiss", features)
+    _, expected_rows = ranked(features, queries, 10)
+    scores, rows = engine.search(queries, 10)
+    found = [len(set(a) & set(b)) for a, b in zip(rows, expected_rows, strict=True)]
+    assert np.mean(found) >= 9.5
+    assert scores == pytest.approx(
+        np.take_along_axis(queries @ features.astype(np.float32).T, rows, 1), abs=1e-5
+    )
+    assert (np.diff(scores) <= 0).all()
+    scores, rows = engine.search(queries[:2], FEWEST)  # all of them: every list is looked at
+    assert (np.sort(rows) == np.arange(FEWEST)).all()
+    with pytest.raises(UserError, match="--approximate"):
+        build_approximate(features[:100], tmp_path / "b.faiss")
+
+
+def test_the_size_chooses_the_kind_of_search_and_a_flag_forces_it(
+    encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(update, "EXACT_UP_TO", 9)
+    monkeypatch.setattr(update, "build_approximate", lambda features, file: file.write_bytes(b"an index"))
+    kinds = [update_index(encoder, images, tmp_path / "index", forced).kind for forced in (None, False, True)]
+    assert kinds == ["approximate", "exact", "approximate"]
+    assert [file.name for file in tmp_path.glob("index/approximate*")] == ["approximate-3.faiss"]
+    with pytest.raises(UserError, match="is damaged"):
+        Index.open(tmp_path / "index")
+    (tmp_path / "index" / "approximate-3.faiss").unlink()
+    with pytest.raises(UserError, match="is damaged"):
+        Index.open(tmp_path / "index")
+
+
+def test_an_image_of_any_mode_has_the_features_of_evaluation(encoder: Encoder, tmp_path: Path) -> None:
+    grey = Image.fromarray(np.arange(128, dtype=np.uint8).reshape(16, 8))
+    grey.save(tmp_path / "grey.png")
+    expected = encoder.clip.encode_image(encoder.processor(images=[grey.convert("RGB")])["pixel_values"])
+    assert encoder.encode_images([grey]).allclose(torch.nn.functional.normalize(expected), atol=1e-6)
+    assert encoder.encode_images([]).shape == (0, encoder.embed_dim)

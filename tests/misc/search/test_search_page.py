@@ -1,0 +1,320 @@
+"""The server of the search page: what it answers, what it refuses, and that it stays up."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.formats import read_splits
+from misc.metrics import retrieval_metrics
+from misc.search.__main__ import main
+from misc.search.explain import explain, overlay
+from misc.search.page import MAX_RESULTS, Page
+from misc.search.truth import load_truth
+from options import UserError
+from tests.helpers.search_page import ODD_NAME, ask, running, small_page, with_truth
+from tests.helpers.search_runs import image_folder, save_run
+
+SENTENCE = "a woman in a red coat"
+
+
+@pytest.fixture(scope="module")
+def page(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return small_page(people, tmp_path_factory.mktemp("searched"))
+
+
+@pytest.fixture(scope="module")
+def server(page: Page) -> Iterator[str]:
+    with running(page) as address:
+        yield address
+
+
+def search(server: str, **asked: Any) -> dict[str, Any]:
+    status, answer = ask(f"{server}/search", asked)
+    assert status == 200, answer
+    return json.loads(answer)
+
+
+def refusal(server: str, path: str, body: Any = None, **headers: str) -> str:
+    status, answer = ask(f"{server}/{path}", body, **headers)
+    assert status == 400
+    return json.loads(answer)["error"]
+
+
+def rows_of(answer: dict[str, Any]) -> list[int]:
+    return [result["row"] for result in answer["results"]]
+
+
+def test_the_ranking_is_that_of_the_index(page: Page, server: str) -> None:
+    answer = search(server, text=SENTENCE, k=7)
+    scores = page.index.features.astype(np.float32) @ page.encoder.encode_texts([SENTENCE])[0].numpy()
+    best = np.argsort(-scores, kind="stable")[:7]
+    assert rows_of(answer) == best.tolist()
+    assert [result["rank"] for result in answer["results"]] == list(range(1, 8))
+    np.testing.assert_allclose([result["score"] for result in answer["results"]], scores[best], atol=1e-6)
+    assert [result["image"] for result in answer["results"]] == [
+        page.index.paths[row].encode(errors="replace").decode() for row in best
+    ]
+    assert {result["right"] for result in answer["results"]} == {None}
+    assert answer["total"] == len(page.index.paths)
+
+
+def test_more_images_than_there_are_is_all_of_them(page: Page, server: str) -> None:
+    rows = rows_of(search(server, text=SENTENCE, k=MAX_RESULTS))
+    assert sorted(rows) == list(range(len(page.index.paths)))
+
+
+def test_an_image_is_its_own_nearest_and_a_sentence_beside_it_counts(server: str) -> None:
+    alone = search(server, row=5)
+    assert rows_of(alone)[0] == 5
+    assert alone["results"][0]["score"] == pytest.approx(1, abs=2e-3)
+    both = search(server, row=5, text=SENTENCE)
+    assert both["results"] != alone["results"]
+    assert both["results"] != search(server, text=SENTENCE)["results"]
+
+
+def test_what_is_not_wanted_changes_the_scores(server: str) -> None:
+    plain, without = (search(server, text=SENTENCE, without=words) for words in ([], ["a hat"]))
+    assert plain["results"][0]["score"] != without["results"][0]["score"]
+
+
+def test_images_are_small_jpegs(page: Page, server: str, tmp_path: Path) -> None:
+    status, content = ask(f"{server}/image/3")
+    image = Image.open(BytesIO(content))
+    original = Image.open(page.index.image_root / page.index.paths[3])
+    assert (status, image.format) == (200, "JPEG")
+    assert image.width <= 400
+    assert image.height <= 640
+    assert image.width / image.height == pytest.approx(original.width / original.height, abs=0.01)
+
+
+def test_the_overlay_is_the_one_of_explain(page: Page, server: str) -> None:
+    status, content = ask(f"{server}/explain/3", {"text": SENTENCE})
+    assert status == 200
+    image = Image.open(page.index.image_root / page.index.paths[3]).convert("RGB")
+    expected = np.asarray(overlay(image, explain(page.encoder, image, SENTENCE)), np.float32)
+    shown = np.asarray(Image.open(BytesIO(content)), np.float32)
+    assert shown.shape == expected.shape
+    assert np.abs(shown - expected).mean() < 4
+    assert np.abs(shown - np.asarray(image)).mean() > 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"text": ""}, "Describe a person first"),
+        ({}, "Describe a person first"),
+        ({"text": " \n\t"}, "Describe a person first"),
+        ({"text": " ... "}, "words that describe somebody"),
+        ({"text": "a man", "without": ["!"]}, "words that describe somebody"),
+        ({"text": "a man", "without": "a hat"}, "without: expected list"),
+        ({"text": "a man", "without": [1]}, "without: texts"),
+        ({"text": 7}, "text: expected str"),
+        ({"text": "a man", "k": 0}, "from 1 to 200"),
+        ({"text": "a man", "k": 201}, "from 1 to 200"),
+        ({"text": "a man", "k": None}, "k: expected int"),
+        ({"text": "a man", "k": True}, "k: expected int"),
+        ({"row": 10**6}, "no image 1000000"),
+        ({"row": -1}, "no image -1"),
+        ({"row": "../../etc/passwd"}, "row: expected int"),
+        ([], "JSON object"),
+        (b'{"text": ', "JSON is expected"),
+        (b"[" * 100_000, "JSON is expected"),
+        (b"\xff\xfe", "JSON is expected"),
+        ({"text": "x" * 1_000_001}, "too long"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_searched_for_is_said_in_one_line(server: str, asked: Any, message: str) -> None:
+    found = refusal(server, "search", asked)
+    assert message in found
+    assert "\n" not in found
+    assert rows_of(search(server, text=SENTENCE))
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 10_000, "红" * 10_000, "a red coat, " * 900, "\ud800\0 a man", "🧥" * 50]
+)
+def test_any_words_are_answered(server: str, text: str) -> None:
+    assert len(search(server, text=text)["results"]) == 20
+
+
+def test_fifty_searches_at_once_get_the_answers_of_one_alone(server: str) -> None:
+    sentences = [f"a person with {number} bags" for number in range(10)]
+    expected = {text: search(server, text=text)["results"] for text in sentences}
+    with ThreadPoolExecutor(50) as pool:
+        answers = pool.map(lambda text: (text, search(server, text=text)["results"]), 5 * sentences)
+        assert all(results == expected[text] for text, results in answers)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../../../../../etc/passwd",
+        "/image/../../../../etc/passwd",
+        "/image/..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "/image/%2fetc%2fpasswd",
+        "/..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/page.py",
+        "/../page.py",
+        "/..%2fpage.py",
+        "/image/000001.jpg",
+        "/image/-1",
+        "/image/99999999999999999999",
+    ],
+)
+def test_only_images_of_the_index_are_served(server: str, path: str) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:  # a client would tidy the path
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.split()[1] in (b"400", b"404")
+    assert b"root:" not in answer
+    assert b"import" not in answer
+
+
+def test_other_sites_can_neither_pose_as_this_one_nor_post_to_it(server: str) -> None:
+    assert ask(f"{server}/about", host="rebound.example")[0] == 400
+    assert ask(f"{server}/about", host="localhost:80")[0] == 200
+    assert "application/json" in refusal(server, "search", b'{"text": "a"}', content_type="text/plain")
+
+
+def test_an_image_that_vanished_is_said_and_the_others_are_still_found(people: Path, tmp_path: Path) -> None:
+    page = small_page(people, tmp_path)
+    row = page.index.paths.index(ODD_NAME)
+    (page.index.image_root / ODD_NAME).unlink()
+    with running(page) as server:
+        assert "cannot be read" in refusal(server, f"image/{row}")
+        assert "cannot be read" in refusal(server, f"explain/{row}", {"text": SENTENCE})
+        assert "cannot be read" in refusal(server, "search", {"row": row})
+        assert row in rows_of(search(server, text=SENTENCE, k=MAX_RESULTS))
+
+
+def test_with_annotations_the_first_right_ranks_make_the_figures_of_evaluation(
+    page: Page, people: Path
+) -> None:
+    truth = load_truth(page.index, people)
+    records = read_splits(people, ["test"])["test"]["en"]
+    queries = [(caption, record.person_id) for record in records for caption in record.captions]
+    person_of = {record.image: record.person_id for record in records}
+    with running(with_truth(page, truth)) as server:
+        answers = {caption: search(server, text=caption, k=MAX_RESULTS) for caption, _ in queries}
+    everybody = [
+        -1 - row for row in range(len(page.index.paths))
+    ]  # who is not in the test split is nobody's hit
+    ids = [person_of.get(path, nobody) for path, nobody in zip(page.index.paths, everybody, strict=True)]
+    for caption, person_id in queries:
+        for result in answers[caption]["results"]:
+            known = person_of.get(page.index.paths[result["row"]])
+            assert result["right"] is (None if known is None else known == person_id)
+    expected = retrieval_metrics(
+        page.encoder.encode_texts([caption for caption, _ in queries]),
+        torch.from_numpy(page.index.features.astype(np.float32)),
+        torch.tensor([person_id for _, person_id in queries]),
+        torch.tensor(ids),
+    )
+    ranks = np.array([answers[caption]["first_right"] for caption, _ in queries])
+    for k in (1, 5, 10):
+        assert 100 * np.mean(ranks <= k) == pytest.approx(expected[f"R{k}"])
+
+
+def test_r_at_10_is_told_though_fewer_images_are_shown(page: Page, people: Path) -> None:
+    records = read_splits(people, ["test"])["test"]["en"]
+    captions = [caption for record in records for caption in record.captions]
+    with running(with_truth(page, load_truth(page.index, people))) as server:
+        for caption in captions:
+            one, ten = (search(server, text=caption, k=k) for k in (1, 10))
+            assert len(one["results"]) == 1
+            assert one["first_right"] == ten["first_right"]
+
+
+def test_only_a_caption_alone_counts_as_a_query_of_the_protocol(page: Page, people: Path) -> None:
+    caption = read_splits(people, ["test"], ["fr"])["test"]["fr"][0].captions[0]
+    row = next(
+        row for row, person in enumerate(load_truth(page.index, people).person_ids) if person is not None
+    )
+    with running(with_truth(page, load_truth(page.index, people))) as server:
+        assert "first_right" in search(server, text=caption.upper())
+        for others in ({"row": row}, {"without": ["a hat"]}):
+            answer = search(server, text=caption, **others)
+            assert "first_right" not in answer
+            assert any(result["right"] is not None for result in answer["results"])
+        assert "first_right" not in search(server, text=caption + " indeed")
+        alike = search(server, row=row)
+        assert alike["results"][0]["right"] is True
+        assert "first_right" not in alike
+
+
+def test_annotations_of_other_images_are_refused(people: Path, page: Page, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no image of the test split"):
+        load_truth(page.index, people, tmp_path)
+    assert load_truth(page.index, people, page.index.image_root).person_ids
+
+
+def test_examples_are_in_the_languages_that_the_model_learned(page: Page, people: Path, server: str) -> None:
+    plain = json.loads(ask(f"{server}/about")[1])
+    assert plain["examples"]
+    assert all(example.isascii() for example in plain["examples"])
+    english = read_splits(people, ["test"])["test"]["en"]
+    with running(with_truth(page, load_truth(page.index, people))) as other:
+        of_captions = json.loads(ask(f"{other}/about")[1])["examples"]
+    assert set(of_captions) <= {caption for record in english for caption in record.captions}
+    assert len(of_captions) == 3
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    images = image_folder(folder / "imgs")
+    assert (
+        main(["index", str(save_run(folder / "run.pth")), str(images), "--out", str(folder / "index")]) == 0
+    )
+    return folder / "index"
+
+
+def test_the_command_serves_until_ctrl_c(index: Path) -> None:
+    command = [sys.executable, "-m", "misc.search", "serve", str(index), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = process.stdout.readline()
+    assert said.startswith("10 images at http://127.0.0.1:")
+    address = said.split()[3]
+    assert b"Person search" in ask(address)[1]
+    assert len(search(address, text=SENTENCE, k=5)["results"]) == 5
+    with pytest.raises(OSError):  # bound to all addresses it would answer here too
+        socket.create_connection(("127.0.0.2", int(address.rpartition(":")[2])), timeout=5)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == 0
+
+
+def test_a_server_that_cannot_be_is_one_line(
+    index: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = save_run(tmp_path / "other.pth", seed=1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for arguments, message in (
+            (["--port", str(taken.getsockname()[1])], "--port"),
+            (["--port", "70000"], "--port"),
+            (["--checkpoint", str(other)], "another model"),
+            (["--annotations", str(people)], "no image of the test split"),
+            (["--annotations", str(tmp_path / "no.json")], "no file or folder"),
+        ):
+            assert main(["serve", str(index), *arguments]) == 2
+            error = capsys.readouterr().err
+            assert message in error
+            assert error.startswith("error: ")
+            assert error.count("\n") == 1
+    assert main(["serve", str(tmp_path / "nothing")]) == 2

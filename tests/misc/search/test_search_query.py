@@ -1,0 +1,278 @@
+"""Queries: the ranking is that of evaluation, in every form, and every mistake has its answer."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.decode import load_image
+from main import main as run_main
+from misc.search.__main__ import main
+from misc.search.encoder import Encoder
+from misc.search.index import Index
+from misc.search.queries import WITHOUT_WEIGHT, Query, query_features
+from misc.search.update import update_index
+from options import UserError
+from tests.helpers.search_runs import image_folder, small_encoder
+from tests.helpers.tiny_config import write_tiny
+
+Search = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return small_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def index(encoder: Encoder, tmp_path: Path) -> Index:
+    """An index of ten images in `tmp_path`."""
+    update_index(encoder, image_folder(tmp_path / "images"), tmp_path / "index")
+    return Index.open(tmp_path / "index")
+
+
+@pytest.fixture
+def search(index: Index, capsys: pytest.CaptureFixture[str]) -> Search:
+    """search(*arguments): what --json says."""
+
+    def run(*arguments: str) -> list[dict[str, Any]]:
+        assert main(["query", str(index.folder), *arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def refuse(index: Index, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """refuse(*arguments): the one line that is said."""
+
+    def run(*arguments: str) -> str:
+        assert main(["query", str(index.folder), *arguments]) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.strip().splitlines()
+        assert line.startswith("error: ")
+        assert not captured.out
+        return line
+
+    return run
+
+
+def names(answer: dict[str, Any]) -> list[str]:
+    return [result["image"] for result in answer["results"]]
+
+
+def test_the_ranking_of_test_captions_gives_the_figures_of_evaluation(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    write_tiny(config, people, run)
+    ranks = ["--save-rankings", str(tmp_path / "ranks.jsonl")]
+    assert run_main(["--config", str(config), *ranks, "schedule.epoch=1"]) == 0
+    records = json.loads((people / "test_reid.json").read_text())
+    persons = {record["file_path"]: record["id"] for record in records}
+    for path in persons:  # the gallery of evaluation is the test split alone
+        (tmp_path / "gallery" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "gallery" / path).hardlink_to(people / "imgs" / path)
+    captions = [(caption, record["id"]) for record in records for caption in record["captions"]]
+    (tmp_path / "captions.txt").write_text("".join(f"{caption}\n" for caption, _ in captions))
+    checkpoint, place = str(run / "checkpoint_best.pth"), str(tmp_path / "index")
+    assert main(["index", checkpoint, str(tmp_path / "gallery"), "--out", place]) == 0
+    capsys.readouterr()
+    assert main(["query", place, "--sentences", str(tmp_path / "captions.txt"), "-k", "999", "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    figures = json.loads((run / "results.json").read_text())["languages"]["en"]["t2i"]
+    for k in (1, 5, 10):
+        hits = [
+            any(persons[name] == person for name in names(answer)[:k])
+            for answer, (_, person) in zip(answers, captions, strict=True)
+        ]
+        assert 100 * np.mean(hits) == pytest.approx(figures[f"R{k}"])
+    assert 0 < figures["R1"] < 100
+    evaluated = [json.loads(line) for line in (tmp_path / "ranks.jsonl").read_text().splitlines()]
+    for answer, row in zip(answers, evaluated, strict=True):
+        assert len(names(answer)) == len(persons), "k is cut to the number of images"
+        by_name = {result["image"]: result["score"] for result in answer["results"]}
+        best = [Path(row[f"image_{place}"]).relative_to(people / "imgs") for place in range(1, 11)]
+        expected = [row[f"score_{place}"] for place in range(1, 11)]
+        assert [by_name[str(name)] for name in best] == pytest.approx(expected, abs=1e-3)
+        assert [result["score"] for result in answer["results"][:10]] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_table_the_csv_and_the_json_say_the_same(
+    index: Index, search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentences = ["a man in a red coat", "红色上衣的女生"]
+    expected = search(*sentences, "-k", "4")
+    files = {"--json": tmp_path / "a.json", "--csv": tmp_path / "a.csv", "--figure": tmp_path / "a.png"}
+    flags = [str(part) for pair in files.items() for part in pair]
+    assert main(["query", str(index.folder), *sentences, "-k", "4", *flags]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert json.loads(files["--json"].read_text()) == expected
+    rows = list(csv.DictReader(io.StringIO(files["--csv"].read_text())))
+    flat = [(answer["query"], result) for answer in expected for result in answer["results"]]
+    assert len(rows) == len(flat) == 8
+    for row, (query, result) in zip(rows, flat, strict=True):
+        assert row == {"query": query, **{name: str(value) for name, value in result.items()}}
+        assert f"{result['rank']:4d}  {result['score']:6.4f}  {result['image']}" in table
+    assert {query for query, _ in flat} == set(sentences) <= set(table)
+    assert Image.open(files["--figure"]).size[1] > 2 * 240, "two rows of four"
+
+
+def test_scores_are_cosines_of_the_sentence_and_the_images(
+    encoder: Encoder, index: Index, search: Search
+) -> None:
+    (answer,) = search("A man, in a RED coat!", "-k", "10")
+    text = encoder.encode_texts(["a man, in a red coat"])[0]
+    images = encoder.encode_images([load_image(index.image_root / path) for path in index.paths])
+    expected = dict(zip(index.paths, (images @ text).tolist(), strict=True))
+    assert names(answer) == sorted(expected, key=lambda path: -expected[path])
+    assert [r["score"] for r in answer["results"]] == pytest.approx(sorted(expected.values())[::-1], abs=1e-3)
+    assert [r["rank"] for r in answer["results"]] == list(range(1, 11))
+
+
+def test_an_image_finds_itself_and_its_weight_moves_the_ranking_from_the_sentence_to_it(
+    index: Index, search: Search
+) -> None:
+    path = index.paths[3]
+    image = ["--image", str(index.image_root / path), "-k", "10"]
+    (by_image,) = search(*image)
+    assert names(by_image)[0] == path
+    assert by_image["results"][0]["score"] == pytest.approx(1, abs=2e-3)
+    (by_text,) = search("a man", "-k", "10")
+    assert names(search("a man", *image, "--image-weight", "1")[0]) == names(by_image)
+    assert names(search("a man", *image, "--image-weight", "0")[0]) == names(by_text)
+    both = search("a man", "a woman", *image)
+    assert len(both) == 2
+    assert path in both[0]["query"]
+
+
+AXES = {"red": (1.0, 0.0, 0.0), "hat": (0.0, 1.0, 0.0), "bag": (0.0, 0.0, 1.0)}
+
+
+class Axes:
+    """An encoder of sentences and images that lie on axes."""
+
+    def encode_texts(self, captions: list[str]) -> Tensor:
+        return torch.tensor([AXES[caption] for caption in captions])
+
+    def encode_images(self, images: list[Any]) -> Tensor:
+        return torch.tensor([image.feature for image in images])
+
+
+def test_what_is_not_wanted_goes_down_and_what_does_not_fit_does_not_come_up() -> None:
+    gallery = F.normalize(torch.tensor([(1, 1, 0), (1, 0, 1), (1, 0.2, 0), (0, 0.1, 1)], dtype=torch.float32))
+    plain, without, both = query_features(
+        Axes(), [Query("red"), Query("red", without=("hat",)), Query("red", without=("hat", "bag"))]
+    )
+    scores = gallery.numpy() @ np.stack([plain, without, both]).T
+    assert scores[0, 0] == pytest.approx(scores[1, 0]), "the sentence alone cannot tell them apart"
+    assert scores[:, 1].argsort()[::-1].tolist() == [2, 1, 0, 3]
+    hat, bag = gallery[:, 1].numpy(), gallery[:, 2].numpy()
+    assert scores[:, 1] == pytest.approx(scores[:, 0] - WITHOUT_WEIGHT * hat)
+    assert scores[:, 2] == pytest.approx(scores[:, 0] - WITHOUT_WEIGHT * (hat + bag) / 2)
+
+
+def test_a_sentence_and_an_image_are_a_weighted_sum_of_unit_length() -> None:
+    image = SimpleNamespace(feature=(0.0, 1.0, 0.0))
+    (mixed,) = query_features(Axes(), [Query("red", image, weight=0.25)])
+    assert mixed == pytest.approx(np.array([0.75, 0.25, 0]) / np.hypot(0.75, 0.25))
+
+
+def test_without_reaches_the_ranking_from_the_command_line(search: Search) -> None:
+    (plain,), (without,) = search("a man", "-k", "10"), search("a man", "--without", "a hat", "-k", "10")
+    assert [r["score"] for r in plain["results"]] != [r["score"] for r in without["results"]]
+    assert without["query"] == "a man, without a hat"
+
+
+def test_a_sentence_file_many_queries_and_overlong_ones_are_answered(
+    index: Index, search: Search, tmp_path: Path
+) -> None:
+    (tmp_path / "sentences.txt").write_text("\ufeff" + "\n\n".join(f"person {n}" for n in range(50)))
+    answers = search("first", "--sentences", str(tmp_path / "sentences.txt"), "-k", "3")
+    assert [answer["query"] for answer in answers] == ["first", *(f"person {n}" for n in range(50))]
+    assert {len(answer["results"]) for answer in answers} == {3}
+    for overlong in ("long " * 2000, "长" * 10_000):
+        (answer,) = search(overlong)
+        assert len(answer["results"]) == 10, "20 is more than there are"
+
+
+def test_images_that_are_gone_stay_in_the_answer_and_that_is_said(
+    index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (index.image_root / index.paths[0]).unlink()
+    (index.image_root / index.paths[1]).write_bytes(b"no image any more")
+    command = ["query", str(index.folder), "a man", "--figure", str(tmp_path / "a.png")]
+    assert main([*command, "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {row["image"] for row in rows if row["missing"] == "True"} == {index.paths[0]}
+    assert main(command) == 0
+    assert sum("not there any more" in line for line in capsys.readouterr().out.splitlines()) == 1
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_explanations_are_drawn_for_every_image_that_is_there(
+    index: Index, search: Search, tmp_path: Path
+) -> None:
+    (answer,) = search("a man", "-k", "3")
+    (index.image_root / names(answer)[1]).unlink()
+    search("a man", "-k", "3", "--explain", str(tmp_path / "why"))
+    assert {file.name for file in (tmp_path / "why").iterdir()} == {"1-1.png", "1-3.png"}
+
+
+def test_mistakes_are_said_in_one_line(refuse: Callable[..., str], index: Index, tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "no.jpg").write_text("no image")
+    for arguments, message in (
+        ([], "SENTENCE"),
+        (["  "], "words that describe"),
+        (["a man", ".!*"], "query 2: words that describe"),
+        (["a man", "--without", ""], "words that describe"),
+        (["a man", "-k", "0"], "-k: at least 1"),
+        (["a man", "-k", "many"], "-k"),
+        (["a man", "--image-weight", "2"], "--image-weight"),
+        (["--image", str(tmp_path / "no.jpg")], "no.jpg"),
+        (["--image", str(tmp_path / "nowhere.jpg")], "not there"),
+        (["--sentences", str(tmp_path / "blank.txt")], "no sentence"),
+        (["--sentences", str(tmp_path / "latin.txt")], "UTF-8"),
+        (["--sentences", str(tmp_path / "nowhere.txt")], "cannot be read"),
+        (["--json", "a man"], "sentences come first"),
+        (["a man", "--json", "--csv"], "one of them"),
+        (["a man", "--figure", "a.jpg"], "--figure"),
+        (["a man", "--csv", str(tmp_path / "nowhere" / "a.csv")], "--csv"),
+        (["a man", "--explain", str(tmp_path / "no.jpg" / "why")], "--explain"),
+        (["a man", "--checkpoint", str(tmp_path / "nowhere.pth")], "--checkpoint FILE"),
+        (["a man", "--checkpoint", str(tmp_path / "no.jpg")], "no.jpg"),
+        (["a man", "--checkpoint", str(small_encoder(tmp_path, 1).checkpoint)], "another model"),
+    ):
+        assert message in refuse(*arguments), arguments
+
+
+def test_half_signs_in_a_sentence_are_spelt_out(search: Search, tmp_path: Path) -> None:
+    for arguments in ([], ["--csv", str(tmp_path / "a.csv")], ["--json"]):
+        search("a man \udcff", *arguments)
+    assert "a man \\udcff" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+
+
+def test_a_command_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["find"], ["index"], ["query"]):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: ")
+
+
+def test_queries_of_nothing_are_refused(encoder: Encoder) -> None:
+    for query in (Query(), Query(without=("a hat",)), Query(text="")):
+        with pytest.raises(UserError, match="words that describe"):
+            query_features(encoder, [query])
+    assert query_features(encoder, [Query("a man"), Query("a man")]).dtype == np.float32

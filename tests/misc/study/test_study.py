@@ -1,0 +1,184 @@
+"""The study: its figures, that it goes on where it was stopped, and what it says of a run that fails."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from misc.study.__main__ import RECIPES, Run, main
+from misc.study.report import Outcome, summarise, write_report
+from options import load_options
+
+TITLES = {"no-trick": "plain", "sdm": "other"}
+FIGURES = {  # R@1 and mAP of three seeds
+    "no-trick": ((10.0, 20.0), (12.0, 22.0), (17.0, 27.0)),
+    "sdm": ((50.0, 60.0), (50.0, 61.0), (50.0, 62.0)),
+}
+
+
+def outcomes(figures: dict[str, tuple[tuple[float, float], ...]] = FIGURES) -> list[Outcome]:
+    return [
+        Outcome(recipe, seed, 6400, 30.0 + seed**4, rank1, mean_ap)
+        for recipe, values in figures.items()
+        for seed, (rank1, mean_ap) in enumerate(values)
+    ]
+
+
+@pytest.fixture
+def study_config(people: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"""
+base: {Path("config/study.yaml").resolve()}
+model: {{patch_size: 16, image_width: 16, image_layers: 1, image_heads: 2, text_width: 16, text_layers: 1,
+  text_heads: 2, embed_dim: 16}}
+data: {{annotation_file: '{people}', image_root: '{people}/imgs', image_size: [64, 32], batch_size: 16}}
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_the_recipes_differ_as_their_names_say(study_config: Path) -> None:
+    options = {name: Run(name, 5, study_config, Path("x")).options() for name in RECIPES}
+    on = {
+        name: [loss for loss in ("nitc", "ritc", "citc", "ss", "sdm", "tal") if getattr(o.experiment, loss)]
+        for name, o in options.items()
+    }
+    assert on == {
+        "no-trick": ["nitc"],
+        "simplified": ["nitc", "ritc"],
+        "full": ["nitc", "ritc", "citc", "ss"],
+        "sdm": ["sdm"],
+        "tal": ["tal"],
+    }
+    plain = options["no-trick"]
+    assert (plain.experiment.image_aug, plain.experiment.text_aug) == ("none", "none")
+    assert (plain.experiment.dropout, plain.model.softlabel_ratio, plain.experiment.back_trans) == (
+        0,
+        0,
+        False,
+    )
+    for name in ("sdm", "tal"):  # on the terms of the simplified recipe
+        for field in ("image_aug", "text_aug", "eda_alpha", "back_trans", "dropout"):
+            assert getattr(options[name].experiment, field) == getattr(
+                options["simplified"].experiment, field
+            )
+    assert {o.misc.seed for o in options.values()} == {5}
+    assert len({o.schedule.lr for o in options.values()}) == 1
+
+
+def test_mean_and_sample_standard_deviation_are_those_worked_out_by_hand() -> None:
+    row = summarise(outcomes()[:3], "plain")
+    assert row.rank1 == pytest.approx((13.0, math.sqrt((9 + 1 + 16) / 2)))
+    assert row.mean_ap == pytest.approx((23.0, math.sqrt(13)))
+    assert (row.num_samples, row.seconds) == (6400, [30.0, 31.0, 46.0])
+
+
+def test_figures_and_cost_are_read_from_the_files_of_a_run(study_config: Path, tmp_path: Path) -> None:
+    run = Run("tal", 2, study_config, tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(
+        """{"kind": "train", "epoch": 1, "step": 50, "samples_per_second": 100.0}
+{"kind": "train", "epoch": 1, "step": 60, "samples_per_second": 40.0}
+{"kind": "eval", "epoch": 1, "step": 60, "split": "test", "average": {"t2i": {"R1": 99.0, "mAP": 99.0}}}
+{"kind": "train", "epoch": 2, "step": 110, "samples_per_second": 200.0}
+"""
+    )
+    figures = {"t2i": {"R1": 12.5, "mAP": 20.25}, "i2t": {"R1": 1.0, "mAP": 2.0}}
+    (tmp_path / "results.json").write_text(json.dumps({"split": "test", "average": figures}))
+    # batches of 16: 110 steps are 1760 samples; 800 at 100, 160 at 40 and 800 at 200 a second are 8 + 4 + 4 s
+    assert run.outcome() == Outcome("tal", 2, 1760, 16.0, 12.5, 20.25)
+
+
+def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
+    options = load_options("config/study.yaml")
+    write_report(outcomes(), TITLES, options, tmp_path)
+    text = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert "| plain | 6,400 | 31 s (30-46) | 13.00 ± 3.61 | 23.00 ± 3.61 |" in text
+    assert "| other | 6,400 | 31 s (30-46) | 50.00 ± 0.00 | 61.00 ± 1.00 |" in text
+    assert (
+        "other is 37.00 R@1 above plain, more than twice the spread of the seeds (3.61): it helps here."
+        in text
+    )
+    assert "Highest R@1: other, 50.00 ± 0.00.\n" in text
+    assert Image.open(tmp_path / "study.png").width > 1000
+
+    worse = FIGURES | {"sdm": ((9.0, 1.0), (11.0, 1.0), (13.0, 1.0))}
+    write_report(outcomes(worse), TITLES, options, tmp_path)
+    text = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert "Highest R@1: plain, 13.00 ± 3.61. Within the spread of it: other.\n" in text
+    assert "other is 2.00 R@1 below plain, which is within the spread of the seeds (4.12)" in text
+
+    hint = FIGURES | {"sdm": ((18.0, 1.0), (18.0, 1.0), (18.0, 1.0))}
+    write_report(outcomes(hint), TITLES, options, tmp_path)
+    text = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert (
+        "other is 5.00 R@1 above plain, more than the spread of the seeds (3.61) and less than twice" in text
+    )
+
+    worst = FIGURES | {"sdm": ((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))}
+    write_report(outcomes(worst), TITLES, options, tmp_path)
+    assert "it does not help here" in (tmp_path / "study.md").read_text(encoding="utf-8")
+
+
+def test_a_study_goes_on_where_it_was_stopped_and_keeps_what_is_finished(
+    study_config: Path, tmp_path: Path
+) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    command = ["--config", str(study_config), "--runs", str(runs), "--out", str(out), "--seeds", "0"]
+    assert main([*command, "--recipes", "no-trick", "full"]) == 0
+    table = (out / "study.md").read_text(encoding="utf-8")
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    figures = json.loads((runs / "full-0" / "results.json").read_text())["average"]["t2i"]
+    steps = [json.loads(line) for line in (runs / "full-0" / "metrics.jsonl").read_text().splitlines()]
+    num_samples = 16 * max(step["step"] for step in steps)
+    assert f"| TBPS-CLIP, full | {num_samples} |" in table
+    assert f"| {figures['R1']:.2f} | {figures['mAP']:.2f} |" in table
+
+    (runs / "full-0" / "results.json").unlink()  # stopped after its last epoch, before its report
+    assert main([*command, "--recipes", "no-trick", "full"]) == 0
+    again = json.loads((runs / "full-0" / "results.json").read_text())["average"]["t2i"]
+    assert again == figures
+    kept = {path for path in before if "no-trick" in str(path)}
+    assert kept
+    assert all(path.stat().st_mtime_ns == before[path] for path in kept)
+
+
+def test_a_run_of_other_options_is_made_anew_and_is_then_the_studys_own(
+    study_config: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    run = Run("no-trick", 0, study_config, runs / "no-trick-0")
+    run.folder.mkdir(parents=True)
+    shutil.copy(study_config, run.folder / "options.yaml")  # the full recipe's, into another folder
+    (run.folder / "results.json").write_text("{}")
+    assert not run.is_its_own()
+    command = ["--config", str(study_config), "--runs", str(runs), "--out", str(tmp_path / "out")]
+    assert main([*command, "--seeds", "0", "--recipes", "no-trick"]) == 0
+    assert run.is_finished()
+    assert json.loads((run.folder / "results.json").read_text())["split"] == "test"
+
+    (run.folder / "options.yaml").write_text("experiment: {no_such_option: 1}")  # of another version
+    assert not run.is_finished()
+
+
+def test_a_run_that_fails_is_named_with_its_last_words(
+    study_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_config.write_text(study_config.read_text().replace("image_size: [64, 32]", "image_size: [65, 32]"))
+    command = [
+        "--config",
+        str(study_config),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*command, "--seeds", "0", "--recipes", "tal"]) == 2
+    error = capsys.readouterr().err
+    assert "the run tal-0 ended with status 2" in error
+    assert "data.image_size" in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,176 @@
+"""The AltCLIP smoke test from the command line: its report, and one line for what is missing."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from misc.quick_start_altclip import TEXTS, main
+from options import LOSSES
+from tests.helpers.altclip_folders import cache_root, copied
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE, MODULE = [str(ROOT / "misc" / "quick_start_altclip.py")], ["-m", "misc.quick_start_altclip"]
+
+
+Finished = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
+    """The programs of this file, run two at a time: most of it is importing."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "clip").mkdir()
+    (elsewhere / "clip" / "config.json").write_text('{"model_type": "clip"}')
+    pretrained = "--altclip_pretrained"
+    programs = {
+        "tiny, as a file from elsewhere": ([*FILE, "--tiny"], elsewhere),
+        "tiny, as a module": ([*MODULE, "--tiny", "--device", "cuda:99", "--text", "a", "b c"], ROOT),
+        "no folder": ([*FILE, pretrained, str(elsewhere / "no" / "folder")], elsewhere),
+        "a plain CLIP": ([*FILE, pretrained, str(elsewhere / "clip")], elsewhere),
+        "a hub id offline": ([*MODULE], ROOT),
+    }
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(elsewhere), "OMP_NUM_THREADS": "1"}
+    done, running = {}, {}
+    for name, (arguments, folder_of_run) in programs.items():
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+        command = [sys.executable, *arguments]
+        running[name] = subprocess.Popen(command, cwd=folder_of_run, env=environment, **pipes)
+        if len(running) == 2 or name == list(programs)[-1]:
+            for waiting, process in running.items():
+                out, err = process.communicate(timeout=120)
+                done[waiting] = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+            running = {}
+    return done
+
+
+def check_report(out: str, texts: tuple[str, ...]) -> None:
+    for text in texts:
+        (row,) = [line for line in out.splitlines() if line.endswith(f" {text}") and "image" not in line]
+        values = [float(word) for word in row.split()[:2]]
+        assert all(-1 <= value <= 1 for value in values)
+        assert values[0] != values[1]
+    assert "cosine similarity" in out
+    assert re.search(r"^logit_scale 14\.2\d, logit_bias 0\.0$", out, re.MULTILINE)
+    assert re.search(r"^embedding 64: images \(2, 64\), captions \(2, 64\)$", out, re.MULTILINE)
+    for name in (name for name in LOSSES if name != "mlm"):
+        row = re.search(rf"^{name} +(\S+) +(\S+)$", out, re.MULTILINE)
+        assert row, name
+        assert all(float(value) >= 0 for value in row.groups()), name
+    nitc = re.search(r"^nitc +(\S+) +(\S+)$", out, re.MULTILINE)
+    assert nitc[1] != nitc[2]
+    assert "verdict: random weights of a small model loaded, all tensors used and none new" in out
+
+
+def test_tiny_runs_as_a_file_from_another_folder(finished: dict[str, Finished]) -> None:
+    run = finished["tiny, as a file from elsewhere"]
+    assert run.returncode == 0, run.stderr
+    check_report(run.stdout, TEXTS)
+    assert "CPU" not in run.stdout
+
+
+def test_tiny_runs_as_a_module_on_the_cpu_where_the_device_is_not_there(
+    finished: dict[str, Finished],
+) -> None:
+    run = finished["tiny, as a module"]
+    assert run.returncode == 0, run.stderr
+    check_report(run.stdout, ("a", "b c"))
+    assert "device cuda:99 is not there: this runs on the CPU" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("no folder", ["no/folder", "does not exist", "huggingface-cli download"]),
+        ("a plain CLIP", ["clip", "an AltCLIP is expected"]),
+        ("a hub id offline", ["BAAI/AltCLIP", "huggingface-cli download", "model.altclip_pretrained"]),
+    ],
+)
+def test_what_is_missing_is_one_line_and_status_two(
+    finished: dict[str, Finished], name: str, expected: list[str]
+) -> None:
+    run = finished[name]
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("error: ")
+    for word in expected:
+        assert word in line
+    assert "verdict" not in run.stdout
+
+
+# Within this process
+
+
+def test_images_and_captions_of_ones_own_are_compared(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "left.png", tmp_path / "right.jpg", tmp_path / "third.png"]
+    for number, file in enumerate(files):
+        Image.new("RGB", (20 + number, 50), (90 * number, 40, 200)).save(file)
+    arguments = ["--altclip_pretrained", str(folder), "--text", "a man", "ein Mann"]
+    assert main([*arguments, "--image", *map(str, files)]) == 0
+    out = capsys.readouterr().out
+    for number, file in enumerate(files, start=1):
+        assert f"image {number}: {file.name}" in out
+    (row,) = [line for line in out.splitlines() if line.endswith(" ein Mann")]
+    assert len(row.split()) == 3 + 2
+    assert f"verdict: the weights of {folder} loaded" in out
+    assert main([*arguments, "--image", str(files[0])]) == 0
+    assert "two pairs" in capsys.readouterr().out
+
+
+def test_the_figures_are_those_of_the_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from torch.nn import functional as F
+
+    from misc.quick_start_altclip import drawn_people
+    from model.altclip_adapter import build_altclip_clip
+
+    assert main(["--altclip_pretrained", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    clip, tokenizer, processor = build_altclip_clip(folder)
+    clip.eval()
+    images = processor(images=[image for _, image in drawn_people(2)], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        texts = F.normalize(clip.encode_text(tokenizer(list(TEXTS))), dim=1)
+        expected = texts @ F.normalize(clip.encode_image(images), dim=1).T
+    for text, values in zip(TEXTS, expected.tolist(), strict=True):
+        (row,) = [line for line in lines if line.endswith(f" {text}") and "image" not in line]
+        assert [float(word) for word in row.split()[:2]] == pytest.approx(values, abs=1e-4)
+
+
+def test_a_cache_root_and_a_folder_without_processor_files_load(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = copied(folder, tmp_path / "bare", ("preprocessor_config.json", "processor_config.json"))
+    for pretrained in (bare, cache_root(folder, tmp_path / "cache")):
+        assert main(["--altclip_pretrained", str(pretrained), "--text", "a", "b"]) == 0
+        assert "all tensors used and none new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--image", "none.png"], "none.png"),
+        (["--device", "no-such-device", "--text", "a"], None),
+        (["--tiny", "--altclip_pretrained", "x"], "not allowed with"),
+        (["--texts", "a"], "--texts"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    folder: Path, arguments: list[str], expected: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrained = [] if "--tiny" in arguments else ["--altclip_pretrained", str(folder)]
+    status = main([*arguments, *pretrained])
+    captured = capsys.readouterr()
+    if expected is None:  # a device that torch does not know is one that is not there
+        assert status == 0
+        assert "runs on the CPU" in captured.out
+    else:
+        assert status == 2
+        (line,) = captured.err.strip().splitlines()
+        assert expected in line

@@ -1,0 +1,225 @@
+"""A batch in parts gives the losses and the gradients of the whole: in one process, in two, with dropout."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.loaders import Batch
+from misc.process import distributed
+from model import build_model
+from model.tbps import TBPS, LossOutput
+from options import LOSSES
+from tests.helpers.altclip_folders import settings
+from tests.helpers.gloo import run_in_processes
+from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
+from tests.helpers.tiny_config import write_tiny
+from tests.helpers.whole_runs import read_metrics, torchrun
+from tests.misc.training.test_altclip_training import batch_of
+
+# torch 2.4, of its own checkpoint
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
+SOFT_LABEL, CPU = 0.3, torch.device("cpu")
+ALL = " ".join((*LOSSES, "mvs_image", "mvs_text"))
+CASES = [ALL, *LOSSES, "nitc mvs_image mvs_text"]
+
+
+def model_of(case: str, **others: object) -> TBPS:
+    switched = {f"experiment.{name}": True for name in case.split()}
+    return tiny_model(ALL_OFF | switched | {key.replace("__", "."): value for key, value in others.items()})
+
+
+def gradients(model: TBPS) -> dict[str, Tensor]:
+    """Of each parameter that has one."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def whole(model: TBPS, batch: Batch) -> tuple[LossOutput, dict[str, Tensor]]:
+    output = model(batch, SOFT_LABEL)
+    output.total.backward()
+    return output, gradients(model)
+
+
+def in_parts(
+    model: TBPS, batch: Batch, num_parts: int, factor: float = 1.0
+) -> tuple[LossOutput, dict[str, Tensor]]:
+    output = model.accumulate(batch, SOFT_LABEL, num_parts, lambda loss: factor * loss, CPU)
+    return output, gradients(model)
+
+
+def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    """To `tolerance` of the largest entry of all."""
+    assert found.keys() == wanted.keys()
+    largest = max(tensor.abs().max().item() for tensor in wanted.values())
+    for name, tensor in wanted.items():
+        difference = (found[name] - tensor).abs().max().item()
+        assert difference <= tolerance * largest, name
+
+
+@pytest.mark.parametrize("num_parts", [1, 3, NUM_ROWS])
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients_are_those_of_the_whole_batch(case: str, num_parts: int) -> None:
+    output, wanted = whole(model_of(case), tiny_batch())
+    model = model_of(case)
+    again, found = in_parts(model, tiny_batch(), num_parts)
+    assert_same(found, wanted)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == found.keys()
+    assert list(again.parts) == list(output.parts)
+    torch.testing.assert_close(again, output)
+    assert not again.total.requires_grad
+
+
+def every_case_of_this_rank() -> dict[str, dict[str, Tensor]]:
+    """In three parts of this rank's share of the rows; averaged over the ranks."""
+    share = NUM_ROWS // distributed.world_size()
+    rows = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+    results = {}
+    for case in CASES:
+        output, found = in_parts(model_of(case), tiny_batch(rows), num_parts=3)
+        found |= {"value": output.total, **{f"report {name}": value for name, value in output.report.items()}}
+        results[case] = {name: distributed.mean_over_ranks(value) for name, value in found.items()}
+    return results
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    return run_in_processes(every_case_of_this_rank, 2, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_in_parts_give_what_one_gives_that_has_all_rows(
+    case: str, two_ranks: list[dict[str, dict[str, Tensor]]]
+) -> None:
+    output, wanted = whole(model_of(case), tiny_batch())
+    wanted |= {"value": output.total.detach()}
+    wanted |= {f"report {name}": value for name, value in output.report.items()}
+    for rank in two_ranks:
+        assert_same(rank[case], wanted)
+
+
+def test_a_run_of_two_processes_has_the_losses_of_whole_batches(people: Path, tmp_path: Path) -> None:
+    losses = []
+    for number in (1, 4):
+        out = tmp_path / f"run-{number}"
+        config = write_tiny(tmp_path / f"{number}.yaml", people, out)
+        changes = (f"schedule.accumulate={number}", "experiment.dropout=0", "log.print_period=1")
+        run = torchrun("--config", str(config), *changes)
+        output, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, output
+        losses.append([line["loss"] for line in read_metrics(out) if line["kind"] == "train"])
+    assert len(losses[0]) >= 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("case", [ALL, "nitc", "ss_text", "mlm"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_both_passes_of_a_part_draw_the_same_dropout(case: str, checkpointing: bool) -> None:
+    """By hand: the parts with gradient, one after another, then their masked captions, one after another."""
+    others = {"experiment__dropout": 0.3, "model__grad_checkpointing": checkpointing}
+    batch, rows = tiny_batch(), (slice(0, 2), slice(2, 5), slice(5, 8))
+    model = model_of(case, **others)
+    torch.manual_seed(11)
+    _, num_masked = model.begin_step(batch)
+    shares = [tiny_batch(share) for share in rows]
+    encoded = [model.encode(share) for share in shares]
+    pooled = {name: torch.cat([each[name] for each, _ in encoded]) for name in encoded[0][0]}
+    losses = list(model.compare(pooled, batch.person_ids, SOFT_LABEL).values())
+    if num_masked is not None:
+        masked = zip(shares, encoded, strict=True)
+        losses += [model.masked_language(share, tokens, num_masked) for share, (_, tokens) in masked]
+    sum(losses).backward()
+    wanted, state = gradients(model), torch.get_rng_state()
+
+    model = model_of(case, **others)
+    torch.manual_seed(11)
+    _, found = in_parts(model, batch, num_parts=3)
+    assert_same(found, wanted)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(12)
+    model.zero_grad()
+    other = in_parts(model, batch, num_parts=3)[1]
+    assert any(not torch.allclose(found[name], other[name]) for name in found), "there is no dropout"
+
+
+def under_autocast(case: str, num_parts: int | None = None) -> dict[str, Tensor]:
+    """As the engine does it: the losses of a whole batch under autocast, its backward pass outside."""
+    model = model_of(case)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if num_parts:
+            return in_parts(model, tiny_batch(), num_parts)[1]
+        output = model(tiny_batch(), SOFT_LABEL)
+    output.total.backward()
+    return gradients(model)
+
+
+@pytest.mark.parametrize("case", ["nitc ritc citc", "mlm", "sdm", "tal"])
+def test_under_autocast_one_part_has_the_gradients_of_the_whole(case: str) -> None:
+    """Autocast would reuse the weights that it cast in the first pass, which have no way back; and a backward
+    pass inside it would make half-precision products of what is fp32.
+    """
+    assert_same(under_autocast(case, num_parts=1), under_autocast(case), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("case", ["nitc ritc citc ss", "mlm"])
+def test_under_autocast_parts_are_near_the_whole(case: str) -> None:
+    wanted, found = under_autocast(case), under_autocast(case, num_parts=3)
+    assert found.keys() == wanted.keys()
+    largest = max(gradient.norm() for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        assert (found[name] - gradient).norm() <= 0.1 * (gradient.norm() + 0.01 * largest), name
+
+
+def test_what_scales_a_loss_scales_all_gradients_once() -> None:
+    plain, scaled = in_parts(model_of(ALL), tiny_batch(), 3), in_parts(model_of(ALL), tiny_batch(), 3, 1024.0)
+    torch.testing.assert_close(plain[0], scaled[0])
+    assert_same({name: tensor / 1024 for name, tensor in scaled[1].items()}, plain[1])
+
+
+def test_gradients_are_added_to_those_that_are_there() -> None:
+    model = model_of("nitc mlm")
+    once = in_parts(model, tiny_batch(), 2)[1]
+    twice = in_parts(model, tiny_batch(), 2)[1]
+    assert_same(twice, {name: 2 * tensor for name, tensor in once.items()})
+
+
+def test_a_part_at_a_time_is_moved_to_the_device_with_captions_cut_to_its_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, move = [], Batch.to
+
+    def to(batch: Batch, *arguments: object, **others: object) -> Batch:
+        seen.append(batch)
+        return move(batch, *arguments, **others)
+
+    monkeypatch.setattr(Batch, "to", to)
+    batch = tiny_batch()
+    batch.tokens2["attention_mask"][:2, -3:] = 0
+    in_parts(model_of(ALL), batch, 4)
+    assert len(seen) == 2 * 4, "each part in each pass, and never the batch"
+    for number, part in enumerate(seen):
+        assert part.indices.tolist() == [2 * (number % 4), 2 * (number % 4) + 1]
+        assert all(len(pixels) == 2 for pixels in part.images.values())
+        for tokens in (part.tokens, part.tokens2, part.masked_tokens):
+            assert tokens["input_ids"].shape == (2, tokens["attention_mask"].sum(dim=1).max())
+        assert part.mlm_labels.shape == part.masked_tokens["input_ids"].shape
+    assert seen[0].tokens2["input_ids"].shape[1] < seen[1].tokens2["input_ids"].shape[1]
+
+
+def test_a_part_without_rows_is_not_made() -> None:
+    with pytest.raises(AssertionError):
+        in_parts(model_of("nitc"), tiny_batch(), NUM_ROWS + 1)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_altclips_gradients_are_those_of_the_whole_batch(folder: Path, checkpointing: bool) -> None:
+    names = [name for name in LOSSES if name != "mlm"]
+    results = []
+    for step in (whole, lambda model, batch: in_parts(model, batch, 3)):
+        torch.manual_seed(0)
+        options = settings(folder, *names, model__grad_checkpointing=checkpointing)
+        model = build_model(options, 3)[0].train()
+        results.append(step(model, batch_of(folder)))
+    (output, wanted), (again, found) = results
+    assert_same(found, wanted)
+    torch.testing.assert_close(again.parts, output.parts)

@@ -1,0 +1,197 @@
+"""Numbers that go wrong and images that cannot be read: the run stops and says why, or goes on as asked."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from main import main
+from misc.training.guards import BadImages
+from misc.training.optimizer import build_optimizer
+from options import UserError
+from tests.helpers.whole_runs import content, read_metrics, torchrun, write_program
+
+STEPS = 10  # of an epoch: 40 samples in batches of 4
+
+
+@pytest.fixture
+def run(config: Path) -> Callable[..., int]:
+    return lambda *more: main(["--config", str(config), "data.batch_size=4", "log.print_period=1", *more])
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Makes the loss of a step, counted from 1, something else."""
+    import model.tbps
+
+    def plant(step: int, factor: float) -> None:
+        calls: list[int] = []
+        original = model.tbps.ritc_loss
+
+        def poisoned(*arguments: Any) -> torch.Tensor:
+            calls.append(1)
+            return original(*arguments) * (factor if len(calls) == 2 * step else 1.0)  # two directions a step
+
+        monkeypatch.setattr(model.tbps, "ritc_loss", poisoned)
+
+    return plant
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(
+    run: Callable[..., int],
+    poison: Callable[[int, float], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    factor: float,
+) -> None:
+    poison(STEPS + 3, factor)
+    assert run("log.checkpoint_period=2") == 2
+    error = capsys.readouterr().err.strip()
+    for words in (
+        "not finite",
+        "epoch 2, step 13",
+        f"ritc {factor:.4g}",
+        ".jpg",
+        "schedule.lr",
+        "skip_nonfinite",
+    ):
+        assert words in error
+    assert f"{tmp_path / 'run' / 'checkpoint_last.pth'}' of step 12" in error
+    assert "\n" not in error
+    state = content(tmp_path / "run" / "checkpoint_last.pth")
+    assert state["step"] == STEPS + 2
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_as_many_steps_as_allowed_are_skipped_and_named(
+    run: Callable[..., int],
+    poison: Callable[[int, float], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    poison(4, float("nan"))
+    assert run("schedule.epoch=1", "schedule.skip_nonfinite=1") == 0
+    state = content(tmp_path / "run" / "checkpoint_last.pth")
+    made = {int(moments["step"]) for moments in state["optimizer"]["state"].values()}
+    assert (state["step"], state["skipped_steps"], made) == (STEPS, 1, {STEPS - 1})
+    assert all(value.isfinite().all() for value in state["model"].values())
+    said = capsys.readouterr().out
+    assert "1 of at most 1 skipped" in said
+    assert "images of the batch: " in said
+    train = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert [line["loss"] == 0 for line in train] == [step == 4 for step in range(1, STEPS + 1)]
+    assert all(line["gradient_norm"] > 0 for line in train if line["step"] != 4)
+
+
+def test_a_skipped_step_changes_neither_weights_nor_moments() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    optimizer = build_optimizer(layer, 0.1)
+    optimizer.param_groups[0]["lr"] = 0.1
+    layer(torch.randn(4, 3)).sum().backward()
+    optimizer.step()
+    before = json.dumps([p.tolist() for p in layer.parameters()]), str(optimizer.state_dict())
+    for parameter in layer.parameters():
+        parameter.grad.fill_(float("nan"))
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()
+    assert (json.dumps([p.tolist() for p in layer.parameters()]), str(optimizer.state_dict())) == before
+
+
+def test_gradients_are_cut_to_the_norm_asked_for(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = []
+
+    def step(self: torch.optim.Optimizer, *_: Any) -> None:
+        gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+        norms.append(torch.cat(gradients).norm().item())
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    assert run("schedule.epoch=1", "schedule.clip_grad_norm=0.25") == 0
+    assert norms == pytest.approx([0.25] * STEPS, rel=1e-3)
+    train = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert min(line["gradient_norm"] for line in train) > 0.3
+
+
+NAN_ON_ONE = """
+import model.tbps
+original = model.tbps.ritc_loss
+model.tbps.ritc_loss = lambda *a: original(*a) * (float('nan') if os.environ['RANK'] == '1' else 1.0)
+"""
+
+
+def test_a_nan_on_one_process_stops_all_and_names_the_images_of_that_one(
+    config: Path, tmp_path: Path
+) -> None:
+    program = write_program(tmp_path / "program.py", NAN_ON_ONE)
+    process = torchrun("--config", str(config), "data.batch_size=2", program=program)
+    output, _ = process.communicate(timeout=120)
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, output
+    assert "epoch 1, step 1 " in lines[0]
+    assert "ritc nan" in lines[0]
+    assert lines[0].count(".jpg") == 2, "the batch of the other process is not at fault"
+    assert "Traceback" not in output.split("error: ")[0]
+
+
+def test_bad_images_are_counted_once_and_checked_together() -> None:
+    checked: list[list[str]] = []
+
+    def check(names: list[str]) -> None:
+        checked.append(list(names))
+        if len(names) > 2:
+            raise UserError("too many")
+
+    images = BadImages(check)
+    images.add(["b", "a"])
+    images.add(["a"])
+    assert images.settle() == ["a", "b"]
+    assert images.settle() == []
+    images.add(["a", "c"])
+    with pytest.raises(UserError, match="too many"):
+        images.settle()
+    assert checked == [["a", "b"], ["a", "b", "c"]]
+
+
+RECORDING = """
+import atexit, json
+from misc.engine import Trainer
+original, seen = Trainer.train_step, []
+def train_step(self, *arguments):
+    original(self, *arguments)
+    if self.step in (100, 500):
+        resident = int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+        seen.append([resident, len(os.listdir('/proc/self/fd'))])
+Trainer.train_step = train_step
+atexit.register(lambda: json.dump(seen, open({seen!r}, 'w')))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_neither_memory_nor_open_files_grow(config: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "seen.json"
+    program = write_program(tmp_path / "program.py", RECORDING.format(seen=str(seen)))
+    more = [
+        "data.batch_size=4",
+        "data.languages=[en,ch,de,fr]",
+        "schedule.epoch=13",
+        "log.checkpoint_period=50",
+    ]
+    done = subprocess.run(
+        [sys.executable, program, "--config", str(config), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (memory, files), (memory_later, files_later) = json.loads(seen.read_text())
+    assert memory_later < 1.02 * memory
+    assert files_later <= files

@@ -1,0 +1,266 @@
+"""What TBPS makes of the options: the sum of the recipes, and what it encodes, counted."""
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.loaders import needed_views, needs_second_caption
+from model.tbps import TBPS
+from options import LOSSES, ExperimentOptions
+from tests.helpers import references
+from tests.helpers.table_clip import TableClip
+from tests.helpers.tiny import ALL_OFF, NUM_ROWS, PERSONS, tiny_batch, tiny_model
+
+SOFT_LABEL = 0.5
+EVERYTHING = " ".join((*LOSSES, "mvs_image", "mvs_text"))
+PAIRED = ("nitc", "ritc", "citc", "mlm", "id", "sdm", "tal", "sigmoid")  # the losses that look at view1
+NEEDS = {
+    "nitc": ["view1"],
+    "nitc mvs_image": ["view1", "view2"],
+    "nitc mvs_text": ["view1"],
+    "nitc mvs_image mvs_text": ["view1", "view2"],
+    **{name: ["view1"] for name in PAIRED[1:]},
+    "ritc mvs_image": ["view1"],
+    "ss": ["simclr1", "simclr2"],
+    "ss mvs_image mvs_text": ["simclr1", "simclr2"],
+    "ss_text": [],
+    "ss ss_text": ["simclr1", "simclr2"],
+    "ss mlm": ["view1", "simclr1", "simclr2"],
+    "ss_text mlm": ["view1"],
+    "ss_text id": ["view1"],
+    "ss citc": ["view1", "simclr1", "simclr2"],
+    "mlm id": ["view1"],
+    "nitc ritc citc ss mvs_image": ["view1", "view2", "simclr1", "simclr2"],
+    "nitc ss sdm": ["view1", "simclr1", "simclr2"],
+    EVERYTHING: ["view1", "view2", "simclr1", "simclr2"],
+}
+TEXTS = {  # how often each caption is encoded, where it is not once
+    switches: times
+    for times, all_switches in {
+        0: ("ss", "ss mvs_image mvs_text"),
+        2: ("nitc mvs_text", "nitc mvs_image mvs_text", "ss_text", "ss ss_text", "mlm id", "ss_text id"),
+        3: ("ss_text mlm", EVERYTHING),
+    }.items()
+    for switches in all_switches
+}
+
+
+def switched_on(switches: str) -> dict[str, Any]:
+    return ALL_OFF | {f"experiment.{switch}": True for switch in switches.split()}
+
+
+def features_of(model: TBPS) -> dict[str, np.ndarray]:
+    """Of the fixed batch, each view by itself, before the head of SS and before they are normalised."""
+    batch = tiny_batch()
+    with torch.no_grad():
+        rows = {view: model.clip.encode_image(pixels) for view, pixels in batch.images.items()}
+        rows["text"] = model.clip.encode_text(batch.tokens)
+    return {name: features.double().numpy() for name, features in rows.items()}
+
+
+def reference_parts(model: TBPS) -> dict[str, float]:
+    """The parts of the full recipe by the formulas of the paper and its weights."""
+    rows = features_of(model)
+    head = (
+        [p.detach().double().numpy() for p in model.simclr_mlp.parameters()] if "ss" in model.weights else []
+    )
+    first, second, text = (references.normalised(rows[name]) for name in ("view1", "view2", "text"))
+    scale, q = math.exp(model.clip.logit_scale.item()), references.targets(PERSONS)
+    logits = [scale * first @ text.T, scale * text @ first.T]
+    more = [scale * second @ text.T, scale * text @ second.T]
+    parts = {
+        "nitc": np.mean([references.nitc(x, q, SOFT_LABEL) for x in (logits + more if head else logits)]),
+        "ritc": np.mean([references.kl_to_targets(x, q, 0.01) for x in logits]),
+    }
+    if head:
+        views = [references.normalised(references.mlp(rows[view], *head)) for view in ("simclr1", "simclr2")]
+        parts["citc"] = 0.1 * references.citc(first, text, 0.25, 0.25)
+        parts["ss"] = 0.4 * references.ss(*views, 0.1)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [("config/config.yaml", ["nitc", "ritc", "citc", "ss"]), ("config/s.config.yaml", ["nitc", "ritc"])],
+)
+def test_a_recipe_is_the_sum_of_its_parts_and_each_part_is_the_papers_formula(
+    config: str, names: list[str]
+) -> None:
+    model = tiny_model({}, config)
+    wanted = reference_parts(model)
+    output = model(tiny_batch(), SOFT_LABEL)
+    assert list(output.parts) == list(wanted) == names
+    for name, part in output.parts.items():
+        assert part.item() == pytest.approx(wanted[name], rel=1e-5), name
+    assert output.total.item() == pytest.approx(sum(wanted.values()), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_part_has_its_loss_times_its_weight(name: str) -> None:
+    """By weight 1 and by a weight of 3, of all losses at once; and the total has no more than its parts."""
+    everything = {f"experiment.{loss}": True for loss in LOSSES}
+    ones = {f"experiment.{loss}_ratio": 1 for loss in LOSSES}
+    batch = tiny_batch()
+    plain = tiny_model(everything | ones)(batch, SOFT_LABEL)
+    heavy = tiny_model(everything | ones | {f"experiment.{name}_ratio": 3})(batch, SOFT_LABEL)
+    assert plain.parts.keys() == set(LOSSES)
+    for loss, part in plain.parts.items():
+        factor = 3 if loss == name else 1
+        torch.testing.assert_close(heavy.parts[loss], factor * part)
+    torch.testing.assert_close(heavy.total, sum(heavy.parts.values()))
+
+
+def test_dropout_changes_the_captions_of_training_alone() -> None:
+    """Else the sums above, made with dropout off, would say nothing of it."""
+    model = tiny_model({"experiment.dropout": 0.5})
+    batch = tiny_batch()
+    assert model(batch, 0.0).total.item() != model(batch, 0.0).total.item()
+    model.eval()
+    assert model(batch, 0.0).total.item() == model(batch, 0.0).total.item()
+
+
+@pytest.mark.parametrize("switches", NEEDS)
+def test_each_view_and_caption_that_a_loss_needs_is_encoded_once_and_no_other(switches: str) -> None:
+    model = tiny_model(switched_on(switches))
+    images, captions = [], []
+    model.clip.visual.register_forward_pre_hook(lambda _, inputs: images.append(inputs[0]))
+    model.clip.text.register_forward_pre_hook(lambda _, inputs: captions.append(inputs[0]))
+    batch = tiny_batch()  # it has all views and captions, needed or not
+    output = model(batch, SOFT_LABEL)
+    assert output.parts.keys() == set(switches.split()) & set(LOSSES)
+
+    wanted = NEEDS[switches]
+    assert bool(images) == bool(wanted)
+    if wanted:
+        rows = torch.cat(images).split(NUM_ROWS)
+        assert len(rows) == len(wanted)
+        for view, pixels in zip(wanted, rows, strict=True):
+            assert torch.equal(pixels, batch.images[view]), view
+    assert sum(map(len, captions)) == TEXTS.get(switches, 1) * NUM_ROWS
+    assert len(captions) <= 2
+
+
+@pytest.mark.parametrize("switches", NEEDS)
+def test_a_batch_with_no_more_than_the_needed_inputs_has_the_same_losses(switches: str) -> None:
+    model, more = tiny_model(switched_on(switches)), tiny_batch()
+    names = switches.split()
+    two_captions = "ss_text" in names or {"nitc", "mvs_text"} <= set(names)
+    less = replace(
+        more,
+        images={view: more.images[view] for view in NEEDS[switches]},
+        tokens2=more.tokens2 if two_captions else None,
+        masked_tokens=more.masked_tokens if "mlm" in names else None,
+        mlm_labels=more.mlm_labels if "mlm" in names else None,
+    )
+    assert model(less, SOFT_LABEL).total.item() == model(more, SOFT_LABEL).total.item()
+
+
+def test_the_loader_makes_what_the_model_encodes_under_every_combination_of_losses() -> None:
+    clip = TableClip()
+    for switches in itertools.product((False, True), repeat=len(LOSSES) + 2):
+        names = [*LOSSES, "mvs_image", "mvs_text"]
+        on = dict(zip(names, switches, strict=True))
+        weights = {name: 1.0 for name in LOSSES if on[name]}
+        if not weights:
+            continue
+        multi = {name: on[name] for name in ("mvs_image", "mvs_text")}
+        model = TBPS(clip, weights, cmt_depth=0, num_identities=1, **multi)
+        experiment = ExperimentOptions(**on)
+        assert list(needed_views(experiment)) == model.image_views, on
+        assert needs_second_caption(experiment) == ("tokens2" in model.texts), on
+
+
+def test_mlm_without_a_masked_token_is_zero_and_all_gradients_are_finite() -> None:
+    model = tiny_model(switched_on("mlm"))
+    output = model(tiny_batch(is_masked=False), SOFT_LABEL)
+    output.total.backward()
+    assert output.total.item() == 0
+    assert output.report["masked_share"].item() == 0
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+READERS = {  # input of the batch -> the losses that read it, all of them and both kinds of MVS being on
+    "view1": "nitc ritc citc mlm id sdm tal sigmoid",
+    "view2": "nitc",
+    "simclr1": "ss",
+    "simclr2": "ss",
+    "tokens": "nitc ritc citc ss_text id sdm tal sigmoid",  # never the masked captions
+    "tokens2": "nitc ss_text",
+    "masked_tokens": "mlm",
+    "mlm_labels": "mlm",
+    "person_ids": "nitc ritc id sdm tal sigmoid",
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_each_input_reaches_the_losses_that_are_defined_on_it_and_no_other(name: str) -> None:
+    model, batch = tiny_model(switched_on(EVERYTHING)), tiny_batch()
+    if name in batch.images:
+        other = replace(batch, images={**batch.images, name: batch.images[name].flip(0)})
+    elif name == "mlm_labels":
+        other = replace(batch, mlm_labels=torch.where(batch.mlm_labels == -100, -100, 7))
+    elif name == "person_ids":
+        other = replace(batch, person_ids=batch.person_ids.flip(0))
+    else:
+        other = replace(batch, **{name: {key: rows.flip(0) for key, rows in getattr(batch, name).items()}})
+    before, after = model(batch, SOFT_LABEL).parts, model(other, SOFT_LABEL).parts
+    assert {loss for loss in LOSSES if before[loss] != after[loss]} == set(READERS[name].split())
+
+
+def test_padding_is_not_read_by_mlm() -> None:
+    model, batch = tiny_model(switched_on("mlm")), tiny_batch()
+    padded = {name: F.pad(values, (0, 2)) for name, values in batch.masked_tokens.items()}
+    padded["input_ids"][:, -2:] = 777
+    longer = replace(batch, masked_tokens=padded, mlm_labels=F.pad(batch.mlm_labels, (0, 2), value=-100))
+    torch.testing.assert_close(model(longer, SOFT_LABEL).total, model(batch, SOFT_LABEL).total)
+
+
+def test_the_scale_is_clamped_to_a_hundred() -> None:
+    model = tiny_model(switched_on("nitc"))
+    with torch.no_grad():
+        model.clip.logit_scale.fill_(7.0)
+    output = model(tiny_batch(), 0.0)
+    assert output.report["logit_scale"].item() == pytest.approx(100, rel=1e-5)
+    assert model.clip.logit_scale.exp().item() == pytest.approx(100, rel=1e-5)
+
+
+def test_the_order_of_rows_in_a_batch_does_not_matter() -> None:
+    whole, order = tiny_batch(), torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
+
+    def shuffled(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor[order] for name, tensor in values.items()}
+
+    other = replace(
+        whole,
+        images=shuffled(whole.images),
+        tokens=shuffled(whole.tokens),
+        tokens2=shuffled(whole.tokens2),
+        masked_tokens=shuffled(whole.masked_tokens),
+        mlm_labels=whole.mlm_labels[order],
+        person_ids=whole.person_ids[order],
+    )
+    model = tiny_model(switched_on(EVERYTHING))
+    torch.testing.assert_close(model(other, SOFT_LABEL).parts, model(whole, SOFT_LABEL).parts)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_under_autocast_every_loss_is_formed_in_fp32_with_finite_gradients(half: torch.dtype) -> None:
+    model = tiny_model(switched_on(EVERYTHING))
+    with torch.autocast("cpu", dtype=half):
+        output = model(tiny_batch(), SOFT_LABEL)
+    assert {part.dtype for part in output.parts.values()} == {torch.float32}
+    output.total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+    plain = tiny_model(switched_on(EVERYTHING))(tiny_batch(), SOFT_LABEL)
+    for name, part in output.parts.items():
+        torch.testing.assert_close(part, plain.parts[name], rtol=0.1, atol=0.1, msg=name)

@@ -1,0 +1,169 @@
+"""The towers against `open_clip`'s on the same weights, and what they promise beside that."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from model.clip import CLIP, build_clip
+from model.processor import NORMALIZATIONS, ImageProcessor
+from model.towers.layers import LayerNorm
+from options import UserError
+from tests.helpers.openai_format import IMAGE_SIZE, SIZES, openai_state_dict, save_torchscript
+from text_utils.tokenizer import CLIPTokenizer
+
+CAPTIONS = [
+    "a man in a red shirt",
+    "",
+    "the woman wears a long green coat and carries two bags",
+    "a red " * 60,
+]
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[CLIP, CLIPTokenizer]:
+    torch.manual_seed(0)
+    model, tokenizer, _ = build_clip(image_size=IMAGE_SIZE, **SIZES)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def open_clip_features(state: dict[str, Tensor], pixels: Tensor) -> tuple[Tensor, Tensor]:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+    from open_clip.tokenizer import tokenize
+
+    vision = CLIPVisionCfg(layers=2, width=128, patch_size=16, image_size=IMAGE_SIZE[0])
+    text = CLIPTextCfg(width=64, heads=1, layers=2)
+    model = CLIP(SIZES["embed_dim"], vision, text, quick_gelu=True).eval()
+    buffers = ("input_resolution", "context_length", "vocab_size")
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items() if name not in buffers})
+    with torch.no_grad():
+        return model.encode_image(pixels), model.encode_text(tokenize(CAPTIONS))
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_features_of_openais_format_equal_open_clips(tmp_path, half):
+    state = openai_state_dict(half)
+    pixels = torch.randn(3, 3, *IMAGE_SIZE)
+    image_features, text_features = open_clip_features(state, pixels)
+    model, tokenizer, _ = build_clip(save_torchscript(state, tmp_path / "ViT.pt"), image_size=IMAGE_SIZE)
+    model.eval()
+    with torch.no_grad():
+        assert (model.encode_image(pixels) - image_features).abs().max() < 1e-4
+        assert (model.encode_text(tokenizer(CAPTIONS)) - text_features).abs().max() < 1e-4
+    assert image_features.std() > 0.1
+    assert text_features.std() > 0.1
+
+
+def test_the_default_model_is_vit_b_16_with_149620737_parameters():
+    with torch.device("meta"):
+        model, _, processor = build_clip()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 149_620_737
+    assert (model.embed_dim, model.logit_bias, processor.image_size) == (512, 0.0, (224, 224))
+    assert "logit_bias" not in model.state_dict()
+
+
+def test_dense_tokens_hold_the_pooled_feature(small):
+    model, tokenizer = small
+    pixels, tokens = torch.randn(2, 3, *IMAGE_SIZE), tokenizer(CAPTIONS)
+    pooled, dense = model.encode_image(pixels, return_dense=True)
+    assert dense.shape == (2, 1 + 16, model.embed_dim)
+    torch.testing.assert_close(pooled, dense[:, 0])
+    torch.testing.assert_close(pooled, model.encode_image(pixels))
+    pooled, dense = model.encode_text(tokens, return_dense=True)
+    assert dense.shape == (4, 77, model.embed_dim)
+    at_end = torch.stack(
+        [row[ids.tolist().index(49_407)] for row, ids in zip(dense, tokens["input_ids"], strict=True)]
+    )
+    torch.testing.assert_close(pooled, at_end)
+    torch.testing.assert_close(pooled, model.encode_text(tokens))
+
+
+def test_trimming_a_batch_to_its_longest_caption_changes_no_feature(small):
+    model, tokenizer = small
+    together = model.encode_text(tokenizer(CAPTIONS))
+    alone = torch.cat([model.encode_text(tokenizer([caption])) for caption in CAPTIONS])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_text_token_does_not_see_those_after_it(small):
+    model, tokenizer = small
+    _, red = model.encode_text(tokenizer(["a man in red"]), return_dense=True)
+    _, blue = model.encode_text(tokenizer(["a man in blue"]), return_dense=True)
+    torch.testing.assert_close(red[:, :4], blue[:, :4])
+    assert (red[:, 4:] - blue[:, 4:]).abs().max() > 1e-3
+
+
+def test_dropout_acts_on_the_text_tower_in_training_only():
+    model, tokenizer, _ = build_clip(image_size=IMAGE_SIZE, dropout=0.5, **SIZES)
+    pixels, tokens = torch.randn(1, 3, *IMAGE_SIZE), tokenizer(CAPTIONS)
+    with torch.no_grad():
+        assert not torch.allclose(model.encode_text(tokens), model.encode_text(tokens))
+        assert torch.equal(model.encode_image(pixels), model.encode_image(pixels))
+        model.eval()
+        assert torch.equal(model.encode_text(tokens), model.encode_text(tokens))
+
+
+def test_a_random_start_has_openais_deviations_and_is_decided_by_the_seed(small):
+    model, _ = small
+    torch.manual_seed(0)
+    again, _, _ = build_clip(image_size=IMAGE_SIZE, **SIZES)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    block = model.visual.transformer.resblocks[1]
+    expected = {
+        block.attn.in_proj_weight: 128**-0.5,
+        block.attn.out_proj.weight: 128**-0.5 / 2,
+        block.mlp.c_fc.weight: 256**-0.5,
+        block.mlp.c_proj.weight: 128**-0.5 / 2,
+        model.visual.proj: 128**-0.5,
+        model.text.token_embedding.weight: 0.02,
+        model.text.positional_embedding: 0.01,
+        model.text.text_projection: 64**-0.5,
+    }
+    for parameter, std in expected.items():
+        assert parameter.std().item() == pytest.approx(std, rel=0.05)
+    assert model.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
+
+
+def test_the_norm_works_in_fp32_and_answers_in_the_type_of_its_input():
+    x = torch.randn(4, 64) + 100
+    norm = LayerNorm(64)
+    assert norm(x.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(norm(x.bfloat16()), norm(x.bfloat16().float()).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"image_size": (224, 100)}, "data.image_size.* 16 .*224, 100"),
+        ({"image_width": 96}, "model.image_heads.* 96"),
+        ({"text_width": 100}, "model.text_heads.* 100"),
+        ({"text_width": 128, "text_heads": 3}, "model.text_heads.* 128.* 3"),
+        ({"vocab_size": 1000}, "model.vocab_size.* 49408 .*1000"),
+        ({"normalization": "none"}, "data.normalization.*imagenet, clip.*'none'"),
+    ],
+)
+def test_sizes_that_can_not_be_are_errors_of_the_option(sizes, message):
+    with pytest.raises(UserError, match=message):
+        build_clip(**sizes)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_the_processor_is_torchvisions_bicubic_resize_and_normalisation(mode):
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (90, 40, 3), dtype=np.uint8)).convert(mode)
+    processor = ImageProcessor((64, 32), *NORMALIZATIONS["clip"])
+    expected = v2.Compose(
+        [
+            v2.Resize((64, 32), InterpolationMode.BICUBIC, antialias=True),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(processor.image_mean, processor.image_std),
+        ]
+    )(image.convert("RGB"))
+    pixels = processor(images=[image, image], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, torch.stack([expected, expected]))
+    assert processor.image_mean[0] == 0.48145466

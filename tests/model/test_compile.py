@@ -1,0 +1,103 @@
+"""Compiled towers: the same names, features and gradients; captions of all lengths share a compilation."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from model import compile_towers
+from options import UserError
+from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
+from tests.misc.training.test_accumulate import assert_same, in_parts, whole
+
+COMPILED = {"experiment.dropout": 0.3, "model.compile": True}
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are traced as for the compiler, with its guards, and run without it, which takes minutes."""
+    compile_module = nn.Module.compile
+
+    def compile_quickly(module: nn.Module, options: dict[str, Any], **others: Any) -> None:
+        compile_module(module, backend="eager", **others)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_quickly)
+
+
+def test_gradients_and_names_stay_those_of_the_plain_towers(traced: None) -> None:
+    results = []
+    for compiled in (False, True):
+        model = tiny_model(COMPILED | {"model.compile": compiled})
+        torch.manual_seed(5)
+        results.append((model.state_dict().keys(), whole(model, tiny_batch())))
+    (names, (output, wanted)), (compiled_names, (again, found)) = results
+    assert compiled_names == names
+    assert_same(found, wanted)
+    torch.testing.assert_close(again.parts, output.parts)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+def test_checkpointing_of_compiled_towers_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.compile.*model\.grad_checkpointing"):
+        tiny_model(COMPILED | {"model.grad_checkpointing": True})
+
+
+def test_both_passes_of_an_accumulated_step_draw_the_same(traced: None) -> None:
+    results = []
+    for compiled in (False, True):
+        model = tiny_model(COMPILED | {"model.compile": compiled})
+        torch.manual_seed(5)
+        results.append(in_parts(model, tiny_batch(), 2)[1])
+    assert_same(*results)
+
+
+def test_captions_of_any_length_share_their_graphs(traced: None) -> None:
+    model = tiny_model(COMPILED)
+    for longest in range(4, 11):
+        batch = tiny_batch(slice(0, NUM_ROWS - longest % 2))
+        batch.tokens = {name: values[:, :longest] for name, values in batch.tokens.items()}
+        batch.tokens["attention_mask"][:, longest - 1 :] = 0
+        whole(model, batch)
+    assert counters["stats"]["unique_graphs"] <= 4
+
+
+def test_evaluation_gives_the_features_of_the_plain_towers(traced: None) -> None:
+    plain, compiled = tiny_model({}), tiny_model(COMPILED)
+    batch = tiny_batch()
+    for model in (plain, compiled):
+        model.eval()
+    with torch.no_grad():
+        for images in (batch.images["view1"], batch.images["view2"][:3]):
+            wanted = plain.clip.encode_image(images)
+            torch.testing.assert_close(compiled.clip.encode_image(images), wanted, rtol=0, atol=1e-5)
+        wanted = plain.clip.encode_text(batch.tokens)
+        torch.testing.assert_close(compiled.clip.encode_text(batch.tokens), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_the_real_compiler_takes_the_text_tower() -> None:
+    model = tiny_model({"model.text_layers": 1}).eval()
+    tokens = tiny_batch().tokens
+    with torch.no_grad():
+        wanted = model.clip.encode_text(tokens)
+        compile_towers(model.clip)
+        torch.testing.assert_close(model.clip.encode_text(tokens), wanted, rtol=0, atol=1e-5)
+        shorter = {name: values[:4, :6] for name, values in tokens.items()}
+        assert (
+            model.clip.encode_text(shorter | {"attention_mask": torch.ones(4, 6, dtype=torch.int64)})
+            .isfinite()
+            .all()
+        )
