@@ -1,0 +1,155 @@
+"""The vocabulary of the data: records, splits, evaluation sets, batches. A leaf: every room may import it.
+
+torch is imported for annotations alone, so that programs that only read files start fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image and what is said about it in one language.
+
+    `image` is relative to the image root, `person_id` as the file has it. `back_translations` are paired with
+    `captions` ("" where there is none), or empty where the file has none at all.
+    """
+
+    image: str
+    person_id: int
+    captions: tuple[str, ...]
+    back_translations: tuple[str, ...]
+    language: str
+
+
+ByLanguage = dict[str, list[Record]]  # the languages are aligned by index
+Tokens = dict[str, "Tensor"]  # {"input_ids", "attention_mask"}: (B, L) int64 each
+Change = Callable[["Tensor"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The records of each split by language, the languages aligned by index; {}: no such split."""
+
+    train: ByLanguage
+    val: ByLanguage
+    test: ByLanguage
+
+    @property
+    def num_identities(self) -> int:
+        """Number of different persons in the training split."""
+        return len({record.person_id for records in self.train.values() for record in records})
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Every caption of a split in one language; whom and which gallery image each describes.
+
+    Attributes:
+        person_ids: (Q,) int64.
+        image_indices: (Q,) int64, rows of the gallery.
+    """
+
+    captions: list[str]
+    person_ids: Tensor
+    image_indices: Tensor
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The gallery (every image of a split, shared by the languages) and the queries of each language.
+
+    Attributes:
+        images: file names relative to `image_root`.
+        person_ids: (G,) int64, as in the annotations.
+    """
+
+    image_root: Path
+    images: list[str]
+    person_ids: Tensor
+    queries: dict[str, Queries]
+
+
+class Views(Mapping[str, "Tensor"]):
+    """{view: (B, 3, H, W) fp32, normalised}. Holds uint8 pixels, and normalises a view when it is looked up.
+
+    A quarter of the size thus goes between processes, into page-locked memory and to the device.
+    """
+
+    def __init__(self, pixels: dict[str, Tensor], normalise: Change) -> None:
+        self._pixels, self._normalise = pixels, normalise
+
+    def __getitem__(self, view: str) -> Tensor:
+        return self._normalise(self._pixels[view])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pixels)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def map(self, change: Change) -> Views:
+        """The same views after `change` of their pixels, such as a move to a device."""
+        return Views({view: change(pixels) for view, pixels in self._pixels.items()}, self._normalise)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples as the model takes them.
+
+    Attributes:
+        images: {"view1", "view2", "simclr1", "simclr2", those that are needed: (B, 3, H, W) fp32}.
+        tokens: {"input_ids", "attention_mask": (B, L) int64}.
+        person_ids: (B,) int64, contiguous from 0 over the training split.
+        indices: (B,) int64, into `TrainingSet.choices`.
+        tokens2: as `tokens`, of another augmentation of the captions; None unless needed.
+        masked_tokens: `tokens` with masks; None unless needed.
+        mlm_labels: (B, L) int64, the ids of the masked tokens, -100 elsewhere; None unless needed.
+        bad_images: files that could not be read, relative to the image root; other samples are here instead.
+    """
+
+    images: Mapping[str, Tensor]
+    tokens: Tokens
+    person_ids: Tensor
+    indices: Tensor
+    tokens2: Tokens | None = None
+    masked_tokens: Tokens | None = None
+    mlm_labels: Tensor | None = None
+    bad_images: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on `device`; `non_blocking` overlaps the copy with computation if the batch is pinned."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory (DataLoader calls this)."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+    def map(self, change: Change) -> Batch:
+        """The batch with every tensor changed, such as to some of its rows."""
+
+        def changed(tokens: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            if isinstance(tokens, Views):
+                return tokens.map(change)
+            return {name: change(tensor) for name, tensor in tokens.items()}
+
+        return replace(
+            self,
+            images=changed(self.images),
+            tokens=changed(self.tokens),
+            person_ids=change(self.person_ids),
+            indices=change(self.indices),
+            tokens2=self.tokens2 and changed(self.tokens2),
+            masked_tokens=self.masked_tokens and changed(self.masked_tokens),
+            mlm_labels=None if self.mlm_labels is None else change(self.mlm_labels),
+        )

@@ -1,0 +1,175 @@
+"""What a backbone, a tokenizer, an image processor and a model must offer: the types of every signature."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import Tensor, nn
+
+from data.types import Tokens
+from options import Options
+
+
+class Tokenizer(Protocol):
+    """Captions -> `Tokens`, (B, L) int64 each, padded on the right to the longest of the batch.
+
+    It cleans what it is given, by the cleaning that its weights were trained with.
+
+    Attributes:
+        text_length: the most tokens of a caption, start and end included; a longer one is cut and keeps its
+            end token.
+        vocab_size: number of ids.
+        cleaning: a name of `text_utils.captions.CLEANINGS`.
+        mask_token_id: the id that stands for a masked token; None where there is none (then no MLM).
+        special_ids: start, end and mask: never masked, and never put in a token's place.
+    """
+
+    text_length: int
+    vocab_size: int
+    cleaning: str
+    mask_token_id: int | None
+    special_ids: tuple[int, ...]
+
+    def __call__(self, texts: Sequence[str]) -> Tokens: ...
+
+    def clean(self, text: str) -> str:
+        """The caption as it is tokenised; "" where it has no words."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `AutoTokenizer` of transformers loads."""
+        ...
+
+
+class Processor(Protocol):
+    """PIL images -> `{"pixel_values": (B, 3, H, W)}`, called as the processors of `transformers` are.
+
+    Attributes:
+        image_size: (height, width) of what it makes.
+        view_size: (height, width) that training views are made at, for `finish`; None: as large as the image.
+    """
+
+    image_size: tuple[int, int]
+    view_size: tuple[int, int] | None
+
+    def __call__(self, images: Sequence[Image.Image], return_tensors: str = "pt") -> dict[str, Tensor]: ...
+
+    def finish(self, views: Sequence[Tensor]) -> Tensor:
+        """Augmented images, (3, h, w) uint8 each -> (B, 3, H, W), for `normalise`; done by a worker."""
+        ...
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """What `finish` made, on any device -> (B, 3, H, W) fp32, as `__call__` makes it."""
+        ...
+
+    def seen_box(self, image: Image.Image) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in pixels of the part of the image that the tower is shown."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """The content of a `preprocessor_config.json` that `AutoImageProcessor` of transformers loads."""
+        ...
+
+
+class DualEncoder(nn.Module):
+    """The two towers and the scale of their cosine similarities: what a backbone builds.
+
+    Attributes:
+        visual, text: the towers.
+        logit_scale: learned logarithm of the scale.
+        logit_bias: a parameter where the sigmoid loss is on, else the number 0.0.
+        embed_dim: D, the width of the shared space.
+        patch_grid: (rows, columns) of the image tower's patches, P = rows * columns.
+        vocab_size: number of token embeddings.
+    """
+
+    visual: nn.Module
+    text: nn.Module
+    logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | float
+    embed_dim: int
+    patch_grid: tuple[int, int]
+    vocab_size: int
+
+    def encode_image(
+        self, pixel_values: Tensor, return_dense: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> features (B, D), not normalised; with `return_dense` also those of the class token
+        and the P patches, (B, 1 + P, D).
+        """
+        raise NotImplementedError
+
+    def encode_text(self, tokens: Tokens, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """What the tokenizer returned -> features (B, D), not normalised; with `return_dense` also those of
+        all tokens, (B, L, D), padding included.
+        """
+        raise NotImplementedError
+
+    def lock(
+        self,
+        patch_embedding: bool = False,
+        image_blocks: int = 0,
+        text_blocks: int = 0,
+        text_layers: Sequence[int] = (),
+    ) -> None:
+        """Freeze parts of the towers.
+
+        Args:
+            patch_embedding: the convolution.
+            image_blocks, text_blocks: the first blocks of a tower, this many, with the embeddings below.
+            text_layers: single blocks of the text tower, counted from 0.
+
+        Raises:
+            UserError: a block that the tower does not have.
+        """
+        raise NotImplementedError
+
+
+Built = tuple[DualEncoder, Tokenizer, Processor]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One entry of `model.BACKBONES`; nothing outside the registry asks which backbone it is.
+
+    Attributes:
+        title: its name in documents, such as "AltCLIP".
+        build: (options, weights or None) -> towers, tokenizer and processor. `weights` is a file that takes
+            the place of the one that the options name.
+        weights_option: the option of section `model` that names its weights.
+        own_options: options, as "section.name", that this backbone alone reads.
+        transformers_class: the class of transformers that loads its Hugging Face export; None: there is none.
+        to_transformers: (towers, options) -> the content of config.json and the tensors under that class's
+            names; None where there is no class.
+        to_openai: towers -> a state dict under OpenAI's names, and open_clip's model configuration; None
+            where OpenAI's names do not fit.
+    """
+
+    title: str
+    build: Callable[[Options, str | None], Built]
+    weights_option: str
+    own_options: tuple[str, ...] = ()
+    transformers_class: str | None = None
+    to_transformers: Callable[[Any, Options], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
+    to_openai: Callable[[Any], tuple[dict[str, Tensor], dict[str, Any]]] | None = None
+
+
+class Embedder(Protocol):
+    """What evaluation, saved features, search, explain and export call of a trained model.
+
+    Attributes:
+        clip: the towers.
+        embed_dim: width of what `embed` returns.
+    """
+
+    clip: DualEncoder
+    embed_dim: int
+
+    def embed(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """Pixels (B, 3, H, W), or the tokens of B captions -> features (B, E), not normalised.
+
+        The cosine of an image's and a caption's features is their score.
+        """
+        ...
