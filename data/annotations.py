@@ -3,32 +3,18 @@
 import logging
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from data.few_shot import few_shot_rows
 from data.formats import read_splits
-from data.records import SPLITS, ByLanguage
+from data.types import SPLITS, ByLanguage, Splits
 from options import DataOptions, Options, UserError
 
 logger = logging.getLogger(__name__)
 
 MAX_BAD_PERCENT = 1  # of the training images, that a run may skip
 WHOLE_GALLERY = "a gallery must be whole: data.on_bad_image skips training images alone"
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The records of each split by language, the languages aligned by index; {}: no such split."""
-
-    train: ByLanguage
-    val: ByLanguage
-    test: ByLanguage
-
-    @property
-    def num_identities(self) -> int:
-        """Number of different persons in the training split."""
-        return len(_person_ids(self.train))
 
 
 def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:

@@ -15,8 +15,8 @@ from data.annotations import WHOLE_GALLERY, check_bad_images
 from data.augment import IMAGE_VIEWS
 from data.cache import ImageCache
 from data.decode import BadImageError, load_image
-from data.records import ByLanguage, Record
 from data.transforms import resize
+from data.types import ByLanguage, EvaluationSet, Queries, Record
 from options import UserError
 from text_utils.augment import TextAugmentation
 from text_utils.captions import clean_caption
@@ -180,25 +180,6 @@ class TrainingSet(Dataset[Sample]):
         # All but SimCLR's begin with the resize: once is enough, for of what has its size it makes the same.
         starts = {name: pixels if name == "simclr" else resize(pixels, size) for name in {*makers.values()}}
         return {view: IMAGE_VIEWS[name](starts[name], size, rng) for view, name in makers.items()}
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Every caption of a split in one language, cleaned; whom and which gallery image each describes."""
-
-    captions: list[str]
-    person_ids: Tensor  # (Q,) int64
-    image_indices: Tensor  # (Q,) int64, rows of the gallery
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """The gallery (every image of a split, shared by the languages) and the queries of each language."""
-
-    image_root: Path
-    images: list[str]
-    person_ids: Tensor  # (G,) int64, as in the annotations
-    queries: dict[str, Queries]
 
 
 def evaluation_set(records: ByLanguage, image_root: str | Path) -> EvaluationSet:

@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 from data.records import (
     MALFORMED,
     NOT_ALIGNED,
-    SPLITS,
-    ByLanguage,
     Complain,
-    Record,
     pick_languages,
     read_record,
     read_split,
     refuse,
 )
 from data.table import REQUIRED, is_table, read_table
+from data.types import SPLITS, ByLanguage, Record
 from options import UserError
 
 

@@ -2,18 +2,17 @@
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from data.annotations import ByLanguage, Splits, load_data
+from data.annotations import load_data
 from data.cache import ImageCache
 from data.datasets import (
-    EvaluationSet,
     GalleryImages,
     Processor,
     Sample,
@@ -23,7 +22,7 @@ from data.datasets import (
 )
 from data.mixgen import mixgen
 from data.sampler import Loader, TrainSampler
-from data.views import Change, Views
+from data.types import Batch, ByLanguage, Change, EvaluationSet, Splits, Tokens, Views
 from options import LOSSES, ExperimentOptions, Options, UserError
 from text_utils.augment import NEED_SYNONYMS, TextAugmentation
 from text_utils.captions import clean_caption
@@ -32,56 +31,9 @@ from text_utils.synonyms import english_synonyms
 
 logger = logging.getLogger(__name__)
 
-Tokens = dict[str, Tensor]
 Tokenizer = Callable[[Sequence[str]], Tokens]
 Mask = Callable[[Tensor, Tensor, random.Random], tuple[Tensor, Tensor]]
 Mix = Callable[[list[Sample], random.Random], list[Sample]]
-
-
-@dataclass
-class Batch:
-    """B samples as the model takes them.
-
-    images: {"view1", "view2", "simclr1", "simclr2", those that are needed: (B, 3, H, W) fp32, normalised when
-        looked up};
-    tokens: {"input_ids", "attention_mask": (B, L) int64};
-    person_ids: (B,) int64, contiguous from 0 over the training split;
-    indices: (B,) int64, into `TrainingSet.choices`;
-    bad_images: files that could not be read, relative to the image root; other samples are here instead;
-    and None unless needed
-    tokens2: as tokens, of another augmentation of the captions;
-    masked_tokens: tokens with masks; mlm_labels: (B, L) int64, the masked tokens' ids, -100 elsewhere.
-    """
-
-    images: Mapping[str, Tensor]
-    tokens: Tokens
-    person_ids: Tensor
-    indices: Tensor
-    tokens2: Tokens | None = None
-    masked_tokens: Tokens | None = None
-    mlm_labels: Tensor | None = None
-    bad_images: list[str] = field(default_factory=list)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The batch on `device`; `non_blocking` overlaps the copy with computation if the batch is pinned."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Batch":
-        """The batch in page-locked memory (DataLoader calls this)."""
-        return self.map(Tensor.pin_memory)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with every tensor changed, such as to some of its rows."""
-        changed = {}
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if isinstance(value, Views):
-                changed[part.name] = value.map(change)
-            elif isinstance(value, dict):
-                changed[part.name] = {name: change(tensor) for name, tensor in value.items()}
-            else:
-                changed[part.name] = change(value) if isinstance(value, Tensor) else value
-        return Batch(**changed)
 
 
 class Collate:

@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.types import SPLITS, Record
 from options import UserError
 from text_utils.captions import clean_caption
-
-SPLITS = ("train", "val", "test")
 
 # What may be wrong with annotations, in the words that `data.check` lists it under.
 MALFORMED = "malformed records"
@@ -20,24 +18,6 @@ NOT_ALIGNED = "languages that are not aligned"
 HALF_A_SIGN = re.compile("[\ud800-\udfff]")  # JSON can spell it; no file or screen takes it
 
 Complain = Callable[[str, str], None]  # called with one of the kinds above and a line that says where
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One image and what is said about it in one language.
-
-    `image` is relative to the image root, `person_id` as the file has it. `back_translations` are paired with
-    `captions` ("" where there is none), or empty where the file has none at all.
-    """
-
-    image: str
-    person_id: int
-    captions: tuple[str, ...]
-    back_translations: tuple[str, ...]
-    language: str
-
-
-ByLanguage = dict[str, list[Record]]
 
 
 def refuse(kind: str, message: str) -> None:

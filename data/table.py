@@ -27,15 +27,13 @@ from data.records import (
     MALFORMED,
     NO_WORDS,
     NOT_ALIGNED,
-    SPLITS,
-    ByLanguage,
     Complain,
-    Record,
     field,
     image_path,
     pick_languages,
     read_split,
 )
+from data.types import SPLITS, ByLanguage, Record
 from options import UserError
 from text_utils.captions import clean_caption
 

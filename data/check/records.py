@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data.records import ByLanguage, Record
+from data.types import ByLanguage, Record
 from text_utils.captions import clean_caption
 
 Found = dict[str, ByLanguage]  # {split: {language: records}}

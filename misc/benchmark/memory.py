@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data.loaders import Batch
+from data.types import Batch
 from main import CONFIG, Parser, exit_status
 from misc.benchmark.setting import FULL, SIMPLIFIED
 from model import build_model

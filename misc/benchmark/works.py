@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from data.annotations import load_data
-from data.datasets import EvaluationSet, Queries
+from data.types import EvaluationSet, Queries
 from misc.benchmark import plain
 from misc.benchmark.measure import Work, layers
 from misc.benchmark.parts import Settings

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data.annotations import Splits, check_images, load_data, missing_images, read_splits
-from data.records import Record
+from data.annotations import check_images, load_data, missing_images, read_splits
+from data.types import Record, Splits
 from options import DataOptions, Options, UserError, load_options
 
 Item = dict[str, Any]

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from data import datasets
-from data.annotations import Splits, check_bad_images, load_data
+from data.annotations import check_bad_images, load_data
 from data.datasets import MAX_DRAWS, Sample, TrainingSet, seeded
-from data.loaders import Batch, Loaders, build_loaders
-from data.records import ByLanguage, Record
+from data.loaders import Loaders, build_loaders
+from data.types import Batch, ByLanguage, Record, Splits
 from model.processor import ImageProcessor
 from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError
 from text_utils.tokenizer import CLIPTokenizer

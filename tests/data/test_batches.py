@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from data import datasets, loaders
-from data.annotations import Splits, read_splits
+from data.annotations import read_splits
 from data.datasets import Sample, seeded
 from data.decode import load_image
-from data.loaders import Batch, Loaders, build_loaders, needed_views, needs_second_caption
+from data.loaders import Loaders, build_loaders, needed_views, needs_second_caption
 from data.transforms import simclr_view, train_view
+from data.types import Batch, Splits
 from model.processor import ImageProcessor
 from options import LOSSES, DataOptions, ExperimentOptions, MiscOptions, Options
 from text_utils.augment import back_translate, random_deletion

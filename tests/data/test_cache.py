@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from data import cache
-from data.annotations import Splits, read_splits
+from data.annotations import read_splits
 from data.cache import ImageCache
 from data.decode import BadImageError, load_image
 from data.loaders import build_loaders
+from data.types import Splits
 from model.processor import ImageProcessor
 from options import DataOptions, MiscOptions, Options, UserError
 from text_utils.tokenizer import CLIPTokenizer

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.annotations import Splits, load_data
+from data.annotations import load_data
 from data.few_shot import few_shot_rows
+from data.types import Splits
 from options import DataOptions, MiscOptions, Options
 
 PERSONS = [30, 10, 10, 20, 30, 30, 40, 10, 50, 50]

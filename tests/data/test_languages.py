@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data.annotations import Splits, load_data
+from data.annotations import load_data
 from data.datasets import Sample, TrainingSet
 from data.loaders import build_loaders
-from data.records import ByLanguage, Record
+from data.types import ByLanguage, Record, Splits
 from model.processor import ImageProcessor
 from options import Options, UserError, load_options, moot_settings
 from text_utils.augment import TextAugmentation

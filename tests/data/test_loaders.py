@@ -14,11 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from data import datasets
-from data.annotations import Splits
 from data.datasets import Sample, TrainingSet, evaluation_set, seeded
-from data.loaders import Batch, Collate, Loaders, build_loaders
-from data.records import ByLanguage, Record
+from data.loaders import Collate, Loaders, build_loaders
 from data.sampler import Loader, TrainSampler
+from data.types import Batch, ByLanguage, Record, Splits
 from model.processor import ImageProcessor
 from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError
 from text_utils.augment import TextAugmentation

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.annotations import read_splits
-from data.records import Record
+from data.types import Record
 from options import UserError
 
 HEAD = "image,person_id,caption,split,language\n"

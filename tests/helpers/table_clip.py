@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.loaders import Batch
+from data.types import Batch
 from model.tbps import TBPS
 from tests.helpers.references import IGNORED
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from data.loaders import Batch
+from data.types import Batch
 from model import build_model
 from model.tbps import TBPS
 from options import LOSSES, load_options

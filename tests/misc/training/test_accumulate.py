@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.loaders import Batch
+from data.types import Batch
 from misc.process import distributed
 from model import build_model
 from model.tbps import TBPS, LossOutput

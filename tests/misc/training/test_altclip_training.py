@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.annotations import load_data
-from data.loaders import Batch, build_loaders
+from data.loaders import build_loaders
+from data.types import Batch
 from main import main
 from misc.quick_start_altclip import drawn_people
 from model import build_model
