@@ -187,7 +187,7 @@ BOMBS = {
 }
 PROGRAM = """
 import resource, sys
-from data.images import load_image
+from data.decode import load_image
 from options import UserError
 
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
