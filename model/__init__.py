@@ -1,80 +1,16 @@
 """The models. `build_model` is where options become a model; everything below takes plain arguments."""
 
 import logging
-from typing import Any
+from collections.abc import Mapping
 
-from torch import nn
-
+from model.protocol import Backbone, Built, DualEncoder, Processor, Tokenizer
+from model.tbps import TBPS
 from options import LOSSES, Options, UserError
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-def build_model(
-    options: Options, num_identities: int, weights: str | None = None
-) -> tuple[nn.Module, Any, Any]:
-    """The model that the options describe, with the tokenizer and the image processor that go with it.
-
-    Args:
-        options: `model`, `experiment` and the image size are read.
-        num_identities: persons in the training split; 0 where nothing is trained, then ID has no classifier.
-        weights: a file whose towers take the place of those that the options name.
-
-    Returns:
-        (model, tokenizer, processor), the model with its frozen parts frozen.
-    """
-    from model.tbps import TBPS
-
-    experiment, settings = options.experiment, options.model
-    if settings.compile and settings.grad_checkpointing:  # torch traces no checkpoint over sizes that vary
-        raise UserError("model.compile and model.grad_checkpointing exclude each other: set one to false")
-    build = _build_altclip if settings.backbone == "altclip" else _build_clip
-    clip, tokenizer, processor = build(options, weights)
-    losses = {name: getattr(experiment, f"{name}_ratio") for name in LOSSES if getattr(experiment, name)}
-    if "mlm" in losses and num_identities and not hasattr(tokenizer, "mask_token_id"):
-        LOGGER.warning("experiment.mlm is switched off: this tokenizer has no byte pairs, and no mask token")
-        del losses["mlm"]
-        if not losses:
-            raise UserError(
-                "experiment.mlm is the only loss, and AltCLIP has no mask token; set another to true"
-            )
-    if not num_identities:
-        losses.pop("id", None)
-    model = TBPS(
-        clip,
-        losses,
-        ritc_eps=experiment.ritc_eps,
-        citc_lambdas=(experiment.citc_lambda1, experiment.citc_lambda2),
-        simclr_mlp=experiment.simclr_mlp,
-        simclr_temperature=experiment.simclr_temperature,
-        mvs_image=experiment.mvs_image,
-        mvs_text=experiment.mvs_text,
-        use_gather=settings.use_gather,
-        cmt_depth=experiment.cmt_depth,
-        num_identities=num_identities,
-    )
-    clip.lock(
-        settings.lock_patch_embedding,
-        settings.lock_image_blocks,
-        settings.lock_text_blocks,
-        settings.lock_text_layers,
-    )
-    if settings.compile:
-        compile_towers(clip)
-    return model, tokenizer, processor
-
-
-def compile_towers(clip: nn.Module) -> None:
-    """Hand both towers to torch.compile, in place: parameters keep their names.
-
-    Captions are of any length, so the text tower is compiled for all of them at once. Dropout draws from
-    torch's own generators, so that an accumulated step can draw the same twice.
-    """
-    clip.visual.compile(options={"fallback_random": True})
-    clip.text.compile(options={"fallback_random": True}, dynamic=True)
-
-
-def _build_clip(options: Options, weights: str | None) -> tuple[nn.Module, Any, Any]:
+def _build_clip(options: Options, weights: str | None) -> Built:
     from model.clip import build_clip
 
     settings = options.model
@@ -94,7 +30,7 @@ def _build_clip(options: Options, weights: str | None) -> tuple[nn.Module, Any, 
     )
 
 
-def _build_altclip(options: Options, weights: str | None) -> tuple[nn.Module, Any, Any]:
+def _build_altclip(options: Options, weights: str | None) -> Built:
     from model.altclip_adapter import build_altclip_clip
 
     settings, own = options.model, options.experiment.use_altclip_processor
@@ -111,3 +47,118 @@ def _build_altclip(options: Options, weights: str | None) -> tuple[nn.Module, An
         checkpoint=weights,
         grad_checkpointing=settings.grad_checkpointing,
     )
+
+
+BACKBONES: Mapping[str, Backbone] = {
+    "clip": Backbone(
+        title="CLIP",
+        build=_build_clip,
+        weights_option="clip_pretrained",
+        transformers_class="CLIPModel",
+        is_multilingual=False,
+    ),
+    "altclip": Backbone(
+        title="AltCLIP",
+        build=_build_altclip,
+        weights_option="altclip_pretrained",
+        transformers_class="AltCLIPModel",
+        is_multilingual=True,
+    ),
+}
+
+
+def backbone_of(options: Options) -> Backbone:
+    """The registry entry of `model.backbone`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = options.model.backbone
+    if name not in BACKBONES:
+        raise UserError(f"model.backbone: expected one of {', '.join(BACKBONES)}, found '{name}'")
+    return BACKBONES[name]
+
+
+def build_model(
+    options: Options, num_identities: int, weights: str | None = None
+) -> tuple[TBPS, Tokenizer, Processor]:
+    """The model that the options describe, with the tokenizer and the image processor that go with it.
+
+    Args:
+        options: `model`, `experiment` and the image size are read.
+        num_identities: persons in the training split; 0 where nothing is trained: the model then has no head
+            but those that act at test time, and no loss.
+        weights: a file whose towers (and heads that act at test time) take the place of those that the
+            options name.
+
+    Returns:
+        (model, tokenizer, processor), the model with its frozen parts frozen.
+
+    Raises:
+        UserError: weights that cannot be loaded; options that do not go with them, or with each other.
+    """
+    from model.objectives import OBJECTIVES, Sizes
+
+    experiment, settings = options.experiment, options.model
+    if settings.compile and settings.grad_checkpointing:  # torch traces no checkpoint over sizes that vary
+        raise UserError("model.compile and model.grad_checkpointing exclude each other: set one to false")
+    clip, tokenizer, processor = backbone_of(options).build(options, weights)
+    names = _enabled_losses(options, tokenizer) if num_identities else _test_time_losses(options)
+    sizes = Sizes(clip.embed_dim, clip.vocab_size, num_identities)
+    model = TBPS(
+        clip,
+        {name: OBJECTIVES[name].from_options(experiment, sizes) for name in names},
+        {name: getattr(experiment, f"{name}_ratio") for name in names},
+        settings.use_gather,
+    )
+    if weights and model.embedders:
+        _load_heads(model, weights)
+    clip.lock(
+        settings.lock_patch_embedding,
+        settings.lock_image_blocks,
+        settings.lock_text_blocks,
+        settings.lock_text_layers,
+    )
+    if settings.compile:
+        compile_towers(clip)
+    return model, tokenizer, processor
+
+
+def _enabled_losses(options: Options, tokenizer: Tokenizer) -> list[str]:
+    """The losses that are switched on; MLM only where the tokenizer has a mask token."""
+    names = [name for name in LOSSES if getattr(options.experiment, name)]
+    if "mlm" in names and tokenizer.mask_token_id is None:
+        logger.warning("experiment.mlm has no effect: this backbone's tokenizer has no mask token")
+        names.remove("mlm")
+        if not names:
+            raise UserError(
+                "experiment.mlm is the only loss, and this backbone's tokenizer has no mask token; set "
+                "another loss to true"
+            )
+    return names
+
+
+def _test_time_losses(options: Options) -> list[str]:
+    """Those of the enabled losses whose heads act at test time."""
+    from model.objectives import OBJECTIVES
+
+    return [name for name in LOSSES if getattr(options.experiment, name) and OBJECTIVES[name].acts_at_test]
+
+
+def _load_heads(model: TBPS, weights: str) -> None:
+    """Fill the heads that act at test time from the file of the weights."""
+    from pathlib import Path
+
+    from model.weights.pretrained import fill_heads
+
+    fill_heads(Path(weights), {objective.head_name: objective.head for objective in model.embedders})
+
+
+def compile_towers(clip: DualEncoder) -> None:
+    """Hand both towers to torch.compile, in place: parameters keep their names.
+
+    Captions are of any length, so the text tower is compiled for all of them at once. Dropout draws from
+    torch's own generators, so that an accumulated step can draw the same twice.
+    """
+    clip.visual.compile(options={"fallback_random": True})
+    clip.text.compile(options={"fallback_random": True}, dynamic=True)

@@ -4,6 +4,7 @@ The towers are those of `transformers.AltCLIPModel`: CLIP's vision transformer, 
 projection, read at its first token. What is called here is called alike in transformers 4.35 and 5.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from data.types import Tokens
 from model.clip import LOGIT_BIAS, freeze, lock_blocks
 from model.processor import NORMALIZATIONS, ImageProcessor
+from model.protocol import DualEncoder, JsonObject
 from model.weights.altclip_files import (
     bad_altclip,
     fill_from_checkpoint,
@@ -42,9 +45,9 @@ class AltVision(nn.Module):
         self.image_size = image_size
         embeddings = vision_model.embeddings
         side = embeddings.image_size // embeddings.patch_size
-        grid = (image_size[0] // embeddings.patch_size, image_size[1] // embeddings.patch_size)
+        self.grid = (image_size[0] // embeddings.patch_size, image_size[1] // embeddings.patch_size)
         positions = embeddings.position_embedding
-        resized = resize_image_positions(positions.weight.detach(), (side, side), grid)
+        resized = resize_image_positions(positions.weight.detach(), (side, side), self.grid)
         embeddings.position_embedding = nn.Embedding.from_pretrained(resized, freeze=False)
 
     def forward(self, pixel_values: Tensor, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -83,8 +86,8 @@ class AltText(nn.Module):
         return tokens[:, 0], tokens
 
 
-class AltCLIP(nn.Module):
-    """The two towers and the scale of their cosine similarities; attributes as `model.clip.CLIP` has them."""
+class AltCLIP(DualEncoder):
+    """The towers of an `AltCLIPModel`."""
 
     def __init__(self, model: nn.Module, image_size: tuple[int, int], logit_bias: bool = False) -> None:
         super().__init__()
@@ -93,21 +96,17 @@ class AltCLIP(nn.Module):
         self.logit_scale = nn.Parameter(model.logit_scale.detach().clone())
         self.logit_bias = nn.Parameter(torch.tensor(LOGIT_BIAS)) if logit_bias else 0.0
         self.embed_dim = model.visual_projection.out_features
+        self.patch_grid = self.visual.grid
+        self.vocab_size = model.text_model.roberta.embeddings.word_embeddings.num_embeddings
 
     def encode_image(
         self, pixel_values: Tensor, return_dense: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> features (B, D), not normalised, equal to `AltCLIPModel.get_image_features`; with
-        `return_dense` also those of the class token and the P patches, (B, 1 + P, D).
-        """
+        """See `DualEncoder.encode_image`; the pooled features equal `AltCLIPModel.get_image_features`."""
         return self.visual(pixel_values, return_dense)
 
-    def encode_text(
-        self, tokens: dict[str, Tensor], return_dense: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """What the tokenizer returned -> features (B, D), not normalised, equal to
-        `AltCLIPModel.get_text_features`; with `return_dense` also those of all tokens, (B, L, D).
-        """
+    def encode_text(self, tokens: Tokens, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """See `DualEncoder.encode_text`; the pooled features equal `AltCLIPModel.get_text_features`."""
         return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
 
     def lock(
@@ -117,7 +116,7 @@ class AltCLIP(nn.Module):
         text_blocks: int = 0,
         text_layers: Sequence[int] = (),
     ) -> None:
-        """Freeze parts of the towers, as `model.clip.CLIP.lock` does; raises UserError as it does."""
+        """See `DualEncoder.lock`."""
         vision, text = self.visual.vision_model, self.text.text_model.roberta
         if patch_embedding:
             vision.embeddings.patch_embedding.requires_grad_(False)
@@ -161,6 +160,20 @@ class AltImageProcessor:
     def normalise(pixels: Tensor) -> Tensor:
         """What `finish` made, as it is: `transformers` has normalised it already."""
         return pixels
+
+    def seen_box(self, image: Image.Image) -> tuple[int, int, int, int]:
+        """The centre crop, in pixels of the image: (left, top, right, bottom)."""
+        scale = min(image.size) / self.processor.size["shortest_edge"]
+        height, width = (
+            min(side, round(scale * seen))
+            for side, seen in zip((image.height, image.width), self.image_size, strict=True)
+        )
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return (left, top, left + width, top + height)
+
+    def settings(self) -> JsonObject:
+        """The content of its `preprocessor_config.json`."""
+        return json.loads(self.processor.to_json_string())
 
 
 def build_altclip_clip(

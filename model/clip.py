@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data.types import Tokens
 from model.processor import NORMALIZATIONS, ImageProcessor
+from model.protocol import DualEncoder, JsonObject
 from model.towers.text import TextTransformer
 from model.towers.vision import VisionTransformer
 from model.weights.pretrained import ClipWeights, load_clip_weights
@@ -18,18 +20,17 @@ from model.weights.shapes import ClipShape, check_memory
 from options import UserError
 from text_utils.tokenizer import CLIPTokenizer
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 LOGIT_BIAS = -10.0
 
 
-class CLIP(nn.Module):
-    """The two towers and the scale of their cosine similarities.
+class CLIP(DualEncoder):
+    """OpenAI's towers.
 
     Attributes:
-        logit_scale: learned logarithm of the scale, started at ln(1 / 0.07), or ln(10) with a bias.
-        logit_bias: for whoever computes `scale * cosine + logit_bias`. Learned from -10 on where the sigmoid
-            loss is on (SigLIP's start); elsewhere the plain number 0.0, since a softmax does not feel it.
-        embed_dim: D, the width of the shared space.
+        logit_scale: starts at ln(1 / 0.07), or at ln(10) with a bias.
+        logit_bias: learned, from -10, with the sigmoid loss (SigLIP's start); elsewhere the number 0.0, since
+            a bias does not change a softmax.
     """
 
     def __init__(self, visual: VisionTransformer, text: TextTransformer, logit_bias: bool = False) -> None:
@@ -39,21 +40,17 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0 if logit_bias else 1 / 0.07)))
         self.logit_bias = nn.Parameter(torch.tensor(LOGIT_BIAS)) if logit_bias else 0.0
         self.embed_dim = visual.proj.shape[1]
+        self.patch_grid = visual.grid
+        self.vocab_size = text.token_embedding.num_embeddings
 
     def encode_image(
         self, pixel_values: Tensor, return_dense: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> features (B, D), not normalised; with `return_dense` also those of the class token
-        and the P patches, (B, 1 + P, D).
-        """
+        """See `DualEncoder.encode_image`."""
         return self.visual(pixel_values, return_dense)
 
-    def encode_text(
-        self, tokens: dict[str, Tensor], return_dense: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """What the tokenizer returned -> features (B, D), not normalised; with `return_dense` also those of
-        all tokens, (B, L, D), padding included.
-        """
+    def encode_text(self, tokens: Tokens, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """See `DualEncoder.encode_text`."""
         return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
 
     def lock(
@@ -63,16 +60,7 @@ class CLIP(nn.Module):
         text_blocks: int = 0,
         text_layers: Sequence[int] = (),
     ) -> None:
-        """Freeze parts of the towers.
-
-        Args:
-            patch_embedding: the convolution.
-            image_blocks, text_blocks: the first blocks of a tower, this many, with the embeddings below.
-            text_layers: single blocks of the text tower, counted from 0.
-
-        Raises:
-            UserError: a block that the tower does not have.
-        """
+        """See `DualEncoder.lock`."""
         image, text = self.visual, self.text
         if patch_embedding:
             image.conv1.requires_grad_(False)
@@ -219,9 +207,9 @@ def _settle_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipSha
 def _settle_bias(tensors: dict[str, Tensor], logit_bias: bool) -> dict[str, Tensor]:
     """The weights with a bias if the model has one, and without if it has none."""
     if logit_bias and "logit_bias" not in tensors:
-        LOGGER.info("logit_bias is new: the weights have none, it starts at %g", LOGIT_BIAS)
+        logger.info("logit_bias is new: the weights have none, it starts at %g", LOGIT_BIAS)
     if not logit_bias and "logit_bias" in tensors:
-        LOGGER.info("dropped logit_bias, which the sigmoid loss alone needs")
+        logger.info("dropped logit_bias, which the sigmoid loss alone needs")
     kept = {name: tensor for name, tensor in tensors.items() if name != "logit_bias"}
     return kept | {"logit_bias": tensors.get("logit_bias", torch.tensor(LOGIT_BIAS))} if logit_bias else kept
 
@@ -238,3 +226,34 @@ def _settle_heads(tower: str, width: int, heads: int | None) -> int:
             f"model.{tower}_heads: a divisor of model.{tower}_width, {width}, is expected, not {heads}."
         )
     return heads
+
+
+def to_openai(clip: CLIP) -> tuple[dict[str, Tensor], JsonObject]:
+    """The tensors under OpenAI's names, which keep the text tower's at the top level, and the `model_cfg` by
+    which open_clip builds the towers. The bias, which OpenAI has no name for, is left out.
+    """
+    tensors = clip.state_dict()
+    state = {name.removeprefix("text."): tensors[name] for name in tensors if name != "logit_bias"}
+    visual, text = clip.visual, clip.text
+    vocab_size, text_width = text.token_embedding.weight.shape
+    image_width, _, patch_size, _ = visual.conv1.weight.shape
+    blocks = visual.transformer.resblocks
+    config = {
+        "embed_dim": clip.embed_dim,
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": visual.image_size,
+            "patch_size": patch_size,
+            "width": image_width,
+            "layers": len(blocks),
+            "head_width": image_width // blocks[0].attn.heads,
+        },
+        "text_cfg": {
+            "context_length": len(text.positional_embedding),
+            "vocab_size": vocab_size,
+            "width": text_width,
+            "layers": len(text.transformer.resblocks),
+            "heads": text.transformer.resblocks[0].attn.heads,
+        },
+    }
+    return state, config

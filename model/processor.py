@@ -1,4 +1,4 @@
-"""What the image tower wants to see: the evaluation transform, and the statistics that training shares."""
+"""The image processor: the transform of evaluation, and the statistics that training shares."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from model.protocol import JsonObject
 
 NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -46,6 +48,28 @@ class ImageProcessor:
         for channel, (mean, std) in enumerate(zip(self.image_mean, self.image_std, strict=True)):
             values[:, channel].sub_(255 * mean).mul_(1 / (255 * std))
         return values
+
+    def seen_box(self, image: Image.Image) -> tuple[int, int, int, int]:
+        """All of the image: (left, top, right, bottom)."""
+        return (0, 0, image.width, image.height)
+
+    def settings(self) -> JsonObject:
+        """The content of a `preprocessor_config.json` for `AutoImageProcessor` of transformers."""
+        height, width = self.image_size
+        return {
+            # ViT's, since CLIP's of transformers 4.35 cannot resize without a crop.
+            "image_processor_type": "ViTImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "resample": Image.Resampling.BICUBIC.value,
+            "do_center_crop": False,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": self.image_mean,
+            "image_std": self.image_std,
+        }
 
     def transform(self, image: Image.Image) -> Tensor:
         """One image of any size and mode -> (3, H, W), fp32."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from data.types import Tokens
 from options import Options
 
+JsonObject = dict[str, Any]
+
 
 class Tokenizer(Protocol):
     """Captions -> `Tokens`, (B, L) int64 each, padded on the right to the longest of the batch.
@@ -68,7 +70,7 @@ class Processor(Protocol):
         """(left, top, right, bottom) in pixels of the part of the image that the tower is shown."""
         ...
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """The content of a `preprocessor_config.json` that `AutoImageProcessor` of transformers loads."""
         ...
 
@@ -139,21 +141,21 @@ class Backbone:
         build: (options, weights or None) -> towers, tokenizer and processor. `weights` is a file that takes
             the place of the one that the options name.
         weights_option: the option of section `model` that names its weights.
-        own_options: options, as "section.name", that this backbone alone reads.
+        is_multilingual: whether its weights know the languages that search offers examples in.
         transformers_class: the class of transformers that loads its Hugging Face export; None: there is none.
         to_transformers: (towers, options) -> the content of config.json and the tensors under that class's
             names; None where there is no class.
-        to_openai: towers -> a state dict under OpenAI's names, and open_clip's model configuration; None
-            where OpenAI's names do not fit.
+        to_openai: towers -> a state dict under OpenAI's names, and open_clip's configuration of the model;
+            None where OpenAI has no names for them.
     """
 
     title: str
     build: Callable[[Options, str | None], Built]
     weights_option: str
-    own_options: tuple[str, ...] = ()
+    is_multilingual: bool = False
     transformers_class: str | None = None
-    to_transformers: Callable[[Any, Options], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
-    to_openai: Callable[[Any], tuple[dict[str, Tensor], dict[str, Any]]] | None = None
+    to_transformers: Callable[[DualEncoder, Options], tuple[JsonObject, dict[str, Tensor]]] | None = None
+    to_openai: Callable[[DualEncoder], tuple[dict[str, Tensor], JsonObject]] | None = None
 
 
 class Embedder(Protocol):

@@ -96,7 +96,7 @@ class AltCLIPTokenizer:
             raise ValueError(
                 f"has a tokenizer of {len(self._tokenizer)} tokens alone: its files are not complete"
             )
-        self.text_length = text_length
+        self.text_length, self.mask_token_id = text_length, None
 
     @property
     def vocab_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Gradient accumulation with cached features: a batch in parts, and the gradient of the whole.
+"""Gradient accumulation with cached features: a batch in parts, and the gradient of the whole batch.
 
 The scheme is GradCache (Gao et al. 2021, arXiv 2101.06983). A contrastive loss sees all rows at once, so
 the losses of parts do not add up to it. But it sees them through their features alone, which are small: those
@@ -9,32 +9,30 @@ through the towers again to take its features' gradients back to the parameters.
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from data.types import Batch
 from misc.process.seed import random_state, restore_random_state
-
-if TYPE_CHECKING:
-    from model.tbps import TBPS, Features, LossOutput
+from model.objectives import Rows
+from model.tbps import TBPS, LossOutput
 
 
 def accumulate(
-    model: "TBPS",
-    batch: Any,
+    model: TBPS,
+    batch: Batch,
     soft_label: float,
     num_parts: int,
     scale: Callable[[Tensor], Tensor],
     device: torch.device,
-) -> "LossOutput":
+) -> LossOutput:
     """`model(batch, soft_label)` and its backward pass in the memory of a part: adds to the gradient of every
     trained parameter what the whole batch would, and returns the losses without graph.
 
     The gradients are those of this process: the caller averages them over the processes. Of a part, one view
-    at a time is in memory, or its captions. Both passes draw the same dropout. MLM needs the tokens of a
-    part, but not those of the others: it is formed part by part, and divided by the masked tokens of the
-    whole.
+    at a time is in memory, or its captions. Both passes draw the same dropout. The objectives on tokens are
+    computed part by part, and divided by the counts of the whole batch.
 
     Args:
         batch: B rows, as `TBPS.forward` has them, on any device: the parts are moved one at a time.
@@ -45,69 +43,72 @@ def accumulate(
     size = len(batch.person_ids)
     assert num_parts <= size, (num_parts, size)
     bounds = [size * number // num_parts for number in range(num_parts + 1)]
-    shares = list(itertools.starmap(slice, itertools.pairwise(bounds)))
-    _make_gradients(model)
-    report, num_masked = model.begin_step(batch)
-    passes = [[view] for view in model.image_views] + ([model.texts] if model.texts else [])
-    features, states = _cache_features(model, batch, shares, passes, device)
-    losses = model.compare(features, batch.person_ids.to(device), soft_label)
+    parts = list(itertools.starmap(slice, itertools.pairwise(bounds)))
+    _allocate_gradients(model)
+    counts = model.begin_step(batch)
+    passes = [[view] for view in model.views] + ([model.texts] if model.texts else [])
+    features, states = _cache_features(model, batch, parts, passes, device)
+    losses = model.losses(model.gather(features, batch.person_ids.to(device), soft_label))
     if losses:
-        total = scale(torch.stack(list(losses.values())).sum())
-        with torch.autocast(device.type, enabled=False):  # products of a backward pass would else follow it
-            total.backward()
+        _backward([scale(torch.stack(list(losses.values())).sum())], [None], device)
     losses = {name: loss.detach() for name, loss in losses.items()}
 
     replayed = iter(states)
-    for share in shares:
-        part = _part(batch, share, device)
+    for rows in parts:
+        part = _part(batch, rows, device)
         for names in passes:
             later = random_state(device)
             restore_random_state(next(replayed), device)
-            pooled, tokens = model.encode(part, names)
+            encoded, image_tokens = model.encode(part, names)
             restore_random_state(later, device)
-            wanted = [
-                name for name in names if features[name].grad is not None and pooled[name].requires_grad
-            ]
-            outputs = [pooled[name] for name in wanted]
-            gradients = [features[name].grad[share] for name in wanted]
-            if tokens is not None:
-                loss = model.masked_language(part, tokens, num_masked)
-                losses["mlm"] = losses.get("mlm", 0) + loss.detach()
-                outputs.append(scale(loss))
-                gradients.append(None)
-            with torch.autocast(device.type, enabled=False):
-                torch.autograd.backward(outputs, gradients)
-    return model.output(losses, report)
+            outputs, gradients = [], []
+            for name, output in encoded.items():
+                if features[name].grad is not None and output.requires_grad:
+                    outputs.append(output)
+                    gradients.append(features[name].grad[rows])
+            if image_tokens is not None:
+                for name, loss in model.token_losses(part, image_tokens, counts).items():
+                    losses[name] = losses.get(name, 0) + loss.detach()
+                    outputs.append(scale(loss))
+                    gradients.append(None)
+            _backward(outputs, gradients, device)
+    return model.output(losses, counts)
+
+
+def _backward(outputs: list[Tensor], gradients: list[Tensor | None], device: torch.device) -> None:
+    with torch.autocast(device.type, enabled=False):  # the products of a backward pass would follow it
+        if outputs:
+            torch.autograd.backward(outputs, gradients)
 
 
 def _cache_features(
-    model: "TBPS", batch: Any, shares: list[slice], passes: list[list[str]], device: torch.device
-) -> tuple["Features", list[dict[str, Tensor]]]:
-    """The features of all rows, leaves of a graph to come; and the random state before each pass."""
-    cached: list[Features] = []
+    model: TBPS, batch: Batch, parts: list[slice], passes: list[list[str]], device: torch.device
+) -> tuple[Rows, list[dict[str, Tensor]]]:
+    """The features of all rows, leaves of a new graph; and the random state before each pass."""
+    cached: list[Rows] = []
     states = []
     with torch.no_grad():
-        for share in shares:
-            part = _part(batch, share, device)
+        for rows in parts:
+            part = _part(batch, rows, device)
             cached.append({})
             for names in passes:
                 states.append(random_state(device))
-                cached[-1] |= model.encode(part, names, dense=False)[0]
+                cached[-1] |= model.encode(part, names, keep_tokens=False)[0]
     torch.clear_autocast_cache()  # its copies of the weights were made without gradient
     return {name: torch.cat([rows[name] for rows in cached]).requires_grad_() for name in cached[0]}, states
 
 
-def _make_gradients(model: nn.Module) -> None:
-    """All gradients, before anything else: made in the midst of a part, they would leave holes between them
-    that the next part does not fit into.
+def _allocate_gradients(model: nn.Module) -> None:
+    """All gradients, before anything else: allocated in the middle of a part, they would leave holes between
+    them that the next part does not fit into.
     """
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def _part(batch: Any, rows: slice, device: torch.device) -> Any:
-    """These rows on the device, their captions cut to the longest of them; what is not of rows stays."""
+def _part(batch: Batch, rows: slice, device: torch.device) -> Batch:
+    """These rows on the device, their captions cut to the longest of them."""
     part, changed = batch.map(lambda tensor: tensor[rows]), {}
     for name in ("tokens", "tokens2", "masked_tokens"):
         if (tokens := getattr(part, name)) is not None:

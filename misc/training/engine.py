@@ -22,6 +22,7 @@ from misc.process import distributed
 from misc.process.durable import write_text
 from misc.process.logs import BAD_IMAGES, RunLog, metrics_table
 from misc.process.signals import Stopped, StopSignals
+from misc.training.accumulation import accumulate
 from misc.training.guards import BadImages, NumberGuard
 from misc.training.meters import Meter
 from misc.training.optimizer import build_optimizer, set_learning_rate
@@ -177,7 +178,7 @@ class Trainer:
             if self.accumulate == 1:
                 output = wrapped(batch.to(self.device, non_blocking=True), soft_label)
             else:
-                output = self.model.accumulate(batch, soft_label, self.accumulate, self._scaled, self.device)
+                output = accumulate(self.model, batch, soft_label, self.accumulate, self._scaled, self.device)
         if self.accumulate == 1:
             self._scaled(output.total).backward()
         else:

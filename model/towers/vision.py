@@ -27,7 +27,8 @@ class VisionTransformer(nn.Module):
         super().__init__()
         assert all(side % patch_size == 0 for side in image_size), (image_size, patch_size)
         self.image_size = image_size
-        num_patches = (image_size[0] // patch_size) * (image_size[1] // patch_size)
+        self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)  # rows and columns of patches
+        num_patches = self.grid[0] * self.grid[1]
         std = width**-0.5
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(std * torch.randn(width))

@@ -2,23 +2,33 @@
 
 import contextlib
 import functools
+import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from model.protocol import DualEncoder, JsonObject
 from model.weights.hub_folders import download_weights, find_model
 from model.weights.pretrained import read_folder, read_tensors
-from options import UserError
+from options import Options, UserError
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 # What an older transformers is told by a newer torch as it is imported is nothing that users can mend.
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 BUFFERS = ("position_ids", "token_type_ids")  # older files hold them; they are counted up anew
 BIAS = "logit_bias"  # of the sigmoid loss; no ranking feels it, so it may be there or not
+# Blocks are called `layer` or `layers` by version; files of the hub, which every version reads, say these.
+IN_HUB_FILES = (
+    (r"^visual\.(vision_model\.|visual_projection\.)", r"\1"),
+    (r"^text\.(text_model\.|text_projection\.)", r"\1"),
+    (r"^vision_model\.encoder\.layers?\.", "vision_model.encoder.layers."),
+    (r"^text_model\.roberta\.encoder\.layers?\.", "text_model.roberta.encoder.layer."),
+)
 ELSEWHERE = (
     "on a machine with a network: huggingface-cli download {id} --local-dir AltCLIP; copy the folder AltCLIP "
     "here and set model.altclip_pretrained to it"
@@ -104,7 +114,7 @@ def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None
             raise bad_altclip(
                 pretrained, f"does not fill the model: {len(names)} tensors {kind} (first: {names[0]})"
             )
-    LOGGER.info("%s: all %d tensors used, none new", where, len(model.state_dict()))
+    logger.info("%s: all %d tensors used, none new", where, len(model.state_dict()))
     return model.float()
 
 
@@ -132,7 +142,7 @@ def load_image_processor(pretrained: str | Path, config: Any, cache_dir: str | P
         return CLIPImageProcessor.from_pretrained(locate(pretrained), cache_dir=cache_dir)
     except OSError:
         side = config.vision_config.image_size
-        LOGGER.warning(
+        logger.warning(
             "%s has no processor files: AltCLIP's standard preprocessing at %d pixels", pretrained, side
         )
         return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
@@ -159,6 +169,33 @@ def fill_from_checkpoint(model: nn.Module, path: str | Path) -> None:
                 f"weights: '{path}' {kind} AltCLIP's tensors (first: {name}); it is of another model"
             )
     model.load_state_dict({name: tensors.get(name, own[name]) for name in own})
+
+
+def altclip_folder(options: Options) -> Path:
+    """The folder of the AltCLIP that the options name, in the hub's cache where they name an id: the model
+    was built from these files, so they are there.
+    """
+    where = locate(options.model.altclip_pretrained)
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(where, cache_dir=options.model.tokenizer_cache_dir, local_files_only=True))
+
+
+def to_transformers(clip: DualEncoder, options: Options) -> tuple[JsonObject, dict[str, Tensor]]:
+    """The content of a config.json, and the tensors, that `AltCLIPModel.from_pretrained` loads."""
+    config = json.loads((altclip_folder(options) / "config.json").read_text(encoding="utf-8"))
+    for section in ("vision_config", "vision_config_dict"):  # old files have both, and the second is read
+        if config.get(section):
+            config[section]["image_size"] = clip.visual.image_size[0]
+    tensors = {}
+    for name, tensor in clip.state_dict().items():
+        for ours, theirs in IN_HUB_FILES:
+            name = re.sub(ours, theirs, name)
+        if name != BIAS and not name.endswith(BUFFERS):
+            tensors[name] = tensor
+    return config | {"architectures": ["AltCLIPModel"], "torch_dtype": "float32"}, tensors
 
 
 def _any_version(name: str) -> str:

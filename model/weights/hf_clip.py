@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.protocol import DualEncoder, JsonObject
 from model.weights.hub_folders import read_config
 from model.weights.shapes import bad_weights
+from options import Options
+from text_utils.tokenizer import CLIPTokenizer
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 # What transformers takes for a setting that a config.json does not hold, and what our towers have.
 DEFAULT_HEADS = {"text": 8, "vision": 12}
 FIXED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -81,7 +84,7 @@ def our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(".embeddings.position_ids"):
-            LOGGER.info("dropped %s, which counts from 0", name)
+            logger.info("dropped %s, which counts from 0", name)
         elif name in PROJECTIONS:
             renamed[PROJECTIONS[name]] = tensor.T
         else:
@@ -93,3 +96,67 @@ def our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if len({renamed[part].shape if part in renamed else None for part in parts}) == 1:
             renamed[name.replace(".q_proj.", ".in_proj_")] = torch.cat([renamed.pop(part) for part in parts])
     return renamed
+
+
+def to_transformers(clip: DualEncoder, options: Options) -> tuple[JsonObject, dict[str, Tensor]]:
+    """The content of a config.json, and the tensors, that `CLIPModel.from_pretrained` loads.
+
+    The image tower must take square images: transformers has no other.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    config = _config(clip)
+    with torch.device("meta"):
+        names = list(CLIPModel(CLIPConfig.from_dict(config)).state_dict())
+    ours = clip.state_dict()
+    return config, {name: _their_tensor(name, ours) for name in names}
+
+
+def _config(clip: DualEncoder) -> JsonObject:
+    visual, text = clip.visual, clip.text
+    shared = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": clip.embed_dim}
+    vocab_size, text_width = text.token_embedding.weight.shape
+    image_width, _, patch_size, _ = visual.conv1.weight.shape
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": clip.embed_dim,
+        "text_config": {
+            "model_type": "clip_text_model",
+            **_sizes(text.transformer, text_width),
+            "vocab_size": vocab_size,
+            "max_position_embeddings": len(text.positional_embedding),
+            "bos_token_id": CLIPTokenizer.sot_token_id,
+            "eos_token_id": CLIPTokenizer.eot_token_id,
+            "pad_token_id": CLIPTokenizer.eot_token_id,
+            **shared,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            **_sizes(visual.transformer, image_width),
+            "image_size": visual.image_size[0],
+            "patch_size": patch_size,
+            **shared,
+        },
+    }
+
+
+def _sizes(transformer: nn.Module, width: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": len(transformer.resblocks),
+        "num_attention_heads": transformer.resblocks[0].attn.heads,
+    }
+
+
+def _their_tensor(name: str, ours: dict[str, Tensor]) -> Tensor:
+    """The tensor of this name of theirs: a third of our fused projection, or one of ours as it is."""
+    if name in PROJECTIONS:
+        return ours[PROJECTIONS[name]].T
+    for theirs, mine in RENAMED:
+        name = re.sub(theirs, mine, name)
+    part = re.search(r"\.attn\.([qkv])_proj\.", name)
+    if part:
+        return ours[name.replace(f".{part[1]}_proj.", ".in_proj_")].chunk(3)["qkv".index(part[1])]
+    return ours[name]

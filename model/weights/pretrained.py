@@ -5,14 +5,16 @@ import json
 import logging
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.objectives import HEAD_NAMES
 from model.weights import hf_clip
 from model.weights.hub_folders import find_model, weight_files
 from model.weights.pickles import RefusedError, read_pickled
@@ -26,7 +28,7 @@ from model.weights.shapes import (
     resize_text_positions,
 )
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OPENAI_URL = (
     "https://openaipublic.azureedge.net/clip/models/"
@@ -34,12 +36,13 @@ OPENAI_URL = (
 )
 # OpenAI keeps the text tower's tensors at the top level; ours lie under `text.`.
 OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-# What may lie beside CLIP's tensors and is dropped, by the first part of its name: the heads of training
-# (ours, TBPS-CLIP's and IRRA's, then RDE's two), OpenAI's three figures in the form of buffers, and the
-# causal mask that traced models store.
+# What may lie beside CLIP's tensors and is dropped, by the first part of its name: our training heads; those of
+# TBPS-CLIP and IRRA, then RDE's two; OpenAI's three figures in the form of buffers; the causal mask that traced
+# models store.
 DROPPED = (
-    *("simclr_mlp", "simclr_mlp_text", "classifier", "mlm_head", "cross_attn", "cross_modal_transformer"),
-    *("ln_pre_t", "ln_pre_i", "ln_post", "visul_emb_layer", "texual_emb_layer"),
+    *HEAD_NAMES,
+    *("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post"),
+    *("visul_emb_layer", "texual_emb_layer"),
     *("input_resolution", "context_length", "vocab_size", "attn_mask"),
 )
 # The first part of some names tells whose they are, and so the input that they were trained on.
@@ -98,10 +101,10 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
     if "vision_model" in beginnings:
         raise bad_weights(path, "has Hugging Face's names; name its folder, for config.json tells the heads")
     for name in TRAINED_ON.keys() & beginnings:
-        LOGGER.info("%s: a checkpoint of %s", path, TRAINED_ON[name])
+        logger.info("%s: a checkpoint of %s", path, TRAINED_ON[name])
     tensors = _rename(path, content)
     if "base_model" in beginnings and "logit_scale" not in tensors:
-        LOGGER.info("%s: logit_scale is new: IRRA and RDE have none, it starts at ln(1/0.07)", path)
+        logger.info("%s: logit_scale is new: IRRA and RDE have none, it starts at ln(1/0.07)", path)
         tensors["logit_scale"] = torch.tensor(math.log(1 / 0.07))
     shape = read_shape(path, tensors, options)
     patches = len(tensors["visual.positional_embedding"]) - 1
@@ -113,6 +116,28 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by our names, fp32, without the heads; raises as `load_clip_weights`."""
     return _rename(path, _unwrap(path, _parse(path))[0])
+
+
+def fill_heads(path: Path, heads: Mapping[str, nn.Module]) -> None:
+    """Fill heads that act at test time from a checkpoint.
+
+    Args:
+        heads: by their names in it.
+
+    Raises:
+        UserError: a tensor of theirs is missing, unexpected or of another shape.
+    """
+    content, _ = _unwrap(path, _parse(path))
+    for head_name, head in heads.items():
+        own, prefix = head.state_dict(), f"{head_name}."
+        names = {name: name.removeprefix("module.") for name in content}
+        saved = {n.removeprefix(prefix): content[name] for name, n in names.items() if n.startswith(prefix)}
+        for name in sorted(own.keys() | saved.keys()):
+            found, expected = (tuple(side[name].shape) if name in side else None for side in (saved, own))
+            if found != expected:
+                raise bad_weights(path, f"has '{prefix}{name}' of shape {found}; {expected} is expected")
+        head.load_state_dict(saved)
+        logger.info("%s: %s loaded, %d tensors", path, head_name, len(saved))
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -180,7 +205,7 @@ def _rename(path: Path, content: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in content.items():
         name = name.removeprefix("module.")  # of DistributedDataParallel
         if name.split(".")[0] in DROPPED:
-            LOGGER.info("%s: dropped %s, which is no part of CLIP", path, name)
+            logger.info("%s: dropped %s, which is no part of CLIP", path, name)
             continue
         ours = name.removeprefix("clip.").removeprefix("base_model.").removeprefix("encode_text.")
         ours = f"text.{ours}" if ours.startswith(OPENAI_TEXT) else ours

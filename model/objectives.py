@@ -1,0 +1,368 @@
+"""The losses as objects: what each one reads, its head, its call. The formulas are `model.losses`.
+
+What loaders make, what is encoded, what is frozen, which rate a head trains at and what a checkpoint may drop
+all derive from the objectives of a model. A new loss is one class here, listed in `OBJECTIVES`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from data.types import Batch
+from misc.process import distributed
+from model.heads import CrossModalHead, identity_classifier, simclr_head
+from model.losses import (
+    citc_loss,
+    id_loss,
+    identity_targets,
+    mlm_loss,
+    nitc_loss,
+    ritc_loss,
+    sdm_loss,
+    sigmoid_loss,
+    ss_loss,
+    tal_loss,
+)
+from model.protocol import DualEncoder
+from options import ExperimentOptions
+
+VIEWS = ("view1", "view2", "simclr1", "simclr2")  # the inputs that are images
+TEXTS = ("tokens", "tokens2")  # those that are captions; "masked_tokens" is encoded by its objective
+IGNORED = -100  # the label of a token that is not masked
+Rows = dict[str, Tensor]  # {name of an input, or input/head: (B, D)}
+
+
+class Sizes(NamedTuple):
+    """What heads are built for: the width of the embedding, the vocabulary, the persons in training."""
+
+    embed_dim: int
+    vocab_size: int
+    num_identities: int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch as the losses see it: B rows of this process against the N rows of all processes.
+
+    Attributes:
+        features: (B, D) of each encoded input, not normalised.
+        local: (B, D) fp32, normalised, of what the objectives project.
+        gathered: (N, D), the same of all processes; row `offset` + i is local row i.
+        person_ids, all_ids: (B,) and (N,).
+        scale, bias: of the logits: logit = scale * cosine + bias.
+        soft_label: a, the share of the model's own prediction in the targets of N-ITC.
+    """
+
+    features: Rows
+    local: Rows
+    gathered: Rows
+    person_ids: Tensor
+    all_ids: Tensor
+    offset: int
+    scale: Tensor
+    bias: Tensor | float
+    soft_label: float
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """(B, N) the true matching Q, rows summing to 1."""
+        return identity_targets(self.person_ids, self.all_ids)
+
+    @cached_property
+    def positives(self) -> Tensor:
+        """(B, N) bool, true where both show the same person."""
+        return self.person_ids[:, None] == self.all_ids
+
+    @cached_property
+    def _cosines(self) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+        return {}
+
+    def cosines(self, image: str = "view1", text: str = "tokens") -> tuple[Tensor, Tensor]:
+        """(B, N) cosine similarities of images to captions and of captions to images, computed once."""
+        if (image, text) not in self._cosines:
+            self._cosines[image, text] = (
+                self.local[image] @ self.gathered[text].T,
+                self.local[text] @ self.gathered[image].T,
+            )
+        return self._cosines[image, text]
+
+
+class Objective:
+    """One loss, called with `Pairs`; by default on the pooled features of the first view and caption.
+
+    Attributes:
+        inputs: the inputs of a batch that it reads; loaders make, and towers encode, no other.
+        head_name: name of its head in the model and in checkpoints; None: it has none.
+        head: what it trains on top of the towers.
+        uses_scale: whether it reads the scale, which is frozen where no objective does.
+        acts_at_test: whether the head has an embedding of its own, which takes part in `TBPS.embed`.
+        embed_dim: E, the width of that embedding.
+    """
+
+    inputs: tuple[str, ...] = ("view1", "tokens")
+    head_name: ClassVar[str | None] = None
+    head: nn.Module | None = None
+    uses_scale: ClassVar[bool] = False
+    acts_at_test: ClassVar[bool] = False
+    embed_dim: int = 0
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "Objective":
+        """The objective that the options describe."""
+        return cls()
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the head that train at `schedule.ratio_factor` times the learning rate."""
+        return []
+
+    def embed(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """The embedding of a head that acts at test time, one vector an input: (B, E).
+
+        `TBPS.encode` adds it to the features as `INPUT/HEAD_NAME`; `TBPS.embed` puts it beside the pooled.
+
+        Args:
+            tokens: (B, L, D) of the tower, the class token first for images.
+            mask: (B, L), 1 on the tokens of a caption; None for images.
+        """
+        raise NotImplementedError
+
+    def project(self, features: Rows) -> Rows:
+        """What is normalised, gathered over the processes and contrasted, by name: (B, D) each."""
+        return {name: features[name] for name in self.inputs}
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """The loss of the local rows, in fp32; its mean over the processes is that of the whole batch."""
+        raise NotImplementedError
+
+
+class TokenObjective(Objective):
+    """A loss that reads the tokens of view1: a sum over the rows of a batch, divided by a count of the whole.
+
+    It is computed part by part where a batch goes through the towers in parts.
+    """
+
+    def count(self, batch: Batch) -> Tensor:
+        """(K,) float counts of the local batch; their means over the processes go to `loss` and `report`."""
+        raise NotImplementedError
+
+    def report(self, counts: Tensor) -> Rows:
+        """Scalars for the log."""
+        return {}
+
+    def loss(self, clip: DualEncoder, batch: Batch, image_tokens: Tensor, counts: Tensor) -> Tensor:
+        """The share of these rows in the loss.
+
+        Args:
+            image_tokens: (B, 1 + P, D) of view1.
+            counts: of the whole batch.
+        """
+        raise NotImplementedError
+
+
+class NITC(Objective):
+    """Normalised image-text contrastive loss (paper, N-ITC), both directions averaged; with further views
+    also over all pairs of views and captions (paper, MVS-I, MVS-T, MVS-IT).
+    """
+
+    uses_scale = True
+
+    def __init__(self, mvs_image: bool = False, mvs_text: bool = False) -> None:
+        self.views, self.texts = VIEWS[: 1 + mvs_image], TEXTS[: 1 + mvs_text]
+        self.inputs = (*self.views, *self.texts)
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "NITC":
+        """With the second view and caption that MVS asks for."""
+        return cls(experiment.mvs_image, experiment.mvs_text)
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        losses = [
+            nitc_loss(pairs.scale * cosines, pairs.targets, pairs.soft_label)
+            for view in self.views
+            for text in self.texts
+            for cosines in pairs.cosines(view, text)
+        ]
+        return torch.stack(losses).mean()
+
+
+class RITC(Objective):
+    """Reversed image-text contrastive loss (paper, R-ITC), both directions averaged."""
+
+    uses_scale = True
+
+    def __init__(self, eps: float = 0.01) -> None:
+        self.eps = eps
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "RITC":
+        """With its epsilon."""
+        return cls(experiment.ritc_eps)
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        losses = [ritc_loss(pairs.scale * cosines, pairs.targets, self.eps) for cosines in pairs.cosines()]
+        return sum(losses) / 2
+
+
+class CITC(Objective):
+    """Cyclic image-text contrastive loss (paper, C-ITC)."""
+
+    def __init__(self, lambda1: float = 0.25, lambda2: float = 0.25) -> None:
+        self.lambdas = (lambda1, lambda2)
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "CITC":
+        """With the weights of its two terms."""
+        return cls(experiment.citc_lambda1, experiment.citc_lambda2)
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        rows = [side[name] for side in (pairs.local, pairs.gathered) for name in self.inputs]
+        return citc_loss(*rows, *self.lambdas)
+
+
+class SDM(Objective):
+    """Similarity distribution matching (IRRA), both directions added."""
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        return sum(sdm_loss(cosines, pairs.targets) for cosines in pairs.cosines())
+
+
+class TAL(Objective):
+    """Triplet alignment loss (RDE), both directions added, summed over the batch of all processes."""
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        losses = [tal_loss(cosines, pairs.positives) for cosines in pairs.cosines()]
+        return distributed.world_size() * sum(losses)  # what the processes report is averaged
+
+
+class Sigmoid(Objective):
+    """Sigmoid loss (SigLIP), with the learned bias."""
+
+    uses_scale = True
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        return sigmoid_loss(pairs.scale * pairs.cosines()[0] + pairs.bias, pairs.positives)
+
+
+class SimCLR(Objective):
+    """SimCLR between two views of the same thing, through a head (paper, SS)."""
+
+    head: nn.Sequential
+
+    def __init__(
+        self, embed_dim: int, widths: tuple[int | None, int, int | None], temperature: float = 0.1
+    ) -> None:
+        first, hidden, last = widths
+        self.head = simclr_head(first or embed_dim, hidden, last or embed_dim)
+        self.temperature = temperature
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "SimCLR":
+        """With the widths of its head, and its temperature."""
+        return cls(sizes.embed_dim, experiment.simclr_mlp, experiment.simclr_temperature)
+
+    def project(self, features: Rows) -> Rows:
+        """Both views through the head."""
+        return {f"{name}/{self.head_name}": self.head(features[name]) for name in self.inputs}
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        rows = [
+            side[f"{name}/{self.head_name}"] for side in (pairs.local, pairs.gathered) for name in self.inputs
+        ]
+        return ss_loss(*rows, pairs.offset, self.temperature)
+
+
+class SS(SimCLR):
+    """SS: two strongly augmented views of the image."""
+
+    inputs = ("simclr1", "simclr2")
+    head_name = "simclr_mlp"
+
+
+class SSText(SimCLR):
+    """SS-T: two augmentations of the caption."""
+
+    inputs = ("tokens", "tokens2")
+    head_name = "simclr_mlp_text"
+
+
+class ID(Objective):
+    """Identity classification of images and captions by one linear layer (paper, ID)."""
+
+    head_name = "classifier"
+    head: nn.Linear
+
+    def __init__(self, embed_dim: int, num_identities: int) -> None:
+        self.head = identity_classifier(embed_dim, num_identities)
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "ID":
+        """For the persons of the training split."""
+        return cls(sizes.embed_dim, sizes.num_identities)
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        """The classifier."""
+        return list(self.head.parameters())
+
+    def project(self, features: Rows) -> Rows:
+        """Nothing: no row is compared with another."""
+        return {}
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        images, texts = (self.head(pairs.features[name].float()) for name in self.inputs)
+        return id_loss(images, texts, pairs.person_ids)
+
+
+class MLM(TokenObjective):
+    """Masked language modelling: the masked words from the image and the words around them (paper, MLM)."""
+
+    inputs = ("view1", "masked_tokens")
+    head_name = "mlm_head"
+    head: CrossModalHead
+
+    def __init__(self, embed_dim: int, depth: int, vocab_size: int) -> None:
+        self.head = CrossModalHead(embed_dim, depth, vocab_size)
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "MLM":
+        """With the depth of its cross-modal transformer."""
+        return cls(sizes.embed_dim, experiment.cmt_depth, sizes.vocab_size)
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        """All but the norms around the cross-modal part."""
+        return self.head.fast_parameters()
+
+    def count(self, batch: Batch) -> Tensor:
+        """Masked tokens, and all of them."""
+        masked, tokens = (batch.mlm_labels != IGNORED).sum(), batch.masked_tokens["attention_mask"].sum()
+        return torch.stack([masked, tokens]).float()
+
+    def report(self, counts: Tensor) -> Rows:
+        """The share of tokens that are masked."""
+        return {"masked_share": counts[0] / counts[1]}
+
+    def loss(self, clip: DualEncoder, batch: Batch, image_tokens: Tensor, counts: Tensor) -> Tensor:
+        """Cross-entropy over the masked tokens of these rows, divided by the masked tokens of the batch."""
+        captions, labels = batch.masked_tokens, batch.mlm_labels.flatten()
+        _, text_tokens = clip.encode_text(captions, return_dense=True)
+        masked = (labels != IGNORED).nonzero()[:, 0]
+        logits = self.head(text_tokens, image_tokens, captions["attention_mask"], masked)
+        return mlm_loss(logits.float(), labels[masked], counts[0])
+
+
+OBJECTIVES: Mapping[str, type[Objective]] = {
+    "nitc": NITC,
+    "ritc": RITC,
+    "citc": CITC,
+    "ss": SS,
+    "ss_text": SSText,
+    "mlm": MLM,
+    "id": ID,
+    "sdm": SDM,
+    "tal": TAL,
+    "sigmoid": Sigmoid,
+}
+HEAD_NAMES = tuple(kind.head_name for kind in OBJECTIVES.values() if kind.head_name)
