@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from anywhere
 
 from misc.cli import Parser, exit_status
-from options import LOSSES
+from options import LOSSES, ExperimentOptions
 
 TEXTS = ("红色上衣的女生", "a man wearing a blue coat")
 
@@ -94,13 +94,17 @@ def losses(clip: Any, tokenizer: Any, pixels: Any, captions: Sequence[str]) -> d
     import torch
 
     from data.loaders import Batch
+    from model.objectives import OBJECTIVES, Sizes
     from model.tbps import TBPS
 
     ids = torch.arange(len(captions), device=pixels.device)
     tokens = {name: values.to(pixels.device) for name, values in tokenizer(captions).items()}
-    names = [name for name in LOSSES if name != "mlm"]  # it needs byte pairs
+    names = [name for name in LOSSES if name != "mlm"]  # it needs a mask token
     torch.manual_seed(0)
-    model = TBPS(clip, dict.fromkeys(names, 1.0), num_identities=len(captions)).to(pixels.device).eval()
+    sizes = Sizes(clip.embed_dim, clip.vocab_size, num_identities=len(captions))
+    experiment = ExperimentOptions(mvs_image=False)
+    objectives = {name: OBJECTIVES[name].from_options(experiment, sizes) for name in names}
+    model = TBPS(clip, objectives, dict.fromkeys(names, 1.0)).to(pixels.device).eval()
     views = dict.fromkeys(("view1", "simclr1", "simclr2"), pixels)
     with torch.no_grad():
         output = model(Batch(views, tokens, ids, ids, tokens2=tokens), soft_label=0.0)

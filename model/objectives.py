@@ -145,6 +145,10 @@ class TokenObjective(Objective):
     It is computed part by part where a batch goes through the towers in parts.
     """
 
+    def project(self, features: Rows) -> Rows:
+        """Nothing: it contrasts no rows."""
+        return {}
+
     def count(self, batch: Batch) -> Tensor:
         """(K,) float counts of the local batch; their means over the processes go to `loss` and `report`."""
         raise NotImplementedError

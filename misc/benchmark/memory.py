@@ -59,7 +59,7 @@ def batch_of(model: TBPS, options: Options, rows: int) -> Batch:
     length = min(CAPTION, options.experiment.text_length)
     tokens = {"input_ids": torch.zeros(rows, length, dtype=torch.int64)}
     tokens["attention_mask"] = torch.ones_like(tokens["input_ids"])
-    images = {view: torch.empty(rows, 3, *options.data.image_size) for view in model.image_views}
+    images = {view: torch.empty(rows, 3, *options.data.image_size) for view in model.views}
     ids = torch.zeros(rows, dtype=torch.int64)
     return Batch(images, tokens, person_ids=ids, indices=ids, tokens2=tokens)
 
@@ -82,7 +82,7 @@ def needs(model: TBPS, options: Options, dtype: torch.dtype, checkpoints: bool) 
         tower.transformer.grad_checkpointing = checkpoints
     trained = [p for p in model.parameters() if p.requires_grad]
     held = sum(p.nbytes for p in model.parameters()) + 3 * sum(p.nbytes for p in trained)
-    views, texts = model.image_views, model.texts
+    views, texts = model.views, model.texts
 
     def growth(inputs: Sequence[str]) -> tuple[int, int]:
         """Of a sample, and what is there without any."""

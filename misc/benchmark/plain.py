@@ -100,7 +100,7 @@ def total_loss(
     with torch.no_grad():
         soft_texts = F.normalize(encode_text(clip, words), dim=1)
     nitc, pairs = [], []
-    for view in [name for name in VIEWS[:2] if name in model.image_views]:
+    for view in [name for name in VIEWS[:2] if name in model.views]:
         features = F.normalize(encode_image(clip, images[view]), dim=1)
         with torch.no_grad():
             soft = scale * F.normalize(encode_image(clip, images[view]), dim=1) @ soft_texts.T
@@ -113,10 +113,10 @@ def total_loss(
     features, logits = pairs[0]
     for found in (logits, logits.T):
         p = found.log_softmax(dim=1)
-        reversed_kl = (p.exp() * (p - (targets + model.ritc_eps).log())).sum(dim=1).mean()
+        reversed_kl = (p.exp() * (p - (targets + model.objectives["ritc"].eps).log())).sum(dim=1).mean()
         total = total + weights["ritc"] * reversed_kl / 2
     if "citc" in weights:
-        within, across = model.citc_lambdas
+        within, across = model.objectives["citc"].lambdas
         loss = within * (features @ features.T - texts @ texts.T).square().mean()
         loss = loss + across * (features @ texts.T - texts @ features.T).square().mean()
         total = total + weights["citc"] * loss
@@ -125,7 +125,7 @@ def total_loss(
         rows = F.normalize(torch.cat(views), dim=1)
         own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
         partners = torch.arange(len(rows), device=rows.device).roll(len(texts))
-        similar = (rows @ rows.T / model.simclr_temperature).masked_fill(own, -math.inf)
+        similar = (rows @ rows.T / model.objectives["ss"].temperature).masked_fill(own, -math.inf)
         total = total + weights["ss"] * F.cross_entropy(similar, partners)
     return total
 

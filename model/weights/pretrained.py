@@ -36,9 +36,9 @@ OPENAI_URL = (
 )
 # OpenAI keeps the text tower's tensors at the top level; ours lie under `text.`.
 OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-# What may lie beside CLIP's tensors and is dropped, by the first part of its name: our training heads; those of
-# TBPS-CLIP and IRRA, then RDE's two; OpenAI's three figures in the form of buffers; the causal mask that traced
-# models store.
+# What may lie beside CLIP's tensors and is dropped, by the first part of its name: our training heads; those
+# of TBPS-CLIP and IRRA, then RDE's two; OpenAI's three figures in the form of buffers; the causal mask that
+# traced models store.
 DROPPED = (
     *HEAD_NAMES,
     *("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post"),

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from data.types import Batch
+from model.objectives import OBJECTIVES, Sizes
 from model.tbps import TBPS
+from options import ExperimentOptions
 from tests.helpers.references import IGNORED
 
 IDS = [0, 1, 2, 1, 0, 3, 1, 4]  # the same person within and across the halves that two ranks hold
@@ -70,24 +72,16 @@ def table_model(case: str, use_gather: bool = True) -> TBPS:
     """TBPS with the one loss of the case, at weight 1."""
     torch.manual_seed(3)
     name = case.split()[0]
-    model = TBPS(
-        TableClip(),
-        {name: 1.0},
-        ritc_eps=RITC_EPS,
-        citc_lambdas=CITC_LAMBDAS,
-        simclr_mlp=(None, 4, 3),
-        simclr_temperature=TEMPERATURE,
-        use_gather=use_gather,
-        cmt_depth=0,
-        num_identities=5,
-        **CASES[case],
-    )
+    settings = {"ritc_eps": RITC_EPS, "simclr_mlp": (None, 4, 3), "simclr_temperature": TEMPERATURE}
+    settings |= {"citc_lambda1": CITC_LAMBDAS[0], "citc_lambda2": CITC_LAMBDAS[1], "cmt_depth": 0}
+    experiment = ExperimentOptions(**settings, **{"mvs_image": False} | CASES[case])
+    objective = OBJECTIVES[name].from_options(experiment, Sizes(WIDTH, VOCABULARY, 5))
     if name == "mlm":
-        model.mlm_head = WordScores()
-    if name == "id":  # it starts next to 0, where its gradient to the features is as small
-        nn.init.normal_(model.classifier.weight)
-        nn.init.normal_(model.classifier.bias)
-    return model
+        objective.head = WordScores()
+    if name == "id":  # it starts close to 0, where its gradient to the features is as small
+        nn.init.normal_(objective.head.weight)
+        nn.init.normal_(objective.head.bias)
+    return TBPS(TableClip(), {name: objective}, {name: 1.0}, use_gather)
 
 
 def mlm_labels(case: str) -> Tensor:

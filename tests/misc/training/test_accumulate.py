@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data.types import Batch
 from misc.process import distributed
+from misc.training.accumulation import accumulate
 from model import build_model
 from model.tbps import TBPS, LossOutput
 from options import LOSSES
@@ -44,7 +45,7 @@ def whole(model: TBPS, batch: Batch) -> tuple[LossOutput, dict[str, Tensor]]:
 def in_parts(
     model: TBPS, batch: Batch, num_parts: int, factor: float = 1.0
 ) -> tuple[LossOutput, dict[str, Tensor]]:
-    output = model.accumulate(batch, SOFT_LABEL, num_parts, lambda loss: factor * loss, CPU)
+    output = accumulate(model, batch, SOFT_LABEL, num_parts, lambda loss: factor * loss, CPU)
     return output, gradients(model)
 
 
@@ -120,14 +121,13 @@ def test_both_passes_of_a_part_draw_the_same_dropout(case: str, checkpointing: b
     batch, rows = tiny_batch(), (slice(0, 2), slice(2, 5), slice(5, 8))
     model = model_of(case, **others)
     torch.manual_seed(11)
-    _, num_masked = model.begin_step(batch)
+    counts = model.begin_step(batch)
     shares = [tiny_batch(share) for share in rows]
     encoded = [model.encode(share) for share in shares]
-    pooled = {name: torch.cat([each[name] for each, _ in encoded]) for name in encoded[0][0]}
-    losses = list(model.compare(pooled, batch.person_ids, SOFT_LABEL).values())
-    if num_masked is not None:
-        masked = zip(shares, encoded, strict=True)
-        losses += [model.masked_language(share, tokens, num_masked) for share, (_, tokens) in masked]
+    features = {name: torch.cat([each[name] for each, _ in encoded]) for name in encoded[0][0]}
+    losses = list(model.losses(model.gather(features, batch.person_ids, SOFT_LABEL)).values())
+    for share, (_, tokens) in zip(shares, encoded, strict=True):
+        losses += model.token_losses(share, tokens, counts).values()
     sum(losses).backward()
     wanted, state = gradients(model), torch.get_rng_state()
 

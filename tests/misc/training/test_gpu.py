@@ -17,6 +17,7 @@ from data.loaders import build_loaders
 from main import main
 from misc.process import distributed
 from misc.process.runtime import pick_precision
+from misc.training.accumulation import accumulate
 from misc.training.optimizer import build_optimizer
 from model import build_model
 from options import LOSSES, load_options
@@ -43,7 +44,7 @@ def step(
     torch.manual_seed(how.get("seed", 1))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         if "num_parts" in how:
-            model.accumulate(batch, 0.3, how["num_parts"], lambda loss: loss, device)
+            accumulate(model, batch, 0.3, how["num_parts"], lambda loss: loss, device)
         else:
             output = model(batch.to(device), 0.3)
     if "num_parts" not in how:

@@ -1,6 +1,5 @@
 """What TBPS makes of the options: the sum of the recipes, and what it encodes, counted."""
 
-import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.loaders import needed_views, needs_second_caption
 from model.tbps import TBPS
-from options import LOSSES, ExperimentOptions
+from options import LOSSES
 from tests.helpers import references
-from tests.helpers.table_clip import TableClip
 from tests.helpers.tiny import ALL_OFF, NUM_ROWS, PERSONS, tiny_batch, tiny_model
 
 SOFT_LABEL = 0.5
@@ -137,6 +134,7 @@ def test_each_view_and_caption_that_a_loss_needs_is_encoded_once_and_no_other(sw
     assert output.parts.keys() == set(switches.split()) & set(LOSSES)
 
     wanted = NEEDS[switches]
+    assert model.inputs - {"tokens", "tokens2", "masked_tokens"} == set(wanted)
     assert bool(images) == bool(wanted)
     if wanted:
         rows = torch.cat(images).split(NUM_ROWS)
@@ -160,21 +158,6 @@ def test_a_batch_with_no_more_than_the_needed_inputs_has_the_same_losses(switche
         mlm_labels=more.mlm_labels if "mlm" in names else None,
     )
     assert model(less, SOFT_LABEL).total.item() == model(more, SOFT_LABEL).total.item()
-
-
-def test_the_loader_makes_what_the_model_encodes_under_every_combination_of_losses() -> None:
-    clip = TableClip()
-    for switches in itertools.product((False, True), repeat=len(LOSSES) + 2):
-        names = [*LOSSES, "mvs_image", "mvs_text"]
-        on = dict(zip(names, switches, strict=True))
-        weights = {name: 1.0 for name in LOSSES if on[name]}
-        if not weights:
-            continue
-        multi = {name: on[name] for name in ("mvs_image", "mvs_text")}
-        model = TBPS(clip, weights, cmt_depth=0, num_identities=1, **multi)
-        experiment = ExperimentOptions(**on)
-        assert list(needed_views(experiment)) == model.image_views, on
-        assert needs_second_caption(experiment) == ("tokens2" in model.texts), on
 
 
 def test_mlm_without_a_masked_token_is_zero_and_all_gradients_are_finite() -> None:
