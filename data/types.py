@@ -103,7 +103,7 @@ class Views(Mapping[str, "Tensor"]):
         return Views({view: change(pixels) for view, pixels in self._pixels.items()}, self._normalise)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """B samples as the model takes them.
 

@@ -2,69 +2,19 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
-from model.protocol import Backbone, Built, DualEncoder, Processor, Tokenizer
+from model import altclip_adapter, clip
+from model.objectives import OBJECTIVES, Sizes
+from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
 from model.tbps import TBPS
+from model.weights.pretrained import fill_heads
 from options import LOSSES, Options, UserError
 
 logger = logging.getLogger(__name__)
 
 
-def _build_clip(options: Options, weights: str | None) -> Built:
-    from model.clip import build_clip
-
-    settings = options.model
-    sizes = (
-        *("patch_size", "image_width", "image_layers", "image_heads"),
-        *("text_width", "text_layers", "text_heads", "embed_dim", "vocab_size"),
-    )
-    return build_clip(
-        weights or settings.clip_pretrained,
-        image_size=options.data.image_size,
-        text_length=options.experiment.text_length,
-        dropout=options.experiment.dropout,
-        normalization=options.data.normalization,
-        **{name: getattr(settings, name) for name in sizes},
-        logit_bias=options.experiment.sigmoid,
-        grad_checkpointing=settings.grad_checkpointing,
-    )
-
-
-def _build_altclip(options: Options, weights: str | None) -> Built:
-    from model.altclip_adapter import build_altclip_clip
-
-    settings, own = options.model, options.experiment.use_altclip_processor
-    return build_altclip_clip(
-        settings.altclip_pretrained,
-        settings.tokenizer_cache_dir,
-        options.experiment.text_length,
-        image_size=None if own else options.data.image_size,
-        normalization=options.data.normalization,
-        dropout=options.experiment.dropout,
-        embed_dim=settings.embed_dim,
-        projection_dim=settings.projection_dim,
-        logit_bias=options.experiment.sigmoid,
-        checkpoint=weights,
-        grad_checkpointing=settings.grad_checkpointing,
-    )
-
-
-BACKBONES: Mapping[str, Backbone] = {
-    "clip": Backbone(
-        title="CLIP",
-        build=_build_clip,
-        weights_option="clip_pretrained",
-        transformers_class="CLIPModel",
-        is_multilingual=False,
-    ),
-    "altclip": Backbone(
-        title="AltCLIP",
-        build=_build_altclip,
-        weights_option="altclip_pretrained",
-        transformers_class="AltCLIPModel",
-        is_multilingual=True,
-    ),
-}
+BACKBONES: Mapping[str, Backbone] = {"clip": clip.BACKBONE, "altclip": altclip_adapter.BACKBONE}
 
 
 def backbone_of(options: Options) -> Backbone:
@@ -97,30 +47,28 @@ def build_model(
     Raises:
         UserError: weights that cannot be loaded; options that do not go with them, or with each other.
     """
-    from model.objectives import OBJECTIVES, Sizes
-
     experiment, settings = options.experiment, options.model
     if settings.compile and settings.grad_checkpointing:  # torch traces no checkpoint over sizes that vary
         raise UserError("model.compile and model.grad_checkpointing exclude each other: set one to false")
-    clip, tokenizer, processor = backbone_of(options).build(options, weights)
+    towers, tokenizer, processor = backbone_of(options).build(options, weights)
     names = _enabled_losses(options, tokenizer) if num_identities else _test_time_losses(options)
-    sizes = Sizes(clip.embed_dim, clip.vocab_size, num_identities)
+    sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities)
     model = TBPS(
-        clip,
+        towers,
         {name: OBJECTIVES[name].from_options(experiment, sizes) for name in names},
         {name: getattr(experiment, f"{name}_ratio") for name in names},
         settings.use_gather,
     )
     if weights and model.embedders:
-        _load_heads(model, weights)
-    clip.lock(
+        fill_heads(Path(weights), {objective.head_name: objective.head for objective in model.embedders})
+    towers.lock(
         settings.lock_patch_embedding,
         settings.lock_image_blocks,
         settings.lock_text_blocks,
         settings.lock_text_layers,
     )
     if settings.compile:
-        compile_towers(clip)
+        compile_towers(towers)
     return model, tokenizer, processor
 
 
@@ -140,25 +88,14 @@ def _enabled_losses(options: Options, tokenizer: Tokenizer) -> list[str]:
 
 def _test_time_losses(options: Options) -> list[str]:
     """Those of the enabled losses whose heads act at test time."""
-    from model.objectives import OBJECTIVES
-
     return [name for name in LOSSES if getattr(options.experiment, name) and OBJECTIVES[name].acts_at_test]
 
 
-def _load_heads(model: TBPS, weights: str) -> None:
-    """Fill the heads that act at test time from the file of the weights."""
-    from pathlib import Path
-
-    from model.weights.pretrained import fill_heads
-
-    fill_heads(Path(weights), {objective.head_name: objective.head for objective in model.embedders})
-
-
-def compile_towers(clip: DualEncoder) -> None:
+def compile_towers(towers: DualEncoder) -> None:
     """Hand both towers to torch.compile, in place: parameters keep their names.
 
     Captions are of any length, so the text tower is compiled for all of them at once. Dropout draws from
     torch's own generators, so that an accumulated step can draw the same twice.
     """
-    clip.visual.compile(options={"fallback_random": True})
-    clip.text.compile(options={"fallback_random": True}, dynamic=True)
+    towers.visual.compile(options={"fallback_random": True})
+    towers.text.compile(options={"fallback_random": True}, dynamic=True)

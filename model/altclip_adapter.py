@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from data.types import Tokens
 from model.clip import LOGIT_BIAS, freeze, lock_blocks
 from model.processor import NORMALIZATIONS, ImageProcessor
-from model.protocol import DualEncoder, JsonObject
+from model.protocol import Backbone, Built, DualEncoder, JsonObject
 from model.weights.altclip_files import (
     bad_altclip,
     fill_from_checkpoint,
@@ -24,9 +24,10 @@ from model.weights.altclip_files import (
     load_image_processor,
     load_model,
     locate,
+    to_transformers,
 )
 from model.weights.shapes import resize_image_positions
-from options import UserError
+from options import Options, UserError
 from text_utils.tokenizer import AltCLIPTokenizer
 
 
@@ -246,3 +247,30 @@ def build_altclip_clip(
     except ValueError as error:
         raise bad_altclip(pretrained, str(error)) from error
     return clip.train(), tokenizer, processor
+
+
+def _from_options(options: Options, weights: str | None) -> Built:
+    settings, own = options.model, options.experiment.use_altclip_processor
+    return build_altclip_clip(
+        settings.altclip_pretrained,
+        settings.tokenizer_cache_dir,
+        options.experiment.text_length,
+        image_size=None if own else options.data.image_size,
+        normalization=options.data.normalization,
+        dropout=options.experiment.dropout,
+        embed_dim=settings.embed_dim,
+        projection_dim=settings.projection_dim,
+        logit_bias=options.experiment.sigmoid,
+        checkpoint=weights,
+        grad_checkpointing=settings.grad_checkpointing,
+    )
+
+
+BACKBONE = Backbone(
+    title="AltCLIP",
+    build=_from_options,
+    weights_option="altclip_pretrained",
+    is_multilingual=True,
+    transformers_class="AltCLIPModel",
+    to_transformers=to_transformers,
+)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from data.types import Tokens
 from model.processor import NORMALIZATIONS, ImageProcessor
-from model.protocol import DualEncoder, JsonObject
+from model.protocol import Backbone, Built, DualEncoder, JsonObject
 from model.towers.text import TextTransformer
 from model.towers.vision import VisionTransformer
+from model.weights.hf_clip import to_transformers
 from model.weights.pretrained import ClipWeights, load_clip_weights
 from model.weights.shapes import ClipShape, check_memory
-from options import UserError
+from options import Options, UserError
 from text_utils.tokenizer import CLIPTokenizer
 
 logger = logging.getLogger(__name__)
@@ -257,3 +258,31 @@ def to_openai(clip: CLIP) -> tuple[dict[str, Tensor], JsonObject]:
         },
     }
     return state, config
+
+
+def _from_options(options: Options, weights: str | None) -> Built:
+    settings = options.model
+    sizes = (
+        *("patch_size", "image_width", "image_layers", "image_heads"),
+        *("text_width", "text_layers", "text_heads", "embed_dim", "vocab_size"),
+    )
+    return build_clip(
+        weights or settings.clip_pretrained,
+        image_size=options.data.image_size,
+        text_length=options.experiment.text_length,
+        dropout=options.experiment.dropout,
+        normalization=options.data.normalization,
+        **{name: getattr(settings, name) for name in sizes},
+        logit_bias=options.experiment.sigmoid,
+        grad_checkpointing=settings.grad_checkpointing,
+    )
+
+
+BACKBONE = Backbone(
+    title="CLIP",
+    build=_from_options,
+    weights_option="clip_pretrained",
+    transformers_class="CLIPModel",
+    to_transformers=to_transformers,
+    to_openai=to_openai,
+)

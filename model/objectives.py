@@ -5,8 +5,6 @@ all derive from the objectives of a model. A new loss is one class here, listed 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -18,7 +16,6 @@ from model.heads import CrossModalHead, identity_classifier, simclr_head
 from model.losses import (
     citc_loss,
     id_loss,
-    identity_targets,
     mlm_loss,
     nitc_loss,
     ritc_loss,
@@ -27,13 +24,13 @@ from model.losses import (
     ss_loss,
     tal_loss,
 )
+from model.pairs import Pairs, Rows
 from model.protocol import DualEncoder
 from options import ExperimentOptions
 
 VIEWS = ("view1", "view2", "simclr1", "simclr2")  # the inputs that are images
 TEXTS = ("tokens", "tokens2")  # those that are captions; "masked_tokens" is encoded by its objective
 IGNORED = -100  # the label of a token that is not masked
-Rows = dict[str, Tensor]  # {name of an input, or input/head: (B, D)}
 
 
 class Sizes(NamedTuple):
@@ -42,53 +39,6 @@ class Sizes(NamedTuple):
     embed_dim: int
     vocab_size: int
     num_identities: int
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """A batch as the losses see it: B rows of this process against the N rows of all processes.
-
-    Attributes:
-        features: (B, D) of each encoded input, not normalised.
-        local: (B, D) fp32, normalised, of what the objectives project.
-        gathered: (N, D), the same of all processes; row `offset` + i is local row i.
-        person_ids, all_ids: (B,) and (N,).
-        scale, bias: of the logits: logit = scale * cosine + bias.
-        soft_label: a, the share of the model's own prediction in the targets of N-ITC.
-    """
-
-    features: Rows
-    local: Rows
-    gathered: Rows
-    person_ids: Tensor
-    all_ids: Tensor
-    offset: int
-    scale: Tensor
-    bias: Tensor | float
-    soft_label: float
-
-    @cached_property
-    def targets(self) -> Tensor:
-        """(B, N) the true matching Q, rows summing to 1."""
-        return identity_targets(self.person_ids, self.all_ids)
-
-    @cached_property
-    def positives(self) -> Tensor:
-        """(B, N) bool, true where both show the same person."""
-        return self.person_ids[:, None] == self.all_ids
-
-    @cached_property
-    def _cosines(self) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
-        return {}
-
-    def cosines(self, image: str = "view1", text: str = "tokens") -> tuple[Tensor, Tensor]:
-        """(B, N) cosine similarities of images to captions and of captions to images, computed once."""
-        if (image, text) not in self._cosines:
-            self._cosines[image, text] = (
-                self.local[image] @ self.gathered[text].T,
-                self.local[text] @ self.gathered[image].T,
-            )
-        return self._cosines[image, text]
 
 
 class Objective:

@@ -261,7 +261,7 @@ def test_a_step_that_does_not_fit_the_memory_says_what_to_lower(
 
 DYING_WORKER = """
 import signal
-from data.sampling import _Batches
+from data.sampler import _Batches
 _Batches.__getitems__ = lambda *_: os.kill(os.getpid(), signal.{name})
 """
 

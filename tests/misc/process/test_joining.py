@@ -12,7 +12,7 @@ import pytest
 START = """
 import sys, time
 import torch
-from misc import distributed, heartbeat
+from misc.process import distributed, heartbeat
 heartbeat.SOON = 1.0
 print("ready", flush=True)
 sys.stdin.readline()

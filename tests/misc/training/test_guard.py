@@ -163,7 +163,7 @@ def test_bad_images_are_counted_once_and_checked_together() -> None:
 
 RECORDING = """
 import atexit, json
-from misc.engine import Trainer
+from misc.training.engine import Trainer
 original, seen = Trainer.train_step, []
 def train_step(self, *arguments):
     original(self, *arguments)
