@@ -94,7 +94,8 @@ def losses(clip: Any, tokenizer: Any, pixels: Any, captions: Sequence[str]) -> d
     import torch
 
     from data.loaders import Batch
-    from model.objectives import OBJECTIVES, Sizes
+    from model.objective import Sizes
+    from model.objectives import OBJECTIVES
     from model.tbps import TBPS
 
     ids = torch.arange(len(captions), device=pixels.device)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model import altclip_adapter, clip
-from model.objectives import OBJECTIVES, Sizes
+from model.objective import Sizes
+from model.objectives import OBJECTIVES
 from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
 from model.tbps import TBPS
 from model.weights.pretrained import fill_heads

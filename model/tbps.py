@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from data.types import Batch, Tokens
 from misc.process import distributed
-from model.objectives import TEXTS, VIEWS, Objective, TokenObjective
-from model.pairs import Pairs, Rows
+from model.objective import Objective, Pairs, Rows, TokenObjective
+from model.objectives import TEXTS, VIEWS
 from model.protocol import DualEncoder
 
 MAX_LOGIT_SCALE = math.log(100)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.types import Batch
 from misc.process.seed import random_state, restore_random_state
-from model.pairs import Rows
+from model.objective import Rows
 from model.tbps import TBPS, LossOutput
 
 

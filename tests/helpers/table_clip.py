@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from data.types import Batch
-from model.objectives import OBJECTIVES, Sizes
+from model.objective import Sizes
+from model.objectives import OBJECTIVES
 from model.tbps import TBPS
 from options import ExperimentOptions
 from tests.helpers.references import IGNORED

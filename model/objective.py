@@ -1,0 +1,145 @@
+"""What a loss is: what it compares (`Pairs`), and the interface that `TBPS` calls (`Objective`)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from data.types import Batch
+from model.losses import identity_targets
+from model.protocol import DualEncoder
+from options import ExperimentOptions
+
+Rows = dict[str, Tensor]  # {name of an input, or input/head: (B, D)}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch as the losses see it: B rows of this process against the N rows of all processes.
+
+    Attributes:
+        features: (B, D) of each encoded input, not normalised.
+        local: (B, D) fp32, normalised, of what the objectives project.
+        gathered: (N, D), the same of all processes; row `offset` + i is local row i.
+        person_ids, all_ids: (B,) and (N,).
+        scale, bias: of the logits: logit = scale * cosine + bias.
+        soft_label: a, the share of the model's own prediction in the targets of N-ITC.
+    """
+
+    features: Rows
+    local: Rows
+    gathered: Rows
+    person_ids: Tensor
+    all_ids: Tensor
+    offset: int
+    scale: Tensor
+    bias: Tensor | float
+    soft_label: float
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """(B, N) the true matching Q, rows summing to 1."""
+        return identity_targets(self.person_ids, self.all_ids)
+
+    @cached_property
+    def positives(self) -> Tensor:
+        """(B, N) bool, true where both show the same person."""
+        return self.person_ids[:, None] == self.all_ids
+
+    @cached_property
+    def _cosines(self) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+        return {}
+
+    def cosines(self, image: str = "view1", text: str = "tokens") -> tuple[Tensor, Tensor]:
+        """(B, N) cosine similarities of images to captions and of captions to images, computed once."""
+        if (image, text) not in self._cosines:
+            self._cosines[image, text] = (
+                self.local[image] @ self.gathered[text].T,
+                self.local[text] @ self.gathered[image].T,
+            )
+        return self._cosines[image, text]
+
+
+class Sizes(NamedTuple):
+    """What heads are built for: the width of the embedding, the vocabulary, the persons in training."""
+
+    embed_dim: int
+    vocab_size: int
+    num_identities: int
+
+
+class Objective:
+    """One loss, called with `Pairs`; by default on the pooled features of the first view and caption.
+
+    Attributes:
+        inputs: the inputs of a batch that it reads; loaders make, and towers encode, no other.
+        head_name: name of its head in the model and in checkpoints; None: it has none.
+        head: what it trains on top of the towers.
+        uses_scale: whether it reads the scale, which is frozen where no objective does.
+        acts_at_test: whether the head has an embedding of its own, which takes part in `TBPS.embed`.
+        embed_dim: E, the width of that embedding.
+    """
+
+    inputs: tuple[str, ...] = ("view1", "tokens")
+    head_name: ClassVar[str | None] = None
+    head: nn.Module | None = None
+    uses_scale: ClassVar[bool] = False
+    acts_at_test: ClassVar[bool] = False
+    embed_dim: int = 0
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "Objective":
+        """The objective that the options describe."""
+        return cls()
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the head that train at `schedule.ratio_factor` times the learning rate."""
+        return []
+
+    def embed(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """The embedding of a head that acts at test time, one vector an input: (B, E).
+
+        `TBPS.encode` adds it to the features as `INPUT/HEAD_NAME`; `TBPS.embed` puts it beside the pooled.
+
+        Args:
+            tokens: (B, L, D) of the tower, the class token first for images.
+            mask: (B, L), 1 on the tokens of a caption; None for images.
+        """
+        raise NotImplementedError
+
+    def project(self, features: Rows) -> Rows:
+        """What is normalised, gathered over the processes and contrasted, by name: (B, D) each."""
+        return {name: features[name] for name in self.inputs}
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """The loss of the local rows, in fp32; its mean over the processes is that of the whole batch."""
+        raise NotImplementedError
+
+
+class TokenObjective(Objective):
+    """A loss that reads the tokens of view1: a sum over the rows of a batch, divided by a count of the whole.
+
+    It is computed part by part where a batch goes through the towers in parts.
+    """
+
+    def project(self, features: Rows) -> Rows:
+        """Nothing: it contrasts no rows."""
+        return {}
+
+    def count(self, batch: Batch) -> Tensor:
+        """(K,) float counts of the local batch; their means over the processes go to `loss` and `report`."""
+        raise NotImplementedError
+
+    def report(self, counts: Tensor) -> Rows:
+        """Scalars for the log."""
+        return {}
+
+    def loss(self, clip: DualEncoder, batch: Batch, image_tokens: Tensor, counts: Tensor) -> Tensor:
+        """The share of these rows in the loss.
+
+        Args:
+            image_tokens: (B, 1 + P, D) of view1.
+            counts: of the whole batch.
+        """
+        raise NotImplementedError
