@@ -68,7 +68,7 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     """Train, evaluating after every epoch; then report the test figures of the best one."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
-    from misc.checkpoints import checkpoint
+    from misc.checkpoints import checkpoint, run_folder
     from misc.checkpoints.resume import resume
     from misc.evaluation.evaluator import build_evaluators, encode_all
     from misc.process import distributed, runtime
@@ -82,7 +82,7 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     folder = Path(options.output.dir)
     is_own = checkpoint.is_of_folder(flags.resume, folder)
     if not is_own:
-        runtime.refuse_to_overwrite(folder, options.output.overwrite)
+        run_folder.refuse_to_overwrite(folder, options.output.overwrite)
     state = checkpoint.find_checkpoint(flags.resume, folder)
     splits = load_data(options)
     tests = load_test_sets(options, splits)
@@ -99,10 +99,10 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     evaluators = build_evaluators(model.clip, tokenizer, parts, *setting)
     trainer = build_trainer(options, model, loaders, evaluators, device, precision, stop)
     resume(trainer, state, is_own)
-    runtime.open_folder(folder, fresh=state is None or not is_own)
+    run_folder.open_folder(folder, fresh=state is None or not is_own)
     checkpoint.check_space(model, folder, options.log.keep_checkpoints)
     del state  # as large as model and optimiser
-    runtime.write_options(options, folder)
+    run_folder.write_options(options, folder)
     trainer.fit()
     best = folder / checkpoint.BEST
     checkpoint.load_model_state(model, checkpoint.load_checkpoint(best))
@@ -118,7 +118,7 @@ def evaluate(options: Options, flags: argparse.Namespace) -> None:
     """Evaluate weights of any known format on the test split; nothing of the training split is touched."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
-    from misc.checkpoints import checkpoint
+    from misc.checkpoints import checkpoint, run_folder
     from misc.evaluation.evaluator import build_evaluators, encode_all
     from misc.process import runtime
     from misc.report.reporter import build_reporter
@@ -129,19 +129,20 @@ def evaluate(options: Options, flags: argparse.Namespace) -> None:
     checkpoint.check_trained_with(options, weights)
     splits = load_data(options, ["test"])
     tests = load_test_sets(options, splits)
-    folder = runtime.evaluation_folder(Path(options.output.dir))
+    folder = run_folder.evaluation_folder(Path(options.output.dir))
     reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=flags.evaluate)
     loaders = build_loaders(options, splits, tokenizer, processor)
     clip = model.clip.to(device)
     evaluators = build_evaluators(clip, tokenizer, tests, loaders.images, options, device, precision)
-    runtime.open_folder(folder, fresh=False)
+    run_folder.open_folder(folder, fresh=False)
     reporter(encode_all(evaluators), weights, None)
     runtime.stop()
 
 
 def score(options: Options, flags: argparse.Namespace) -> None:
     """Evaluate the folder of an earlier --save-features, without model or images."""
+    from misc.checkpoints import run_folder
     from misc.evaluation.features import load_features
     from misc.process import runtime
     from misc.report.reporter import build_reporter
@@ -152,9 +153,9 @@ def score(options: Options, flags: argparse.Namespace) -> None:
     saved = load_features(Path(flags.evaluate), "--evaluate")
     for name in options.eval.test_sets.keys() - saved.sets.keys():
         raise UserError(f"eval.test_sets: '{flags.evaluate}' has no features of '{name}'; save them anew")
-    folder = runtime.evaluation_folder(Path(options.output.dir))
+    folder = run_folder.evaluation_folder(Path(options.output.dir))
     reporter = build_reporter(options, folder, saved.galleries, flags.save_rankings, None)
-    runtime.open_folder(folder, fresh=False)
+    run_folder.open_folder(folder, fresh=False)
     reporter(saved.on_device(device), saved.weights, None)
     runtime.stop()
 

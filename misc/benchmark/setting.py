@@ -14,7 +14,7 @@ from data.loaders import Loaders, build_loaders
 from data.synthetic.write import Parameters, generate
 from main import CONFIG
 from misc.benchmark.parts import Settings
-from misc.process.runtime import pick_device, pick_precision
+from misc.process.device import pick_device, pick_precision
 from misc.process.seed import seed_process
 from misc.process.workers import num_cores
 from misc.tiny_altclip import make_tiny_altclip, synthetic_captions

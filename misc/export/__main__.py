@@ -44,7 +44,7 @@ def build_parser() -> Parser:
 
 def open_folder(folder: Path, overwrite: bool) -> None:
     """Make DIR; raises UserError where it cannot be used, or holds files and may not be overwritten."""
-    from misc.process.runtime import make_folder
+    from misc.process.durable import make_folder
 
     make_folder(folder, "DIR")
     if any(folder.iterdir()) and not overwrite:

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from misc.checkpoints.run_folder import write_options
 from misc.export.processors import write_json
 from misc.export.source import Source
-from misc.process.runtime import write_options
 from model import build_model
 from model.weights.altclip_files import BIAS
 from options import UserError, to_dict

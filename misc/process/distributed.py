@@ -13,14 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from misc.process.heartbeat import Heartbeat
+from options import UserError
 
 _HEARTBEAT: list[Heartbeat] = []  # of this process, while it is in a group
 _TIMEOUT: list[timedelta] = []  # of that group
 _BUCKET = 2**25  # bytes of gradients that go over the wire in one piece, as in DistributedDataParallel
-
-
-class JoinError(Exception):
-    """Why this process could not join the others: a sentence for the user, who can mend it."""
 
 
 def rank() -> int:
@@ -73,7 +70,7 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
         timeout_minutes: a collective that waits longer than this for another process ends the run.
 
     Raises:
-        JoinError: the environment does not say where the processes meet, or they did not.
+        UserError: the environment does not say where the processes meet, or they did not.
     """
     if world_size() == 1 or dist.is_initialized():
         return
@@ -83,7 +80,7 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
     try:
         _join(address, port, device, backend, timedelta(minutes=timeout_minutes))
     except (dist.DistNetworkError, dist.DistStoreError, TimeoutError) as error:
-        raise JoinError(
+        raise UserError(
             f"process {rank()} of {world_size()} cannot join the others at {address}, port {port} "
             f"({str(error).splitlines()[0]}): see that the port is free and open, and that every process runs"
         ) from error
@@ -93,7 +90,7 @@ def _meeting_place() -> tuple[str, int]:
     try:
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except (KeyError, ValueError) as error:
-        raise JoinError(
+        raise UserError(
             f"WORLD_SIZE is {world_size()}, but MASTER_ADDR and MASTER_PORT do not say where the processes "
             "meet: start them with torchrun, or set both, to a host and the number of a port"
         ) from error

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed to the disk, then renamed."""
+"""Files that are whole or absent: written beside, flushed to the disk, then renamed."""
 
 import errno
 import os
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from options import UserError
 
 
 @contextmanager
@@ -15,11 +17,12 @@ def replacing(
     """A file to write in place of `path`, which keeps its content until the block has ended well.
 
     Args:
-        before_rename: called with the new file when it is on the disk; what it raises keeps the old one.
+        before_rename: called with the new file once it is on the disk; an exception keeps the old one.
         settings: of `open`, such as `encoding`.
 
     Raises:
-        OSError: the disk takes no more; `path` is as it was, unless all that failed was to flush its folder.
+        OSError: a write failed, such as on a full disk; `path` keeps its content, unless only the flush of
+            its folder failed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -37,13 +40,13 @@ def replacing(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, whole or not at all; raises OSError as `replacing` does."""
+    """Write a text in UTF-8, completely or not at all; raises OSError as `replacing` does."""
     with replacing(path, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk remember the names in a folder, as after a rename, where its file system can do that."""
+    """Flush the names in a folder to the disk, as after a rename, where its file system supports it."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -53,3 +56,23 @@ def sync_folder(folder: Path) -> None:
                 raise
         finally:
             os.close(descriptor)
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder to write to, with its parents, unless it exists.
+
+    Args:
+        option: the flag or option that names the folder, for the error message.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise UserError(
+            f"{option}: the folder '{folder}' cannot be made ({error.strerror}); choose another"
+        ) from error
+    if not writable:
+        raise UserError(f"{option}: the folder '{folder}' cannot be written to; choose another")

@@ -1,4 +1,4 @@
-"""What a run says and leaves behind: log.txt, metrics.jsonl, TensorBoard scalars, tables."""
+"""The logs of a run: the console, log.txt, metrics.jsonl, TensorBoard scalars."""
 
 import contextlib
 import json
@@ -12,18 +12,11 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from misc.metrics import METRICS
 from misc.process import distributed
 from misc.process.durable import write_text
 
 logger = logging.getLogger(__name__)
 
-BAD_IMAGES = "bad_images.txt"
-RUN_FILES = (
-    *("options.yaml", "log.txt", "metrics.jsonl", "results.json", "curves.png", "ranking.png"),
-    *("model_card.md", BAD_IMAGES),
-)
-DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 T = TypeVar("T")
 
 
@@ -161,44 +154,3 @@ def _numbers(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
         elif isinstance(value, int | float) and name not in ("step", "steps_per_epoch", "best"):
             numbers.append((f"{prefix}/{name}", value))
     return numbers
-
-
-def metrics_table(results: dict[str, Any]) -> str:
-    """The figures of an evaluation as aligned text, a row for each language and direction.
-
-    Figures in "rows", such as re-ranking's, come below under their names.
-    """
-    lines = [_header(24), *_lines(results)]
-    for name, figures in results.get("rows", {}).items():
-        lines += [name, *_lines(figures)]
-    return "\n".join(lines)
-
-
-def summary_table(sets: Mapping[str, dict[str, Any]]) -> str:
-    """Text to image, averaged over the languages: a row for each test set and each of its "rows"."""
-    rows = {}
-    for name, results in sets.items():
-        rows[name] = results["average"]["t2i"]
-        rows |= {f"{name}, {row}": r["average"]["t2i"] for row, r in results.get("rows", {}).items()}
-    width = max(24, 2 + max(map(len, rows)))
-    return "\n".join([_header(width), *(f"{name:{width}s}{_numbers_of(row)}" for name, row in rows.items())])
-
-
-def _lines(results: dict[str, Any]) -> list[str]:
-    rows = list(results["languages"].items())
-    if len(rows) > 1:
-        rows.append(("average", results["average"]))
-    return [
-        f"{language:8s}{words:16s}{_numbers_of(figures[direction])}"
-        for language, figures in rows
-        for direction, words in DIRECTIONS.items()
-    ]
-
-
-def _header(width: int) -> str:
-    names = (name.replace("R", "R@") if name[0] == "R" else name for name in METRICS)
-    return " " * width + "".join(f"{name:>8s}" for name in names)
-
-
-def _numbers_of(figures: dict[str, float]) -> str:
-    return "".join(f"{figures[name]:8.2f}" for name in METRICS)

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from misc.checkpoints.checkpoint import BEST
+from misc.evaluation.tables import metrics_table, summary_table
 from misc.process import distributed
-from misc.process.logs import metrics_table, summary_table
 from options import Options, to_dict
 
 logger = logging.getLogger(__name__)

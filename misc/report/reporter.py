@@ -15,10 +15,10 @@ from misc.evaluation.evaluator import Encoded, ScoresOf, score
 from misc.evaluation.features import INDEX, SavedFeatures, check_same_sets, fuse, load_features, save_features
 from misc.evaluation.rankings import SUFFIXES, save_rankings
 from misc.evaluation.rerank import Reranker
+from misc.evaluation.tables import metrics_table, summary_table
 from misc.metrics import best_ranked
 from misc.process import distributed
-from misc.process.logs import metrics_table, summary_table
-from misc.process.runtime import make_folder
+from misc.process.durable import make_folder
 from misc.report.pictures import RankingRow, draw_curves, draw_rankings
 from options import Options, UserError
 

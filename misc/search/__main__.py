@@ -109,7 +109,7 @@ def run_query(flags: argparse.Namespace) -> int:
     """Rank the images for each query."""
     check_query_flags(flags)
     from data.decode import load_image
-    from misc.process.runtime import make_folder
+    from misc.process.durable import make_folder
     from misc.search.index import Index
     from misc.search.queries import Query
     from misc.search.results import as_csv, as_json, draw, explain_all, find, table

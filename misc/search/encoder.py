@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from misc.checkpoints.checkpoint import features_depend_on, options_for
 from misc.evaluation.features import file_digest
-from misc.process.runtime import pick_device, pick_precision
+from misc.process.device import pick_device, pick_precision
 from model import build_model
 from options import Options
 from text_utils.captions import clean_caption

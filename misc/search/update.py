@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from misc.process.runtime import make_folder
+from misc.process.durable import make_folder
 from misc.search import store
 from misc.search.encoder import Encoder
 from misc.search.engines import build_approximate

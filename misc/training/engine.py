@@ -16,11 +16,13 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from misc.checkpoints.resume import state_of_rank, state_of_run
+from misc.checkpoints.run_folder import BAD_IMAGES
 from misc.checkpoints.saver import Saver
 from misc.evaluation.evaluator import Evaluator
+from misc.evaluation.tables import metrics_table
 from misc.process import distributed
 from misc.process.durable import write_text
-from misc.process.logs import BAD_IMAGES, RunLog, metrics_table
+from misc.process.logs import RunLog
 from misc.process.signals import Stopped, StopSignals
 from misc.training.accumulation import accumulate
 from misc.training.guards import BadImages, NumberGuard

@@ -124,7 +124,7 @@ def test_a_fault_in_the_data_is_named(
             for name in ("x" * 300, "x/" * 2000, "x\udcff")
         ),
         (["--evaluate", "a\0b"], ["NUL"]),
-        (["schedule.epoch=\ud800"], ["half a sign"]),
+        (["schedule.epoch=\ud800"], ["unpaired surrogate"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from misc.process.runtime import pick_precision
+from misc.process.device import pick_precision
 from options import Options, UserError, load_options, moot_settings, to_dict
 
 CONFIG = Path("config")

@@ -15,8 +15,8 @@ from data.annotations import MAX_BAD_PERCENT
 from main import parse_command_line
 from misc.benchmark.parts import PARTS, chosen
 from misc.checkpoints import checkpoint, saver
+from misc.checkpoints.run_folder import BAD_IMAGES
 from misc.process import heartbeat
-from misc.process.logs import BAD_IMAGES
 from misc.process.signals import RESUME_ME
 from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, Options
 

@@ -15,8 +15,8 @@ from data.check.__main__ import build_parser as check_parser
 from data.synthetic.__main__ import build_parser
 from main import Parser, parse_command_line
 from misc.checkpoints.checkpoint import BEST, LAST
+from misc.checkpoints.run_folder import RUN_FILES
 from misc.export.__main__ import build_parser as export_parser
-from misc.process.logs import RUN_FILES
 from misc.search.__main__ import COMMANDS
 from misc.search.__main__ import parse as parse_search
 from misc.search.update import SKIPPED

@@ -15,8 +15,8 @@ from PIL import Image
 
 from data.synthetic.write import Parameters, generate
 from main import main
+from misc.evaluation.tables import metrics_table, summary_table
 from misc.metrics import METRICS, retrieval_metrics
-from misc.process.logs import metrics_table, summary_table
 from model.clip import build_clip
 from tests.helpers.openai_format import IMAGE_SIZE, openai_state_dict, save_torchscript
 from tests.helpers.tiny_config import write_tiny

@@ -16,7 +16,7 @@ from data.annotations import load_data
 from data.loaders import build_loaders
 from main import main
 from misc.process import distributed
-from misc.process.runtime import pick_precision
+from misc.process.device import pick_precision
 from misc.training.accumulation import accumulate
 from misc.training.optimizer import build_optimizer
 from model import build_model

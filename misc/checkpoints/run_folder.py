@@ -1,0 +1,66 @@
+"""The output folder of a run: what it holds, who may write to it, where its log goes."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from misc.checkpoints.checkpoint import BEST, LAST, older_checkpoints
+from misc.process import distributed
+from misc.process.durable import make_folder, write_text
+from misc.process.logs import log_to
+from options import Options, UserError, to_dict
+
+BAD_IMAGES = "bad_images.txt"
+RUN_FILES = (
+    *("options.yaml", "log.txt", "metrics.jsonl", "results.json", "curves.png", "ranking.png"),
+    *("model_card.md", BAD_IMAGES),
+)
+FILES_OF_TRAINING = ("options.yaml", "metrics.jsonl", LAST, BEST)
+
+
+def refuse_to_overwrite(folder: Path, overwrite: bool) -> None:
+    """Check that a fresh run may write to a folder.
+
+    Raises:
+        UserError: it holds another run, and `overwrite` is false.
+    """
+    found = _files_of_training(folder)
+    if found and not overwrite:
+        raise UserError(
+            f"output.dir: '{folder}' holds a run ({', '.join(found)}); continue it with --resume, choose "
+            "another folder with --output-dir, or set output.overwrite=true"
+        )
+
+
+def evaluation_folder(folder: Path) -> Path:
+    """Where an evaluation writes: the output folder, or `evaluation` in it where it holds a training run."""
+    return folder / "evaluation" if _files_of_training(folder) else folder
+
+
+def _files_of_training(folder: Path) -> list[str]:
+    """The files of a training run that the folder holds, as rank 0 sees it."""
+    return distributed.broadcast_object([name for name in FILES_OF_TRAINING if (folder / name).exists()])
+
+
+def open_folder(folder: Path, fresh: bool) -> None:
+    """Make the output folder and begin its log. A fresh run first removes the files of an earlier run, and
+    no others.
+    """
+    make_folder(folder, "output.dir")
+    if fresh and distributed.is_main():
+        for path in (*(folder / name for name in (*RUN_FILES, LAST, BEST)), *older_checkpoints(folder)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # a folder of that name, or no permission
+                reason = f"'{path}' cannot be replaced ({error.strerror}); choose another folder"
+                raise UserError(f"output.dir: {reason}") from error
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    log_to(folder)
+
+
+def write_options(options: Options, folder: Path) -> None:
+    """Write the resolved options as `options.yaml`, which is itself a valid --config."""
+    if distributed.is_main():
+        text = yaml.safe_dump(to_dict(options), sort_keys=False, allow_unicode=True)
+        write_text(folder / "options.yaml", text)

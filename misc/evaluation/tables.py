@@ -1,0 +1,49 @@
+"""The metrics of an evaluation as aligned text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from misc.metrics import METRICS
+
+DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
+
+
+def metrics_table(results: dict[str, Any]) -> str:
+    """The figures of an evaluation as aligned text, a row for each language and direction.
+
+    Figures in "rows", such as re-ranking's, come below under their names.
+    """
+    lines = [_header(24), *_lines(results)]
+    for name, figures in results.get("rows", {}).items():
+        lines += [name, *_lines(figures)]
+    return "\n".join(lines)
+
+
+def summary_table(sets: Mapping[str, dict[str, Any]]) -> str:
+    """Text to image, averaged over the languages: a row for each test set and each of its "rows"."""
+    rows = {}
+    for name, results in sets.items():
+        rows[name] = results["average"]["t2i"]
+        rows |= {f"{name}, {row}": r["average"]["t2i"] for row, r in results.get("rows", {}).items()}
+    width = max(24, 2 + max(map(len, rows)))
+    return "\n".join([_header(width), *(f"{name:{width}s}{_numbers_of(row)}" for name, row in rows.items())])
+
+
+def _lines(results: dict[str, Any]) -> list[str]:
+    rows = list(results["languages"].items())
+    if len(rows) > 1:
+        rows.append(("average", results["average"]))
+    return [
+        f"{language:8s}{words:16s}{_numbers_of(figures[direction])}"
+        for language, figures in rows
+        for direction, words in DIRECTIONS.items()
+    ]
+
+
+def _header(width: int) -> str:
+    names = (name.replace("R", "R@") if name[0] == "R" else name for name in METRICS)
+    return " " * width + "".join(f"{name:>8s}" for name in names)
+
+
+def _numbers_of(figures: dict[str, float]) -> str:
+    return "".join(f"{figures[name]:8.2f}" for name in METRICS)
