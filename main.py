@@ -68,22 +68,25 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     """Train, evaluating after every epoch; then report the test figures of the best one."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
-    from misc.checkpoints import checkpoint, run_folder
-    from misc.checkpoints.resume import resume
+    from misc.checkpoints import run_folder
+    from misc.checkpoints.components import load_model_state
+    from misc.checkpoints.read import BEST, find_checkpoint, is_of_folder, load_checkpoint
+    from misc.checkpoints.write import check_space
     from misc.evaluation.evaluator import build_evaluators, encode_all
     from misc.process import distributed, runtime
     from misc.process.seed import seed_process
     from misc.report.model_card import Outcome, write_model_card
     from misc.report.reporter import build_reporter, report_curves
-    from misc.training.engine import build_trainer
+    from misc.training.build import build_trainer
+    from misc.training.resume import resume
     from model import build_model
 
     device, precision = runtime.start(options)
     folder = Path(options.output.dir)
-    is_own = checkpoint.is_of_folder(flags.resume, folder)
+    is_own = is_of_folder(flags.resume, folder)
     if not is_own:
         run_folder.refuse_to_overwrite(folder, options.output.overwrite)
-    state = checkpoint.find_checkpoint(flags.resume, folder)
+    state = find_checkpoint(flags.resume, folder)
     splits = load_data(options)
     tests = load_test_sets(options, splits)
     reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
@@ -100,12 +103,12 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     trainer = build_trainer(options, model, loaders, evaluators, device, precision, stop)
     resume(trainer, state, is_own)
     run_folder.open_folder(folder, fresh=state is None or not is_own)
-    checkpoint.check_space(model, folder, options.log.keep_checkpoints)
+    check_space(model, folder, options.log.keep_checkpoints)
     del state  # as large as model and optimiser
     run_folder.write_options(options, folder)
     trainer.fit()
-    best = folder / checkpoint.BEST
-    checkpoint.load_model_state(model, checkpoint.load_checkpoint(best))
+    best = folder / BEST
+    load_model_state(model, load_checkpoint(best)["model"])
     encoded = encode_all(build_evaluators(model.clip, tokenizer, tests, *setting))
     results = reporter(encoded, best, trainer.select_on)
     outcome = Outcome(trainer.best, trainer.select_on, results)
@@ -118,7 +121,8 @@ def evaluate(options: Options, flags: argparse.Namespace) -> None:
     """Evaluate weights of any known format on the test split; nothing of the training split is touched."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
-    from misc.checkpoints import checkpoint, run_folder
+    from misc.checkpoints import run_folder
+    from misc.checkpoints.run_options import check_trained_with
     from misc.evaluation.evaluator import build_evaluators, encode_all
     from misc.process import runtime
     from misc.report.reporter import build_reporter
@@ -126,7 +130,7 @@ def evaluate(options: Options, flags: argparse.Namespace) -> None:
 
     device, precision = runtime.start(options)
     weights = Path(flags.evaluate)
-    checkpoint.check_trained_with(options, weights)
+    check_trained_with(options, weights)
     splits = load_data(options, ["test"])
     tests = load_test_sets(options, splits)
     folder = run_folder.evaluation_folder(Path(options.output.dir))

@@ -14,7 +14,8 @@ from misc.benchmark.parts import Settings
 from misc.benchmark.setting import FULL, batch_size, build, device_of, options_of, small_altclip
 from misc.benchmark.towers import towers
 from misc.process.signals import StopSignals
-from misc.training.engine import Trainer, build_trainer
+from misc.training.build import build_trainer
+from misc.training.engine import Trainer
 from model.altclip_adapter import AltCLIP
 from model.tbps import CPU_IMAGES
 from model.weights.altclip_files import load_config

@@ -37,7 +37,7 @@ from text_utils.captions import clean_caption
 from text_utils.tokenizer import AltCLIPTokenizer, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTS = "import data.loaders, misc.training.engine, misc.report.reporter, model.clip, model.tbps"
+IMPORTS = "import data.loaders, misc.training.build, misc.report.reporter, model.clip, model.tbps"
 SAY_PEAK = "; from misc.benchmark.machine import peak_memory; print(peak_memory())"
 
 

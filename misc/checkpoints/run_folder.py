@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from misc.checkpoints.checkpoint import BEST, LAST, older_checkpoints
+from misc.checkpoints.read import BEST, LAST, older_checkpoints
 from misc.process import distributed
 from misc.process.durable import make_folder, write_text
 from misc.process.logs import log_to

@@ -1,4 +1,4 @@
-"""When checkpoints are written, and what happens when the disk takes none."""
+"""When checkpoints are written, and what happens while the disk is full."""
 
 import logging
 import time
@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from misc.checkpoints.checkpoint import LAST, save_best, save_last
+from misc.checkpoints.components import State
+from misc.checkpoints.read import LAST
+from misc.checkpoints.write import save_best, save_last
 from misc.process import distributed
 from options import UserError
 
@@ -18,7 +20,7 @@ LAST_TRIES, PAUSE = 20, 15.0  # after the last epoch, and the seconds between th
 
 
 class Period:
-    """The time between two checkpoints inside an epoch: steps, "N minutes", or None for no end."""
+    """The time between two checkpoints inside an epoch: steps, "N minutes", or None: no checkpoint inside."""
 
     def __init__(self, period: int | str | None) -> None:
         self._steps = period if isinstance(period, int) else None
@@ -26,7 +28,7 @@ class Period:
         self.start()
 
     def start(self) -> None:
-        """Begin to count the time."""
+        """Start the clock."""
         self._began = time.monotonic()
 
     def is_over(self, step: int) -> bool:
@@ -37,9 +39,9 @@ class Period:
 
 
 class Saver:
-    """Writes the checkpoints of a run, on rank 0. A write that fails does not end it: the next one may do.
+    """Writes the checkpoints of a run, on rank 0. A failed write does not end the run: a later one may work.
 
-    The weights of the best epoch are held in memory until they are on the disk.
+    The weights of the best epoch are kept in memory until they are on the disk.
 
     Args:
         period: `log.checkpoint_period`.
@@ -48,75 +50,75 @@ class Saver:
 
     def __init__(self, folder: Path, period: int | str | None, keep: int) -> None:
         self.folder, self.period, self._keep = folder, Period(period), keep
-        self._best: dict[str, Any] | None = None  # those that are still to be written
-        self._last: dict[str, Any] | None = None
+        self._best: State | None = None  # the states that are not written yet
+        self._last: State | None = None
         self._newest: int | None = None
 
-    def save(self, state: dict[str, Any], is_best: bool) -> None:
-        """Write the state as the last, before that also as the best, or a best one still to be written."""
+    def save(self, state: State, is_best: bool) -> None:
+        """Write the state as the last one; before that as the best, or a best one not written yet."""
         self.period.start()
         self._last = state
         if is_best:
             self._best = state
         self._try()
-        if self._best is state:  # training goes on and changes the tensors
+        if self._best is state:  # training continues and changes the tensors
             self._best = self._last = _on_host(state)
 
     def share(self) -> None:
-        """Let all ranks know of the newest checkpoint: none goes on while rank 0 still writes it."""
+        """Tell all ranks of the newest checkpoint, so that they wait for it. Collective."""
         self._newest = distributed.broadcast_object(self._newest)
 
     def _try(self) -> bool:
-        """Write what is held; the best one first, so that where a kill comes between the two it is there."""
+        """Write what is pending, the best one first: a kill in between must not lose it."""
         if self._best:
             if self._is_written(save_best, self._best):
                 self._best = None
-            elif self._best is self._last:  # the last one is of the same step: it can find this epoch again
+            elif self._best is self._last:  # a last one without its best would lose this epoch
                 return False
         if self._last and self._is_written(save_last, self._last, self._keep):
             self._newest, self._last = self._last["step"], None
         return self._best is None and self._last is None
 
-    def _is_written(self, save: Callable[..., None], state: dict[str, Any], *more: int) -> bool:
+    def _is_written(self, save: Callable[..., None], state: State, *more: int) -> bool:
         try:
             save(state, self.folder, *more)
         except OSError as error:
             reason = error.strerror or str(error)
             logger.warning(
                 f"the checkpoint of step {state['step']} could not be written to '{self.folder}' "
-                f"({reason}): the run goes on, {self.newest()}"
+                f"({reason}): the run continues, {self.newest()}"
             )
             return False
         return True
 
     def newest(self) -> str:
-        """Which checkpoint there is to go on from, in words."""
+        """A description of the checkpoint to resume from."""
         if self._newest is None:
-            return f"the checkpoints in '{self.folder}' are as they were when the run began"
+            return f"the checkpoints in '{self.folder}' are unchanged since the run began"
         return f"the last checkpoint is '{self.folder / LAST}' of step {self._newest}"
 
-    def what_is_left(self, step: int) -> str:
-        """Where a run that ends after this step goes on from, in words."""
+    def status(self, step: int) -> str:
+        """A description of what a run that ends after this step resumes from."""
         return f"saved in '{self.folder}'" if step == self._newest else self.newest()
 
     def finish(self) -> None:
-        """See on all ranks that the checkpoints are on the disk, waiting a few minutes for room.
+        """Wait until the checkpoints are on the disk, a few minutes where it is full. Collective.
 
         Raises:
-            UserError: they are not.
+            UserError: they still are not.
         """
         for _ in range(LAST_TRIES):
-            if distributed.broadcast_object(self._try()):  # each time: no rank waits for longer than a pause
+            if distributed.broadcast_object(self._try()):  # in each pass: a collective must not time out
                 return
             time.sleep(PAUSE)
         raise UserError(
-            f"output.dir: '{self.folder}' takes no checkpoint, so the end of this run is lost; "
-            f"{distributed.broadcast_object(self.newest())}: make room and go on with --resume auto"
+            f"output.dir: no checkpoint can be written to '{self.folder}', so the end of this run is lost; "
+            f"{distributed.broadcast_object(self.newest())}: free some space and resume with --resume auto"
         )
 
 
 def _on_host(state: Any) -> Any:
-    """A copy of a state that nothing changes, in the host's memory."""
+    """A copy of a state in the host's memory."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from misc.checkpoints.checkpoint import options_for
+from misc.checkpoints.run_options import options_for
 from misc.quick_start_altclip import drawn_people
 from model import build_model
 from options import Options, UserError

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from misc.checkpoints.checkpoint import BEST
+from misc.checkpoints.read import BEST
 from misc.evaluation.tables import metrics_table, summary_table
 from misc.process import distributed
 from options import Options, to_dict

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from misc.checkpoints.checkpoint import features_depend_on
+from misc.checkpoints.run_options import features_depend_on
 from misc.evaluation.evaluator import Encoded, ScoresOf, score
 from misc.evaluation.features import INDEX, SavedFeatures, check_same_sets, fuse, load_features, save_features
 from misc.evaluation.rankings import SUFFIXES, save_rankings

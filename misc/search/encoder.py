@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from misc.checkpoints.checkpoint import features_depend_on, options_for
+from misc.checkpoints.run_options import features_depend_on, options_for
 from misc.evaluation.features import file_digest
 from misc.process.device import pick_device, pick_precision
 from model import build_model

@@ -1,14 +1,19 @@
-"""What can go wrong with the numbers of a step and the images of a batch, without an exception."""
+"""What goes wrong in a step without an exception: non-finite numbers, unreadable images."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from misc.checkpoints.run_folder import BAD_IMAGES
 from misc.process import distributed
+from misc.process.durable import write_text
 from misc.training.meters import HostCopy
+from model.tbps import LossOutput
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -16,27 +21,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Step:
-    """A step whose gradient's fate is still on its way to the host."""
+    """A step whose outcome is still being copied to the host."""
 
     name: str
-    was_bad: HostCopy
+    is_bad: HostCopy
     total: Tensor
     parts: dict[str, Tensor]
     norm: Tensor
     indices: Tensor
 
 
-class NumberGuard:
-    """Watches for gradients that are not finite. The step is then not made (the optimiser is told on the
-    device); the host hears of it one step later, so that no GPU waits, and stops the run or counts it.
+class NonFiniteGuard:
+    """Watches for gradients that are not finite.
+
+    The optimizer skips such a step on the device. The host reads the outcome one step later, so that the GPU
+    does not wait, and stops the run or counts the step.
 
     Args:
         allowed: steps that may be skipped.
         image_names: sample indices -> the files of their images.
-        newest_checkpoint: says which there is to go on from; rank 0, which writes them, is believed.
+        newest_checkpoint: describes the one to resume from; rank 0's answer counts, since it writes them.
 
     Attributes:
-        skipped: how many were.
+        skipped: how many steps were.
     """
 
     def __init__(
@@ -49,45 +56,53 @@ class NumberGuard:
         self.skipped = 0
         self._last: _Step | None = None
 
-    def watch(self, name: str, was_bad: Tensor, output: Any, norm: Tensor, indices: Tensor) -> None:
-        """Take note of a step; `was_bad`, a scalar that is true where it was not made, is alike on all ranks.
+    def watch(self, name: str, is_bad: Tensor, output: LossOutput, norm: Tensor, indices: Tensor) -> None:
+        """Note a step; `is_bad`, a scalar, is true where it was skipped, and the same on all ranks.
 
         Args:
             name: of the step, for messages.
         """
         parts = {part: value.detach() for part, value in output.parts.items()}
-        self._last = _Step(name, HostCopy(was_bad), output.total.detach(), parts, norm, indices)
+        self._last = _Step(name, HostCopy(is_bad), output.total.detach(), parts, norm, indices)
 
-    def settle(self) -> None:
-        """Look at the step noted last, on all ranks at once.
+    def check(self) -> None:
+        """Look at the step noted last. Collective.
 
         Raises:
-            UserError: it went wrong, and no more may be skipped.
+            UserError: it was skipped, and no more may be.
         """
         step, self._last = self._last, None
-        if step is None or not step.was_bad.read():
+        if step is None or not step.is_bad.read():
             return
         self.skipped += 1
         parts = ", ".join(f"{name} {value.item():.4g}" for name, value in step.parts.items())
         is_at_fault = not step.total.isfinite().item()
         reports = distributed.gather_objects((is_at_fault, parts, self.image_names(step.indices.tolist())))
-        reports = [report for report in reports if report[0]] or reports  # else a gradient alone overflowed
+        reports = [report for report in reports if report[0]] or reports  # none: the gradient overflowed
         names = [name for _, _, of_rank in reports for name in of_rank]
         if distributed.is_main():
             logger.error("images of the batch: %s", ", ".join(names))
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         problem = (
             f"the loss or its gradient is not finite at {step.name} ({reports[0][1]}, gradient norm "
-            f"{step.norm.item():.4g}), images {', '.join(names[:4])}{more}: this step was not made"
+            f"{step.norm.item():.4g}), images {', '.join(names[:4])}{more}: skipped this step"
         )
         if self.skipped > self.allowed:
             newest = distributed.broadcast_object(self.newest_checkpoint())
             raise UserError(
                 f"{problem}. {newest}. Try a lower schedule.lr, schedule.clip_grad_norm or "
-                "misc.precision=fp32, or pass over such steps with schedule.skip_nonfinite"
+                "misc.precision=fp32, or skip such steps with schedule.skip_nonfinite"
             )
         if distributed.is_main():
             logger.warning("%s; %d of at most %d skipped", problem, self.skipped, self.allowed)
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of skipped steps."""
+        return {"skipped_steps": self.skipped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue to count from there."""
+        self.skipped = state["skipped_steps"]
 
 
 class BadImages:
@@ -102,18 +117,30 @@ class BadImages:
         self._new: list[str] = []
 
     def add(self, names: Sequence[str]) -> None:
-        """Take note of a batch's."""
+        """Note those of a batch."""
         self._new += [name for name in names if name not in self.names and name not in self._new]
 
-    def settle(self) -> list[str]:
-        """Share them between the ranks, on all at once; returns those that are new to all.
+    def share(self, folder: Path) -> None:
+        """Exchange them between the ranks, and log and list the new ones in `folder`. Collective.
 
         Raises:
             UserError: they are too many.
         """
         shared = {name for names in distributed.gather_objects(self._new) for name in names}
         new, self._new = sorted(shared - set(self.names)), []
+        if not new:
+            return
         self.names += new
-        if new:
-            self._check(self.names)
-        return new
+        self._check(self.names)
+        logger.warning("skipped, cannot be read: %s", ", ".join(new))
+        if distributed.is_main():
+            with contextlib.suppress(OSError):  # a full disk; the log has them, too
+                write_text(folder / BAD_IMAGES, "".join(name + "\n" for name in self.names))
+
+    def state_dict(self) -> dict[str, list[str]]:
+        """The files."""
+        return {"bad_images": self.names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with these files."""
+        self.names = list(state["bad_images"])

@@ -1,4 +1,4 @@
-"""Reading scalars off the device without making it wait."""
+"""Reading scalars from the device without blocking it."""
 
 import time
 from typing import Any
@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from misc.process import distributed
+from model.tbps import LossOutput
+
+COUNT = "made"  # the number of steps among the sums of a meter; checkpoints have it under this name
 
 
 class HostCopy:
-    """A scalar on its way to the host: sent off when a step is queued, and read when the next one is.
+    """A scalar that is being copied to the host: started when a step is queued, read after the next one is.
 
-    The copy waits for its step alone, so the GPU works on while the host looks at the value.
+    The copy waits for its own step only, so the GPU works on the next one while the host reads the value.
     """
 
     def __init__(self, value: Tensor) -> None:
@@ -26,54 +29,60 @@ class HostCopy:
             self._sent.record()
 
     def read(self) -> float:
-        """The value, waiting for it if it is still on its way."""
+        """The value, waiting until it is copied."""
         if self._sent is not None:
             self._sent.synchronize()
         return self._value.item()
 
 
 class Meter:
-    """Running sums of a few steps' losses, on the device and detached: nothing waits until they are read.
+    """Running sums of the losses of a few steps, detached and on the device: reading them waits, adding not.
 
-    `report` names those that are no losses.
+    Attributes:
+        report: the names of the values that are not losses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again from zero steps."""
         self.report: list[str] = []
         self._sums: dict[str, Tensor] = {}
         self._steps = self._samples = 0
         self._start = time.perf_counter()
 
-    def add(self, output: Any, num_samples: int, was_made: Tensor) -> None:
-        """Count one step of `num_samples` local samples.
+    def add(self, output: LossOutput, num_samples: int, counts: Tensor) -> None:
+        """Add one step of `num_samples` local samples.
 
         Args:
-            was_made: scalar, false for a step that was skipped: its losses count for nothing.
+            counts: scalar, false for a skipped step: its values are left out.
         """
         self._steps += 1
         self._samples += num_samples
         self.report = list(output.report)
         values = {"loss": output.total, **output.parts, **output.report}
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + torch.where(was_made, value.detach().float(), 0.0)
-        self._sums["made"] = self._sums.get("made", 0) + was_made.float()
+            self._sums[name] = self._sums.get(name, 0) + torch.where(counts, value.detach().float(), 0.0)
+        self._sums[COUNT] = self._sums.get(COUNT, 0) + counts.float()
 
     def means(self) -> dict[str, float]:
-        """Means over the steps that were made, and over the processes, by name."""
+        """Means over the steps that count, and over the processes, by name. Collective."""
         sums = distributed.mean_over_ranks(torch.stack(list(self._sums.values())))
         *means, _ = (sums / sums[-1].clamp(min=1.0)).tolist()
-        return dict(zip([name for name in self._sums if name != "made"], means, strict=True))
+        return dict(zip([name for name in self._sums if name != COUNT], means, strict=True))
 
     def speed(self) -> tuple[float, float]:
-        """Samples per second of all processes together and seconds per step, as this process counted."""
+        """Samples per second of all processes together and seconds per step, as measured by this process."""
         seconds = time.perf_counter() - self._start
         return self._samples * distributed.world_size() / seconds, seconds / self._steps
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of this rank, for a checkpoint."""
+        """The sums of this rank."""
         return {"report": self.report, "sums": {name: value.cpu() for name, value in self._sums.items()}}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from the sums that `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from these sums."""
         self.report = list(state["report"])
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}

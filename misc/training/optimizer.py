@@ -1,4 +1,4 @@
-"""The optimiser: AdamW in a handful of groups."""
+"""The optimizer: AdamW in at most four groups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +9,28 @@ from torch import nn
 from options import UserError
 
 
+class AdamW(torch.optim.AdamW):
+    """AdamW whose rates, decays and betas stay those it was built with when a state is loaded."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the moments of `state`.
+
+        Raises:
+            UserError: the state is of other trained parameters.
+        """
+        own = [len(group["params"]) for group in self.param_groups]
+        saved = [len(group["params"]) for group in state["param_groups"]]
+        if own != saved:
+            raise UserError(
+                f"resume: the checkpoint trained {sum(saved)} parameters in groups of {saved}, these options "
+                f"train {own}; keep the losses and what is frozen (model.lock_*)"
+            )
+        settings = [{name: value for name, value in g.items() if name != "params"} for g in self.param_groups]
+        super().load_state_dict(state)
+        for group, values in zip(self.param_groups, settings, strict=True):
+            group.update(values)
+
+
 def build_optimizer(
     model: nn.Module,
     weight_decay: float,
@@ -16,10 +38,10 @@ def build_optimizer(
     eps: float = 1e-8,
     fast: Sequence[nn.Parameter] = (),
     ratio_factor: float = 1.0,
-) -> torch.optim.AdamW:
+) -> AdamW:
     """AdamW over the trained parameters, with no decay on biases, norms and other one-dimensional ones.
 
-    The learning rate is set in each step (`misc.training.schedule`); frozen parameters are left out.
+    The learning rate is set in each step (`misc.training.schedule`); frozen parameters have no group.
 
     Args:
         fast: parameters that train at `ratio_factor` times the rate.
@@ -30,39 +52,18 @@ def build_optimizer(
             "params": [
                 p
                 for p in model.parameters()
-                if p.requires_grad and (p.ndim > 1) == decays and (id(p) in is_fast) == hurries
+                if p.requires_grad and (p.ndim > 1) == decays and (id(p) in is_fast) == at_own_rate
             ],
             "weight_decay": weight_decay if decays else 0.0,
-            "lr_factor": ratio_factor if hurries else 1.0,
+            "lr_factor": ratio_factor if at_own_rate else 1.0,
         }
-        for hurries in (False, True)
+        for at_own_rate in (False, True)
         for decays in (True, False)
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps, fused=True)
+    return AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the learning rate of the step."""
+    """Set the learning rate of the step in every group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Go on with the moments of `state`, at the rates, decays and betas of `optimizer`.
-
-    Raises:
-        UserError: the state is of other trained parameters.
-    """
-    now = [len(group["params"]) for group in optimizer.param_groups]
-    then = [len(group["params"]) for group in state["param_groups"]]
-    if now != then:
-        raise UserError(
-            f"resume: the checkpoint trained {sum(then)} parameters in groups of {then}, these options train "
-            f"{now}; keep the losses and what is frozen (model.lock_*)"
-        )
-    settings = [
-        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)

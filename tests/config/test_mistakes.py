@@ -108,7 +108,7 @@ def test_a_fault_in_the_data_is_named(
         (["--evaluate", "README.md"], ["README.md"]),
         (["--evaluate", "/dev/zero"], ["/dev/zero", "no regular file"]),
         (["model.clip_pretrained=/dev/zero"], ["/dev/zero", "no regular file"]),
-        (["--resume", "/dev/zero"], ["/dev/zero", "no regular file"]),
+        (["--resume", "/dev/zero"], ["/dev/zero", "not a regular file"]),
         (["data.annotation_file=/dev/zero"], ["data.annotation_file", "/dev/zero"]),
         *((["model.clip_pretrained=" + name], ["model.clip_pretrained", "a text"]) for name in NO_NAMES),
         (["model.clip_pretrained=~nobody-of-this-name/x"], ["~nobody-of-this-name/x", "does not exist"]),

@@ -146,7 +146,7 @@ class Subject:
 
     def went_on_from(self) -> int:
         """The step that the last start went on after."""
-        found = re.search(r"goes on after step (\d+)", self.said())
+        found = re.search(r"resuming after step (\d+)", self.said())
         return int(found[1]) if found else 0
 
     def difference(self) -> str:

@@ -14,7 +14,8 @@ import pytest
 from data.annotations import MAX_BAD_PERCENT
 from main import parse_command_line
 from misc.benchmark.parts import PARTS, chosen
-from misc.checkpoints import checkpoint, saver
+from misc.checkpoints import read as checkpoint
+from misc.checkpoints import saver
 from misc.checkpoints.run_folder import BAD_IMAGES
 from misc.process import heartbeat
 from misc.process.signals import RESUME_ME

@@ -14,7 +14,7 @@ from data.annotations import read_splits
 from data.check.__main__ import build_parser as check_parser
 from data.synthetic.__main__ import build_parser
 from main import Parser, parse_command_line
-from misc.checkpoints.checkpoint import BEST, LAST
+from misc.checkpoints.read import BEST, LAST
 from misc.checkpoints.run_folder import RUN_FILES
 from misc.export.__main__ import build_parser as export_parser
 from misc.search.__main__ import COMMANDS

@@ -101,7 +101,7 @@ def test_processes_that_do_not_share_the_folder_are_told(config: Path, tmp_path:
     output, _ = process.communicate(timeout=120)
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, output
-    for words in ("output.dir", "process 0 would go on after step 2, process 1 after step 0", "shared"):
+    for words in ("output.dir", "process 0 would resume after step 2, process 1 after step 0", "shared"):
         assert words in lines[0]
 
 

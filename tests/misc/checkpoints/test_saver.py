@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from misc.checkpoints.checkpoint import BEST, LAST, load_checkpoint, save_best
+from misc.checkpoints.read import BEST, LAST, load_checkpoint
 from misc.checkpoints.saver import Saver
+from misc.checkpoints.write import save_best
 from misc.process import distributed
 from tests.helpers.gloo import run_in_processes
 
@@ -49,7 +50,7 @@ def test_while_the_best_one_finds_no_room_newer_last_ones_are_written(
         saver.save(state(3), is_best=False)
         assert load_checkpoint(tmp_path / LAST)["step"] == 3
         saver.share()
-        assert saver.what_is_left(3) == f"saved in '{tmp_path}'"
+        assert saver.status(3) == f"saved in '{tmp_path}'"
         saver.save(state(4), is_best=False)
         assert load_checkpoint(tmp_path / BEST)["step"] == 1
     saver.finish()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from misc.metrics import query_metrics
 from misc.process import distributed
-from misc.training.guards import NumberGuard
+from misc.training.guards import NonFiniteGuard
 from options import LOSSES, UserError
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
@@ -80,13 +80,13 @@ def refused_step() -> dict[str, Any]:
     """What a guard says of a step that went wrong on rank 1, where no rank but 0 knows the checkpoints."""
     number = distributed.rank()
     loss = torch.tensor(float("nan") if number == 1 else 1.0)
-    guard = NumberGuard(
+    guard = NonFiniteGuard(
         0, lambda rows: [f"{number}-{row}.jpg" for row in rows], lambda: f"saved by rank {number}"
     )
     output = SimpleNamespace(parts={"ritc": loss}, total=loss)
     guard.watch("step 1", torch.tensor(True), output, torch.tensor(float("nan")), torch.arange(2))
     with mock.patch("misc.training.guards.logger.error") as said, pytest.raises(UserError) as refused:
-        guard.settle()
+        guard.check()
     return {"error": str(refused.value), "lists": [call.args[1] for call in said.call_args_list]}
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from main import main
-from misc.checkpoints import checkpoint, saver
+from misc.checkpoints import read as checkpoint
+from misc.checkpoints import saver
 from misc.evaluation.evaluator import Evaluator
 from misc.training.engine import Trainer
 from tests.helpers.whole_runs import (
@@ -223,7 +224,7 @@ def test_a_disk_that_stays_full_ends_with_what_there_is(
         assert run("full", "log.checkpoint_period=3") == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
-    for words in ("output.dir", "step 10", "make room"):
+    for words in ("output.dir", "step 10", "free some space"):
         assert words in error[0]
     assert run("full", "--resume") == 0
     assert_same_runs(tmp_path / "whole", tmp_path / "full")
@@ -237,14 +238,14 @@ def test_a_run_that_could_not_save_does_not_say_that_it_has(
 ) -> None:
     for steps, said in (
         (range(4, 9), f"the last checkpoint is '{tmp_path / 'full' / checkpoint.LAST}' of step 3"),
-        (range(9), f"the checkpoints in '{tmp_path / 'full'}' are as they were when the run began"),
+        (range(9), f"the checkpoints in '{tmp_path / 'full'}' are unchanged since the run began"),
         (range(0), f"saved in '{tmp_path / 'full'}'"),
     ):
         with monkeypatch.context() as patch, in_step(5, send(signal.SIGTERM)):
             full(patch, steps)
             assert run("full", "log.checkpoint_period=3", "output.overwrite=true") == 75
         error = capsys.readouterr().err.strip()
-        assert f": {said}; the same command with --resume auto goes on" in error
+        assert f": {said}; resume with the same command and --resume auto" in error
         assert ("saved in" in error) == (not steps)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from main import main
 from misc.training.guards import BadImages
-from misc.training.optimizer import build_optimizer
+from misc.training.optimizer import AdamW, build_optimizer
 from options import UserError
 from tests.helpers.whole_runs import content, read_metrics, torchrun, write_program
 
@@ -114,7 +114,7 @@ def test_gradients_are_cut_to_the_norm_asked_for(
         gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
         norms.append(torch.cat(gradients).norm().item())
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(AdamW, "step", step)
     assert run("schedule.epoch=1", "schedule.clip_grad_norm=0.25") == 0
     assert norms == pytest.approx([0.25] * STEPS, rel=1e-3)
     train = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
@@ -142,7 +142,9 @@ def test_a_nan_on_one_process_stops_all_and_names_the_images_of_that_one(
     assert "Traceback" not in output.split("error: ")[0]
 
 
-def test_bad_images_are_counted_once_and_checked_together() -> None:
+def test_bad_images_are_counted_once_checked_together_and_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checked: list[list[str]] = []
 
     def check(names: list[str]) -> None:
@@ -153,12 +155,14 @@ def test_bad_images_are_counted_once_and_checked_together() -> None:
     images = BadImages(check)
     images.add(["b", "a"])
     images.add(["a"])
-    assert images.settle() == ["a", "b"]
-    assert images.settle() == []
+    images.share(tmp_path)
+    assert caplog.messages == ["skipped, cannot be read: a, b"]
+    images.share(tmp_path)
     images.add(["a", "c"])
     with pytest.raises(UserError, match="too many"):
-        images.settle()
+        images.share(tmp_path)
     assert checked == [["a", "b"], ["a", "b", "c"]]
+    assert (tmp_path / "bad_images.txt").read_text() == "a\nb\n"
 
 
 RECORDING = """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from misc.training.optimizer import build_optimizer, load_optimizer_state, set_learning_rate
+from misc.training.optimizer import build_optimizer, set_learning_rate
 from misc.training.schedule import Schedule
 from options import UserError
 from tests.helpers.tiny import tiny_model
@@ -101,8 +101,8 @@ def test_moments_are_loaded_and_the_options_rates_and_decays_stay() -> None:
         module, weight_decay=0.02, betas=(0.9, 0.98), fast=[module.weight], ratio_factor=5.0
     )
     with pytest.raises(UserError, match=r"resume: .* keep the losses"):
-        load_optimizer_state(new, {"state": {}, "param_groups": [{"params": [0, 1]}]})
-    load_optimizer_state(new, state | {"param_groups": state["param_groups"][::-1]})
+        new.load_state_dict({"state": {}, "param_groups": [{"params": [0, 1]}]})
+    new.load_state_dict(state | {"param_groups": state["param_groups"][::-1]})
     set_learning_rate(new, 0.1)
     assert sorted(group["lr"] for group in new.param_groups) == pytest.approx([0.1, 0.5])
     assert {group["betas"] for group in new.param_groups} == {(0.9, 0.98)}

@@ -1,0 +1,63 @@
+"""Where the options become a trainer."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from data.loaders import Loaders
+from misc.checkpoints.saver import Saver
+from misc.evaluation.evaluator import Evaluator
+from misc.process.signals import StopSignals
+from misc.training.engine import Trainer
+from misc.training.guards import BadImages, NonFiniteGuard
+from misc.training.meters import Meter
+from misc.training.optimizer import build_optimizer
+from misc.training.schedule import build_schedule
+from model.tbps import TBPS
+from options import Options, to_dict
+
+
+def build_trainer(
+    options: Options,
+    model: TBPS,
+    loaders: Loaders,
+    evaluators: Mapping[str, Evaluator],
+    device: torch.device,
+    precision: torch.dtype,
+    stop: StopSignals,
+) -> Trainer:
+    """The trainer that the options describe, at step 0."""
+    schedule, log, training_set = options.schedule, options.log, loaders.training_set
+    saver = Saver(Path(options.output.dir), log.checkpoint_period, log.keep_checkpoints)
+    select_on = options.eval.select_on
+    return Trainer(
+        model=model,
+        optimizer=build_optimizer(
+            model,
+            schedule.weight_decay,
+            schedule.betas,
+            schedule.eps,
+            model.fast_parameters(),
+            schedule.ratio_factor,
+        ),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
+        schedule=build_schedule(options, len(loaders.train)),
+        train_loader=loaders.train,
+        non_finite=NonFiniteGuard(schedule.skip_nonfinite, training_set.image_names, saver.newest),
+        bad_images=BadImages(training_set.check_bad_images),
+        evaluators=evaluators,
+        select_on=select_on if select_on in evaluators else "last",
+        num_epochs=schedule.epoch,
+        device=device,
+        precision=precision,
+        print_period=log.print_period,
+        saver=saver,
+        stop=stop,
+        accumulate=schedule.accumulate,
+        clip_grad_norm=schedule.clip_grad_norm or math.inf,
+        patience=schedule.patience,
+        options=to_dict(options),
+        meter=Meter(device),
+    )

@@ -1,0 +1,137 @@
+"""How a run resumes: exactly where its checkpoint stands, or not at all."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from misc.checkpoints.read import BEST, LAST, older_checkpoints
+from misc.process import distributed
+from misc.training.engine import Best, Trainer
+from misc.training.optimizer import set_learning_rate
+from model.weights.pickles import read_pickled
+from options import UserError
+
+logger = logging.getLogger(__name__)
+
+# These decide the samples of an epoch and their order.
+SAMPLE_OPTIONS = ("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by")
+
+
+def resume(trainer: Trainer, state: dict[str, Any] | None, is_own: bool) -> None:
+    """Resume exactly from a checkpoint; with another number of processes, with other random states.
+
+    Args:
+        state: None: the run starts from scratch.
+        is_own: whether the checkpoint is from the run's own folder; later ones there are removed.
+
+    Raises:
+        UserError: a checkpoint of another model, other frozen parts, other steps or samples; a damaged one;
+            not the same on all ranks.
+    """
+    if state is not None:
+        try:
+            _restore(trainer, state, is_own)
+        except UserError:
+            raise
+        except Exception as error:  # optimizer and generators raise any exception on a damaged state
+            reason = f"{type(error).__name__}: {error!s:.150}"
+            raise UserError(f"resume: the training state of the checkpoint is damaged ({reason})") from error
+    _check_agreement(trainer)
+    if state is not None and is_own and distributed.is_main():
+        _remove_later(trainer.saver.folder, trainer.step, trainer.epoch)
+
+
+def _check_agreement(trainer: Trainer) -> None:
+    """Raise UserError on all ranks unless all are at the same step: else they would wait for each other."""
+    places = distributed.gather_objects((trainer.step, trainer.epoch))
+    for number, place in enumerate(places):
+        if place != places[0]:
+            raise UserError(
+                f"output.dir: process 0 would resume after step {places[0][0]}, process {number} after step "
+                f"{place[0]}: they do not read the same checkpoint. '{trainer.saver.folder}' must be one "
+                "folder, shared by all machines"
+            )
+
+
+def _remove_later(folder: Path, step: int, epoch: int) -> None:
+    """Remove the checkpoints after this step and epoch: the run has gone back behind them."""
+    for path in (folder / LAST, folder / BEST, *older_checkpoints(folder)):
+        try:
+            state = read_pickled(path)
+            is_later = (state["step"], state["epoch"]) > (step, epoch)
+        except Exception:  # there is none, or none that can be read: no run resumes from it
+            continue
+        if is_later:
+            try:
+                path.unlink()
+            except OSError as error:
+                raise UserError(f"output.dir: '{path}' cannot be removed ({error.strerror})") from error
+            logger.warning(f"removed '{path}' of step {state['step']}: the run resumes after step {step}")
+
+
+def _restore(trainer: Trainer, state: dict[str, Any], is_own: bool) -> None:
+    _check_steps(state, trainer.options, len(trainer.train_loader))
+    _check_samples(state, trainer.options)
+    trainer.components().load_state_dict(state)
+    set_learning_rate(trainer.optimizer, trainer.schedule.learning_rate(max(0, trainer.step - 1)))
+    trainer.best = _best_so_far(trainer) if is_own else {}
+    if not trainer.best and trainer.epoch >= trainer.num_epochs:
+        raise UserError(
+            f"resume: the checkpoint is at the end of its {trainer.epoch} epochs, and "
+            f"'{trainer.saver.folder / BEST}' was not selected on '{trainer.select_on}'; raise "
+            "schedule.epoch, or use --evaluate"
+        )
+    logger.info(f"resuming after step {trainer.step} of {trainer.schedule.total_steps}")
+    if len(state["ranks"]) != distributed.world_size() and distributed.is_main():
+        logger.warning(
+            f"the checkpoint is of {len(state['ranks'])} processes, not {distributed.world_size()}: "
+            "dropout continues from other random states, so the result will differ slightly"
+        )
+
+
+def _best_so_far(trainer: Trainer) -> Best:
+    """The best epoch, by `checkpoint_best.pth`; {} where that is later, or of another select_on."""
+    try:
+        state = read_pickled(trainer.saver.folder / BEST)
+        epoch, rank1 = int(state["best"]["epoch"]), state["best"]["R1"]
+        select_on = "last" if rank1 is None else state["options"]["eval"]["select_on"]
+        best = {"epoch": epoch, "R1": rank1 if rank1 is None else float(rank1)}
+        is_later = (state["step"], state["epoch"]) > (trainer.step, trainer.epoch)
+    except Exception:  # there is none, or none that can be read
+        return {}
+    if select_on != trainer.select_on:
+        logger.info(f"epoch {epoch} was the best on '{select_on}': selecting again, on '{trainer.select_on}'")
+    return {} if is_later or select_on != trainer.select_on else best
+
+
+def _check_samples(state: dict[str, Any], options: dict[str, Any]) -> None:
+    """Raise UserError where the rest of an epoch would have other samples than its begin."""
+    if 0 < state["step"] - state["epoch"] * state["steps_per_epoch"] < state["steps_per_epoch"]:
+        for section, name in (key.split(".") for key in SAMPLE_OPTIONS):
+            now = options[section][name]
+            before = state["options"][section].get(name, now)
+            if now != before:
+                raise UserError(
+                    f"{section}.{name}: the checkpoint is inside an epoch that was sampled with {before}; "
+                    f"with {now} some samples would come twice and others not at all. Keep {before} until "
+                    "the end of the epoch"
+                )
+
+
+def _check_steps(state: dict[str, Any], options: dict[str, Any], steps_per_epoch: int) -> None:
+    """Raise UserError unless the checkpoint has as many samples a step, and steps an epoch."""
+    before, now = len(state["ranks"]), distributed.world_size()
+    was, own = (saved["data"]["batch_size"] for saved in (state["options"], options))
+    samples = was * before
+    if samples != own * now:
+        fix = f"set data.batch_size={samples // now}" if samples % now == 0 else "start another number"
+        raise UserError(
+            f"data.batch_size: the checkpoint's steps take {samples} samples ({was} on each of {before} "
+            f"processes), these would take {own * now} ({own} on each of {now}); {fix}"
+        )
+    if state["steps_per_epoch"] != steps_per_epoch:
+        raise UserError(
+            f"resume: the checkpoint's epochs have {state['steps_per_epoch']} steps, these would have "
+            f"{steps_per_epoch}; keep the training data, and the options that sample it (data.few_shot, "
+            "data.languages, data.language_draw)"
+        )
