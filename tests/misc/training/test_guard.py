@@ -28,17 +28,17 @@ def run(config: Path) -> Callable[..., int]:
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
     """Makes the loss of a step, counted from 1, something else."""
-    import model.tbps
+    import model.objectives
 
     def plant(step: int, factor: float) -> None:
         calls: list[int] = []
-        original = model.tbps.ritc_loss
+        original = model.objectives.ritc_loss
 
         def poisoned(*arguments: Any) -> torch.Tensor:
             calls.append(1)
             return original(*arguments) * (factor if len(calls) == 2 * step else 1.0)  # two directions a step
 
-        monkeypatch.setattr(model.tbps, "ritc_loss", poisoned)
+        monkeypatch.setattr(model.objectives, "ritc_loss", poisoned)
 
     return plant
 
@@ -122,9 +122,9 @@ def test_gradients_are_cut_to_the_norm_asked_for(
 
 
 NAN_ON_ONE = """
-import model.tbps
-original = model.tbps.ritc_loss
-model.tbps.ritc_loss = lambda *a: original(*a) * (float('nan') if os.environ['RANK'] == '1' else 1.0)
+import model.objectives
+original = model.objectives.ritc_loss
+model.objectives.ritc_loss = lambda *a: original(*a) * (float('nan') if os.environ['RANK'] == '1' else 1.0)
 """
 
 
