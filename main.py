@@ -93,7 +93,7 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     seed_process(options.misc.seed)
     model, tokenizer, processor = build_model(options, splits.num_identities)
     loaders = build_loaders(
-        options, splits, tokenizer, processor, distributed.rank(), distributed.world_size()
+        options, splits, tokenizer, processor, model.inputs, distributed.rank(), distributed.world_size()
     )
     seed_process(options.misc.seed + distributed.rank())
     model.to(device)
@@ -136,7 +136,7 @@ def evaluate(options: Options, flags: argparse.Namespace) -> None:
     folder = run_folder.evaluation_folder(Path(options.output.dir))
     reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=flags.evaluate)
-    loaders = build_loaders(options, splits, tokenizer, processor)
+    loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
     clip = model.clip.to(device)
     evaluators = build_evaluators(clip, tokenizer, tests, loaders.images, options, device, precision)
     run_folder.open_folder(folder, fresh=False)

@@ -37,6 +37,7 @@ from config.experiment import TEXT_AUGMENTATIONS as TEXT_AUGMENTATIONS
 from config.experiment import ExperimentOptions as ExperimentOptions
 from config.moot import moot_settings as moot_settings
 from config.reader import UserError, build, read_settings
+from text_utils.captions import CLEANINGS
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,11 @@ class DataOptions:
     )
     languages: tuple[str, ...] = option(
         ("en",), "languages of the captions, of those the annotations have", NOT_EMPTY
+    )
+    cleaning: str = option(
+        "tbps-clip",
+        "how captions are cleaned, as in the training of the weights",
+        one_of(*CLEANINGS),
     )
     language_draw: str = option(
         "all",

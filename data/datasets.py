@@ -1,10 +1,9 @@
 """What a sample is: one caption with the views of its image; and what evaluation ranks."""
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +16,19 @@ from data.cache import ImageCache
 from data.decode import BadImageError, load_image
 from data.transforms import resize
 from data.types import ByLanguage, EvaluationSet, Queries, Record
+from model.protocol import Processor
 from options import UserError
 from text_utils.augment import TextAugmentation
-from text_utils.captions import clean_caption
+from text_utils.captions import Clean, clean_caption
 
-MAX_DRAWS = 100  # of a sample: of a set that is fit for training, one in a hundred cannot be read
+MAX_DRAWS = 100  # of a replacement: at most 1 % of the images may be unreadable
 
 Choice = tuple[Record, int]  # a record and the number of a caption in it
-Processor = Callable[..., dict[str, Any]]  # called as processor(images=[...PIL], return_tensors="pt")
 
 
 def seeded(*key: int) -> random.Random:
     """A generator that depends on the numbers of `key` alone: not on process, worker or prefetch."""
-    return random.Random("/".join(map(str, key)))  # a text is hashed (SHA-512): close keys, unrelated streams
+    return random.Random("/".join(map(str, key)))  # strings are hashed (SHA-512): close keys are unrelated
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Sample:
 
     images: {view: (3, H, W) uint8}; the captions augmented, not tokenised; person_id contiguous from 0;
     seed: of what is drawn when the sample joins a batch (masking, MixGen); bad_images: files, relative to the
-    image root, that could not be read and that this sample stands in for.
+    image root, that could not be read and that this sample replaces.
     """
 
     images: dict[str, Tensor]
@@ -62,11 +61,11 @@ class TrainingSet(Dataset[Sample]):
         seed: with epoch and index the only source of randomness.
         image_aug: a name of `IMAGE_VIEWS`.
         augment_text: makes the caption of a sample.
-        second_caption: whether to make another, augmented anew.
+        second_caption: whether to make another, augmented independently.
         language_draw: "all": each language's caption is a sample; "one": a sample draws its language, and
             another one for its second caption.
-        on_bad_image: "error": an image that cannot be read is raised; "skip": another sample, drawn by the
-            key, stands in for each that shows it.
+        on_bad_image: "error": an image that cannot be read raises; "skip": another sample, drawn by the key,
+            replaces each that shows it.
         cache: where decoded images are kept; None: nowhere.
 
     `choices[index]` are the captions that a sample may have, all of one image, as (record, number of the
@@ -126,7 +125,7 @@ class TrainingSet(Dataset[Sample]):
         return [self.choices[index][0][0].image for index in indices]
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample of a key, or the one that stands in for it: a matter of the key and the files alone.
+        """The sample of a key, or its replacement: determined by the key and the files alone.
 
         Raises:
             UserError: its image cannot be read; with "skip", nor can those of `MAX_DRAWS` others.
@@ -137,7 +136,7 @@ class TrainingSet(Dataset[Sample]):
             rng = seeded(self.seed, *key, *([draw] if draw else []))
             index = rng.randrange(len(self)) if draw else index
             (image,) = self.image_names([index])
-            if image not in self._bad_images:  # each process tries a bad file once
+            if image not in self._bad_images:  # each process reads a bad file once
                 try:
                     return replace(self._sample(index, rng), bad_images=tuple(bad))
                 except BadImageError:
@@ -177,26 +176,32 @@ class TrainingSet(Dataset[Sample]):
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         size = self.image_size or (pixels.shape[-2], pixels.shape[-1])
         makers = {view: "simclr" if view.startswith("simclr") else self.image_aug for view in self.views}
-        # All but SimCLR's begin with the resize: once is enough, for of what has its size it makes the same.
+        # All but SimCLR's begin with the resize, which leaves an image of that size as it is: resize once.
         starts = {name: pixels if name == "simclr" else resize(pixels, size) for name in {*makers.values()}}
         return {view: IMAGE_VIEWS[name](starts[name], size, rng) for view, name in makers.items()}
 
 
-def evaluation_set(records: ByLanguage, image_root: str | Path) -> EvaluationSet:
-    """The gallery and queries of a split whose languages are aligned by index (as `read_splits` checks)."""
+def evaluation_set(
+    records: ByLanguage, image_root: str | Path, clean: Clean = clean_caption
+) -> EvaluationSet:
+    """The gallery and queries of a split whose languages are aligned by index (as `read_splits` checks).
+
+    Captions are cleaned here, though tokenizers clean too: results, rankings and saved features hold them
+    cleaned, and features are fused only where the captions are equal.
+    """
     gallery = next(iter(records.values()))
     return EvaluationSet(
         image_root=Path(image_root),
         images=[record.image for record in gallery],
         person_ids=torch.tensor([record.person_id for record in gallery]),
-        queries={language: _queries(in_language) for language, in_language in records.items()},
+        queries={language: _queries(of_language, clean) for language, of_language in records.items()},
     )
 
 
-def _queries(records: list[Record]) -> Queries:
+def _queries(records: list[Record], clean: Clean) -> Queries:
     pairs = [(row, caption) for row, record in enumerate(records) for caption in record.captions]
     return Queries(
-        captions=[clean_caption(caption) for _, caption in pairs],
+        captions=[clean(caption) for _, caption in pairs],
         person_ids=torch.tensor([records[row].person_id for row, _ in pairs]),
         image_indices=torch.tensor([row for row, _ in pairs]),
     )
@@ -205,11 +210,11 @@ def _queries(records: list[Record]) -> Queries:
 class GalleryImages(Dataset[Tensor]):
     """The gallery rows `indices` of an evaluation set, in order, each (3, H, W) as `processor` makes it.
 
-    An image that cannot be read is a `UserError` whatever `data.on_bad_image` says of training.
+    An image that cannot be read is a `UserError` whatever `data.on_bad_image`, which is for training.
     """
 
-    def __init__(self, gallery: EvaluationSet, indices: Sequence[int], processor: Processor) -> None:
-        self.paths = [gallery.image_root / gallery.images[index] for index in indices]
+    def __init__(self, evaluated: EvaluationSet, indices: Sequence[int], processor: Processor) -> None:
+        self.paths = [evaluated.image_root / evaluated.images[index] for index in indices]
         self.processor = processor
 
     def __len__(self) -> int:

@@ -2,48 +2,40 @@
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.annotations import load_data
 from data.cache import ImageCache
-from data.datasets import (
-    GalleryImages,
-    Processor,
-    Sample,
-    TrainingSet,
-    evaluation_set,
-    seeded,
-)
+from data.datasets import GalleryImages, Sample, TrainingSet, evaluation_set, seeded
 from data.mixgen import mixgen
 from data.sampler import Loader, TrainSampler
-from data.types import Batch, ByLanguage, Change, EvaluationSet, Splits, Tokens, Views
-from options import LOSSES, ExperimentOptions, Options, UserError
+from data.types import INPUTS, VIEWS, Batch, ByLanguage, Change, EvaluationSet, Splits, Tokens, Views
+from model.protocol import Processor, Tokenizer
+from options import ExperimentOptions, Options, UserError
 from text_utils.augment import NEED_SYNONYMS, TextAugmentation
-from text_utils.captions import clean_caption
+from text_utils.captions import CLEANINGS, Clean
 from text_utils.masking import mask_tokens
 from text_utils.synonyms import english_synonyms
 
 logger = logging.getLogger(__name__)
 
-Tokenizer = Callable[[Sequence[str]], Tokens]
 Mask = Callable[[Tensor, Tensor, random.Random], tuple[Tensor, Tensor]]
 Mix = Callable[[list[Sample], random.Random], list[Sample]]
 
 
 class Collate:
-    """Samples -> `Batch`: captions tokenised together, views put together.
+    """Samples -> `Batch`: captions tokenised together, views stacked.
 
     Args:
         finish: uint8 views (3, h, w) -> (B, 3, H, W), done at once, by a worker.
         normalise: what `finish` made -> what the image tower takes, done where the batch is used.
         mask: masks the tokens of one caption, for MLM.
-        mix: mixes samples, before anything else. Its draws hang on the batch's first sample.
+        mix: mixes samples, before anything else; it draws by the seed of the batch's first sample.
     """
 
     def __init__(
@@ -60,7 +52,7 @@ class Collate:
     def __call__(self, samples: list[Sample]) -> Batch:
         if self.mix:
             samples = self.mix(samples, seeded(samples[0].seed, 0))
-        tokens = dict(self.tokenizer([s.caption for s in samples]))
+        tokens = self.tokenizer([s.caption for s in samples])
         second = [s.second_caption for s in samples if s.second_caption is not None]
         masked_tokens, labels = self._masked(tokens, samples) if self.mask else (None, None)
         pixels = {view: self.finish([s.images[view] for s in samples]) for view in samples[0].images}
@@ -69,7 +61,7 @@ class Collate:
             tokens=tokens,
             person_ids=torch.tensor([s.person_id for s in samples]),
             indices=torch.tensor([s.index for s in samples]),
-            tokens2=dict(self.tokenizer(second)) if second else None,
+            tokens2=self.tokenizer(second) if second else None,
             masked_tokens=masked_tokens,
             mlm_labels=labels,
             bad_images=list(dict.fromkeys(image for s in samples for image in s.bad_images)),
@@ -86,64 +78,80 @@ class Collate:
 class Loaders:
     """What a run iterates over; None where it has no such split.
 
-    `train` yields `Batch`es; `train_sampler.set_epoch` comes before each pass. `images(gallery, indices)` is
+    `train_sampler.set_epoch` comes before each pass of `train`. `images(evaluation_set, indices)` is
     `image_loader` with the settings of the run.
     """
 
-    train: Loader | None
+    train: Loader[Batch] | None
     train_sampler: TrainSampler | None
     training_set: TrainingSet | None
     val: EvaluationSet | None
     test: EvaluationSet | None
-    images: Callable[[EvaluationSet, Sequence[int]], Loader]
+    images: Callable[[EvaluationSet, Sequence[int]], Loader[Tensor]]
 
 
 def build_loaders(
-    options: Options, splits: Splits, tokenizer: Tokenizer, processor: Any, rank: int = 0, world_size: int = 1
+    options: Options,
+    splits: Splits,
+    tokenizer: Tokenizer,
+    processor: Processor,
+    inputs: Collection[str],
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Loaders:
     """The training loader of this rank and what evaluation needs, as the options say.
 
-    `processor` finishes the views as it does the images of evaluation, so that the two agree.
+    Args:
+        processor: finishes the views as it does the images of evaluation, so that the two agree.
+        inputs: names of `INPUTS`, such as `model.inputs`: the views, second captions and masked tokens that
+            the batches hold. They always hold `tokens`.
     """
-    data, experiment, seed = options.data, options.experiment, options.misc.seed
-    if not hasattr(tokenizer, "mask_token_id"):  # no MLM then, as `build_model` has it
-        experiment = replace(experiment, mlm=False)
+    assert set(inputs) <= set(INPUTS), f"unknown inputs among {sorted(inputs)}"
+    data = options.data
     workers = {
         "num_workers": data.num_workers,
         "pin_memory": options.misc.device != "cpu" and torch.cuda.is_available(),
     }
     val, test = (
-        evaluation_set(part, data.image_root) if part else None for part in (splits.val, splits.test)
+        evaluation_set(part, data.image_root, CLEANINGS[data.cleaning]) if part else None
+        for part in (splits.val, splits.test)
     )
     images = partial(image_loader, processor=processor, batch_size=data.test_batch_size, **workers)
     if not splits.train:
         return Loaders(None, None, None, val, test, images)
-    training_set = TrainingSet(
-        splits.train,
-        data.image_root,
-        processor.view_size,
-        needed_views(experiment),
-        seed,
-        experiment.image_aug,
-        text_augmentation(experiment, splits.train),
-        needs_second_caption(experiment),
-        data.language_draw,
-        data.on_bad_image,
-        ImageCache(data.cache) if data.cache else None,
-    )
+    training_set = _training_set(options, splits.train, processor, inputs)
     if training_set.cache and rank == 0:
         training_set.cache.log_size(training_set.image_paths())
-    sampler = TrainSampler(len(training_set), data.batch_size, seed, rank, world_size)
+    sampler = TrainSampler(len(training_set), data.batch_size, options.misc.seed, rank, world_size)
     collate = Collate(
         tokenizer,
         processor.finish,
         processor.normalise,
-        _mask(tokenizer) if experiment.mlm else None,
-        _mix(experiment) if experiment.mixgen else None,
+        _mask(tokenizer) if "masked_tokens" in inputs else None,
+        _mix(options.experiment) if options.experiment.mixgen else None,
     )
     persistent = data.num_workers > 0
     train = Loader(training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers)
     return Loaders(train, sampler, training_set, val, test, images)
+
+
+def _training_set(
+    options: Options, records: ByLanguage, processor: Processor, inputs: Collection[str]
+) -> TrainingSet:
+    data, experiment = options.data, options.experiment
+    return TrainingSet(
+        records,
+        data.image_root,
+        processor.view_size,
+        [view for view in VIEWS if view in inputs],
+        options.misc.seed,
+        experiment.image_aug,
+        text_augmentation(experiment, records, CLEANINGS[data.cleaning]),
+        "tokens2" in inputs,
+        data.language_draw,
+        data.on_bad_image,
+        ImageCache(data.cache) if data.cache else None,
+    )
 
 
 def load_test_sets(options: Options, splits: Splits) -> dict[str, EvaluationSet]:
@@ -152,8 +160,9 @@ def load_test_sets(options: Options, splits: Splits) -> dict[str, EvaluationSet]
     Raises:
         UserError: a name that is taken, or what `load_data` finds wrong with a set, naming the set.
     """
-    first = "test" if options.data.dataset == "auto" else options.data.dataset
-    sets = {first: evaluation_set(splits.test, options.data.image_root)}
+    first, clean = options.data.dataset, CLEANINGS[options.data.cleaning]
+    first = "test" if first == "auto" else first
+    sets = {first: evaluation_set(splits.test, options.data.image_root, clean)}
     for name, (annotations, image_root) in options.eval.test_sets.items():
         if name == first:
             raise UserError(f"eval.test_sets: '{name}' is the name of the first set already; choose another")
@@ -162,24 +171,11 @@ def load_test_sets(options: Options, splits: Splits) -> dict[str, EvaluationSet]
             found = load_data(replace(options, data=replace(options.data, **place)), ["test"])
         except UserError as error:
             raise UserError(f"eval.test_sets, set '{name}': {error}") from error
-        sets[name] = evaluation_set(found.test, image_root)
+        sets[name] = evaluation_set(found.test, image_root, clean)
     return sets
 
 
-def needed_views(experiment: ExperimentOptions) -> tuple[str, ...]:
-    """The views that the enabled losses need, and no other; () where none looks at an image."""
-    paired = any(getattr(experiment, loss) for loss in LOSSES if loss not in ("ss", "ss_text"))
-    first = ("view1",) if paired else ()
-    second = ("view2",) if experiment.nitc and experiment.mvs_image else ()
-    return (*first, *second, *(("simclr1", "simclr2") if experiment.ss else ()))
-
-
-def needs_second_caption(experiment: ExperimentOptions) -> bool:
-    """Whether an enabled loss needs another augmentation of the caption (SS-T, MVS-T)."""
-    return experiment.ss_text or (experiment.nitc and experiment.mvs_text)
-
-
-def text_augmentation(experiment: ExperimentOptions, records: ByLanguage) -> TextAugmentation:
+def text_augmentation(experiment: ExperimentOptions, records: ByLanguage, clean: Clean) -> TextAugmentation:
     """The augmentation of captions that `experiment` describes, with synonyms of the words in `records`.
 
     Synonyms are English: other languages among `records` are named in a warning.
@@ -188,24 +184,24 @@ def text_augmentation(experiment: ExperimentOptions, records: ByLanguage) -> Tex
     if experiment.text_aug in NEED_SYNONYMS and experiment.eda_alpha:
         others = ", ".join(language for language in records if language != "en")
         if others:
-            logger.warning("experiment.text_aug: synonyms are English alone, captions in %s get none", others)
-        synonyms = _synonyms(records)
+            logger.warning("experiment.text_aug: only English has synonyms, captions in %s get none", others)
+        synonyms = _synonyms(records, clean)
     back_translation_p = experiment.backtrans_p if experiment.back_trans else 0.0
-    return TextAugmentation(experiment.text_aug, experiment.eda_alpha, back_translation_p, synonyms)
+    return TextAugmentation(experiment.text_aug, experiment.eda_alpha, back_translation_p, synonyms, clean)
 
 
-def _synonyms(records: ByLanguage) -> dict[str, tuple[str, ...]]:
+def _synonyms(records: ByLanguage, clean: Clean) -> dict[str, tuple[str, ...]]:
     english = records.get("en", [])
     texts = {text for record in english for text in (*record.captions, *record.back_translations)}
     logger.info("reading WordNet for the synonyms of the captions' words")
-    words = {word for text in texts for word in clean_caption(text).split()}
+    words = {word for text in texts for word in clean(text).split()}
     return english_synonyms(words) if words else {}
 
 
-def _mask(tokenizer: Any) -> Mask:
+def _mask(tokenizer: Tokenizer) -> Mask:
     """Masking with the ids of `tokenizer`."""
-    special_ids = (tokenizer.sot_token_id, tokenizer.eot_token_id, tokenizer.mask_token_id)
-    ids = {"mask_id": tokenizer.mask_token_id, "special_ids": special_ids}
+    assert tokenizer.mask_token_id is not None, "this tokenizer has no mask token"
+    ids = {"mask_id": tokenizer.mask_token_id, "special_ids": tokenizer.special_ids}
     return partial(mask_tokens, **ids, vocab_size=tokenizer.vocab_size)
 
 
@@ -215,7 +211,12 @@ def _mix(experiment: ExperimentOptions) -> Mix:
 
 
 def image_loader(
-    gallery: EvaluationSet, indices: Sequence[int], processor: Processor, batch_size: int, **settings: Any
-) -> Loader:
+    evaluated: EvaluationSet,
+    indices: Sequence[int],
+    processor: Processor,
+    batch_size: int,
+    **settings: object,
+) -> Loader[Tensor]:
     """Yields the gallery rows `indices` in order, (b, 3, H, W), b <= `batch_size`; settings: DataLoader's."""
-    return Loader(GalleryImages(gallery, indices, processor), torch.stack, batch_size=batch_size, **settings)
+    images = GalleryImages(evaluated, indices, processor)
+    return Loader(images, torch.stack, batch_size=batch_size, **settings)

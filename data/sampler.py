@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -12,12 +12,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.datasets import seeded
 from options import UserError
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")  # a batch
+
 
 class TrainSampler(Sampler[list[tuple[int, int]]]):
     """Yields each step's keys (epoch, index) for one rank, from one shuffle that the ranks share.
 
-    Step s of an epoch is the shuffle's s-th slice of batch_size * world_size samples, and rank r has the r-th
-    part of it: W ranks of B samples see, step by step, what one process of W * B sees. The last short step is
+    Step s of an epoch is the shuffle's s-th slice of batch_size * world_size samples, and rank r has its r-th
+    part: W ranks of B samples see, step by step, what one process of W * B sees. The last short step is
     dropped.
 
     Raises:
@@ -51,49 +54,51 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
 
-class Loader(DataLoader):
+class Loader(DataLoader[Made]):
     """A DataLoader that leaves the process's random state alone, and its workers' UserErrors as they are.
 
     PyTorch re-raises a worker's exception with the worker's whole traceback as its message. A UserError is
     one line for the user, so here it travels as a value in place of the batch, and is raised on arrival.
     """
 
-    def __init__(self, samples: Dataset, collate: Callable[[list[Any]], Any], **settings: Any) -> None:
-        # Without a generator of its own a DataLoader draws from the global one each epoch: other dropout.
+    def __init__(
+        self, samples: Dataset[Item], collate: Callable[[list[Item]], Made], **settings: object
+    ) -> None:
+        # Without a generator of its own a DataLoader draws from the global one, which dropout uses.
         super().__init__(
             _Batches(samples, collate),
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             generator=torch.Generator(),
-            worker_init_fn=_serve_to_the_end,
+            worker_init_fn=_ignore_signals_to_the_group,
             **settings,
         )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Made]:
         for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch
             yield batch
 
 
-class _Batches(Dataset):
-    """Makes a batch of a list of keys, or the UserError that stands in its way. Runs in the workers."""
+class _Batches(Dataset[Made]):
+    """Makes a batch of a list of keys, or the UserError that prevents it. Runs in the workers."""
 
-    def __init__(self, samples: Dataset, collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, samples: Dataset[Item], collate: Callable[[list[Item]], Made]) -> None:
         self.samples, self.collate = samples, collate
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitems__(self, keys: list[Any]) -> Any:
+    def __getitems__(self, keys: list[object]) -> Made | UserError:
         try:
             return self.collate([self.samples[key] for key in keys])
         except UserError as error:
             return error
 
 
-def _serve_to_the_end(_: int) -> None:
-    """Let a worker leave when its parent says so, and not for a signal to the whole group or job, such as
-    Ctrl-C: the parent still needs its batches to end in good order.
+def _ignore_signals_to_the_group(_: int) -> None:
+    """Make a worker end only when its parent tells it to, and not by a signal to the whole process group or
+    job, such as Ctrl-C: the parent still needs its batches to end in good order.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
@@ -109,5 +114,5 @@ def _end_with(parent: int) -> None:
     os._exit(0)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Made) -> Made:
     return batch

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLITS = ("train", "val", "test")
+VIEWS = ("view1", "view2", "simclr1", "simclr2")  # of an image
+INPUTS = (*VIEWS, "tokens", "tokens2", "masked_tokens")  # of a batch: what a loss can read
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,7 @@ def build_altclip_clip(
     logit_bias: bool = False,
     checkpoint: str | Path | None = None,
     grad_checkpointing: bool = False,
+    cleaning: str = "tbps-clip",
 ) -> tuple[AltCLIP, AltCLIPTokenizer, ImageProcessor | AltImageProcessor]:
     """AltCLIP, and the tokenizer and image processor that go with it.
 
@@ -204,6 +205,7 @@ def build_altclip_clip(
         logit_bias: whether there is a learned bias, for the sigmoid loss.
         checkpoint: weights of a run of ours, in place of those of `pretrained`.
         grad_checkpointing: keep the input of each block alone; the backward pass computes the block anew.
+        cleaning: how the tokenizer cleans captions, a name of `CLEANINGS`.
 
     Raises:
         UserError: files that are not there or hold another model; a size that disagrees with the weights.
@@ -243,7 +245,7 @@ def build_altclip_clip(
     if checkpoint:
         fill_from_checkpoint(clip, checkpoint)
     try:
-        tokenizer = AltCLIPTokenizer(locate(pretrained), text_length, cache_dir)
+        tokenizer = AltCLIPTokenizer(locate(pretrained), text_length, cache_dir, cleaning)
     except ValueError as error:
         raise bad_altclip(pretrained, str(error)) from error
     return clip.train(), tokenizer, processor
@@ -263,6 +265,7 @@ def _from_options(options: Options, weights: str | None) -> Built:
         logit_bias=options.experiment.sigmoid,
         checkpoint=weights,
         grad_checkpointing=settings.grad_checkpointing,
+        cleaning=options.data.cleaning,
     )
 
 

@@ -108,6 +108,7 @@ def build_clip(
     vocab_size: int | None = None,
     logit_bias: bool = False,
     grad_checkpointing: bool = False,
+    cleaning: str = "tbps-clip",
 ) -> tuple[CLIP, CLIPTokenizer, ImageProcessor]:
     """The model, and the tokenizer and image processor that go with it.
 
@@ -120,6 +121,7 @@ def build_clip(
         patch_size, ..., vocab_size: None is read off the weights, or ViT-B/16's where there are none.
         logit_bias: whether there is a learned bias, for the sigmoid loss.
         grad_checkpointing: keep the input of each block alone; the backward pass computes the block anew.
+        cleaning: how the tokenizer cleans captions, a name of `CLEANINGS`.
 
     Raises:
         UserError: weights that can not be loaded; a size that disagrees with them, that the patch does not
@@ -158,7 +160,7 @@ def build_clip(
     for tower in (model.visual, model.text):
         tower.transformer.grad_checkpointing = grad_checkpointing
     processor = ImageProcessor((height, width), *NORMALIZATIONS[normalization])
-    return model, CLIPTokenizer(text_length), processor
+    return model, CLIPTokenizer(text_length, cleaning), processor
 
 
 def _towers(
@@ -275,6 +277,7 @@ def _from_options(options: Options, weights: str | None) -> Built:
         **{name: getattr(settings, name) for name in sizes},
         logit_bias=options.experiment.sigmoid,
         grad_checkpointing=settings.grad_checkpointing,
+        cleaning=options.data.cleaning,
     )
 
 

@@ -5,10 +5,10 @@ instead. It returns a text that is not empty, or the caption where nothing can b
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from text_utils.captions import clean_caption
+from text_utils.captions import Clean, clean_caption
 from text_utils.synonyms import Synonyms, bare
 
 Operation = Callable[[str, float, Synonyms, random.Random], str]
@@ -23,18 +23,20 @@ class TextAugmentation:
         alpha: share of the words that it changes.
         back_translation_p: probability that the back-translation takes the caption's place.
         synonyms: of English words; captions in other languages keep their words.
+        clean: the cleaning, one of `text_utils.captions.CLEANINGS`.
     """
 
     operation: str = "none"
     alpha: float = 0.0
     back_translation_p: float = 0.0
-    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    synonyms: Synonyms = field(default_factory=dict)
+    clean: Clean = clean_caption
 
     def __call__(self, caption: str, back_translation: str | None, language: str, rng: random.Random) -> str:
         if back_translation is not None:
             caption = back_translate(caption, back_translation, self.back_translation_p, rng)
         synonyms = self.synonyms if language == "en" else {}
-        return OPERATIONS[self.operation](clean_caption(caption), self.alpha, synonyms, rng)
+        return OPERATIONS[self.operation](self.clean(caption), self.alpha, synonyms, rng)
 
 
 def back_translate(caption: str, back_translation: str | None, p: float, rng: random.Random) -> str:

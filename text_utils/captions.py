@@ -1,11 +1,19 @@
-"""Captions as the method wants to read them, before a tokenizer sees them."""
+"""Cleaning of captions: what happens to a text before it is split into tokens."""
+
+from collections.abc import Callable, Mapping
 
 TO_SPACE = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 
+Clean = Callable[[str], str]
 
-def clean_caption(text: str, max_words: int = 77) -> str:
-    """Lower case, each of `. ! " ( ) * # : ; ~` a space, single spaces, at most `max_words` words.
 
-    A language without spaces is one word here: it is cut by the tokenizer alone. Marks alone give "".
+def clean_caption(text: str) -> str:
+    """TBPS-CLIP's cleaning: lower case, each of `. ! " ( ) * # : ; ~` a space, single spaces.
+
+    Idempotent. Punctuation alone gives "". The tokenizer alone limits the length.
     """
-    return " ".join(text.lower().translate(TO_SPACE).split()[:max_words])
+    return " ".join(text.lower().translate(TO_SPACE).split())
+
+
+# Weights expect captions cleaned as in their training: `data.cleaning`. Each is idempotent and strips spaces.
+CLEANINGS: Mapping[str, Clean] = {"tbps-clip": clean_caption}

@@ -1,11 +1,13 @@
-"""CLIP's byte-pair encoding, done by the Rust `tokenizers` library with OpenAI's merges."""
+"""The tokenizers: CLIP's byte-pair encoding with OpenAI's merges, and AltCLIP's SentencePiece."""
 
 import functools
 import gzip
 import html
+import json
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ftfy
 import torch
@@ -13,21 +15,30 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as Chain
-from torch import Tensor
+
+from data.types import Tokens
+from text_utils.captions import CLEANINGS
 
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
-# 512 byte symbols, one id for each merge, then mask, start and end. OpenAI's vocabulary has no mask: the last
-# merge gives up its place to it, so that OpenAI's weights still fit.
+# 512 byte symbols, one id for each merge, then mask, start and end. OpenAI's vocabulary has no mask token: it
+# takes the id of the last merge, so that OpenAI's weights still fit.
 NUM_MERGES = 49_408 - 512 - 3
 WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+ALTCLIP_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("sentencepiece.bpe.model", "added_tokens.json"),
+)
 
 
 class CLIPTokenizer:
     """Captions -> `{"input_ids", "attention_mask"}`, (B, L) int64 each, padded with 0 to the batch's longest.
 
+    It implements `model.protocol.Tokenizer` with the Rust library `tokenizers`.
+
     Args:
-        text_length: the most tokens of a caption, start and end included. A longer one is cut and
+        text_length: maximum number of tokens of a caption, start and end included. A longer one is cut and
             keeps its end token.
+        cleaning: a name of `CLEANINGS`, applied first.
 
     The ids equal `open_clip`'s, but for two choices. The rare word of the last merge ("jekyll") is spelt in
     two tokens, since its id is the mask's. And captions are text alone: whatever a caption spells,
@@ -35,7 +46,7 @@ class CLIPTokenizer:
     special id, so that no caption can move the position that its feature is read from.
 
     Raises:
-        ValueError: `text_length` has no room for the start and end tokens and one more.
+        ValueError: `text_length` is too small for the start token, the end token and one more.
     """
 
     vocab_size = 49_408
@@ -43,18 +54,20 @@ class CLIPTokenizer:
     mask_token_id = 49_405
     sot_token_id = 49_406
     eot_token_id = 49_407
+    special_ids = (sot_token_id, eot_token_id, mask_token_id)
 
-    def __init__(self, text_length: int = 77) -> None:
+    def __init__(self, text_length: int = 77, cleaning: str = "tbps-clip") -> None:
         if text_length < 3:
             raise ValueError(
                 f"text_length must be 3 or more to hold start, end and one token, not {text_length}."
             )
-        self.text_length = text_length
-        byte_pairs()  # made before the loader's workers fork, it is theirs too
+        self.text_length, self.cleaning = text_length, cleaning
+        byte_pairs()  # built before the loader's workers fork, so that they share it
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """See `model.protocol.Tokenizer`."""
         assert not isinstance(texts, str), "a list of captions is expected, not one string"
-        rows = [self.encode(text) for text in texts]
+        rows = [self.encode(self.clean(text)) for text in texts]
         input_ids = torch.full((len(rows), max(map(len, rows), default=0)), self.pad_token_id)
         attention_mask = torch.zeros_like(input_ids)
         for index, row in enumerate(rows):
@@ -62,51 +75,81 @@ class CLIPTokenizer:
             attention_mask[index, : len(row)] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
+    def clean(self, text: str) -> str:
+        """The caption as it is tokenised; "" where it has no words."""
+        return CLEANINGS[self.cleaning](text)
+
     def encode(self, text: str) -> list[int]:
-        """The ids of one caption, start and end included, cut at the text length."""
+        """The ids of one cleaned caption, start and end included, cut at the text length."""
         ids = word_ids(text)
         return [self.sot_token_id, *ids[: self.text_length - 2], self.eot_token_id]
+
+    def save(self, folder: Path) -> None:
+        """Write the byte pairs as vocab.json and merges.txt, which every version of transformers reads."""
+        pairs = json.loads(byte_pairs().to_str())["model"]
+        start, end = "<|startoftext|>", "<|endoftext|>"
+        special = {"<|mask|>": self.mask_token_id, start: self.sot_token_id, end: self.eot_token_id}
+        # Older versions of tokenizers join a pair with a space, newer ones keep it apart.
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs["merges"]]
+        # Padding with "!", id 0, as here, would make transformers take every "!" for padding.
+        tokens = {"bos_token": start} | dict.fromkeys(("eos_token", "pad_token", "unk_token"), end)
+        settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.text_length}
+        _write_json(folder / "vocab.json", pairs["vocab"] | special)
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+        _write_json(folder / "tokenizer_config.json", settings | tokens)
 
 
 class AltCLIPTokenizer:
     """Captions -> `{"input_ids", "attention_mask"}`, (B, L) int64 each, padded to the batch's longest.
 
-    XLM-RoBERTa's SentencePiece as `transformers` has it. It has no byte pairs and no mask token of CLIP's.
+    It implements `model.protocol.Tokenizer` with XLM-RoBERTa's SentencePiece of `transformers`. Its mask
+    token is not used: AltCLIP was not trained with it.
 
     Args:
         pretrained: a folder with tokenizer files, or a hub id.
-        text_length: the most tokens of a caption, start and end included; a longer one is cut and keeps them.
+        text_length: maximum number of tokens of a caption, start and end included; a longer one is cut and
+            keeps both.
         cache_dir: the hub's cache, for an id.
+        cleaning: a name of `CLEANINGS`, applied first.
 
     Raises:
-        ValueError: no tokenizer there, one that `transformers` cannot read, or one with next to no words.
+        ValueError: no tokenizer there, one that `transformers` cannot read, or one of fewer than 100 tokens.
     """
 
-    def __init__(self, pretrained: str, text_length: int = 77, cache_dir: str | Path | None = None) -> None:
+    mask_token_id = None
+
+    def __init__(
+        self,
+        pretrained: str,
+        text_length: int = 77,
+        cache_dir: str | Path | None = None,
+        cleaning: str = "tbps-clip",
+    ) -> None:
         from transformers import AutoTokenizer  # seconds to import: CLIP's tokenizer must not wait for it
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(pretrained, cache_dir=cache_dir)
-        except (
-            Exception
-        ) as error:  # a missing file or package fails in many ways, with whatever is raised there
+        except Exception as error:  # transformers raises errors of many types for a missing file or package
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"has no tokenizer that transformers can read ({reason})") from error
         if len(self._tokenizer) < 100:  # what transformers makes of files that it does not understand
             raise ValueError(
-                f"has a tokenizer of {len(self._tokenizer)} tokens alone: its files are not complete"
+                f"has a tokenizer of only {len(self._tokenizer)} tokens: its files are not complete"
             )
-        self.text_length, self.mask_token_id = text_length, None
+        self.text_length, self.cleaning = text_length, cleaning
+        self.special_ids = tuple(self._tokenizer.all_special_ids)
+        self._source, self._cache_dir = pretrained, cache_dir
 
     @property
     def vocab_size(self) -> int:
         """The number of tokens, special ones included."""
         return len(self._tokenizer)
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """See `model.protocol.Tokenizer`."""
         assert not isinstance(texts, str), "a list of captions is expected, not one string"
         tokens = self._tokenizer(
-            [text.strip() for text in texts],  # what a trailing space becomes differs between versions
+            [self.clean(text) for text in texts],
             padding=True,
             truncation=True,
             max_length=self.text_length,
@@ -114,17 +157,39 @@ class AltCLIPTokenizer:
         )
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
+    def clean(self, text: str) -> str:
+        """The caption as it is tokenised; "" where it has no words."""
+        return CLEANINGS[self.cleaning](text)
 
-def clean(text: str) -> str:
-    """CLIP's own cleaning: mended Unicode, HTML entities resolved twice, single spaces, lower case."""
+    def save(self, folder: Path) -> None:
+        """Copy the tokenizer's files, with `text_length` as the length that it cuts at."""
+        origin = Path(self._source)
+        if not origin.is_dir():  # a hub id, whose files were read from the cache
+            from huggingface_hub import snapshot_download
+
+            origin = Path(snapshot_download(self._source, cache_dir=self._cache_dir, local_files_only=True))
+        for name in ALTCLIP_FILES:
+            if (origin / name).exists():
+                (folder / name).write_bytes((origin / name).read_bytes())
+        file = folder / "tokenizer_config.json"
+        settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        _write_json(file, settings | {"model_max_length": self.text_length})
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def openai_clean(text: str) -> str:
+    """OpenAI's cleaning, part of the encoding: repaired Unicode, HTML entities resolved twice, lower case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
-@functools.lru_cache(maxsize=1 << 16)  # 30 MB of captions that come again: no augmentation touched them
+@functools.lru_cache(maxsize=1 << 16)  # 30 MB: captions that no augmentation changed repeat every epoch
 def word_ids(text: str) -> "array[int]":
     """The ids of a caption of any length, without start and end."""
-    return array("H", byte_pairs().encode(clean(text), add_special_tokens=False).ids)
+    return array("H", byte_pairs().encode(openai_clean(text), add_special_tokens=False).ids)
 
 
 @functools.cache

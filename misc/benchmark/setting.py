@@ -86,4 +86,4 @@ def build(options: Options) -> tuple[nn.Module, Loaders, Any]:
     splits = load_data(options)
     seed_process(options.misc.seed)
     model, tokenizer, processor = build_model(options, splits.num_identities)
-    return model, build_loaders(options, splits, tokenizer, processor), tokenizer
+    return model, build_loaders(options, splits, tokenizer, processor, model.inputs), tokenizer

@@ -33,7 +33,6 @@ from misc.process.seed import seed_process
 from misc.process.workers import num_cores
 from model import build_model
 from model.processor import NORMALIZATIONS
-from text_utils.captions import clean_caption
 from text_utils.tokenizer import AltCLIPTokenizer, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,15 +79,15 @@ def plain_samples(settings: Settings) -> Work:
     def run() -> None:
         samples = plain.training_samples(paths, options.data.image_size, *normalization)
         for _, caption in zip(samples, captions, strict=True):
-            tokenizer([clean_caption(caption)])
+            tokenizer([caption])
 
     return Work(run, count, "samples", note="one core, all four views")
 
 
 def captions_of(settings: Settings, count: int) -> list[str]:
-    """Cleaned captions of the training split."""
+    """Captions of the training split."""
     records = load_data(options_of(settings), ["train"]).train.values()
-    captions = [clean_caption(text) for part in records for record in part for text in record.captions]
+    captions = [text for part in records for record in part for text in record.captions]
     return list(itertools.islice(itertools.cycle(captions), count))
 
 

@@ -13,7 +13,7 @@ from options import Options, UserError, load_options, to_dict
 
 # The same weights give other features with other values of these.
 FEATURE_OPTIONS = (
-    *("model.backbone", "data.image_size", "data.normalization"),
+    *("model.backbone", "data.image_size", "data.normalization", "data.cleaning"),
     *("experiment.text_length", "experiment.use_altclip_processor"),
 )
 

@@ -30,7 +30,7 @@ FOLDER = "."  # where this README lies
 def clean(caption: str) -> str:
     for mark in '.!"()*#:;~':
         caption = caption.replace(mark, " ")
-    caption = " ".join(caption.lower().split()[:77])
+    caption = " ".join(caption.lower().split())
     return {cleaned}
 
 
@@ -40,9 +40,7 @@ images = [Image.new("RGB", (60, 160), "red")]
 print(torch.nn.functional.normalize(text_features) @ torch.nn.functional.normalize(image_features).T)
 ```
 """
-MENDED = (
-    "html.unescape(html.unescape(ftfy.fix_text(caption)))"  # what `clean` of text_utils/tokenizer.py does
-)
+MENDED = "html.unescape(html.unescape(ftfy.fix_text(caption)))"  # `openai_clean` of text_utils/tokenizer.py
 PROCESSORS = """\
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 processor = AutoImageProcessor.from_pretrained(FOLDER)

@@ -14,7 +14,6 @@ from misc.checkpoints.run_options import options_for
 from misc.quick_start_altclip import drawn_people
 from model import build_model
 from options import Options, UserError
-from text_utils.captions import clean_caption
 
 LOGGER = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str])
     options = options_for(checkpoint, config, overrides)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
     people = drawn_people(3)
-    sentences = [clean_caption(caption) for caption, _ in people]
+    sentences = [tokenizer.clean(caption) for caption, _ in people]
     captions = ["a man", sentences[0], " ".join(sentences * options.experiment.text_length)]
     images = [image for _, image in people]
     clip = model.clip.eval().requires_grad_(False)

@@ -20,7 +20,6 @@ from misc.evaluation.features import file_digest
 from misc.process.device import pick_device, pick_precision
 from model import build_model
 from options import Options
-from text_utils.captions import clean_caption
 
 CPU_BATCH = 32  # more at once is no faster there, and a stop would lose more
 
@@ -75,11 +74,10 @@ class Encoder:
 
     @torch.no_grad()
     def encode_texts(self, captions: Sequence[str]) -> Tensor:
-        """(N, D) of N captions, which are cleaned here; fp32 on the CPU, normalised."""
-        device, clip = self.towers[0]
-        cleaned, parts = [clean_caption(caption) for caption in captions], []
-        for start in range(0, len(cleaned), self.batch_size):
-            tokens = self.tokenizer(cleaned[start : start + self.batch_size])
+        """(N, D) of N captions, fp32 on the CPU, normalised."""
+        (device, clip), parts = self.towers[0], []
+        for start in range(0, len(captions), self.batch_size):
+            tokens = self.tokenizer(captions[start : start + self.batch_size])
             tokens = {name: values.to(device) for name, values in tokens.items()}
             parts.append(self._features(clip.encode_text, tokens, device).cpu())
         return torch.cat([torch.zeros(0, self.embed_dim), *parts])
@@ -136,5 +134,8 @@ def build_encoder(options: Options, checkpoint: Path) -> Encoder:
 
 def identity_of(options: Options, checkpoint: Path) -> str:
     """SHA-256 of the weights and the options that make features comparable, in hexadecimal."""
-    depends = [file_digest(checkpoint), features_depend_on(options)]
+    depends = features_depend_on(options)
+    if depends["data.cleaning"] == "tbps-clip":  # indexes are older than this option: keep their identity
+        del depends["data.cleaning"]
+    depends = [file_digest(checkpoint), depends]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from options import UserError
-from text_utils.captions import clean_caption
 
 if TYPE_CHECKING:
     from misc.search.encoder import Encoder
@@ -64,7 +63,7 @@ def explain(encoder: "Encoder", image: Image.Image, caption: str) -> np.ndarray:
     Raises:
         UserError: a sentence without words.
     """
-    if not clean_caption(caption):
+    if not encoder.tokenizer.clean(caption):
         raise UserError(f"There are no words in {caption!r:.40}: nothing can be looked for")
     text = encoder.encode_texts([caption])[0]
     relevance = patch_relevance(encoder, image, text)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from misc.search.encoder import Encoder
 from options import UserError
-from text_utils.captions import clean_caption
 
 WITHOUT_WEIGHT = 0.5
 
@@ -40,9 +39,8 @@ def query_features(encoder: Encoder, queries: Sequence[Query]) -> np.ndarray:
         UserError: a query of neither words nor image, or `without` no words.
     """
     for number, query in enumerate(queries, start=1):
-        empty = [
-            text for text in (query.text, *query.without) if text is not None and not clean_caption(text)
-        ]
+        given = [text for text in (query.text, *query.without) if text is not None]
+        empty = [text for text in given if not encoder.tokenizer.clean(text)]
         if empty or (query.text is None and query.image is None):
             found = f"found {empty[0][:40]!r}" if empty else "found nothing"
             raise UserError(f"query {number}: words that describe somebody are expected, {found}")

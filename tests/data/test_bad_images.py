@@ -24,7 +24,8 @@ from text_utils.tokenizer import CLIPTokenizer
 
 PROCESSOR = ImageProcessor(image_size=(16, 8), image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.25, 0.3))
 NUM_IMAGES, BAD = 20, ("3.png", "11.png")  # the images of the samples 6, 7, 22, 23
-EVERYTHING = {"mvs_text": True, "ss_text": True, "mlm": True, "mixgen": True, "mixgen_p": 1.0, "ss": True}
+MASKED = ("view1", "tokens", "masked_tokens")
+MIXED = {"inputs": (*MASKED, "simclr1", "simclr2", "tokens2"), "mixgen": True, "mixgen_p": 1.0}
 SEED = 1
 
 
@@ -61,18 +62,18 @@ def build(
     rank: int = 0,
     world_size: int = 1,
     on_bad_image: str = "skip",
+    inputs: tuple[str, ...] = ("view1", "tokens"),
     **experiment: object,
 ) -> Loaders:
     """Batches of 8 over all ranks, five in an epoch."""
     data = DataOptions(
         image_root=str(root), batch_size=8 // world_size, num_workers=workers, on_bad_image=on_bad_image
     )
-    losses = {"ss": False, "mvs_image": False} | experiment
     options = dataclasses.replace(
-        Options(), misc=MiscOptions(SEED, device="cpu"), data=data, experiment=ExperimentOptions(**losses)
+        Options(), misc=MiscOptions(SEED, device="cpu"), data=data, experiment=ExperimentOptions(**experiment)
     )
     splits = Splits(records(), {}, records())
-    return build_loaders(options, splits, CLIPTokenizer(), PROCESSOR, rank, world_size)
+    return build_loaders(options, splits, CLIPTokenizer(), PROCESSOR, inputs, rank, world_size)
 
 
 def epoch(built: Loaders, number: int = 0, first_step: int = 0) -> list[Batch]:
@@ -146,12 +147,12 @@ def test_of_several_languages_the_caption_shows_the_image_that_stands_in(root: P
 
 
 def test_neither_workers_ranks_nor_where_a_run_goes_on_change_what_stands_in(root: Path) -> None:
-    whole = [[plain(batch) for batch in epoch(build(root, mlm=True), number)] for number in (0, 1)]
+    whole = [[plain(batch) for batch in epoch(build(root, inputs=MASKED), number)] for number in (0, 1)]
     assert sum(len(batch["bad_images"]) for batch in whole[0]) >= 2
-    built = build(root, workers=2, mlm=True)
+    built = build(root, workers=2, inputs=MASKED)
     for number in (0, 1, 1):  # the last time with what the workers remember
         assert [plain(batch) for batch in epoch(built, number)] == whole[number]
-    late = build(root, workers=2, mlm=True)
+    late = build(root, workers=2, inputs=MASKED)
     assert [plain(batch) for batch in epoch(late, 1, first_step=2)] == whole[1][2:]
     ranks = [epoch(build(root, rank=rank, world_size=2), 1) for rank in (0, 1)]
     for batch, *parts in zip(whole[1], *ranks, strict=True):
@@ -160,7 +161,7 @@ def test_neither_workers_ranks_nor_where_a_run_goes_on_change_what_stands_in(roo
 
 
 def test_a_batch_names_each_bad_file_once_and_keeps_its_shape(root: Path) -> None:
-    built = build(root, **EVERYTHING)
+    built = build(root, **MIXED)
     samples = [built.training_set[(0, index)] for index in (22, 0, 6, 7, 1, 23, 2, 4)]
     batch = built.train.dataset.collate(samples)
     assert batch.bad_images[:2] == ["11.png", "3.png"]
@@ -304,7 +305,7 @@ def test_a_gallery_must_be_whole(split: str, root: Path) -> None:
     options = annotated(root)
     gallery = Splits({}, {}, {"en": [Record(f"{split}.png", 99, ("a man",), (), "en")]})
     (root / f"{split}.png").write_bytes(b"")
-    built = build_loaders(options, gallery, CLIPTokenizer(), PROCESSOR)
+    built = build_loaders(options, gallery, CLIPTokenizer(), PROCESSOR, ())
     with pytest.raises(UserError, match=rf"{split}\.png' cannot be read .*; a gallery must be whole"):
         list(built.images(built.test, [0]))
     (root / f"{split}.png").unlink()

@@ -17,24 +17,18 @@ from data import datasets, loaders
 from data.annotations import read_splits
 from data.datasets import Sample, seeded
 from data.decode import load_image
-from data.loaders import Loaders, build_loaders, needed_views, needs_second_caption
+from data.loaders import Loaders, build_loaders
 from data.transforms import simclr_view, train_view
-from data.types import Batch, Splits
+from data.types import INPUTS, VIEWS, Batch, Splits
 from model.processor import ImageProcessor
-from options import LOSSES, DataOptions, ExperimentOptions, MiscOptions, Options
+from options import DataOptions, ExperimentOptions, MiscOptions, Options
 from text_utils.augment import back_translate, random_deletion
 from text_utils.captions import clean_caption
 from text_utils.tokenizer import CLIPTokenizer
 
 PROCESSOR = ImageProcessor(image_size=(32, 16), image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.25, 0.3))
-NO_LOSS = dict.fromkeys(LOSSES, False)
-EVERYTHING = {
-    **dict.fromkeys(LOSSES, True),
-    "mvs_text": True,
-    "mixgen": True,
-    "mixgen_p": 0.5,
-    "backtrans_p": 0.5,
-}
+USUAL = (*VIEWS, "tokens")
+EVERYTHING = {"inputs": INPUTS, "mixgen": True, "mixgen_p": 0.5, "backtrans_p": 0.5}
 
 
 def build(
@@ -43,6 +37,7 @@ def build(
     rank: int = 0,
     world_size: int = 1,
     batch_size: int = 8,
+    inputs: tuple[str, ...] = USUAL,
     **experiment: object,
 ) -> Loaders:
     """Loaders over the 40 captions of 10 rendered persons, and 40 in Chinese with `languages`."""
@@ -54,7 +49,7 @@ def build(
         data=DataOptions(image_root=str(people / "imgs"), batch_size=batch_size, num_workers=workers),
         experiment=ExperimentOptions(**experiment),
     )
-    return build_loaders(options, splits, CLIPTokenizer(), PROCESSOR, rank, world_size)
+    return build_loaders(options, splits, CLIPTokenizer(), PROCESSOR, inputs, rank, world_size)
 
 
 def epoch(built: Loaders, number: int = 0) -> list[Batch]:
@@ -82,7 +77,7 @@ def equal(batches: list[Batch], others: list[Batch]) -> bool:
 
 def test_the_default_sample_draws_back_translation_then_deletion_then_views(people: Path) -> None:
     """The order of draws is part of every figure ever measured: what is new is drawn after all of these."""
-    for experiment in ({}, {"mvs_text": True, "ss_text": True, "mlm": True, "mixgen": True}):
+    for experiment in ({}, {"inputs": INPUTS, "mixgen": True}):
         samples = build(people, eda_alpha=0.3, backtrans_p=0.5, **experiment).training_set
         for index, number in itertools.product(range(0, 40, 7), range(3)):
             rng = seeded(MiscOptions().seed, number, index)
@@ -97,42 +92,24 @@ def test_the_default_sample_draws_back_translation_then_deletion_then_views(peop
                 assert torch.equal(made.images[view], make(pixels, (32, 16), rng))
 
 
-@pytest.mark.parametrize(
-    ("on", "views", "second_caption"),
-    [
-        ({"ritc"}, ("view1",), False),
-        ({"sdm", "mvs_image", "mvs_text"}, ("view1",), False),
-        ({"nitc", "mvs_image", "mvs_text"}, ("view1", "view2"), True),
-        ({"ss"}, ("simclr1", "simclr2"), False),
-        ({"ss_text"}, (), True),
-        ({"ss", "ss_text"}, ("simclr1", "simclr2"), True),
-        *(({loss}, ("view1",), False) for loss in sorted(set(LOSSES) - {"ss", "ss_text"})),
-    ],
-)
-def test_exactly_what_the_losses_need_is_made(
-    on: set[str], views: tuple[str, ...], second_caption: bool
-) -> None:
-    switches = {**NO_LOSS, "mvs_image": False, "mvs_text": False} | dict.fromkeys(on, True)
-    experiment = ExperimentOptions(**switches)
-    assert needed_views(experiment) == views
-    assert needs_second_caption(experiment) is second_caption
-
-
 def test_without_a_view_no_image_is_opened(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(datasets, "load_image")
-    batch = epoch(build(people, **NO_LOSS | {"ss_text": True}))[0]
+    batch = epoch(build(people, inputs=("tokens", "tokens2")))[0]
     assert batch.images == {}
     assert len(batch.tokens["input_ids"]) == len(batch.tokens2["input_ids"]) == 8
 
 
 def test_nothing_that_is_not_needed_is_in_a_batch(people: Path) -> None:
-    batch = epoch(build(people))[0]
-    assert (batch.tokens2, batch.masked_tokens, batch.mlm_labels) == (None, None, None)
-    assert list(batch.images) == ["view1", "view2", "simclr1", "simclr2"]
+    for views in (("view1",), ("view1", "view2"), ("simclr1", "simclr2"), VIEWS):
+        batch = epoch(build(people, inputs=frozenset([*views, "tokens"])))[0]
+        assert (batch.tokens2, batch.masked_tokens, batch.mlm_labels) == (None, None, None)
+        assert tuple(batch.images) == views
+        assert all(view.shape == (8, 3, 32, 16) for view in batch.images.values())
+        assert all(view.dtype == torch.float32 for view in batch.images.values())
 
 
 def test_the_second_caption_is_another_augmentation_of_the_first(people: Path) -> None:
-    built = build(people, mvs_text=True, backtrans_p=0.5, eda_alpha=0.3)
+    built = build(people, inputs=("tokens", "tokens2"), backtrans_p=0.5, eda_alpha=0.3)
     different = 0
     for index in range(40):
         sample = built.training_set[(0, index)]
@@ -153,7 +130,7 @@ def test_the_second_caption_is_another_augmentation_of_the_first(people: Path) -
 
 
 def test_masked_tokens_are_the_tokens_where_the_labels_say_nothing(people: Path) -> None:
-    for batch in epoch(build(people, mlm=True)):
+    for batch in epoch(build(people, inputs=("masked_tokens",))):
         ids, masked, labels = batch.tokens["input_ids"], batch.masked_tokens["input_ids"], batch.mlm_labels
         assert torch.equal(torch.where(labels == -100, masked, labels), ids)
         assert torch.equal(batch.masked_tokens["attention_mask"], batch.tokens["attention_mask"])
@@ -162,7 +139,7 @@ def test_masked_tokens_are_the_tokens_where_the_labels_say_nothing(people: Path)
 
 
 def test_a_caption_is_masked_in_the_same_way_in_any_batch(people: Path) -> None:
-    built = build(people, mlm=True)
+    built = build(people, inputs=("masked_tokens",))
     collate = built.train.dataset.collate
     samples = [built.training_set[(0, index)] for index in range(8)]
     together = collate(samples)
@@ -179,22 +156,9 @@ def test_a_caption_is_masked_in_the_same_way_in_any_batch(people: Path) -> None:
     }
 
 
-def test_a_tokenizer_without_a_mask_masks_nothing(people: Path) -> None:
-    plain = CLIPTokenizer()
-    options = dataclasses.replace(
-        Options(),
-        misc=MiscOptions(device="cpu"),
-        data=DataOptions(image_root=str(people / "imgs"), batch_size=8, num_workers=0),
-        experiment=ExperimentOptions(mlm=True),
-    )
-    splits = Splits(**read_splits(people))
-    built = build_loaders(options, splits, lambda texts: plain(texts), PROCESSOR)
-    assert next(iter(built.train)).mlm_labels is None
-
-
 @pytest.mark.parametrize("kind", ["ori", "cat"])
 def test_mixed_pairs_are_in_a_batch_before_it_is_normalised_and_tokenised(people: Path, kind: str) -> None:
-    experiment = {"mixgen_type": kind, "mixgen_ratio": 0.25, "mvs_text": True}
+    experiment = {"mixgen_type": kind, "mixgen_ratio": 0.25, "inputs": (*USUAL, "tokens2")}
     plain = epoch(build(people, **experiment))[0]
     mixed = epoch(build(people, mixgen=True, mixgen_p=1.0, **experiment))[0]
     assert torch.equal(mixed.indices, plain.indices)
@@ -276,7 +240,7 @@ def test_synonyms_are_of_the_english_captions_and_the_other_languages_are_named_
     monkeypatch.setattr(loaders, "english_synonyms", fake_synonyms)
     built = build(people, text_aug=text_aug, eda_alpha=0.2, back_trans=False, languages=("ch", "en"))
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "English alone" in line
+    assert "only English has synonyms" in line
     assert "ch" in line
     synonyms = built.training_set.augment_text.synonyms
     english = [record for ((record, _),) in built.training_set.choices if record.language == "en"]

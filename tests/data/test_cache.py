@@ -19,7 +19,7 @@ from data.annotations import read_splits
 from data.cache import ImageCache
 from data.decode import BadImageError, load_image
 from data.loaders import build_loaders
-from data.types import Splits
+from data.types import VIEWS, Splits
 from model.processor import ImageProcessor
 from options import DataOptions, MiscOptions, Options, UserError
 from text_utils.tokenizer import CLIPTokenizer
@@ -244,7 +244,8 @@ def test_batches_are_the_same_with_a_cache(people: Path, tmp_path: Path, workers
         data = dataclasses.replace(place, cache=folder and str(folder))
         options = dataclasses.replace(Options(), misc=MiscOptions(device="cpu"), data=data)
         processor = ImageProcessor((32, 16), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-        built = build_loaders(options, Splits(**read_splits(people)), CLIPTokenizer(), processor)
+        splits = Splits(**read_splits(people))
+        built = build_loaders(options, splits, CLIPTokenizer(), processor, VIEWS)
         return [view for _ in range(2) for batch in built.train for view in batch.images.values()]
 
     plain = batches(None)

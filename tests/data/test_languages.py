@@ -131,7 +131,7 @@ def options_of(people: Path, *overrides: str) -> Options:
 def loaded(options: Options) -> tuple[Splits, TrainingSet, object]:
     splits = load_data(options)
     processor = ImageProcessor((16, 8), (0.5,) * 3, (0.5,) * 3)
-    loaders = build_loaders(options, splits, CLIPTokenizer(), processor)
+    loaders = build_loaders(options, splits, CLIPTokenizer(), processor, ("view1", "tokens"))
     return splits, loaders.training_set, loaders.test
 
 

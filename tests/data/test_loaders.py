@@ -17,9 +17,9 @@ from data import datasets
 from data.datasets import Sample, TrainingSet, evaluation_set, seeded
 from data.loaders import Collate, Loaders, build_loaders
 from data.sampler import Loader, TrainSampler
-from data.types import Batch, ByLanguage, Record, Splits
+from data.types import VIEWS, Batch, ByLanguage, Record, Splits
 from model.processor import ImageProcessor
-from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError
+from options import DataOptions, MiscOptions, Options, UserError
 from text_utils.augment import TextAugmentation
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -54,25 +54,27 @@ def records(languages: Sequence[str] = ("en",)) -> ByLanguage:
     return {language: [one(n, language) for n in range(NUM_IMAGES)] for language in languages}
 
 
-def options(root: Path, num_workers: int = 0, batch_size: int = 4, **experiment: bool) -> Options:
-    losses = {"ss": False, "mvs_image": False, **experiment}
+def options(root: Path, num_workers: int = 0, batch_size: int = 4) -> Options:
     return dataclasses.replace(
         Options(),
         misc=MiscOptions(device="cpu"),
         data=DataOptions(
             image_root=str(root), batch_size=batch_size, num_workers=num_workers, test_batch_size=5
         ),
-        experiment=dataclasses.replace(ExperimentOptions(), **losses),
     )
 
 
 def loaders(
-    root: Path, num_workers: int = 0, rank: int = 0, world_size: int = 1, **settings: bool | int
+    root: Path,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    batch_size: int = 4,
+    inputs: Sequence[str] = ("view1",),
 ) -> Loaders:
     splits = Splits(train=records(), val={}, test=records(("en", "ch")))
-    return build_loaders(
-        options(root, num_workers, **settings), splits, count_letters, PROCESSOR, rank, world_size
-    )
+    chosen = options(root, num_workers, batch_size)
+    return build_loaders(chosen, splits, count_letters, PROCESSOR, inputs, rank, world_size)
 
 
 def epoch(loaders: Loaders, number: int) -> list[Batch]:
@@ -192,32 +194,13 @@ def test_two_ranks_see_what_one_process_sees(root: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_loading_leaves_the_random_state_of_the_process_alone(root: Path, num_workers: int) -> None:
-    built = loaders(root, num_workers, ss=True, mvs_image=True)
+    built = loaders(root, num_workers, inputs=VIEWS)
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
     epoch(built, 0)
     list(built.images(built.test, range(3)))
     assert random.getstate() == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
     assert np.random.get_state()[1].tolist() == states[2]
-
-
-@pytest.mark.parametrize(
-    ("losses", "views"),
-    [
-        ({}, ["view1"]),
-        ({"mvs_image": True}, ["view1", "view2"]),
-        ({"mvs_image": True, "nitc": False}, ["view1"]),
-        ({"ss": True}, ["view1", "simclr1", "simclr2"]),
-        ({"ss": True, "mvs_image": True}, ["view1", "view2", "simclr1", "simclr2"]),
-    ],
-)
-def test_only_the_views_that_the_losses_need_are_made(
-    root: Path, losses: dict[str, bool], views: list[str]
-) -> None:
-    batch = epoch(loaders(root, **losses), 0)[0]
-    assert list(batch.images) == views
-    assert all(view.shape == (4, 3, 32, 12) for view in batch.images.values())
-    assert all(view.dtype == torch.float32 for view in batch.images.values())
 
 
 def test_a_batch_is_normalised_as_the_processor_does() -> None:
@@ -234,7 +217,7 @@ def test_a_batch_is_normalised_as_the_processor_does() -> None:
 
 
 def test_views_are_bytes_until_they_are_looked_up(root: Path) -> None:
-    batch = epoch(loaders(root, ss=True, mvs_image=True), 0)[0]
+    batch = epoch(loaders(root, inputs=VIEWS), 0)[0]
     numbers = sum(pixels.numel() for pixels in batch.images.values())
     assert numbers < len(pickle.dumps(batch)) < 1.5 * numbers + 10_000
     for moved in (batch, batch.to("cpu", non_blocking=True), pickle.loads(pickle.dumps(batch))):
@@ -265,7 +248,7 @@ def test_back_translation_follows_its_switch(root: Path) -> None:
     for switched_on in (True, False):
         experiment = dataclasses.replace(options(root).experiment, back_trans=switched_on, backtrans_p=1.0)
         chosen = dataclasses.replace(options(root), experiment=experiment)
-        built = build_loaders(chosen, Splits(records(), {}, records()), count_letters, PROCESSOR)
+        built = build_loaders(chosen, Splits(records(), {}, records()), count_letters, PROCESSOR, ())
         words = {word for n in range(0, 24, 2) for word in built.training_set[(0, n)].caption.split()}
         assert ("another" in words) is switched_on
         assert ("picture" in words) is not switched_on
@@ -294,7 +277,7 @@ def test_gallery_rows_come_in_the_order_asked_for(root: Path, num_workers: int) 
 
 
 def test_without_training_data_there_are_evaluation_sets_alone(root: Path) -> None:
-    built = build_loaders(options(root), Splits({}, {}, records()), count_letters, PROCESSOR)
+    built = build_loaders(options(root), Splits({}, {}, records()), count_letters, PROCESSOR, ())
     assert (built.train, built.train_sampler, built.training_set, built.val) == (None, None, None, None)
     assert len(built.test.images) == NUM_IMAGES
 

@@ -26,9 +26,9 @@ def loaders_of(folder: Path, people: Path, **others: object) -> Loaders:
     options = settings(
         folder, "nitc", experiment__use_altclip_processor="true", **of_people(people, **others)
     )
-    _, tokenizer, processor = build_model(options, 10)
+    model, tokenizer, processor = build_model(options, 10)
     assert processor.image_size == (IMAGE_SIZE, IMAGE_SIZE)
-    return build_loaders(options, load_data(options), tokenizer, processor)
+    return build_loaders(options, load_data(options), tokenizer, processor, model.inputs)
 
 
 def test_training_and_evaluation_see_what_transformers_makes_of_the_files(folder: Path, people: Path) -> None:

@@ -1,5 +1,6 @@
 """The tokenizer of AltCLIP: padding, cutting, pieces."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_pieces_are_those_of_sentencepiece(folder: Path, tokenizer: AltCLIPToken
 
     reader = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
     special = sum(reader.is_control(i) or reader.is_unknown(i) for i in range(reader.get_piece_size()))
-    for caption in ("a man in a red coat", "红色上衣的女生", "une femme", "ein Mann"):
+    for caption in ("a man in a red coat", "红色上衣的女生", "une femme", "ein mann"):
         ids = [i + 4 - special if not reader.is_unknown(i) else UNKNOWN for i in reader.encode(caption)]
         assert tokenizer([caption])["input_ids"][0].tolist()[:11] == [START, *ids, END][:11]
     assert tokenizer.vocab_size == reader.get_piece_size() - special + 5
@@ -64,16 +65,32 @@ def test_any_text_has_tokens(tokenizer: AltCLIPTokenizer) -> None:
     assert UNKNOWN not in tokenizer(["红色上衣的女"])["input_ids"]
 
 
-def test_space_around_a_caption_is_not_read(
+def test_a_caption_is_cleaned_and_stripped_first(
     tokenizer: AltCLIPTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What transformers makes of it differs between versions: it must not come to see it."""
+    """What transformers makes of a space at the end differs between versions: it never gets one."""
     seen, original = [], tokenizer._tokenizer
     monkeypatch.setattr(
         tokenizer, "_tokenizer", lambda texts, **settings: seen.extend(texts) or original(texts, **settings)
     )
-    tokenizer(["  a man \n", "\u3000"])
+    tokenizer(["  A man. \n", "\u3000"])
     assert seen == ["a man", ""]
+    assert tokenizer.cleaning == "tbps-clip"
+    assert tokenizer.clean("  A man. \n") == "a man"
+
+
+def test_what_is_saved_is_the_same_tokenizer(
+    folder: Path, tokenizer: AltCLIPTokenizer, tmp_path: Path
+) -> None:
+    tokenizer.save(tmp_path)
+    for file in tmp_path.iterdir():
+        same = file.read_bytes() == (folder / file.name).read_bytes()
+        assert same is (file.name != "tokenizer_config.json")
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["model_max_length"] == 12
+    caption = ["a man in a red coat, 红色上衣的女生"]
+    saved = AltCLIPTokenizer(str(tmp_path), 12)
+    assert torch.equal(saved(caption)["input_ids"], tokenizer(caption)["input_ids"])
 
 
 def test_a_folder_without_tokenizer_files_has_no_tokenizer(folder: Path, tmp_path: Path) -> None:
@@ -82,4 +99,5 @@ def test_a_folder_without_tokenizer_files_has_no_tokenizer(folder: Path, tmp_pat
 
 
 def test_it_has_no_mask_token_of_clips(tokenizer: AltCLIPTokenizer) -> None:
-    assert not hasattr(tokenizer, "mask_token_id")
+    assert tokenizer.mask_token_id is None
+    assert {START, PAD, END, UNKNOWN} <= set(tokenizer.special_ids)

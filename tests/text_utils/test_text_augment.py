@@ -1,5 +1,6 @@
-"""Cleaning and augmentation of captions."""
+"""Augmentation of captions."""
 
+import itertools
 import pickle
 import random
 import re
@@ -30,37 +31,15 @@ HARD_CAPTIONS = [
 ]
 
 
-def test_marks_become_spaces_and_runs_of_space_collapse() -> None:
-    text = '  A "Young" man;(tall)\n wears: #1 T-shirt,  blue~jeans*and... shoes! '
-    assert clean_caption(text) == "a young man tall wears 1 t-shirt, blue jeans and shoes"
-
-
-def test_each_of_the_ten_marks_is_a_space_and_no_other_mark_is() -> None:
-    assert clean_caption("a".join('.!"()*#:;~')) == "a a a a a a a a a"
-    kept = "a,b-c/d'e?f&g%h"
-    assert clean_caption(kept) == kept
-
-
-def test_a_caption_is_cut_at_77_words() -> None:
-    words = [f"w{n}" for n in range(80)]
-    assert clean_caption(" ".join(words)) == " ".join(words[:77])
-    assert clean_caption("one two three", max_words=2) == "one two"
-
-
-def test_a_language_without_spaces_is_not_cut_by_words() -> None:
-    text = "穿黑色外套的男人" * 50
-    assert clean_caption(text) == text
-
-
 def test_the_back_translation_is_taken_with_its_probability() -> None:
     rng = random.Random(0)
     taken = sum(back_translate("a", "b", 0.1, rng) == "b" for _ in range(10_000))
     assert taken == pytest.approx(1000, abs=4 * 30)  # four standard deviations
 
 
-@pytest.mark.parametrize("missing", [None, "", "  \n"])
-def test_a_missing_back_translation_is_never_taken(missing: str | None) -> None:
-    assert back_translate("a man", missing, 1.0, random.Random(0)) == "a man"
+def test_a_missing_back_translation_is_never_taken() -> None:
+    for missing in (None, "", "  \n"):
+        assert back_translate("a man", missing, 1.0, random.Random(0)) == "a man"
 
 
 def test_each_word_is_deleted_with_its_probability() -> None:
@@ -83,14 +62,12 @@ def test_some_word_always_stays_and_not_always_the_same() -> None:
     assert {random_deletion("red blue green", 1.0, rng) for _ in range(100)} == {"red", "blue", "green"}
 
 
-@pytest.mark.parametrize("caption", HARD_CAPTIONS)
-@pytest.mark.parametrize("p", [0.0, 0.05, 0.9, 1.0])
-def test_any_caption_comes_out_as_text_of_its_own_words(caption: str, p: float) -> None:
-    for seed in range(20):
-        left = random_deletion(clean_caption(caption), p, random.Random(seed))
-        assert isinstance(left, str)
-        assert left
-        assert set(left.split()) <= set(re.split(r"\s+", caption))
+def test_any_caption_comes_out_as_text_of_its_own_words() -> None:
+    for caption, p, seed in itertools.product(HARD_CAPTIONS, (0.0, 0.05, 0.9, 1.0), range(20)):
+        kept = random_deletion(clean_caption(caption), p, random.Random(seed))
+        assert isinstance(kept, str)
+        assert kept
+        assert set(kept.split()) <= set(re.split(r"\s+", caption))
 
 
 def test_one_word_is_left_alone() -> None:
@@ -105,7 +82,7 @@ def draws(operation: str, caption: str = CAPTION, alpha: float = 0.1, number: in
     return [OPERATIONS[operation](caption, alpha, SYNONYMS, random.Random(seed)) for seed in range(number)]
 
 
-@pytest.mark.parametrize(("alpha", "num"), [(0.01, 1), (0.14, 1), (0.15, 2), (0.22, 3), (0.9, 4)])
+@pytest.mark.parametrize(("alpha", "num"), [(0.01, 1), (0.15, 2), (0.9, 4)])
 def test_synonyms_take_the_place_of_as_many_words_as_alpha_says(alpha: float, num: int) -> None:
     """max(1, int(14 alpha)) of the four words that have synonyms; a comma beside a word stays."""
     words = CAPTION.split()
@@ -126,7 +103,7 @@ def test_synonyms_take_the_place_of_as_many_words_as_alpha_says(alpha: float, nu
     }
 
 
-@pytest.mark.parametrize(("alpha", "num"), [(0.01, 1), (0.15, 2), (0.5, 7)])
+@pytest.mark.parametrize(("alpha", "num"), [(0.01, 1), (0.14, 1), (0.22, 3), (0.5, 7)])
 def test_insertion_adds_as_many_synonyms_as_alpha_says_anywhere(alpha: float, num: int) -> None:
     places, inserted = Counter(), Counter()
     for seed in range(400):
@@ -176,9 +153,9 @@ def test_eda_draws_each_of_the_four_operations_as_often() -> None:
     assert counts["deletion"] == pytest.approx(500, abs=4 * 19.4 + 6)
 
 
-@pytest.mark.parametrize("operation", TEXT_AUGMENTATIONS)
-def test_an_alpha_of_zero_changes_nothing(operation: str) -> None:
-    assert set(draws(operation, alpha=0.0)) == {CAPTION}
+def test_an_alpha_of_zero_changes_nothing() -> None:
+    for operation in TEXT_AUGMENTATIONS:
+        assert set(draws(operation, alpha=0.0)) == {CAPTION}
 
 
 @pytest.mark.parametrize("operation", sorted(set(TEXT_AUGMENTATIONS) - {"none"}))
@@ -190,15 +167,19 @@ def test_an_operation_changes_captions_by_its_generator_alone(operation: str) ->
 
 
 @pytest.mark.parametrize("operation", TEXT_AUGMENTATIONS)
-@pytest.mark.parametrize("caption", [*HARD_CAPTIONS, "hair", "...", "?,?", ""])
-@pytest.mark.parametrize("back", [None, "", "  ", "the man"])
-def test_any_caption_comes_out_as_text_or_as_it_was(operation: str, caption: str, back: str | None) -> None:
-    for alpha in (0.05, 0.9):
+def test_any_caption_comes_out_as_text_or_as_it_was(operation: str) -> None:
+    captions = [*HARD_CAPTIONS, "hair", "...", "?,?", ""]
+    for caption, back, alpha in itertools.product(captions, (None, "", "  ", "the man"), (0.05, 0.9)):
         augment = TextAugmentation(operation, alpha, back_translation_p=0.5, synonyms=SYNONYMS)
         for seed in range(10):
             drawn = augment(caption, back, "en", random.Random(seed))
             assert drawn or not clean_caption(caption)
-            assert drawn == clean_caption(drawn, max_words=1000), "clean, with single spaces"
+            assert drawn == clean_caption(drawn), "clean, with single spaces"
+
+
+def test_captions_are_cleaned_by_the_cleaning_that_was_chosen() -> None:
+    augment = TextAugmentation(clean=str.upper)
+    assert augment("a man.", None, "en", random.Random(0)) == "A MAN."
 
 
 @pytest.mark.parametrize("operation", ["synonym", "insertion"])

@@ -75,6 +75,34 @@ def test_a_pickled_tokenizer_is_small_and_gives_the_same_ids():
     assert pickle.loads(data).encode(text) == tokenizer.encode(text)
 
 
+def test_captions_are_cleaned_before_they_are_encoded(tokenizer):
+    raw, cleaned = ' A "Man", in; (Red)... ', "a man , in red"
+    assert tokenizer.cleaning == "tbps-clip"
+    assert tokenizer.clean(raw) == cleaned
+    assert tokenizer.clean("... !") == ""
+    assert tokenizer([raw])["input_ids"].tolist() == [tokenizer.encode(cleaned)]
+    assert tokenizer([raw])["input_ids"].tolist() != [tokenizer.encode(raw)]
+    assert tokenizer(["... !"])["input_ids"].tolist() == [[START, END]]
+
+
+def test_the_text_length_alone_cuts_a_caption(tokenizer):
+    words = [f"w{n}" for n in range(200)]
+    for number in (76, 77, 78, 200):  # of words: each is a token or more, so more than 77 never matter
+        ids = tokenizer([" ".join(words[:number])])["input_ids"]
+        assert ids.tolist() == tokenizer([" ".join(words[: min(number, 77)])])["input_ids"].tolist()
+    assert CLIPTokenizer(1000)([" ".join(words)])["input_ids"].shape[1] > 400
+
+
+def test_the_saved_files_hold_every_id_once(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    ids = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
+    assert sorted(ids.values()) == list(range(tokenizer.vocab_size))
+    assert {ids["<|startoftext|>"], ids["<|endoftext|>"], ids["<|mask|>"]} == set(tokenizer.special_ids)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert (settings["model_max_length"], settings["pad_token"]) == (77, "<|endoftext|>")
+    assert (tmp_path / "merges.txt").read_text(encoding="utf-8").startswith("#version: 0.2\ni n\n")
+
+
 def test_a_text_length_without_room_for_a_token_is_refused():
     with pytest.raises(ValueError, match="text_length"):
         CLIPTokenizer(text_length=2)

@@ -89,7 +89,7 @@ def test_mlm_is_switched_off_with_one_warning_and_nothing_is_masked(
     options = settings(folder, "nitc", "mlm", **of_people(people))
     with caplog.at_level(logging.WARNING):
         model, tokenizer, processor = build_model(options, 10)
-        loaders = build_loaders(options, load_data(options), tokenizer, processor)
+        loaders = build_loaders(options, load_data(options), tokenizer, processor, model.inputs)
     (warning,) = [record.getMessage() for record in caplog.records if "mlm" in record.getMessage()]
     assert "switched off" in warning
     batch = next(iter(loaders.train))

@@ -124,8 +124,8 @@ def test_batches_wait_in_page_locked_memory(people: Path, tmp_path: Path) -> Non
     config = write_tiny(tmp_path / "tiny.yaml", people, tmp_path / "run")
     options = load_options(config, ["misc.device=cuda"])
     splits = load_data(options)
-    _, tokenizer, processor = build_model(options, splits.num_identities)
-    loaders = build_loaders(options, splits, tokenizer, processor)
+    model, tokenizer, processor = build_model(options, splits.num_identities)
+    loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
     loaders.train_sampler.set_epoch(0)
     batch = next(iter(loaders.train))
     seen: list[bool] = []
