@@ -5,7 +5,7 @@ DEMO := datasets/demo
 WEIGHTS := runs/demo/checkpoint_best.pth
 SEARCHED := runs/demo-search
 
-.PHONY: demo demo-altclip demo-search $(DEMO) study verify-release bench test drill fuzz lint clean
+.PHONY: demo demo-altclip demo-search $(DEMO) study verify-release bench test test-all drill fuzz lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
 # DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
@@ -53,9 +53,13 @@ BENCH_FLAGS ?=
 bench: .venv/ready
 	$(BIN)/python -m misc.benchmark $(BENCH_FLAGS)
 
-# Two files of tests at a time.
+# Two tests at a time, on a core each. `make test-all` runs those marked `slow` as well.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: .venv/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(TESTS) -m "not slow"
+
+test-all: test
+	$(TESTS) -m slow
 
 # Damaged input of every kind: 2,000 in this process, 50 as processes of their own. Prints a table.
 fuzz: .venv/ready-dev

@@ -1,12 +1,21 @@
-"""What several test files share: a small rendered data set, options of a tiny run on it, a small AltCLIP."""
+"""What test files share: a rendered data set, a tiny run on it, a small AltCLIP; one of each a session."""
 
+import fcntl
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from data.synthetic.write import Parameters, generate
-from tests.helpers.altclip_folders import altclip_folder, go_offline
+from main import main
+from misc.report import pictures as drawing
+from misc.report import reporter
+from tests.helpers.altclip_folders import go_offline, write_altclip
+from tests.helpers.gloo import end_processes
 from tests.helpers.tiny_config import write_tiny
+
+PICTURES = ("draw_rankings", "draw_curves")
 
 
 @pytest.fixture(autouse=True)
@@ -14,18 +23,58 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     go_offline(monkeypatch)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _session() -> Iterator[None]:
+    """No run draws pictures (most of a tiny run's time) or waits for the disk; gloo processes end with us."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in PICTURES:
+            patch.setattr(reporter, name, lambda *_: None)
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+    end_processes()
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of a test that uses this draw their pictures."""
+    for name in PICTURES:
+        monkeypatch.setattr(reporter, name, getattr(drawing, name))
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make(folder)` makes, once for all of pytest-xdist's processes."""
+    is_shared = "PYTEST_XDIST_WORKER" in os.environ
+    root = factory.getbasetemp().parent if is_shared else factory.getbasetemp()
+    folder, ready = root / name, root / f"{name}.ready"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            make(folder)
+            ready.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small AltCLIP: to be read, not changed."""
-    return altclip_folder(tmp_path_factory)
+    return _once(tmp_path_factory, "altclip", write_altclip)
 
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered data set: 10 persons to train on, 6 in val, 6 in test, two images each."""
-    folder = tmp_path_factory.mktemp("data") / "people"
-    generate(folder, Parameters(22, 0, 6, 6, images_per_identity=2))
-    return folder
+    parameters = Parameters(22, 0, 6, 6, images_per_identity=2)
+    return _once(tmp_path_factory, "people", lambda folder: generate(folder, parameters))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
+    """The folder of a tiny run of two epochs on `people`: to be read, not changed."""
+
+    def train(folder: Path) -> None:
+        assert main(["--config", str(write_tiny(folder.with_suffix(".yaml"), people, folder))]) == 0
+
+    return _once(tmp_path_factory, "finished_run", train)
 
 
 @pytest.fixture

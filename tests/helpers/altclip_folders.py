@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.types import Batch
 from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
 from model.altclip_adapter import AltCLIP, build_altclip_clip
 from options import LOSSES, Options, load_options
@@ -34,14 +35,6 @@ def write_altclip(folder: Path, width: int = 32, embed_dim: int = EMBED_DIM, see
     sizes = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "text_length": TEXT_LENGTH}
     captions = synthetic_captions(60)
     make_tiny_altclip(folder, captions, vocab_size=600, width=width, embed_dim=embed_dim, seed=seed, **sizes)
-
-
-def altclip_folder(factory: pytest.TempPathFactory) -> Path:
-    """The small AltCLIP of this test session, shared by the test files: to be read, not changed."""
-    folder = factory.getbasetemp() / "altclip"
-    if not folder.exists():
-        write_altclip(folder)
-    return folder
 
 
 def copied(folder: Path, to: Path, without: tuple[str, ...] = ()) -> Path:
@@ -88,6 +81,19 @@ def tokens_of(folder: Path, texts: tuple[str, ...] = CAPTIONS) -> dict[str, Tens
 
 def pixels(rows: int, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE) -> Tensor:
     return torch.randn(rows, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def batch_of(folder: Path, person_ids: tuple[int, ...] = (0, 1, 0, 2)) -> Batch:
+    """Random images, with captions of different lengths, the second ones longer."""
+    rows = len(person_ids)
+    views = pixels(4 * rows).chunk(4)
+    return Batch(
+        images=dict(zip(("view1", "view2", "simclr1", "simclr2"), views, strict=True)),
+        tokens=tokens_of(folder, CAPTIONS[:rows]),
+        person_ids=torch.tensor(person_ids),
+        indices=torch.arange(rows),
+        tokens2=tokens_of(folder, tuple(f"{text} and white shoes" for text in CAPTIONS[:rows])),
+    )
 
 
 def settings(folder: Path, *switched_on: str, **others: object) -> Options:

@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 
 from model import compile_towers
 from options import UserError
+from tests.helpers.gradients import assert_same_gradients, in_parts, whole
 from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
-from tests.misc.training.test_accumulate import assert_same, in_parts, whole
 
 COMPILED = {"experiment.dropout": 0.3, "model.compile": True}
 
@@ -44,7 +44,7 @@ def test_gradients_and_names_stay_those_of_the_plain_towers(traced: None) -> Non
         results.append((model.state_dict().keys(), whole(model, tiny_batch())))
     (names, (output, wanted)), (compiled_names, (again, found)) = results
     assert compiled_names == names
-    assert_same(found, wanted)
+    assert_same_gradients(found, wanted)
     torch.testing.assert_close(again.parts, output.parts)
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
@@ -61,7 +61,7 @@ def test_both_passes_of_an_accumulated_step_draw_the_same(traced: None) -> None:
         model = tiny_model(COMPILED | {"model.compile": compiled})
         torch.manual_seed(5)
         results.append(in_parts(model, tiny_batch(), 2)[1])
-    assert_same(*results)
+    assert_same_gradients(*results)
 
 
 def test_captions_of_any_length_share_their_graphs(traced: None) -> None:

@@ -13,11 +13,10 @@ from misc.process import distributed
 from model import build_model
 from model.towers.layers import Block, Transformer, rows_at
 from model.towers.recompute import linear_of
-from tests.helpers.altclip_folders import settings
+from tests.helpers.altclip_folders import batch_of, settings
 from tests.helpers.gloo import run_in_processes
+from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
-from tests.misc.training.test_accumulate import assert_same
-from tests.misc.training.test_altclip_training import batch_of
 
 # torch 2.4, of its own checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
@@ -145,7 +144,7 @@ def test_checkpointing_of_altclip_changes_no_gradient_and_keeps_less(folder: Pat
         model = build_model(options, 3)[0].train()
         results.append(stepped(model, batch_of(folder)))
     (plain, wanted), (lean, found) = results
-    assert_same(found, wanted)
+    assert_same_gradients(found, wanted)
     assert lean < plain / 2
 
 

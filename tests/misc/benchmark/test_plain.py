@@ -8,8 +8,8 @@ from PIL import Image
 
 from misc import metrics
 from misc.benchmark import plain
+from tests.helpers.gradients import assert_same_gradients, gradients
 from tests.helpers.tiny import tiny_batch, tiny_model
-from tests.misc.training.test_accumulate import assert_same, gradients
 
 SIMPLIFIED = {f"experiment.{name}": False for name in ("citc", "ss", "mvs_image")}
 
@@ -25,7 +25,7 @@ def test_the_plain_step_has_the_losses_and_gradients_of_ours(recipe: dict[str, o
     total = plain.total_loss(model, batch.images, plain.words_of(batch.tokens), batch.person_ids, 0.3)
     total.backward()
     assert total.item() == pytest.approx(ours.item(), rel=1e-5)
-    assert_same(gradients(model), wanted)
+    assert_same_gradients(gradients(model), wanted)
 
 
 @torch.no_grad()

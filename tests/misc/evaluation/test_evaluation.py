@@ -148,6 +148,7 @@ def test_rankings_say_what_each_query_found(
     assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in read] == rows
 
 
+@pytest.mark.usefixtures("pictures")
 def test_saved_features_give_the_same_figures_without_model_and_images(
     trained: Path, people: Path, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,20 +8,18 @@ from torch import Tensor
 
 from data.types import Batch
 from misc.process import distributed
-from misc.training.accumulation import accumulate
 from model import build_model
-from model.tbps import TBPS, LossOutput
+from model.tbps import TBPS
 from options import LOSSES
-from tests.helpers.altclip_folders import settings
+from tests.helpers.altclip_folders import batch_of, settings
 from tests.helpers.gloo import run_in_processes
+from tests.helpers.gradients import SOFT_LABEL, assert_same_gradients, gradients, in_parts, whole
 from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 from tests.helpers.tiny_config import write_tiny
 from tests.helpers.whole_runs import read_metrics, torchrun
-from tests.misc.training.test_altclip_training import batch_of
 
 # torch 2.4, of its own checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
-SOFT_LABEL, CPU = 0.3, torch.device("cpu")
 ALL = " ".join((*LOSSES, "mvs_image", "mvs_text"))
 CASES = [ALL, *LOSSES, "nitc mvs_image mvs_text"]
 
@@ -31,40 +29,13 @@ def model_of(case: str, **others: object) -> TBPS:
     return tiny_model(ALL_OFF | switched | {key.replace("__", "."): value for key, value in others.items()})
 
 
-def gradients(model: TBPS) -> dict[str, Tensor]:
-    """Of each parameter that has one."""
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def whole(model: TBPS, batch: Batch) -> tuple[LossOutput, dict[str, Tensor]]:
-    output = model(batch, SOFT_LABEL)
-    output.total.backward()
-    return output, gradients(model)
-
-
-def in_parts(
-    model: TBPS, batch: Batch, num_parts: int, factor: float = 1.0
-) -> tuple[LossOutput, dict[str, Tensor]]:
-    output = accumulate(model, batch, SOFT_LABEL, num_parts, lambda loss: factor * loss, CPU)
-    return output, gradients(model)
-
-
-def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float = 1e-5) -> None:
-    """To `tolerance` of the largest entry of all."""
-    assert found.keys() == wanted.keys()
-    largest = max(tensor.abs().max().item() for tensor in wanted.values())
-    for name, tensor in wanted.items():
-        difference = (found[name] - tensor).abs().max().item()
-        assert difference <= tolerance * largest, name
-
-
 @pytest.mark.parametrize("num_parts", [1, 3, NUM_ROWS])
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_gradients_are_those_of_the_whole_batch(case: str, num_parts: int) -> None:
     output, wanted = whole(model_of(case), tiny_batch())
     model = model_of(case)
     again, found = in_parts(model, tiny_batch(), num_parts)
-    assert_same(found, wanted)
+    assert_same_gradients(found, wanted)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == found.keys()
     assert list(again.parts) == list(output.parts)
     torch.testing.assert_close(again, output)
@@ -96,7 +67,7 @@ def test_two_processes_in_parts_give_what_one_gives_that_has_all_rows(
     wanted |= {"value": output.total.detach()}
     wanted |= {f"report {name}": value for name, value in output.report.items()}
     for rank in two_ranks:
-        assert_same(rank[case], wanted)
+        assert_same_gradients(rank[case], wanted)
 
 
 def test_a_run_of_two_processes_has_the_losses_of_whole_batches(people: Path, tmp_path: Path) -> None:
@@ -134,7 +105,7 @@ def test_both_passes_of_a_part_draw_the_same_dropout(case: str, checkpointing: b
     model = model_of(case, **others)
     torch.manual_seed(11)
     _, found = in_parts(model, batch, num_parts=3)
-    assert_same(found, wanted)
+    assert_same_gradients(found, wanted)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(12)
     model.zero_grad()
@@ -158,7 +129,7 @@ def test_under_autocast_one_part_has_the_gradients_of_the_whole(case: str) -> No
     """Autocast would reuse the weights that it cast in the first pass, which have no way back; and a backward
     pass inside it would make half-precision products of what is fp32.
     """
-    assert_same(under_autocast(case, num_parts=1), under_autocast(case), tolerance=1e-6)
+    assert_same_gradients(under_autocast(case, num_parts=1), under_autocast(case), tolerance=1e-6)
 
 
 @pytest.mark.parametrize("case", ["nitc ritc citc ss", "mlm"])
@@ -173,14 +144,14 @@ def test_under_autocast_parts_are_near_the_whole(case: str) -> None:
 def test_what_scales_a_loss_scales_all_gradients_once() -> None:
     plain, scaled = in_parts(model_of(ALL), tiny_batch(), 3), in_parts(model_of(ALL), tiny_batch(), 3, 1024.0)
     torch.testing.assert_close(plain[0], scaled[0])
-    assert_same({name: tensor / 1024 for name, tensor in scaled[1].items()}, plain[1])
+    assert_same_gradients({name: tensor / 1024 for name, tensor in scaled[1].items()}, plain[1])
 
 
 def test_gradients_are_added_to_those_that_are_there() -> None:
     model = model_of("nitc mlm")
     once = in_parts(model, tiny_batch(), 2)[1]
     twice = in_parts(model, tiny_batch(), 2)[1]
-    assert_same(twice, {name: 2 * tensor for name, tensor in once.items()})
+    assert_same_gradients(twice, {name: 2 * tensor for name, tensor in once.items()})
 
 
 def test_a_part_at_a_time_is_moved_to_the_device_with_captions_cut_to_its_longest(
@@ -221,5 +192,5 @@ def test_altclips_gradients_are_those_of_the_whole_batch(folder: Path, checkpoin
         model = build_model(options, 3)[0].train()
         results.append(step(model, batch_of(folder)))
     (output, wanted), (again, found) = results
-    assert_same(found, wanted)
+    assert_same_gradients(found, wanted)
     torch.testing.assert_close(again.parts, output.parts)

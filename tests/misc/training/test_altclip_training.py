@@ -21,31 +21,15 @@ from model import build_model
 from model.altclip_adapter import AltCLIP
 from options import LOSSES, UserError, load_options, to_dict
 from tests.helpers.altclip_folders import (
-    CAPTIONS,
     SWITCHES,
     WEIGHTS,
+    batch_of,
     build,
     copied,
     largest_cosine,
     of_people,
-    pixels,
     settings,
-    tokens_of,
 )
-
-
-def batch_of(folder: Path, person_ids: tuple[int, ...] = (0, 1, 0, 2)) -> Batch:
-    """Random images, with captions of different lengths, the second ones longer."""
-    rows = len(person_ids)
-    views = pixels(4 * rows).chunk(4)
-    return Batch(
-        images=dict(zip(("view1", "view2", "simclr1", "simclr2"), views, strict=True)),
-        tokens=tokens_of(folder, CAPTIONS[:rows]),
-        person_ids=torch.tensor(person_ids),
-        indices=torch.arange(rows),
-        tokens2=tokens_of(folder, tuple(f"{text} and white shoes" for text in CAPTIONS[:rows])),
-    )
-
 
 # Losses
 

@@ -21,10 +21,10 @@ from misc.training.accumulation import accumulate
 from misc.training.optimizer import build_optimizer
 from model import build_model
 from options import LOSSES, load_options
-from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
+from tests.helpers.gradients import gradients
+from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 from tests.helpers.tiny_config import write_tiny
 from tests.helpers.whole_runs import content, read_metrics
-from tests.misc.training.test_accumulate import ALL_OFF, gradients
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),

@@ -31,6 +31,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["model"]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_run_writes_all_its_files_and_an_evaluation_agrees_with_them(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(["--config", str(config)]) == 0
