@@ -1,138 +1,205 @@
-"""docs/method.md covers the options of the method; what it and docs/running.md name exists, as they say."""
+"""The documents say what is true: their commands parse; the options, files, flags and names in them exist."""
 
-import ast
-import dataclasses
 import re
-import shlex
 import shutil
 import subprocess
-import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
-from data.annotations import MAX_BAD_PERCENT
+from data.annotations import MAX_BAD_PERCENT, read_splits
+from data.check.__main__ import build_parser as check_parser
 from main import parse_command_line
+from misc.benchmark.__main__ import build_parser as benchmark_parser
+from misc.benchmark.memory import build_parser as memory_parser
 from misc.benchmark.parts import PARTS, chosen
 from misc.checkpoints import read as checkpoint
 from misc.checkpoints import saver
-from misc.checkpoints.run_folder import BAD_IMAGES
+from misc.checkpoints.run_folder import BAD_IMAGES, RUN_FILES
+from misc.export.__main__ import build_parser as export_parser
 from misc.process import heartbeat
 from misc.process.signals import RESUME_ME
-from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, Options
+from misc.quick_start_altclip import build_parser as altclip_parser
+from misc.search.__main__ import COMMANDS
+from misc.search.__main__ import parse as parse_search
+from misc.search.benchmark import build_parser as search_benchmark_parser
+from misc.search.update import SKIPPED
+from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, load_options
+from tests.helpers.documents import (
+    ADDRESS,
+    DOCUMENTS,
+    OPTIONS,
+    ROOMS,
+    SECTIONS,
+    TEXTS,
+    blocks,
+    calls,
+    code,
+    exists_in_code,
+    names_in,
+    rows,
+    spans,
+)
 
-TEXT = Path("docs/method.md").read_text(encoding="utf-8")
-RUNNING = Path("docs/running.md").read_text(encoding="utf-8")
-PERFORMANCE = Path("docs/performance.md").read_text(encoding="utf-8")
-SCRIPTS = re.findall(r"^```bash\n(.*?)^```$", RUNNING, re.MULTILINE | re.DOTALL)
-SPANS = re.findall(r"`([^`\n]+)`", TEXT)
-KEYS = {
-    f"{s}.{f.name}" for s, kind in typing.get_type_hints(Options).items() for f in dataclasses.fields(kind)
+PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
+    "main.py": parse_command_line,
+    "data.check": lambda words: check_parser().parse_args(words),
+    "misc.benchmark.memory": lambda words: memory_parser().parse_args(words),
+    "misc.export": lambda words: export_parser().parse_intermixed_args(words),
+    "misc.search": parse_search,
+    "misc.search.benchmark": lambda words: search_benchmark_parser().parse_args(words),
+    "misc/quick_start_altclip.py": lambda words: altclip_parser().parse_args(words),
 }
-PLACES = sorted({span for span in SPANS if re.match(r"[\w/]+\.py: ", span)})
+WITHOUT_ARGUMENTS = {"config", "misc.study"}
+MADE = {*RUN_FILES, checkpoint.LAST, checkpoint.BEST, SKIPPED, "tensorboard/", "findings.txt"}
+MADE_BY_USERS = re.compile(r"^(datasets|runs|weights|exports)/|^/|^\.venv|^config/mine\.yaml$|_reid|reid_raw")
+METHOD, RUNNING, PERFORMANCE = (TEXTS[f"docs/{name}.md"] for name in ("method", "running", "performance"))
+OPTION = re.compile(rf"(?<![\w/.,-])((?:{'|'.join(SECTIONS)})\.[a-z]\w*)(?![\w.]*\()")
+DOTTED = re.compile(rf"((?:{'|'.join(ROOMS)})(?:\.\w+)*\.(?!py\b|yaml\b|\d)\w+)(?:\(.*\))?")
+FLAGS_OF_OTHERS = re.compile(
+    r"--(local_addr|rdzv_conf|signals-to-handle|max-restarts|signal|requeue|gpus-per-\w+)"
+)
+document = pytest.mark.parametrize("name", DOCUMENTS)
 
 
-def defined_in(path: Path) -> set[str]:
-    """Functions, classes, their methods ("Class.method") and constants of a file."""
-    names = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        if isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)}
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return names
+@document
+def test_every_command_is_understood(name: str) -> None:
+    for program, words in calls(TEXTS[name]):
+        if program not in WITHOUT_ARGUMENTS:
+            words = [re.sub(r"^(runs|config/mine).*yaml$", "config/demo.yaml", word) for word in words]
+            words = ["64" if word == "N" else word for word in words]
+            PROGRAMS[program](words)
+
+
+@document
+def test_every_make_target_named_exists(name: str) -> None:
+    targets = set(re.findall(r"^([\w-]+):", Path("Makefile").read_text(), re.MULTILINE))
+    named = {found[1] for line in code(TEXTS[name]) if (found := re.match(r"make ([\w-]+)", line))}
+    assert named <= targets
+
+
+@document
+def test_every_option_named_exists(name: str) -> None:
+    named = {key for line in code(TEXTS[name]) for key in OPTION.findall(line)} - {"experiment.NAME_ratio"}
+    assert not {key for key in named - OPTIONS if key not in RUN_FILES and not exists_in_code(key)}
+
+
+@document
+def test_every_file_named_exists(name: str) -> None:
+    text = ADDRESS.sub("", TEXTS[name])
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+    folder = Path(name).parent
+    assert not [link for link in links if not (folder / link).exists()]
+    pattern = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|yaml|md|txt|png|gz|toml|jsonl)\b|^[\w/.-]+/$")
+    named = {path for line in code(text) for path in pattern.findall(line)} - MADE
+    for path in sorted(path for path in named if not MADE_BY_USERS.search(path)):
+        assert Path(path).exists() or (folder / path).exists(), path
+
+
+@document
+def test_every_place_in_the_code_exists(name: str) -> None:
+    for span in spans(TEXTS[name]):
+        if found := re.fullmatch(r"([\w/]+\.py): ([\w.]+)", span):
+            assert found[2] in names_in(Path(found[1])), span
+        elif (found := DOTTED.fullmatch(span)) and found[1] not in {*OPTIONS, *RUN_FILES}:
+            assert exists_in_code(found[1]), span
+
+
+@document
+def test_every_flag_named_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_command_line(["--help"])
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            parse_search([command, "--help"])
+    helps = [check_parser(), benchmark_parser(), export_parser(), search_benchmark_parser(), altclip_parser()]
+    known = capsys.readouterr().out + "".join(parser.format_help() for parser in helps)
+    inline = {flag for span in spans(TEXTS[name]) for flag in re.findall(r"^--[a-z][\w-]*", span)}
+    assert not {flag for flag in inline if flag not in known and not FLAGS_OF_OTHERS.fullmatch(flag)}
+
+
+@document
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_every_script_is_bash(name: str) -> None:
+    for script in blocks(TEXTS[name], "bash"):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@document
+def test_every_yaml_file_shown_loads(name: str, tmp_path: Path) -> None:
+    for text in blocks(TEXTS[name], "yaml"):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text.replace("base: ", f"base: {Path('config').resolve()}/"), encoding="utf-8")
+        settings = yaml.safe_load(text)
+        options = load_options(path)
+        for section, values in settings.items():
+            for key, value in values.items() if isinstance(values, dict) else ():
+                found = getattr(getattr(options, section), key)
+                assert (list(found) if isinstance(found, tuple) else found) == (
+                    float(value) if isinstance(found, float) else value
+                )
+
+
+@document
+def test_no_figure_is_missing(name: str) -> None:
+    assert "@@" not in TEXTS[name]
+
+
+def test_the_python_shown_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = blocks(TEXTS["docs/python.md"], "python")
+    exec(compile(text, "docs/python.md", "exec"), {})
+    assert "'mINP'" in capsys.readouterr().out
+
+
+def test_the_annotations_shown_are_read(tmp_path: Path) -> None:
+    (text,) = blocks(TEXTS["docs/data.md"], "json")
+    (tmp_path / "train_reid.json").write_text(text, encoding="utf-8")
+    (record,) = read_splits(tmp_path, ["train"])["train"]["en"]
+    assert len(record.captions) == len(record.back_translations) == 2
+    table = next(block for block in blocks(TEXTS["docs/data.md"], "text") if block.startswith("image,"))
+    (tmp_path / "mine.csv").write_text(table, encoding="utf-8")
+    assert len(read_splits(tmp_path / "mine.csv", ["train"], languages=None)["train"]) == 2
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_has_a_row(loss: str) -> None:
-    assert re.search(rf"^\| `experiment\.{loss}` \|", TEXT, re.MULTILINE)
+    assert re.search(rf"^\| `experiment\.{loss}` \|", METHOD, re.MULTILINE)
 
 
 def test_every_option_of_the_method_is_explained() -> None:
-    ratios = {f"experiment.{loss}_ratio" for loss in LOSSES}  # said once for all
-    missing = {key for key in KEYS if key.startswith("experiment.")} - ratios - set(keys_named())
-    assert not missing
+    named = {key for span in spans(METHOD) for key in OPTION.findall(span)}
+    ratios = {f"experiment.{loss}_ratio" for loss in LOSSES}  # explained once for all
     tricks = {"model.use_gather", "model.softlabel_ratio", "schedule.ratio_factor", "data.few_shot"}
-    assert tricks | {key for key in KEYS if key.startswith("model.lock_")} <= set(keys_named())
+    explained = {key for key in OPTIONS if key.startswith(("experiment.", "model.lock_"))} - ratios | tricks
+    assert explained <= named
+    augmentations = {f"experiment.text_aug={name}" for name in TEXT_AUGMENTATIONS}
+    assert augmentations <= set(spans(METHOD))
+    for name in IMAGE_AUGMENTATIONS:
+        assert {name, f"experiment.image_aug={name}"} & set(spans(METHOD))
 
 
-def keys_named() -> list[str]:
-    sections = "|".join(typing.get_type_hints(Options))
-    return [match[1] for span in SPANS if (match := re.match(rf"((?:{sections})\.\w+)(?:=\w+)?$", span))]
+def test_running_gives_the_numbers_and_names_of_the_code() -> None:
+    assert f"| {RESUME_ME} | stopped by a signal" in RUNNING
+    assert f"$status -eq {RESUME_ME} ]" in RUNNING
+    assert f"after {heartbeat.PATIENCE:.0f} s." in RUNNING
+    assert f"more than {MAX_BAD_PERCENT} % of the training images" in TEXTS["docs/data.md"]
+    assert f"waits {saver.LAST_TRIES * saver.PAUSE / 60:.0f} minutes for" in RUNNING
+    for name in (*RUN_FILES, checkpoint.LAST, checkpoint.BEST, checkpoint.OLDER.format("N"), BAD_IMAGES):
+        assert f"`{name}`" in RUNNING
 
 
-def test_every_option_named_exists() -> None:
-    named = set(keys_named()) - {"experiment.NAME_ratio"}
-    assert len(named) > 35
-    assert named <= KEYS
-
-
-@pytest.mark.parametrize("name", IMAGE_AUGMENTATIONS)
-def test_every_image_augmentation_is_explained(name: str) -> None:
-    assert {name, f"experiment.image_aug={name}"} & set(SPANS)
-
-
-@pytest.mark.parametrize("name", TEXT_AUGMENTATIONS)
-def test_every_text_augmentation_is_explained(name: str) -> None:
-    assert f"experiment.text_aug={name}" in SPANS
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_every_place_in_the_code_exists(place: str) -> None:
-    file, name = place.split(": ")
-    assert name in defined_in(Path(file))
-
-
-def test_its_commands_are_understood() -> None:
-    commands = re.findall(r"^python main\.py (.+)$", TEXT, re.MULTILINE)
-    assert len(commands) == 3
-    for command in commands:
-        flags, options = parse_command_line(command.split())
-        assert flags.simplified
-        assert not options.experiment.nitc
-
-
-@pytest.mark.parametrize("text", [RUNNING, PERFORMANCE], ids=["running", "performance"])
-def test_every_option_named_exists_there_too(text: str) -> None:
-    sections = "|".join(typing.get_type_hints(Options))
-    named = set(re.findall(rf"(?<![\w/.,-])((?:{sections})\.[a-z]\w*)", text))
-    named -= {"data.check", "misc.benchmark"}  # programs
-    assert len(named) > 5
-    assert named <= KEYS
-
-
-def test_the_benchmarks_parts_and_files_that_are_named_exist() -> None:
+def test_the_parts_of_the_benchmark_that_are_named_exist() -> None:
     found = re.findall(r"--only ([\w.,]+)", PERFORMANCE)
     assert len(found) == 3
     for names in found:
         assert chosen(names)
     assert set(re.findall(r"`step\.\w+`", PERFORMANCE)) <= {f"`{part}`" for part in PARTS}
-    for file in re.findall(r"`((?:misc|model|data|tests)/[\w/]+\.py)`", PERFORMANCE):
-        assert Path(file).exists()
 
 
-def test_every_command_for_running_is_understood() -> None:
-    found = re.findall(r"main\.py\b(.*?)(?: &|')?$", "\n".join(SCRIPTS), re.MULTILINE)
-    assert len(found) == 9
-    for words in found:
-        flags, _ = parse_command_line(shlex.split(words))
-        assert flags.resume == ("auto" if "--resume" in words else None)
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_for_running_is_bash(script: str) -> None:
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-
-
-def test_running_says_the_numbers_and_names_of_the_code() -> None:
-    assert f"| {RESUME_ME} | stopped by a signal" in RUNNING
-    assert f"$status -eq {RESUME_ME} ]" in RUNNING
-    assert f"after {heartbeat.PATIENCE:.0f} s." in RUNNING
-    assert f"more than {MAX_BAD_PERCENT} % of the training images" in RUNNING
-    assert f"waits {saver.LAST_TRIES * saver.PAUSE / 60:.0f} minutes for room" in RUNNING
-    for name in (checkpoint.LAST, checkpoint.BEST, checkpoint.OLDER.format("N"), BAD_IMAGES):
-        assert f"`{name}`" in RUNNING
+def test_the_tests_read_what_they_should() -> None:
+    assert sum(len(calls(text)) for text in TEXTS.values()) > 70
+    assert {program for text in TEXTS.values() for program, _ in calls(text)} == {*PROGRAMS, "config"}
+    assert len({key for text in TEXTS.values() for line in code(text) for key in OPTION.findall(line)}) > 70
+    assert sum(len(rows(text)) for text in TEXTS.values()) > 100
