@@ -1,13 +1,13 @@
-"""AltCLIP (Chen et al. 2022, arXiv 2211.06679) behind the interface of `model.clip.CLIP`.
+"""AltCLIP (Chen et al. 2022, arXiv 2211.06679) as a `DualEncoder`.
 
 The towers are those of `transformers.AltCLIPModel`: CLIP's vision transformer, and XLM-RoBERTa with a
-projection, read at its first token. What is called here is called alike in transformers 4.35 and 5.
+projection, whose first token is the feature. Only names that transformers 4.35 and 5 share are used.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -29,6 +29,9 @@ from model.weights.altclip_files import (
 from model.weights.shapes import resize_image_positions
 from options import Options, UserError
 from text_utils.tokenizer import AltCLIPTokenizer
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessor
 
 
 class AltVision(nn.Module):
@@ -54,7 +57,7 @@ class AltVision(nn.Module):
     def forward(self, pixel_values: Tensor, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Features (B, D), not normalised; with `return_dense` also all tokens' (B, 1 + P, D).
 
-        The embeddings are put together here: `transformers` takes square images alone.
+        The embeddings are computed here, since `transformers` only takes square images.
         """
         assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
         model, embeddings = self.vision_model, self.vision_model.embeddings
@@ -131,7 +134,7 @@ class AltCLIP(DualEncoder):
 
 
 def _blocks(encoder: nn.Module) -> nn.ModuleList:
-    """Called `layer` or `layers`, by version of `transformers` and tower."""
+    """Its name, `layer` or `layers`, depends on the version of `transformers` and on the tower."""
     return encoder.layers if hasattr(encoder, "layers") else encoder.layer
 
 
@@ -139,16 +142,16 @@ class AltImageProcessor:
     """AltCLIP's own preprocessing: shortest edge resized, centre cropped, normalised.
 
     Attributes:
-        image_size: (height, width) of what it makes.
+        image_size: (height, width) of its output.
         view_size: None: training views keep the size of their image, for `finish` to crop.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: "CLIPImageProcessor") -> None:
         self.processor = processor
         self.image_size = (processor.crop_size["height"], processor.crop_size["width"])
         self.view_size = None
 
-    def __call__(self, images: Sequence[Any], return_tensors: str = "pt") -> dict[str, Tensor]:
+    def __call__(self, images: Sequence[Image.Image], return_tensors: str = "pt") -> dict[str, Tensor]:
         images = [image.convert("RGB") for image in images]
         return {"pixel_values": self.processor(images=images, return_tensors=return_tensors)["pixel_values"]}
 
@@ -159,7 +162,7 @@ class AltImageProcessor:
 
     @staticmethod
     def normalise(pixels: Tensor) -> Tensor:
-        """What `finish` made, as it is: `transformers` has normalised it already."""
+        """The output of `finish` unchanged: `transformers` has normalised it already."""
         return pixels
 
     def seen_box(self, image: Image.Image) -> tuple[int, int, int, int]:
@@ -201,14 +204,14 @@ def build_altclip_clip(
         image_size: (height, width) that images are resized to, straight, with the statistics of
             `normalization`; the position grid is resized to it. None: AltCLIP's own preprocessing.
         dropout: on the text tower's attention weights, in training mode only; there is no other.
-        embed_dim, projection_dim: two names for what the weights must have; None: any.
+        embed_dim, projection_dim: the width that the weights must have, under either name; None: any.
         logit_bias: whether there is a learned bias, for the sigmoid loss.
-        checkpoint: weights of a run of ours, in place of those of `pretrained`.
-        grad_checkpointing: keep the input of each block alone; the backward pass computes the block anew.
+        checkpoint: a checkpoint of this project, in place of the weights of `pretrained`.
+        grad_checkpointing: keep only the input of each block, and recompute the block in the backward pass.
         cleaning: how the tokenizer cleans captions, a name of `CLEANINGS`.
 
     Raises:
-        UserError: files that are not there or hold another model; a size that disagrees with the weights.
+        UserError: files that are missing or hold another model; a size that differs from the weights'.
     """
     from transformers import AltCLIPModel
 
@@ -222,7 +225,8 @@ def build_altclip_clip(
     longest = config.text_config.max_position_embeddings - 2
     if text_length > longest:
         raise UserError(
-            f"experiment.text_length: '{pretrained}' takes {longest} tokens at most, not {text_length}."
+            f"experiment.text_length: expected at most {longest}, the positions of '{pretrained}', "
+            f"found {text_length}."
         )
     config.text_config.attention_probs_dropout_prob = dropout
     config.text_config.hidden_dropout_prob = config.vision_config.attention_dropout = 0.0
@@ -234,7 +238,7 @@ def build_altclip_clip(
     patch_size = config.vision_config.patch_size
     if any(side % patch_size for side in processor.image_size):
         raise UserError(
-            f"data.image_size: multiples of patch {patch_size} are expected, not "
+            f"data.image_size: expected multiples of the patch size {patch_size}, found "
             f"{processor.image_size[0]}, {processor.image_size[1]}."
         )
     model = AltCLIPModel(config) if checkpoint else load_model(pretrained, config, cache_dir)

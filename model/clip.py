@@ -82,11 +82,11 @@ def freeze(module: nn.Module, *beginnings: str) -> None:
 
 
 def lock_blocks(blocks: nn.ModuleList, numbers: Iterable[int], option: str) -> None:
-    """Freeze the blocks of these numbers; raises UserError, naming the option, where one is not there."""
+    """Freeze the blocks of these numbers; raises UserError, naming the option, if one does not exist."""
     for number in numbers:
         if number >= len(blocks):
             last = len(blocks) - 1
-            raise UserError(f"model.{option}: the tower has blocks 0 to {last}, no block {number}.")
+            raise UserError(f"model.{option}: expected blocks from 0 to {last}, found {number}.")
         blocks[number].requires_grad_(False)
 
 
@@ -118,18 +118,18 @@ def build_clip(
         text_length: tokens of a caption, start and end included. Positions are resized to it too.
         dropout: on the text tower's attention weights, in training mode only.
         normalization: statistics of the images, "imagenet" or "clip".
-        patch_size, ..., vocab_size: None is read off the weights, or ViT-B/16's where there are none.
+        patch_size, ..., vocab_size: None: as in the weights, or ViT-B/16's where there are none.
         logit_bias: whether there is a learned bias, for the sigmoid loss.
-        grad_checkpointing: keep the input of each block alone; the backward pass computes the block anew.
+        grad_checkpointing: keep only the input of each block, and recompute the block in the backward pass.
         cleaning: how the tokenizer cleans captions, a name of `CLEANINGS`.
 
     Raises:
-        UserError: weights that can not be loaded; a size that disagrees with them, that the patch does not
-            divide, or that the heads do not divide.
+        UserError: weights that cannot be loaded; a size that differs from theirs, an image size that is no
+            multiple of the patch, a width that is no multiple of the heads.
     """
     if normalization not in NORMALIZATIONS:
         choices = ", ".join(NORMALIZATIONS)
-        raise UserError(f"data.normalization: one of {choices} is expected, not {normalization!r}.")
+        raise UserError(f"data.normalization: expected one of {choices}, found {normalization!r}.")
     given = {
         "patch_size": patch_size,
         "image_width": image_width,
@@ -142,21 +142,22 @@ def build_clip(
         "vocab_size": vocab_size,
     }
     weights = None if pretrained is None else load_clip_weights(pretrained, image_size)
-    shape = _settle_shape({name: value for name, value in given.items() if value is not None}, weights)
+    shape = _resolve_shape({name: value for name, value in given.items() if value is not None}, weights)
     height, width = image_size
     if height % shape.patch_size or width % shape.patch_size:
         raise UserError(
-            f"data.image_size: multiples of patch {shape.patch_size} are expected, not {height}, {width}."
+            f"data.image_size: expected multiples of the patch size {shape.patch_size}, "
+            f"found {height}, {width}."
         )
     if weights is None:
         check_memory(shape)
-    # On the meta device parameters cost neither memory nor time: the weights take their places.
+    # On the meta device parameters take neither memory nor time; the weights replace them.
     with torch.device("meta") if weights else contextlib.nullcontext():
         model = _towers(shape, (height, width), text_length, dropout, logit_bias)
     if weights:
         grid = (height // shape.patch_size, width // shape.patch_size)
         tensors = weights.fitted_to(grid, text_length)
-        model.load_state_dict(_settle_bias(tensors, logit_bias), assign=True)
+        model.load_state_dict(_with_or_without_bias(tensors, logit_bias), assign=True)
     for tower in (model.visual, model.text):
         tower.transformer.grad_checkpointing = grad_checkpointing
     processor = ImageProcessor((height, width), *NORMALIZATIONS[normalization])
@@ -186,8 +187,8 @@ def _towers(
     return CLIP(visual, text, logit_bias)
 
 
-def _settle_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipShape:
-    """The weights' sizes, or ViT-B/16's, with those that are given, and the heads filled in."""
+def _resolve_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipShape:
+    """The sizes of the weights, or ViT-B/16's, replaced by those that are given, with the number of heads."""
     shape = weights.shape if weights else ClipShape()
     for name, value in given.items():
         known = getattr(shape, name)
@@ -199,34 +200,36 @@ def _settle_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipSha
     shape = dataclasses.replace(shape, **given)
     needed = CLIPTokenizer.vocab_size
     if shape.vocab_size < needed:
-        raise UserError(f"model.vocab_size: the tokenizer needs {needed} at least, not {shape.vocab_size}.")
+        raise UserError(
+            f"model.vocab_size: expected at least {needed} (the tokenizer's), found {shape.vocab_size}."
+        )
     return dataclasses.replace(
         shape,
-        image_heads=_settle_heads("image", shape.image_width, shape.image_heads),
-        text_heads=_settle_heads("text", shape.text_width, shape.text_heads),
+        image_heads=_num_heads("image", shape.image_width, shape.image_heads),
+        text_heads=_num_heads("text", shape.text_width, shape.text_heads),
     )
 
 
-def _settle_bias(tensors: dict[str, Tensor], logit_bias: bool) -> dict[str, Tensor]:
-    """The weights with a bias if the model has one, and without if it has none."""
+def _with_or_without_bias(tensors: dict[str, Tensor], logit_bias: bool) -> dict[str, Tensor]:
+    """The weights with a bias if the model has one, else without."""
     if logit_bias and "logit_bias" not in tensors:
-        logger.info("logit_bias is new: the weights have none, it starts at %g", LOGIT_BIAS)
+        logger.info("the weights have no logit_bias: it starts at %g", LOGIT_BIAS)
     if not logit_bias and "logit_bias" in tensors:
-        logger.info("dropped logit_bias, which the sigmoid loss alone needs")
+        logger.info("dropped logit_bias, which only the sigmoid loss uses")
     kept = {name: tensor for name, tensor in tensors.items() if name != "logit_bias"}
     return kept | {"logit_bias": tensors.get("logit_bias", torch.tensor(LOGIT_BIAS))} if logit_bias else kept
 
 
-def _settle_heads(tower: str, width: int, heads: int | None) -> int:
+def _num_heads(tower: str, width: int, heads: int | None) -> int:
     if heads is None and width % 64:
         raise UserError(
-            f"model.{tower}_heads: null means model.{tower}_width / 64, but 64 does not divide {width}. "
-            "Set a number that does."
+            f"model.{tower}_heads: null means model.{tower}_width / 64, but {width} is no multiple of 64. "
+            "Set a divisor of it."
         )
     heads = heads or width // 64
     if width % heads:
         raise UserError(
-            f"model.{tower}_heads: a divisor of model.{tower}_width, {width}, is expected, not {heads}."
+            f"model.{tower}_heads: expected a divisor of model.{tower}_width, {width}, found {heads}."
         )
     return heads
 

@@ -6,12 +6,12 @@ from model.towers.layers import LayerNorm, QuickGELU, Transformer
 
 
 def simclr_head(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
-    """The projection of SimCLR: embedding -> the space in which two views of one thing are compared."""
+    """The projection of SimCLR: embedding -> the space in which two views are contrasted."""
     return nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim))
 
 
 def identity_classifier(embed_dim: int, num_identities: int) -> nn.Linear:
-    """Scores of the persons of the training split; starts with none preferred."""
+    """Scores of the persons of the training split, initially almost equal."""
     classifier = nn.Linear(embed_dim, num_identities)
     nn.init.normal_(classifier.weight, std=0.001)
     nn.init.zeros_(classifier.bias)
@@ -19,7 +19,7 @@ def identity_classifier(embed_dim: int, num_identities: int) -> nn.Linear:
 
 
 class CrossModalHead(nn.Module):
-    """Which word was masked: the caption's tokens attend to the image's, then to each other (paper, MLM).
+    """Predicts masked words: the caption's tokens attend to the image's, then to each other (paper, MLM).
 
     Args:
         width: of the tokens of both towers, their embedding's.
@@ -50,16 +50,16 @@ class CrossModalHead(nn.Module):
         Args:
             text_tokens: (B, L, width) of the captions with masks, padding included.
             image_tokens: (B, 1 + P, width).
-            attention_mask: (B, L), 0 on padding, which no token sees.
-            masked: (M,) where a word is asked for, counted through the rows: row * L + column.
+            attention_mask: (B, L), 0 on padding, which no token attends to.
+            masked: (M,) the masked positions in the flattened captions: row * L + column.
         """
         images = self.ln_pre_i(image_tokens)
         x, _ = self.cross_attn(self.ln_pre_t(text_tokens), images, images, need_weights=False)
         x = self.cross_modal_transformer(x, attention_mask[:, None, None, :].bool())
-        x = self.ln_post(x.flatten(0, 1)[masked])  # the vocabulary is wide: only the masked ones are scored
+        x = self.ln_post(x.flatten(0, 1)[masked])  # the vocabulary is large: only masked positions are scored
         return self.fc(self.ln(self.gelu(self.dense(x))))
 
     def fast_parameters(self) -> list[nn.Parameter]:
-        """Those that train at `schedule.ratio_factor` times the rate: all but the three norms around."""
+        """Those that train at `schedule.ratio_factor` times the rate: all but the three norms."""
         slow = {id(p) for norm in (self.ln_pre_t, self.ln_pre_i, self.ln_post) for p in norm.parameters()}
         return [p for p in self.parameters() if id(p) not in slow]

@@ -45,7 +45,7 @@ def ritc_loss(logits: Tensor, targets: Tensor, eps: float = 1e-2) -> Tensor:
     """Reversed image-text contrastive loss (paper, R-ITC) of one direction: KL(P || Q + eps).
 
     P comes first: where the model puts mass on a negative it pays log(1 / eps). With the two exchanged this
-    would be N-ITC once more, up to a constant.
+    would be N-ITC again, up to a constant.
 
     Args:
         logits: (B, N) scaled similarities of the local rows to all columns.
@@ -131,7 +131,7 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Te
 def sdm_loss(cosines: Tensor, targets: Tensor, scale: float = 50.0, eps: float = 1e-8) -> Tensor:
     """Similarity distribution matching (IRRA, arXiv 2303.12501) of one direction: KL(P || Q + eps).
 
-    R-ITC at a fixed scale and with next to no eps; IRRA adds the two directions.
+    R-ITC with a fixed scale and a small eps; IRRA adds the two directions.
 
     Args:
         cosines: (B, N) cosine similarities of the local rows to all columns.
@@ -164,7 +164,7 @@ def sigmoid_loss(logits: Tensor, positives: Tensor) -> Tensor:
 
     Args:
         logits: (B, N) scaled cosines plus bias of the local images to all captions. Every pair is judged by
-            itself, so the other direction would say the same again.
+            itself, so the other direction has the same loss.
         positives: (B, N) bool, true where both show the same person.
     """
     return -F.logsigmoid(torch.where(positives, logits, -logits)).sum(dim=1).mean()

@@ -22,7 +22,7 @@ class ImageProcessor:
     [0, 1], then normalised by channel with `image_mean` and `image_std`.
 
     Attributes:
-        view_size: (height, width) that training views are made at, for `finish`.
+        view_size: (height, width) of the training views that `finish` takes.
     """
 
     def __init__(
@@ -33,18 +33,18 @@ class ImageProcessor:
         self.image_std = tuple(image_std)
 
     def __call__(self, images: Sequence[Image.Image], return_tensors: str = "pt") -> dict[str, Tensor]:
-        assert return_tensors == "pt", "PyTorch tensors are all there is"
+        assert return_tensors == "pt", "only PyTorch tensors are supported"
         return {"pixel_values": torch.stack([self.transform(image) for image in images])}
 
     def finish(self, views: Sequence[Tensor]) -> Tensor:
         """Augmented images, (3, *view_size) uint8 each -> (B, 3, H, W) uint8, for `normalise`."""
-        # NumPy, since torch.stack takes three times as long with channels that do not lie one after another.
+        # NumPy, since torch.stack takes three times as long with channels that are not contiguous.
         return torch.from_numpy(np.stack([np.ascontiguousarray(view) for view in views]))
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """What `finish` made, on any device -> (B, 3, H, W) fp32, as `__call__` makes it."""
+        """The output of `finish`, on any device -> (B, 3, H, W) fp32, as of `__call__`."""
         values = pixels.float()
-        # Numbers, where tensors of them would be copied to the device, which waits for all work before.
+        # Numbers, since copying tensors to the device would synchronise it.
         for channel, (mean, std) in enumerate(zip(self.image_mean, self.image_std, strict=True)):
             values[:, channel].sub_(255 * mean).mul_(1 / (255 * std))
         return values

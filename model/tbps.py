@@ -15,8 +15,8 @@ from model.objectives import TEXTS, VIEWS
 from model.protocol import DualEncoder
 
 MAX_LOGIT_SCALE = math.log(100)
-# glibc returns tensors of more than 32 MB to the kernel one by one. What this many images make stays below
-# that size, which avoids the page faults: a tenth of a step.
+# glibc returns tensors of more than 32 MB to the kernel one by one. Those of this many images stay below that
+# size, which avoids page faults that cost a tenth of a step.
 CPU_IMAGES = 8
 
 

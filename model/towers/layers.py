@@ -1,4 +1,4 @@
-"""What both towers are made of: CLIP's pre-norm transformer, under OpenAI's parameter names."""
+"""The layers of both towers: CLIP's pre-norm transformer, under OpenAI's parameter names."""
 
 import functools
 import warnings
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.towers.recompute import linear_of
 
-# What torch 2.4's own checkpoint is told by torch is nothing that users can mend.
+# torch 2.4 warns of its own checkpointing: users cannot change that.
 warnings.filterwarnings("ignore", ".torch.cpu.amp.autocast", FutureWarning)
 QUICK = 1.702  # of QuickGELU
 
@@ -42,7 +42,7 @@ class QuickGELU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over norm(x), x (B, L, width), the norm's module being the caller's.
+    """Multi-head self-attention over norm(x), x (B, L, width); the caller owns the norm.
 
     Args:
         dropout: probability of dropping an attention weight, in training mode only.
@@ -58,35 +58,35 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, norm: LayerNorm, mask: Tensor | None = None, read: Tensor | None = None
+        self, x: Tensor, norm: LayerNorm, mask: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
-        """(B, L, width), or (B, 1, width) of the positions `read`.
+        """(B, L, width), or (B, 1, width) of `positions`.
 
         Args:
             x: (B, L, width).
             mask: bool, broadcast to (B, heads, L, L), true where a query sees a key.
-            read: (B,) the one position of each row that asks; all are asked.
+            positions: (B,) the one position of each row that is a query; None: all.
         """
         batch, length, width = x.shape
-        if read is None:
+        if positions is None:
             query, key, value = self._project(x, norm, slice(None))
         else:
-            (query,) = self._project(rows_at(x, read), norm, slice(width))
+            (query,) = self._project(rows_at(x, positions), norm, slice(width))
             key, value = self._project(x, norm, slice(width, None))
             if self.causal:
-                mask = (torch.arange(length, device=x.device) <= read[:, None])[:, None, None]
+                mask = (torch.arange(length, device=x.device) <= positions[:, None])[:, None, None]
         x = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal and read is None,
+            is_causal=self.causal and positions is None,
         )
         return self.out_proj(x.transpose(1, 2).reshape(batch, -1, width))
 
     def _project(self, x: Tensor, norm: LayerNorm, rows: slice) -> Tensor:
-        """Those of queries, keys and values whose `rows` of the fused projection these are:
+        """Queries, keys and values, those of the `rows` of the fused projection:
         (1 to 3, B, heads, L, width / heads).
         """
         projected = norm.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
@@ -97,7 +97,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """width -> 4 width -> width over norm(x), with QuickGELU between.
 
-    QuickGELU is silu(1.702 x) / 1.702: its two factors ride along in the products, which costs nothing.
+    QuickGELU is silu(1.702 x) / 1.702; its two factors are part of the matrix products, at no cost.
     """
 
     def __init__(self, width: int) -> None:
@@ -119,10 +119,10 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(width)
         self.mlp = MLP(width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, read: Tensor | None = None) -> Tensor:
-        """(B, L, width), or (B, 1, width) of the positions `read` (B,); arguments as `Attention` has them."""
-        kept = x if read is None else rows_at(x, read)
-        x = kept + self.attn(x, self.ln_1, mask, read)
+    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """(B, L, width), or (B, 1, width) of `positions` (B,); arguments as of `Attention`."""
+        kept = x if positions is None else rows_at(x, positions)
+        x = kept + self.attn(x, self.ln_1, mask, positions)
         return x + self.mlp(x, self.ln_2)
 
 
@@ -132,14 +132,14 @@ def rows_at(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class Transformer(nn.Module):
-    """A stack of `layers` blocks over (B, L, width), started as OpenAI's text tower is.
+    """A stack of `layers` blocks over (B, L, width), initialised as OpenAI's text tower.
 
     Standard deviations: width^-1/2 into the attention, (2 width)^-1/2 into the MLP, and
     width^-1/2 (2 layers)^-1/2 for the two projections that write into the residual stream, so that its
     variance does not grow with depth.
 
     Attributes:
-        grad_checkpointing: keep the input of each block alone; the backward pass computes the block anew.
+        grad_checkpointing: keep only the input of each block, and recompute the block in the backward pass.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.grad_checkpointing = False
-        self.draws = dropout > 0
+        self.has_dropout = dropout > 0
         self.resblocks = nn.ModuleList(Block(width, heads, dropout, causal) for _ in range(layers))
         residual_std = width**-0.5 * (2 * max(1, layers)) ** -0.5
         for block in self.resblocks:
@@ -158,15 +158,15 @@ class Transformer(nn.Module):
             for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, read: Tensor | None = None) -> Tensor:
-        """(B, L, width) -> (B, L, width), or (B, 1, width) of the positions `read` (B,), for which the last
-        block computes nothing else; `mask` as `Attention` has it.
+    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """(B, L, width) -> (B, L, width), or (B, 1, width) of `positions` (B,), for which the last
+        block computes nothing else; `mask` as of `Attention`.
         """
         last = len(self.resblocks) - 1
         for number, block in enumerate(self.resblocks):
-            arguments = (x, mask, read if number == last else None)
+            arguments = (x, mask, positions if number == last else None)
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=self.draws)
+                x = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=self.has_dropout)
             else:
                 x = block(*arguments)
         return x

@@ -1,19 +1,18 @@
-"""What is computed twice so that it need not be kept for the backward pass."""
+"""Linear layers that recompute their input in the backward pass instead of keeping it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 class _LinearOf(torch.autograd.Function):
-    """See `linear_of`; the gradient is written out because the input of the product is not kept for it."""
+    """See `linear_of`; the gradient is explicit because the input of the product is not kept."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: FunctionCtx,
         function: Callable[..., Tensor],
         alpha: float,
         weight: Tensor,
@@ -23,7 +22,7 @@ class _LinearOf(torch.autograd.Function):
         """alpha * function(*inputs) @ weight.T + bias."""
         ctx.function, ctx.alpha = function, alpha
         ctx.save_for_backward(weight, *inputs)
-        # Made before what is gone again after the product: kept tensors then lie one against the other.
+        # Allocated before the temporaries of the product, so that the tensors that are kept are contiguous.
         product = weight.new_empty(*inputs[0].shape[:-1], len(weight))
         rows = function(*inputs).to(weight.dtype).flatten(0, -2)
         torch.addmm(bias, rows, weight.T, alpha=alpha, out=product.flatten(0, -2))
@@ -31,8 +30,8 @@ class _LinearOf(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of what `forward` took, those that are needed."""
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the inputs of `forward` that need one."""
         weight, *inputs = ctx.saved_tensors
         _, _, weight_needs, bias_needs, *inputs_need = ctx.needs_input_grad
         inputs = [x.detach().requires_grad_(needs) for x, needs in zip(inputs, inputs_need, strict=True)]
@@ -58,7 +57,7 @@ def linear_of(
     """alpha * function(*inputs) @ weight.T + bias, in autocast's type where it is on.
 
     The product needs function(*inputs) for the gradient of its weight. Where the function is cheap, as a norm
-    or an activation is, that is computed anew in the backward pass: only `inputs` are kept.
+    or an activation is, it is recomputed in the backward pass: only `inputs` are kept.
 
     Args:
         function: of tensors, to (..., in features); without randomness.
@@ -68,7 +67,7 @@ def linear_of(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         weight, bias = weight.to(dtype), bias.to(dtype)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # who makes a graph of it weighs what to keep
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # the compiler decides what to keep
         x = function(*inputs).to(weight.dtype)
         return torch.addmm(bias, x.flatten(0, -2), weight.T, alpha=alpha).view(*x.shape[:-1], -1)
     return _LinearOf.apply(function, alpha, weight, bias, *inputs)

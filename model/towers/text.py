@@ -1,4 +1,4 @@
-"""CLIP's text tower: a causal transformer read out at the end-of-text token."""
+"""CLIP's text tower: a causal transformer whose feature is that of the end-of-text token."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ class TextTransformer(nn.Module):
     """Token ids (B, L) -> features at the end-of-text token (B, embed_dim).
 
     Args:
-        text_length: the most tokens that a caption may have, start and end included.
+        text_length: the maximum number of tokens of a caption, start and end included.
         dropout: on the attention weights, in training mode only.
     """
 
@@ -41,13 +41,13 @@ class TextTransformer(nn.Module):
             input_ids: (B, L) int64, padded on the right; L at most the text length.
             attention_mask: (B, L), 1 up to and with the end-of-text token, 0 after it.
 
-        Padding needs no mask: it comes last, and no token sees what follows it. Trimming changes no feature.
+        Padding needs no mask: it comes last, and no token attends to later ones. Trimming changes no feature.
         """
         length = input_ids.shape[1]
         assert length <= len(self.positional_embedding), (length, len(self.positional_embedding))
         x = self.token_embedding(input_ids) + self.positional_embedding[:length]
         end = attention_mask.sum(dim=1) - 1
         if not return_dense:
-            return self.ln_final(self.transformer(x, read=end)[:, 0]) @ self.text_projection
+            return self.ln_final(self.transformer(x, positions=end)[:, 0]) @ self.text_projection
         tokens = self.ln_final(self.transformer(x)) @ self.text_projection
         return rows_at(tokens, end)[:, 0], tokens

@@ -48,7 +48,7 @@ class VisionTransformer(nn.Module):
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
         x = self.ln_pre(x)
         if not return_dense:
-            class_token = self.transformer(x, read=x.new_zeros(x.shape[0], dtype=torch.int64))[:, 0]
+            class_token = self.transformer(x, positions=x.new_zeros(x.shape[0], dtype=torch.int64))[:, 0]
             return self.ln_post(class_token) @ self.proj
         tokens = self.ln_post(self.transformer(x)) @ self.proj
         return tokens[:, 0], tokens

@@ -1,4 +1,4 @@
-"""AltCLIP's files: where they lie (hub, folder, cache root), and what is in them, strictly."""
+"""AltCLIP's files: where they are (hub, folder, root of a cache), and their content, read strictly."""
 
 import contextlib
 import functools
@@ -18,10 +18,10 @@ from model.weights.pretrained import read_folder, read_tensors
 from options import Options, UserError
 
 logger = logging.getLogger(__name__)
-# What an older transformers is told by a newer torch as it is imported is nothing that users can mend.
+# An older transformers imports deprecated names of a newer torch: users cannot change that.
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-BUFFERS = ("position_ids", "token_type_ids")  # older files hold them; they are counted up anew
-BIAS = "logit_bias"  # of the sigmoid loss; no ranking feels it, so it may be there or not
+BUFFERS = ("position_ids", "token_type_ids")  # in older files; they are recomputed
+BIAS = "logit_bias"  # of the sigmoid loss; it changes no ranking, so it may be missing
 # Blocks are called `layer` or `layers` by version; files of the hub, which every version reads, say these.
 IN_HUB_FILES = (
     (r"^visual\.(vision_model\.|visual_projection\.)", r"\1"),
@@ -74,11 +74,11 @@ def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> Any:
     except (OSError, ValueError) as error:
         if Path(where).is_dir():
             raise bad_altclip(
-                pretrained, f"has no config.json that transformers reads ({_line(error)})"
+                pretrained, f"has no config.json that transformers can read ({_line(error)})"
             ) from error
         raise bad_altclip(
             pretrained,
-            f"is no folder, and the hub gives nothing under that id ({_line(error)}); "
+            f"is no folder, and no model could be loaded from the hub under that id ({_line(error)}); "
             + ELSEWHERE.format(id=where if where.startswith("BAAI/") else "BAAI/AltCLIP"),
         ) from error
     if config.model_type != "altclip":
@@ -87,8 +87,8 @@ def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> Any:
 
 
 def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None) -> nn.Module:
-    """`AltCLIPModel` with all its weights, fp32. They are read here, for older versions of transformers run
-    what a pytorch_model.bin asks for.
+    """`AltCLIPModel` with all its weights, fp32. The files are read here: older versions of transformers
+    execute what is pickled in a pytorch_model.bin.
 
     Raises:
         UserError: weights that cannot be read, or that do not fill the model exactly.
@@ -103,7 +103,7 @@ def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None
             model, info = AltCLIPModel.from_pretrained(
                 None, config=config, state_dict=tensors, output_loading_info=True
             )
-    except Exception as error:  # of the network, or of other sizes, in whatever way two libraries say so
+    except Exception as error:  # of the network or of the sizes, raised by two libraries in many ways
         raise bad_altclip(pretrained, f"has no weights that can be read ({_line(error)})") from error
     problems = {
         kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")
@@ -114,28 +114,28 @@ def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None
             raise bad_altclip(
                 pretrained, f"does not fill the model: {len(names)} tensors {kind} (first: {names[0]})"
             )
-    logger.info("%s: all %d tensors used, none new", where, len(model.state_dict()))
+    logger.info("%s: all %d tensors used, none initialised", where, len(model.state_dict()))
     return model.float()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps `transformers` from telling, in many lines, of tensors that do not fit: one line is enough."""
-    from transformers.utils import logging as theirs
+    """Suppresses the many lines in which `transformers` reports tensors that do not fit."""
+    from transformers.utils import logging as transformers_logging
 
-    verbosity, had_bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    verbosity, had_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        theirs.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
         if had_bars:
-            theirs.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def load_image_processor(pretrained: str | Path, config: Any, cache_dir: str | Path | None) -> Any:
-    """AltCLIP's own image processor, from its files or, where there are none, by its standard settings."""
+    """AltCLIP's own image processor, from its files or, if there are none, with its default settings."""
     from transformers import CLIPImageProcessor
 
     try:
@@ -143,16 +143,16 @@ def load_image_processor(pretrained: str | Path, config: Any, cache_dir: str | P
     except OSError:
         side = config.vision_config.image_size
         logger.warning(
-            "%s has no processor files: AltCLIP's standard preprocessing at %d pixels", pretrained, side
+            "%s has no processor files: using AltCLIP's default preprocessing at %d pixels", pretrained, side
         )
         return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 def fill_from_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Load a checkpoint of ours into the towers, every tensor used and every parameter filled.
+    """Load a checkpoint of this project into the towers, every tensor used and every parameter filled.
 
     Raises:
-        UserError: a file that is no such checkpoint, or is of another model.
+        UserError: no such file, no such checkpoint, or one of another model.
     """
     if not Path(path).exists():
         raise UserError(f"weights: '{path}' does not exist; a checkpoint of an AltCLIP run is expected")
@@ -162,11 +162,9 @@ def fill_from_checkpoint(model: nn.Module, path: str | Path) -> None:
     for name in sorted((own.keys() | tensors.keys()) - {BIAS}):
         found, expected = (tuple(part[name].shape) if name in part else None for part in (tensors, own))
         if found != expected:
-            kind = (
-                "lacks" if found is None else "has too many of" if expected is None else "has other sizes in"
-            )
+            kind = "lacks" if found is None else "has unknown" if expected is None else "has other sizes in"
             raise UserError(
-                f"weights: '{path}' {kind} AltCLIP's tensors (first: {name}); it is of another model"
+                f"weights: '{path}' {kind} AltCLIP's tensors (first: {name}); it belongs to another model"
             )
     model.load_state_dict({name: tensors.get(name, own[name]) for name in own})
 
@@ -199,7 +197,7 @@ def to_transformers(clip: DualEncoder, options: Options) -> tuple[JsonObject, di
 
 
 def _any_version(name: str) -> str:
-    """Blocks are called `layer` or `layers`, by version of `transformers` and tower."""
+    """The name with the blocks called `layers`: `layer` in some versions of `transformers`, by tower."""
     return name.replace(".encoder.layer.", ".encoder.layers.")
 
 

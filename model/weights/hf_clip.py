@@ -1,4 +1,4 @@
-"""Folders that `transformers.CLIPModel.from_pretrained` loads: their settings, files and parameter names."""
+"""Folders that `transformers.CLIPModel.from_pretrained` loads, read and written: settings and names."""
 
 import logging
 import re
@@ -15,11 +15,11 @@ from options import Options
 from text_utils.tokenizer import CLIPTokenizer
 
 logger = logging.getLogger(__name__)
-# What transformers takes for a setting that a config.json does not hold, and what our towers have.
+# The defaults of transformers for missing settings of a config.json; what our towers have.
 DEFAULT_HEADS = {"text": 8, "vision": 12}
 FIXED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-# A caption ends at its largest token for OpenAI and under the old id 2, at this one's first place otherwise:
-# with CLIP's tokenizer, whose largest token it is, all three are one.
+# transformers reads the feature at the largest id where this setting is 2 (as OpenAI does), else at the first
+# token of this id: with CLIP's tokenizer, whose end token has the largest id, both are the same.
 END_TOKENS = (2, 49_407)
 RENAMED = (
     (r"^vision_model\.", "visual."),
@@ -32,7 +32,7 @@ RENAMED = (
     (r"\.self_attn\.", ".attn."),
     (r"\.fc1\.", ".c_fc."),
     (r"\.fc2\.", ".c_proj."),
-    (r"\.pre_layrnorm\.", ".ln_pre."),  # their spelling
+    (r"\.pre_layrnorm\.", ".ln_pre."),  # sic
     (r"\.post_layernorm\.", ".ln_post."),
     (r"\.final_layer_norm\.", ".ln_final."),
 )
@@ -40,17 +40,17 @@ PROJECTIONS = {"visual_projection.weight": "visual.proj", "text_projection.weigh
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What no tensor tells, heads and image size, in the layout of our options.
+    """What the tensors do not show, heads and image size, in the layout of our options.
 
     Raises:
-        UserError: another model than a CLIP, or one that differs from OpenAI's in its activation, the epsilon
+        UserError: a model other than CLIP, or one that differs from OpenAI's in its activation, the epsilon
             of its norms or its end token.
     """
     config = read_config(folder)
     if (found := config.get("model_type")) != "clip":
-        advice = "; model.backbone=altclip takes it" if found == "altclip" else ""
+        advice = "; load it with model.backbone=altclip" if found == "altclip" else ""
         raise bad_weights(folder, f"holds a model of type '{found}'; a CLIP is expected{advice}")
-    towers = {  # old files keep in NAME_config_dict what differs from NAME_config
+    towers = {  # old files have what differs from NAME_config in NAME_config_dict
         name: _section(config, f"{name}_config") | _section(config, f"{name}_config_dict")
         for name in ("text", "vision")
     }
@@ -78,13 +78,13 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their tensors under our names: queries, keys and values as one, projections transposed. Names that are
-    not theirs stay as they are, for whoever checks them.
+    """Their tensors under our names: queries, keys and values in one, projections transposed. Unknown names
+    are kept, for the caller to check.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(".embeddings.position_ids"):
-            logger.info("dropped %s, which counts from 0", name)
+            logger.info("dropped %s, which is recomputed", name)
         elif name in PROJECTIONS:
             renamed[PROJECTIONS[name]] = tensor.T
         else:
@@ -151,7 +151,7 @@ def _sizes(transformer: nn.Module, width: int) -> dict[str, int]:
 
 
 def _their_tensor(name: str, ours: dict[str, Tensor]) -> Tensor:
-    """The tensor of this name of theirs: a third of our fused projection, or one of ours as it is."""
+    """The tensor of this name in transformers: a third of our fused projection, or one of our tensors."""
     if name in PROJECTIONS:
         return ours[PROJECTIONS[name]].T
     for theirs, mine in RENAMED:

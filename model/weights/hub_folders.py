@@ -1,4 +1,4 @@
-"""The layouts of Hugging Face's hub: a model folder, and the root of a cache with snapshots of models."""
+"""Layouts of the Hugging Face hub: a model folder, and the root of a cache with snapshots of models."""
 
 import contextlib
 import json
@@ -9,17 +9,17 @@ from typing import Any
 from model.weights.shapes import bad_weights
 from options import UserError
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # where there are both, the first
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first, if there are both
 
 
-def find_model(path: Path, model_type: str, complain: Callable[[str], UserError]) -> Path:
+def find_model(path: Path, model_type: str, bad_folder: Callable[[str], UserError]) -> Path:
     """The folder with a model's `config.json`: `path`, or the current snapshot where it is a cache.
 
     Args:
         path: a model folder, the root of a cache with `models--ORG--NAME/snapshots/...` in it, or one of
             these `models--ORG--NAME`.
-        model_type: of the models that count in a cache.
-        complain: makes the error for a folder with this problem.
+        model_type: only models of this type count in a cache.
+        bad_folder: makes the error for a folder with this problem.
 
     Raises:
         UserError: no such model, or several.
@@ -31,16 +31,16 @@ def find_model(path: Path, model_type: str, complain: Callable[[str], UserError]
     found = [folder for folder in snapshots if read_config(folder).get("model_type") == model_type]
     if len({folder.parents[1] for folder in found}) > 1:
         names = ", ".join(sorted({folder.parents[1].name for folder in found}))
-        raise complain(f"holds several models ({names}); name the snapshot folder of one")
+        raise bad_folder(f"holds several models ({names}); give the snapshot folder of one")
     if not found:
-        raise complain(
+        raise bad_folder(
             f"holds neither a config.json nor models--*/snapshots of a model of type '{model_type}'"
         )
     return _current(found)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of `config.json`; nothing where it cannot be read."""
+    """The content of `config.json`; {} if it cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -49,10 +49,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a model's tensors: one, or the parts that an index lists; safetensors first.
+    """The files with a model's tensors: one, or the shards that an index lists; safetensors first.
 
     Raises:
-        UserError: none there, or an index that cannot be read.
+        UserError: no such file, or an index that cannot be read.
     """
     for name in WEIGHTS:
         index = folder / _index(name)
@@ -63,15 +63,17 @@ def weight_files(folder: Path) -> list[Path]:
                 parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
                 return [folder / part for part in sorted(parts)]
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise bad_weights(index, "is no index of weights: no 'weight_map' of files") from error
+                raise bad_weights(
+                    index, "is not an index of weights: it has no 'weight_map' of files"
+                ) from error
     raise bad_weights(folder, f"holds neither {' nor '.join(WEIGHTS)}")
 
 
 def download_weights(hub_id: str, cache_dir: str | Path | None) -> Path:
-    """The snapshot folder of a hub's model, its weight files in it; what the cache has is not loaded anew.
+    """The snapshot folder of a model of the hub, with its weight files; cached files are not downloaded.
 
     Raises:
-        FileNotFoundError: no weights there, or no network to get them. What else the hub's library raises.
+        FileNotFoundError: no weights there, or no network. Whatever else the hub's library raises.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError
@@ -86,7 +88,7 @@ def download_weights(hub_id: str, cache_dir: str | Path | None) -> Path:
 
 
 def _index(weights: str) -> str:
-    """The file that lists the parts where the weights are in several."""
+    """The file that lists the shards."""
     return f"{weights}.index.json"
 
 

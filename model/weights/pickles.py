@@ -1,8 +1,8 @@
-"""Reads what torch pickled with nothing in the file executed: one restricted unpickler for three layouts.
+"""Reads files of `torch.save` without executing anything: a restricted unpickler for three layouts.
 
 `torch.save` writes a zip: `NAME/data.pkl` pickles the objects, `NAME/data/KEY` holds a tensor's numbers.
-TorchScript's archives (OpenAI's format) are laid out alike, with a tree of modules for the objects. Before
-torch 1.6 a file was a row of pickles with the numbers after them.
+TorchScript archives (OpenAI's format) have the same layout, with a tree of modules as objects. Before
+torch 1.6 a file was a sequence of pickles followed by the numbers.
 
 `torch.load(weights_only=True)` reads neither TorchScript nor the released files of TBPS-CLIP, which hold an
 EasyDict and numpy's numbers, and before torch 2.6 a crafted file got past it (CVE-2025-32434): nothing here
@@ -43,7 +43,7 @@ ReadStorage = Callable[[str, torch.dtype, int], Tensor]  # (key, type, count) ->
 
 
 class RefusedError(pickle.UnpicklingError):
-    """A pickle asks for a global that no weights need."""
+    """A pickle names a global that no weights need."""
 
 
 def read_pickled(path: Path) -> Any:
@@ -55,8 +55,8 @@ def read_pickled(path: Path) -> Any:
         RefusedError: the pickle names a global that weights do not need.
         Exception: of whatever kind the zip and pickle modules raise on a damaged file.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a device or a pipe may never end
-        raise OSError("it is no regular file")
+    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a device or a pipe may never end
+        raise OSError("not a regular file")
     if zipfile.is_zipfile(path):
         content = _read_zip(path)
     else:
@@ -67,7 +67,7 @@ def read_pickled(path: Path) -> Any:
 
 
 def _read_zip(path: Path) -> Any:
-    """The numbers are mapped, not read: the optimiser's, two thirds of a checkpoint, stay on the disk."""
+    """The numbers are memory-mapped: those of the optimiser, two thirds of a checkpoint, stay on disk."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Every format of CLIP weights -> our parameter names, strictly: each tensor is used, or named as dropped."""
+"""Every format of CLIP weights -> the names of `CLIP`, strictly: each is used, or logged as dropped."""
 
 import functools
 import json
@@ -34,7 +34,7 @@ OPENAI_URL = (
     "https://openaipublic.azureedge.net/clip/models/"
     "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt"
 )
-# OpenAI keeps the text tower's tensors at the top level; ours lie under `text.`.
+# OpenAI keeps the text tower's tensors at the top level; `CLIP` has them under `text.`.
 OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 # What may lie beside CLIP's tensors and is dropped, by the first part of its name: our training heads; those
 # of TBPS-CLIP and IRRA, then RDE's two; OpenAI's three figures in the form of buffers; the causal mask that
@@ -45,7 +45,7 @@ DROPPED = (
     *("visul_emb_layer", "texual_emb_layer"),
     *("input_resolution", "context_length", "vocab_size", "attn_mask"),
 )
-# The first part of some names tells whose they are, and so the input that they were trained on.
+# The first part of a name identifies some projects, and so the input that their weights were trained on.
 TRAINED_ON = {
     "encode_text": "TBPS-CLIP, trained with data.image_size=[224,224] data.normalization=imagenet",
     "base_model": "IRRA or RDE, trained with data.image_size=[384,128] data.normalization=clip",
@@ -61,10 +61,10 @@ class ClipWeights:
     """The content of a weights file.
 
     Attributes:
-        path: where it came from, for messages.
+        path: the file or folder, for messages.
         tensors: every parameter of `CLIP` by name, fp32.
         shape: the sizes of the towers.
-        grid: rows and columns of patches that the image positions are for.
+        grid: rows and columns of patches of the image positions.
     """
 
     path: Path
@@ -83,28 +83,30 @@ class ClipWeights:
 
 def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = None) -> ClipWeights:
     """Reads OpenAI's TorchScript archive, a state dict (bare, or under "model" or "state_dict"), safetensors,
-    a folder of Hugging Face's `CLIPModel` (or a hub's cache with one) or a checkpoint: ours, TBPS-CLIP's,
-    IRRA's, RDE's. No code in the file is run. What is dropped or new is named in the log.
+    a folder of Hugging Face's `CLIPModel` (or a hub cache with one) or a checkpoint: of this project,
+    TBPS-CLIP, IRRA or RDE. No code in the file is executed. What is dropped or initialised is logged.
 
     Args:
         path: a file, or a folder.
-        image_size: (height, width) in pixels that the weights will be used at. It tells the grid of positions
-            that make no square, where the file says nothing of it.
+        image_size: (height, width) in pixels that the weights will be used at. It gives the grid of
+            positions that are not square, if the file does not.
 
     Raises:
-        UserError: no such file; damaged, no weights, or a pickle that asks for more than weights; a tensor
-            that is missing, unexpected or of the wrong shape; patches whose grid is unknown.
+        UserError: no such file; a damaged one, one without weights, or a pickle that needs more than weights;
+            a tensor that is missing, unexpected or of the wrong shape; patches whose grid is unknown.
     """
     path = Path(os.path.expanduser(path))  # Path's own raises where there is no such user
     content, options = _read_folder(path) if os.path.isdir(path) else _unwrap(path, _parse(path))
     beginnings = {name.removeprefix("module.").split(".")[0] for name in content}
     if "vision_model" in beginnings:
-        raise bad_weights(path, "has Hugging Face's names; name its folder, for config.json tells the heads")
+        raise bad_weights(
+            path, "has Hugging Face's names; give its folder, whose config.json has the number of heads"
+        )
     for name in TRAINED_ON.keys() & beginnings:
         logger.info("%s: a checkpoint of %s", path, TRAINED_ON[name])
     tensors = _rename(path, content)
     if "base_model" in beginnings and "logit_scale" not in tensors:
-        logger.info("%s: logit_scale is new: IRRA and RDE have none, it starts at ln(1/0.07)", path)
+        logger.info("%s: no logit_scale, as in IRRA and RDE: it starts at ln(1/0.07)", path)
         tensors["logit_scale"] = torch.tensor(math.log(1 / 0.07))
     shape = read_shape(path, tensors, options)
     patches = len(tensors["visual.positional_embedding"]) - 1
@@ -114,7 +116,7 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by our names, fp32, without the heads; raises as `load_clip_weights`."""
+    """The tensors of a file under the names of `CLIP`, fp32, without heads; raises as `load_clip_weights`."""
     return _rename(path, _unwrap(path, _parse(path))[0])
 
 
@@ -141,14 +143,18 @@ def fill_heads(path: Path, heads: Mapping[str, nn.Module]) -> None:
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a Hugging Face folder by our names, and what its config.json says as options."""
+    """The tensors of a Hugging Face folder under the names of `CLIP`, and its config.json as options."""
     folder = find_model(path, "clip", functools.partial(bad_weights, path))
     options = hf_clip.read_settings(folder)
     return hf_clip.our_names(read_folder(folder)), options
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a Hugging Face folder under its names, maybe views of its files; raises UserError."""
+    """The tensors of a Hugging Face folder under its names, possibly views of its files.
+
+    Raises:
+        UserError: files that are missing, damaged or hold no tensors.
+    """
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder):
         tensors |= _unwrap(file, _parse(file))[0]
@@ -156,38 +162,38 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def _parse(path: Path) -> Any:
-    """What the file holds, in its own names and types."""
+    """The content of the file, under its own names and types."""
     if os.path.isdir(path):
         raise bad_weights(path, "is a folder; a weights file is expected")
     if not os.path.exists(path):
         advice = f"OpenAI's are at {OPENAI_URL}; model.clip_pretrained=null starts from random weights"
         raise bad_weights(path, f"does not exist. {advice}")
-    if not path.is_file():  # a device or a pipe may never end
-        raise bad_weights(path, f"is no regular file; {EXPECTED}")
+    if not path.is_file():  # reading a device or a pipe may never end
+        raise bad_weights(path, f"is not a regular file; {EXPECTED}")
     try:
         return _read_safetensors(path) if _is_safetensors(path) else read_pickled(path)
     except RefusedError as error:
         raise bad_weights(path, f"is refused: {error}; {EXPECTED}") from error
-    except Exception as error:  # a damaged file fails anywhere in two parsers, with whatever they raise there
+    except Exception as error:  # a damaged file can raise anything in either parser
         problem = f"is damaged or holds no weights ({type(error).__name__})"
         raise bad_weights(path, f"{problem}; {EXPECTED}") from error
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Told by content: eight bytes of header length, then the header's JSON object."""
+    """Detected from the content: eight bytes of header length, then the header, a JSON object."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """As a checkpoint of ours is, for an exported one has its options too, as JSON among the metadata."""
+    """In the layout of our checkpoints: an exported one has its options in the metadata, as JSON."""
     with safetensors.safe_open(path, "pt") as file:
         options = json.loads((file.metadata() or {}).get("options", "null"))
     return {"model": safetensors.torch.load_file(path), "options": options}
 
 
 def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict, and the options beside it: ours, or TBPS-CLIP's as "config" (others: none)."""
+    """The state dict, and the options saved with it: ours, or TBPS-CLIP's under "config"; else {}."""
     if not isinstance(content, dict):
         raise bad_weights(path, f"holds a {type(content).__name__}; a state dict is expected")
     nested = [content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)]
@@ -195,17 +201,17 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     tensors = nested[0] if nested else content
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise bad_weights(path, f"is no state dict: its entry {name!r} is no tensor")
+            raise bad_weights(path, f"is not a state dict: its entry {name!r} is no tensor")
     return tensors, options if isinstance(options, dict) else {}
 
 
 def _rename(path: Path, content: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our names and fp32 copies: a parameter must not be a view of a file that may change."""
+    """The names of `CLIP`, and fp32 copies: a parameter must not be a view of a file that may change."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in content.items():
         name = name.removeprefix("module.")  # of DistributedDataParallel
         if name.split(".")[0] in DROPPED:
-            logger.info("%s: dropped %s, which is no part of CLIP", path, name)
+            logger.info("%s: dropped %s, which is not part of CLIP", path, name)
             continue
         ours = name.removeprefix("clip.").removeprefix("base_model.").removeprefix("encode_text.")
         ours = f"text.{ours}" if ours.startswith(OPENAI_TEXT) else ours

@@ -1,4 +1,4 @@
-"""The sizes that weights decide: read off the tensors and checked, and positions fitted to new ones."""
+"""The sizes of weights: inferred from the tensors and checked; positions resized to others."""
 
 import math
 import os
@@ -18,7 +18,7 @@ from options import UserError
 
 @dataclass(frozen=True)
 class ClipShape:
-    """The sizes under the names of their options; the defaults are ViT-B/16's. Heads of None: width / 64."""
+    """The sizes under the names of their options, by default ViT-B/16's. Heads of None: width / 64."""
 
     patch_size: int = 16
     image_width: int = 768
@@ -37,9 +37,9 @@ def bad_weights(path: Path, problem: str) -> UserError:
 
 
 def check_memory(shape: ClipShape) -> None:
-    """Raise UserError where random towers of this shape are larger than the machine's memory.
+    """Raise UserError if random towers of this shape are larger than the machine's memory.
 
-    The blocks' four projections (12 width^2) and the token embedding are counted, nearly all there is.
+    The blocks' four projections (12 width^2) and the token embedding are counted: nearly all parameters.
     """
     towers = (shape.image_layers, shape.image_width), (shape.text_layers, shape.text_width)
     blocks = sum(12 * layers * width**2 for layers, width in towers)
@@ -53,14 +53,14 @@ def check_memory(shape: ClipShape) -> None:
 
 
 def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) -> ClipShape:
-    """The sizes of the towers that the tensors, under our names, belong to.
+    """The sizes of the towers that the tensors, under the names of `CLIP`, belong to.
 
-    Heads leave no trace in tensors: a checkpoint of ours names them in its options, elsewhere they are
-    OpenAI's width / 64, or None where 64 does not divide the width.
+    No tensor depends on the number of heads: our checkpoints have it in their options, elsewhere it is
+    OpenAI's width / 64, or None if the width is no multiple of 64.
 
     Raises:
-        UserError: a tensor that a size is read off is missing or has another number of dimensions; heads that
-            are no number.
+        UserError: a tensor that gives a size is missing or has another number of dimensions; a number of
+            heads that is no number.
     """
 
     def size(name: str, dimensions: int) -> torch.Size:
@@ -104,8 +104,8 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
 def read_grid(
     path: Path, patches: int, patch_size: int, options: dict[str, Any], image_size: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The rows and columns of `patches`: by the image size among the options, ours or TBPS-CLIP's; without,
-    those of a square or, where they make none, of the image size that is asked for.
+    """The rows and columns of `patches`: those of the image size in the options, ours or TBPS-CLIP's;
+    without one, a square or, if the number is not square, the grid of `image_size`.
 
     Raises:
         UserError: they do not make that many patches.
@@ -128,7 +128,7 @@ def read_grid(
 
 
 def _saved_image_size(path: Path, options: dict[str, Any]) -> tuple[int, int] | None:
-    """Under the name that we give it, or TBPS-CLIP."""
+    """The image size in saved options, under our name or TBPS-CLIP's."""
     for section, name in (("data", "image_size"), ("experiment", "input_resolution")):
         size = _option(options, section, name)
         if isinstance(size, list | tuple) and len(size) == 2:
@@ -136,9 +136,9 @@ def _saved_image_size(path: Path, options: dict[str, Any]) -> tuple[int, int] | 
     return None
 
 
-def _whole(path: Path, value: Any, name: str) -> int:
+def _whole(path: Path, value: object, name: str) -> int:
     if type(value) is not int or value < 1:
-        raise bad_weights(path, f"says that {name} is {value!r:.40}; a whole number is expected")
+        raise bad_weights(path, f"has {name} {value!r:.40}; a whole number is expected")
     return value
 
 
@@ -148,10 +148,10 @@ def _option(options: dict[str, Any], section: str, name: str) -> Any:
 
 
 def check_tensors(path: Path, tensors: dict[str, Tensor], shape: ClipShape, grid: tuple[int, int]) -> None:
-    """Compares names and shapes with those of the towers that `shape` describes, built without memory.
+    """Compare names and shapes with those of the towers that `shape` describes, built on the meta device.
 
     Raises:
-        UserError: a tensor is missing, has no place in CLIP, or has another shape.
+        UserError: a tensor is missing, unexpected, or of another shape.
     """
     image_size = (grid[0] * shape.patch_size, grid[1] * shape.patch_size)
     text_length = len(tensors["text.positional_embedding"])
@@ -168,7 +168,7 @@ def check_tensors(path: Path, tensors: dict[str, Tensor], shape: ClipShape, grid
     if missing := sorted(expected.keys() - tensors.keys() - {"logit_bias"}):  # SigLIP's alone has one
         raise bad_weights(path, f"lacks {len(missing)} of CLIP's tensors (first: {missing[0]!r})")
     if unexpected := sorted(tensors.keys() - expected.keys()):
-        raise bad_weights(path, f"has {len(unexpected)} tensors too many for CLIP (first: {unexpected[0]!r})")
+        raise bad_weights(path, f"has {len(unexpected)} unexpected tensors (first: {unexpected[0]!r})")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name]:
             problem = f"has {name!r} of shape {tuple(tensor.shape)}; {tuple(expected[name])} is expected"
@@ -178,8 +178,8 @@ def check_tensors(path: Path, tensors: dict[str, Tensor], shape: ClipShape, grid
 def resize_image_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
     """(1 + h w, width) -> (1 + h' w', width): the class position kept, the others resized bilinearly.
 
-    Corners are not aligned and nothing is anti-aliased: `F.interpolate`'s default, and the usual way from
-    OpenAI's 14 x 14 to person crops.
+    `F.interpolate`'s default (corners not aligned, no anti-aliasing), the usual way from OpenAI's 14 x 14
+    to person crops.
     """
     if grid == new_grid:
         return positions
@@ -189,7 +189,7 @@ def resize_image_positions(positions: Tensor, grid: tuple[int, int], new_grid: t
 
 
 def resize_text_positions(positions: Tensor, text_length: int) -> Tensor:
-    """(L, width) -> (L', width), linearly, the first and the last position as they are."""
+    """(L, width) -> (L', width), interpolated linearly, the first and the last position kept."""
     if len(positions) == text_length:
         return positions
     resized = F.interpolate(positions.T[None], size=text_length, mode="linear", align_corners=True)

@@ -157,7 +157,7 @@ def test_counted_buffers_of_older_files_are_no_surprise(folder: Path, tmp_path: 
     assert loads(with_tensors(folder, tmp_path / "old", lambda tensors: scaled(tensors) | buffers)) == 1.5
 
 
-def test_a_folder_without_processor_files_gets_the_standard_preprocessing_said_aloud(
+def test_a_folder_without_processor_files_gets_the_default_preprocessing_which_is_logged(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bare = copied(folder, tmp_path / "bare", PROCESSOR_FILES)
@@ -167,7 +167,7 @@ def test_a_folder_without_processor_files_gets_the_standard_preprocessing_said_a
         standard = build_altclip_clip(bare)[2]
     (warning,) = [r.getMessage() for r in caplog.records if "processor" in r.getMessage()]
     assert str(bare) in warning
-    assert "standard" in warning
+    assert "default preprocessing" in warning
     noise = np.random.default_rng(0).integers(90, 166, (11, 5, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((40, 90), Image.Resampling.BICUBIC)
     pixels = standard(images=[image], return_tensors="pt")["pixel_values"]

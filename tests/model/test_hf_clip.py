@@ -189,11 +189,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a missing part": (lambda f: without(to_parts(f), "model-00002*"), r"-00002-of-00002.* does not exist"),
     "a broken index": (
         lambda f: with_text(without(f, WEIGHTS), f"{WEIGHTS}.index.json", "[]"),
-        r"is no index of weights",
+        r"is not an index of weights",
     ),
     "an index of numbers": (
         lambda f: with_text(without(f, WEIGHTS), f"{WEIGHTS}.index.json", '{"weight_map": {"a": 3}}'),
-        r"is no index of weights",
+        r"is not an index of weights",
     ),
     "a missing tensor": (
         lambda f: changed(f, lambda t: t.pop(KEY)),
@@ -205,19 +205,19 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a tensor too many": (
         lambda f: changed(f, lambda t: t.update(extra=torch.ones(1))),
-        r"1 tensors too many .*'extra'",
+        r"1 unexpected tensors .*'extra'",
     ),
     "other heads": (
         lambda f: with_config(f, "vision_config", num_attention_heads=5),
-        r"model.image_heads: a divisor of model.image_width, 32",
+        r"model.image_heads: expected a divisor of model.image_width, 32",
     ),
     "heads of text": (
         lambda f: with_config(f, "text_config", num_attention_heads="2"),
-        r"says that text_heads is '2'; a whole number is expected",
+        r"has text_heads '2'; a whole number is expected",
     ),
     "two sides": (
         lambda f: with_config(f, "vision_config", image_size=[32, 32]),
-        r"says that image_size is \[32, 32\]; a whole number is expected",
+        r"has image_size \[32, 32\]; a whole number is expected",
     ),
     "a tower of text": (
         lambda f: with_text(f, "config.json", '{"model_type": "clip", "text_config": "small"}'),
@@ -238,11 +238,11 @@ def test_a_folder_that_does_not_fit_is_one_line_for_the_user(
 
 
 def test_an_altclip_folder_is_told_where_it_belongs(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"type 'altclip'; a CLIP .*; model.backbone=altclip takes it"):
+    with pytest.raises(UserError, match=r"type 'altclip'; a CLIP .*; load it with model.backbone=altclip"):
         build_clip(folder)
 
 
 def test_the_file_alone_does_not_tell_its_heads(clip_folder: Path, tmp_path: Path) -> None:
     shutil.copy(clip_folder / WEIGHTS, tmp_path / WEIGHTS)
-    with pytest.raises(UserError, match=r"has Hugging Face's names; name its folder"):
+    with pytest.raises(UserError, match=r"has Hugging Face's names; give its folder"):
         build_clip(tmp_path / WEIGHTS)

@@ -101,7 +101,7 @@ def test_a_stack_read_at_one_position_has_the_features_and_gradients_of_the_whol
     torch.manual_seed(0)
     stack, read = Transformer(WIDTH, 2, 2, causal=causal), torch.tensor([0, 6, 3])
     x, gradient = torch.randn(3, 7, WIDTH), torch.randn(3, 1, WIDTH)
-    wanted, found = rows_at(stack(x), read), stack(x, read=read)
+    wanted, found = rows_at(stack(x), read), stack(x, positions=read)
     assert found.shape == (3, 1, WIDTH)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     ours = torch.autograd.grad(found, list(stack.parameters()), gradient)
