@@ -1,11 +1,11 @@
 """Search a folder of images by description: python -m misc.search COMMAND ...
 
 Commands:
-    index CHECKPOINT IMAGE_ROOT --out INDEX    encode the images of a folder; again: what is new or changed
-    query INDEX "a woman in a red coat"        rank them: table, JSON, CSV, a picture
+    index CHECKPOINT IMAGE_ROOT --out INDEX    encode the images of a folder; again: those new or changed
+    query INDEX "a woman in a red coat"        rank the images: table, JSON, CSV, figure
     serve INDEX                                a web page on this machine
 
-python -m misc.search COMMAND --help tells of each one's flags.
+python -m misc.search COMMAND --help lists the flags of a command.
 """
 
 import argparse
@@ -18,32 +18,26 @@ from pathlib import Path
 from misc.cli import Parser, exit_status
 from options import UserError
 
-LOGGER = logging.getLogger(__name__)
-STOPPED = 130  # what a shell reports of a program that Ctrl-C ended
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
 
 def add_index_flags(parser: Parser) -> None:
     """The command line of `index`."""
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint_best.pth of a run, or other weights")
-    add("image_root", type=Path, metavar="IMAGE_ROOT", help="folder of the images, with all below it")
+    add("image_root", type=Path, metavar="IMAGE_ROOT", help="folder of the images, searched recursively")
     add("--out", type=Path, required=True, metavar="INDEX", help="folder of the index, new or to be updated")
-    add(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="options in place of those that the checkpoint holds",
-    )
+    add("--config", type=Path, metavar="FILE", help="options in place of those saved in the checkpoint")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--exact", action="store_true", help="compare with every image, whatever their number")
-    kind.add_argument(
-        "--approximate", action="store_true", help="IVF-PQ, which is chosen above a million images"
-    )
-    add("overrides", nargs="*", metavar="key.path=value", help="such as data.test_batch_size=64")
+    kind.add_argument("--approximate", action="store_true", help="IVF-PQ, the default above a million images")
+    add("overrides", nargs="*", metavar="key.path=value", help="for example data.test_batch_size=64")
 
 
 def run_index(flags: argparse.Namespace) -> int:
-    """Make or update an index."""
+    """Create or update an index."""
     from misc.process.logs import start_logging
     from misc.search.encoder import load_encoder
     from misc.search.results import printable
@@ -52,7 +46,7 @@ def run_index(flags: argparse.Namespace) -> int:
     for override in flags.overrides:
         if "=" not in override:
             raise UserError(
-                f"'{override}': an override is key.path=value; CHECKPOINT and IMAGE_ROOT come once"
+                f"'{override}': expected an override key.path=value after CHECKPOINT and IMAGE_ROOT"
             )
     start_logging()
     approximate = True if flags.approximate else False if flags.exact else None
@@ -60,49 +54,41 @@ def run_index(flags: argparse.Namespace) -> int:
     try:
         update = update_index(encoder, flags.image_root, flags.out, approximate)
     except KeyboardInterrupt:
-        LOGGER.info("stopped; the same command goes on from here")
-        return STOPPED
-    LOGGER.info(
-        f"{flags.out}: {update.total} images, {update.encoded} encoded now, {update.removed} taken out, "
+        logger.info("interrupted; run the same command to resume")
+        return INTERRUPTED
+    logger.info(
+        f"{flags.out}: {update.total} images, {update.encoded} encoded, {update.removed} removed, "
         f"{update.kind} search"
     )
     if update.skipped:
         first = printable(min(update.skipped))
-        LOGGER.warning(f"{len(update.skipped)} skipped (first: {first}): see {flags.out / SKIPPED}")
+        logger.warning(f"{len(update.skipped)} skipped (first: {first}): see {flags.out / SKIPPED}")
     return 0
+
+
+def add_index_argument(parser: Parser) -> None:
+    """The arguments that `query` and `serve` share."""
+    add = parser.add_argument
+    add("index", type=Path, metavar="INDEX", help="folder written by `index`")
+    add("--checkpoint", type=Path, metavar="FILE", help="the weights of the index, if they were moved")
 
 
 def add_query_flags(parser: Parser) -> None:
     """The command line of `query`."""
+    add_index_argument(parser)
     add = parser.add_argument
-    add("index", type=Path, metavar="INDEX", help="folder that `index` made")
-    add("sentences", nargs="*", metavar="SENTENCE", help="each is a query, in any language of the model")
-    add("-k", type=int, default=20, help="images for each query (20)")
-    add("--checkpoint", type=Path, metavar="FILE", help="the weights of the index, where they were moved")
-    add(
-        "--sentences", type=Path, metavar="FILE", dest="file", help="a text file with a sentence in each line"
-    )
-    add("--image", type=Path, metavar="FILE", help="an image as the query, or with each sentence")
-    add(
-        "--image-weight",
-        type=float,
-        default=0.5,
-        metavar="W",
-        help="its share beside a sentence, 0 to 1 (0.5)",
-    )
-    add(
-        "--without",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="what shall not be seen; may be repeated",
-    )
-    add("--json", nargs="?", const="-", metavar="FILE.json", help="write JSON; without a name on the screen")
-    add("--csv", nargs="?", const="-", metavar="FILE.csv", help="write CSV; without a name on the screen")
+    add("sentences", nargs="*", metavar="SENTENCE", help="a query each, in any language of the model")
+    add("-k", type=int, default=20, help="images per query (20)")
+    add("--sentences", type=Path, metavar="FILE", dest="file", help="a text file with a sentence per line")
+    add("--image", type=Path, metavar="FILE", help="an image as the query, or combined with each sentence")
+    weight = {"type": float, "default": 0.5, "metavar": "W"}
+    add("--image-weight", **weight, help="weight of the image beside a sentence, 0 to 1 (0.5)")
+    without = {"action": "append", "default": [], "metavar": "TEXT"}
+    add("--without", **without, help="a description to avoid; can be repeated")
+    add("--json", nargs="?", const="-", metavar="FILE.json", help="write JSON; to stdout without a name")
+    add("--csv", nargs="?", const="-", metavar="FILE.csv", help="write CSV; to stdout without a name")
     add("--figure", type=Path, metavar="FILE.png", help="draw the images with ranks, scores and names")
-    add(
-        "--explain", type=Path, metavar="DIR", help="draw where the model looked, for each image and sentence"
-    )
+    add("--explain", type=Path, metavar="DIR", help="draw the regions of each image that its score depends on")
 
 
 def run_query(flags: argparse.Namespace) -> int:
@@ -117,7 +103,7 @@ def run_query(flags: argparse.Namespace) -> int:
     sentences = [*flags.sentences, *(read_sentences(flags.file) if flags.file else [])]
     image = load_image(flags.image) if flags.image else None
     if not sentences and image is None:
-        raise UserError("query: a SENTENCE, --sentences FILE or --image FILE is expected")
+        raise UserError("query: expected a SENTENCE, --sentences FILE or --image FILE")
     without = tuple(flags.without)
     queries = [Query(text, image, without, flags.image_weight) for text in sentences or [None]]
     if flags.explain:
@@ -135,76 +121,74 @@ def run_query(flags: argparse.Namespace) -> int:
         explain_all(answers, index, encoder, flags.explain)
     missing = {result.image for answer in answers for result in answer.results if result.missing}
     if missing:
-        LOGGER.warning(f"{len(missing)} of the images are not there any more; run the index command again")
+        logger.warning(f"{len(missing)} of the images no longer exist; run the index command again")
     return 0
 
 
 def add_serve_flags(parser: Parser) -> None:
     """The command line of `serve`."""
+    add_index_argument(parser)
     add = parser.add_argument
-    add("index", type=Path, metavar="INDEX", help="folder that `index` made")
-    add("--checkpoint", type=Path, metavar="FILE", help="the weights of the index, where they were moved")
-    add("--port", type=int, default=7860, help="where the page is, on 127.0.0.1 (7860); 0: any that is free")
-    add(
-        "--annotations", type=Path, metavar="FILE", help="whose test split tells right images from wrong ones"
-    )
-    add("--images", type=Path, metavar="DIR", help="the annotations' image root, where it is not the index's")
-    add("--browse", action="store_true", help="open the page in the browser")
+    add("--port", type=int, default=7860, help="port on 127.0.0.1 (7860); 0: any free one")
+    add("--annotations", type=Path, metavar="FILE", help="marks correct images, by the test split of a data set")
+    add("--images", type=Path, metavar="DIR", help="image root of the annotations, if not that of the index")
+    add("--browse", action="store_true", help="open the page in a browser")
 
 
 def run_serve(flags: argparse.Namespace) -> int:
-    """Show the page until Ctrl-C."""
+    """Serve a web page until Ctrl-C."""
     from misc.search.index import Index
     from misc.search.page import serve
-    from misc.search.truth import load_truth
+    from misc.search.truth import load_ground_truth
 
     index = Index.open(flags.index)
-    truth = load_truth(index, flags.annotations, flags.images) if flags.annotations else None
-    serve(index, index.load_encoder(flags.checkpoint), flags.port, truth, flags.browse)
+    encoder = index.load_encoder(flags.checkpoint)
+    truth = None
+    if flags.annotations:
+        truth = load_ground_truth(index, encoder.tokenizer.clean, flags.annotations, flags.images)
+    serve(index, encoder, flags.port, truth, flags.browse)
     return 0
 
 
 def check_query_flags(flags: argparse.Namespace) -> None:
-    """Raise UserError for what can be seen to be wrong before a model is loaded."""
+    """Raise UserError for invalid flags before a model is loaded."""
     if flags.k < 1:
-        raise UserError(f"-k: at least 1 is expected, found {flags.k}")
+        raise UserError(f"-k: expected at least 1, found {flags.k}")
     if not 0 <= flags.image_weight <= 1:
-        raise UserError(f"--image-weight: 0 to 1 is expected, found {flags.image_weight}")
+        raise UserError(f"--image-weight: expected 0 to 1, found {flags.image_weight}")
     if flags.json == flags.csv == "-":
-        raise UserError("--json and --csv: one of them can go to the screen; name a file for the other")
+        raise UserError("--json and --csv: only one of them can be written to stdout; name a file")
     files = {"--json": flags.json, "--csv": flags.csv, "--figure": flags.figure}
     for (flag, file), suffix in zip(files.items(), (".json", ".csv", ".png"), strict=True):
         if file is None or file == "-":
             continue
         if Path(file).suffix.lower() != suffix:
-            raise UserError(
-                f"{flag}: a file name in {suffix} is expected, found '{file}'; sentences come first"
-            )
+            raise UserError(f"{flag}: expected a file name in {suffix}, found '{file}'; sentences come first")
         if not os.access(Path(file).absolute().parent, os.W_OK):
-            raise UserError(f"{flag}: '{file}' cannot be written; name a file in a folder that is there")
+            raise UserError(f"{flag}: '{file}' cannot be written; name a file in a writable folder")
 
 
 def read_sentences(file: Path) -> list[str]:
-    """The lines of a text file that are not blank; raises UserError where there is none."""
+    """The lines of a text file that are not blank; raises UserError if there is none."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--sentences: '{file}' cannot be read as UTF-8 text ({error})") from error
     sentences = [line.strip() for line in lines if line.strip()]
     if not sentences:
-        raise UserError(f"--sentences: '{file}' has no sentence; write one in each line")
+        raise UserError(f"--sentences: '{file}' has no sentence; write one per line")
     return sentences
 
 
-def write(place: str | None, flag: str, text: str) -> None:
-    """Write to a file, or to the screen where the place is "-"."""
-    if place == "-":
+def write(target: str | None, flag: str, text: str) -> None:
+    """Write to a file, or to stdout if the target is "-"."""
+    if target == "-":
         sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
-    elif place:
+    elif target:
         try:
-            Path(place).write_text(text, encoding="utf-8", errors="surrogateescape")
+            Path(target).write_text(text, encoding="utf-8", errors="surrogateescape")
         except OSError as error:
-            raise UserError(f"{flag}: '{place}' cannot be written ({error.strerror})") from error
+            raise UserError(f"{flag}: '{target}' cannot be written ({error.strerror})") from error
 
 
 COMMANDS: dict[str, tuple[Callable[[Parser], None], Callable[[argparse.Namespace], int]]] = {
@@ -215,7 +199,9 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], Callable[[argparse.Namespace
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
-    """What to run, and its flags. Each command has a parser of its own: flags may stand between positions."""
+    """The command to run and its flags. Each command has its own parser, which allows flags between
+    positional arguments.
+    """
     parser = Parser(prog="python -m misc.search", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     command = parser.parse_args(arguments[:1]).command
@@ -226,12 +212,9 @@ def parse(arguments: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 130 after Ctrl-C, or 2 with one line for what the
-    user can mend.
-    """
+    """Run the command line; returns the exit status: 0, 130 after Ctrl-C, or 2 for a user error."""
 
     def command() -> int:
-        """The command that is asked for."""
         run, flags = parse(sys.argv[1:] if arguments is None else arguments)
         return run(flags)
 

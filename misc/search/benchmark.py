@@ -1,8 +1,8 @@
-"""The figures of docs/search.md: python -m misc.search.benchmark [--images N ...] [--indexing FILE DIR]
+"""The measurements of docs/search.md: python -m misc.search.benchmark [--images N ...] [--indexing FILE DIR]
 
-Features are drawn: unit vectors c of 10,000 centres, and around them (c + 0.7 u) / |c + 0.7 u| with u a
-random unit vector, so that two of a centre have a cosine near 0.67; queries are drawn as the images are. With
---indexing it measures, instead, how much of the encoder's pure forward throughput an index run reaches.
+Features are synthetic: unit vectors c of 10,000 centres, and around them (c + 0.7 u) / |c + 0.7 u| with u a
+random unit vector, so that two of a centre have a cosine near 0.67; queries come from the same distribution.
+With --indexing it measures, instead, the throughput of an index run relative to the encoder's forward pass.
 """
 
 import argparse
@@ -25,111 +25,107 @@ from misc.search.engines import build_approximate
 from misc.search.index import APPROXIMATE, EXACT, Index, approximate_file
 from misc.search.store import Segment
 from misc.search.update import update_index
-from misc.search.walk import Found, decode, find_images
+from misc.search.walk import ImageFile, decode, find_images
 
-WIDTH, CENTRES, NOISE, K, QUERIES = 512, 10_000, 0.7, 10, 100
-
-
-def draw(rng: np.random.Generator, centres: np.ndarray, count: int) -> np.ndarray:
-    """(count, D) fp16 features around centres drawn at random."""
-    block = unit(rng.standard_normal((count, WIDTH), np.float32))
-    return unit(centres[rng.integers(len(centres), size=count)] + NOISE * block).astype(np.float16)
+WIDTH, NUM_CENTRES, NOISE, K, NUM_QUERIES, NUM_ROUNDS = 512, 10_000, 0.7, 10, 100, 5
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
-    """The rows, normalised."""
+def sample(rng: np.random.Generator, centres: np.ndarray, count: int) -> np.ndarray:
+    """(count, WIDTH) fp16 features around random centres."""
+    noise = normalise(rng.standard_normal((count, WIDTH), np.float32))
+    return normalise(centres[rng.integers(len(centres), size=count)] + NOISE * noise).astype(np.float16)
+
+
+def normalise(rows: np.ndarray) -> np.ndarray:
+    """The rows, divided by their norms."""
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def write_index(folder: Path, features: np.ndarray, kind: str) -> float:
-    """An index of these features, as an update writes it; returns the seconds that IVF-PQ took."""
-    head = {"image_root": str(folder), "checkpoint": "", "identity": "", "options": {}}
-    images = [Found(f"camera_{row % 8}/{row:012d}.jpg", 10_000, row) for row in range(len(features))]
+    """Write an index of these features, as an update does; returns the seconds that building IVF-PQ took."""
+    header = {"image_root": str(folder), "checkpoint": "", "identity": "", "options": {}}
+    images = [ImageFile(f"camera_{row % 8}/{row:012d}.jpg", 10_000, row) for row in range(len(features))]
     segment = Segment(folder, "1")
     segment.write(images, lambda file: np.save(file, features))
-    began = time.perf_counter()
+    started = time.perf_counter()
     if kind == APPROXIMATE:
         build_approximate(segment.features(*features.shape), approximate_file(folder, 1))
-    store.write_head(folder, {**head, "embed_dim": WIDTH, "generation": 1, "kind": kind})
-    return time.perf_counter() - began
+    store.write_header(folder, {**header, "embed_dim": WIDTH, "generation": 1, "kind": kind})
+    return time.perf_counter() - started
 
 
-def milliseconds(work: Callable[[np.ndarray], object], queries: np.ndarray) -> float:
-    """The median time of one query, each asked alone."""
+def milliseconds_per_query(search: Callable[[np.ndarray], object], queries: np.ndarray) -> float:
+    """The median time of a search with one query."""
     times = []
     for query in queries:
-        began = time.perf_counter()
-        work(query[None])
-        times.append(time.perf_counter() - began)
+        started = time.perf_counter()
+        search(query[None])
+        times.append(time.perf_counter() - started)
     return 1e3 * statistics.median(times)
 
 
-def measure(count: int) -> None:
-    """Print the rows of the table for so many images."""
+def measure_search(count: int) -> None:
+    """Print the rows of the table for this number of images."""
     rng = np.random.default_rng(0)
-    centres = unit(rng.standard_normal((CENTRES, WIDTH), np.float32))
-    features = np.concatenate(
-        [draw(rng, centres, min(store.CHUNK, count - s)) for s in range(0, count, store.CHUNK)]
-    )
-    queries = draw(rng, centres, QUERIES).astype(np.float32)
+    centres = normalise(rng.standard_normal((NUM_CENTRES, WIDTH), np.float32))
+    chunks = [min(store.CHUNK, count - start) for start in range(0, count, store.CHUNK)]
+    features = np.concatenate([sample(rng, centres, size) for size in chunks])
+    queries = sample(rng, centres, NUM_QUERIES).astype(np.float32)
     exact = None
     for kind in (EXACT, APPROXIMATE):
         with tempfile.TemporaryDirectory() as folder:
             building = write_index(Path(folder), features, kind)
-            began = time.perf_counter()
+            started = time.perf_counter()
             index = Index.open(Path(folder))
             index.search(queries[:1], K)
-            loading = time.perf_counter() - began
+            opening = time.perf_counter() - started
             size = sum(file.stat().st_size for file in Path(folder).iterdir()) / features.nbytes
-            one = milliseconds(lambda query, index=index: index.search(query, K), queries)
+            latency = milliseconds_per_query(lambda query, index=index: index.search(query, K), queries)
             _, rows = index.search(queries, K)
             exact = rows if exact is None else exact
             recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(rows, exact, strict=True)])
-            figures = f"{one:.1f} ms | {recall:.3f} | {size:.2f} | {loading:.1f} s | {building:.0f} s"
+            figures = f"{latency:.1f} ms | {recall:.3f} | {size:.2f} | {opening:.1f} s | {building:.0f} s"
             print(f"| {count:,} | {kind} | {figures} |", flush=True)
 
 
-def measure_indexing(encoder: Encoder, image_root: Path, count: int, rounds: int = 5) -> None:
-    """Print what an index run takes beside the pure forward pass of the same images, in turns."""
+def measure_indexing(encoder: Encoder, image_root: Path, count: int) -> None:
+    """Print the durations of an index run and of the forward pass alone on the same images, in turns."""
     shares = []
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place, "images")
-        found = sorted(itertools.islice(find_images(image_root, Path(place), {}), count))
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary, "images")
+        found = sorted(itertools.islice(find_images(image_root, Path(temporary), {}), count))
         root.mkdir()
         for number, image in enumerate(found):
             os.symlink((image_root / image.path).absolute(), root / f"{number}{Path(image.path).suffix}")
-        paths = [image.path for image in find_images(root, Path(place), {})]
+        paths = [image.path for image in find_images(root, Path(temporary), {})]
         settings = (encoder.processor, encoder.batch_size, encoder.on_gpu)
         batches = [batch.pixels for batch in decode(root, paths, *settings)]
         list(encoder.encode_batches(batches[:1]))
-        for turn in range(rounds):
-            began = time.perf_counter()
+        for turn in range(NUM_ROUNDS):
+            started = time.perf_counter()
             list(encoder.encode_batches(batches))
-            forward = time.perf_counter() - began
-            began = time.perf_counter()
-            update = update_index(encoder, root, Path(place, f"index {turn}"))
-            indexing = time.perf_counter() - began
+            forward = time.perf_counter() - started
+            started = time.perf_counter()
+            update = update_index(encoder, root, Path(temporary, f"index {turn}"))
+            indexing = time.perf_counter() - started
             shares.append(forward / indexing)
-            print(
-                f"{update.encoded} images: forward {forward:.1f} s, index {indexing:.1f} s, {shares[-1]:.1%}"
-            )
-    print(f"share of the pure forward throughput: {statistics.median(shares):.1%}, median of {rounds}")
+            times = f"forward {forward:.1f} s, index {indexing:.1f} s, {shares[-1]:.1%}"
+            print(f"{update.encoded} images: {times}")
+    print(f"share of the forward throughput: {statistics.median(shares):.1%}, median of {NUM_ROUNDS}")
 
 
 def build_parser() -> Parser:
     """The command line."""
     parser = Parser(prog="python -m misc.search.benchmark", description=__doc__)
-    parser.add_argument(
-        "--images", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of indices"
-    )
-    parser.add_argument(
-        "--indexing", type=Path, nargs=2, metavar=("CHECKPOINT", "IMAGE_ROOT"), help="see above"
-    )
+    sizes = {"type": int, "nargs": "+", "default": [100_000, 1_000_000]}
+    parser.add_argument("--images", **sizes, help="numbers of images")
+    files = {"type": Path, "nargs": 2, "metavar": ("CHECKPOINT", "IMAGE_ROOT")}
+    parser.add_argument("--indexing", **files, help="measure indexing instead")
     return parser
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Measure what the flags ask for, a row of a table for each size."""
+    """Measure indexing, or print a table with rows for each number of images."""
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     if flags.indexing:
         checkpoint, image_root = flags.indexing
@@ -138,11 +134,11 @@ def run(flags: argparse.Namespace) -> None:
     print("| images | search | one query | recall@10 | size / raw fp16 | opening | building |")
     print("|---|---|---|---|---|---|---|")
     for count in flags.images:
-        measure(count)
+        measure_search(count)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
+    """Run the command line; returns the exit status, 2 for a user error."""
     return exit_status(lambda: run(build_parser().parse_args(arguments)))
 
 

@@ -1,10 +1,11 @@
-"""Where the image tower looked for a sentence: gradient-weighted attention rollout.
+"""The image regions that the model's score depends on: gradient-weighted attention rollout.
 
 The method is that of Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal
-and Encoder-Decoder Transformers" (ICCV 2021, arXiv 2103.15679), by their rules for self-attention.
+and Encoder-Decoder Transformers" (ICCV 2021, arXiv 2103.15679), with their rules for self-attention.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,38 +14,42 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from misc.search.encoder import Encoder
 from options import UserError
 
-if TYPE_CHECKING:
-    from misc.search.encoder import Encoder
-
-COLOR_MAP, OPACITY = "inferno", 0.8  # light is where it looked, for colour-blind eyes too
+COLOR_MAP, OPACITY = "inferno", 0.8  # brightness increases with relevance, for colour-blind readers too
 
 
 class AttentionRecorder(TorchFunctionMode):
-    """While it is entered, attention is computed in steps that keep its weights, in `weights`, by layer.
+    """Computes attention inside the context step by step and records its weights, which fused attention never
+    materialises. The towers need no change, and are no slower outside the context.
 
-    Fused attention never forms them. Without the recorder nothing is slower: the towers know nothing of it.
+    Attributes:
+        weights: of each layer, (1, heads, L, L) or (heads, L, L).
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights: list[Tensor] = []  # (1, heads, L, L), or (heads, L, L), each
+        self.weights: list[Tensor] = []
 
     def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if function is F.scaled_dot_product_attention:
             return self._attend(*args, **(kwargs or {}))
         output = function(*args, **(kwargs or {}))
-        if function is F.softmax:  # older transformers form the weights themselves
+        if function is F.softmax:  # older versions of transformers compute the weights themselves
             self.weights.append(output)
         return output
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, **others: Any
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, **others: float | bool | None
     ) -> Tensor:
-        """Of an image tower in evaluation mode: no mask, no dropout."""
+        """Attention of an image tower in evaluation mode, without mask or dropout."""
         assert attn_mask is None, "masked"
         assert not any(others.get(name) for name in ("is_causal", "dropout_p")), others
         scale = others.get("scale") or query.shape[-1] ** -0.5
@@ -52,66 +57,52 @@ class AttentionRecorder(TorchFunctionMode):
         return self.weights[-1] @ value
 
 
-def explain(encoder: "Encoder", image: Image.Image, caption: str) -> np.ndarray:
-    """How much each place of the image speaks for the sentence: (H, W) float32 of the image's own size.
+def explain(encoder: Encoder, image: Image.Image, caption: str) -> np.ndarray:
+    """Compute how much each pixel contributes to the score of an image and a caption.
 
-    0 is the least and 1 the most of this image; all 0 where no place speaks for it. With s the cosine of
-    image and sentence, A a layer's attention and G its gradient ds/dA, R starts as the identity and every
-    layer adds to it: R <- R + (mean over heads of max(0, G * A)) R. The class token's row of R holds the
-    patches, which are interpolated bilinearly. What AltCLIP's own preprocessing crops off is 0.
+    With s the cosine similarity, A the attention of a layer and G = ds/dA, R starts as the identity and each
+    layer updates it: R <- R + mean_heads(max(0, G * A)) R. The row of R of the class token holds the
+    relevance of the patches, which is upsampled bilinearly.
+
+    Returns:
+        (H, W) float32 at the size of the image, in [0, 1] with both ends attained; all 0 where no patch
+        contributes. Pixels that the processor crops off are 0.
 
     Raises:
-        UserError: a sentence without words.
+        UserError: the caption has no words.
     """
     if not encoder.tokenizer.clean(caption):
-        raise UserError(f"There are no words in {caption!r:.40}: nothing can be looked for")
+        raise UserError(f"There are no words in {caption!r:.40}: enter a description")
     text = encoder.encode_texts([caption])[0]
     relevance = patch_relevance(encoder, image, text)
-    box = _seen_box(encoder.processor, image)
-    size = (box[3] - box[1], box[2] - box[0])
+    left, top, right, bottom = encoder.processor.seen_box(image)
+    size = (bottom - top, right - left)
     heat = F.interpolate(relevance[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-12)
     whole = np.zeros((image.height, image.width), np.float32)
-    whole[box[1] : box[3], box[0] : box[2]] = heat.numpy()
+    whole[top:bottom, left:right] = heat.numpy()
     return whole
 
 
-def patch_relevance(encoder: "Encoder", image: Image.Image, text: Tensor) -> Tensor:
-    """R's row of the class token, as in `explain`, for a text feature (D,): (rows, columns) of patches."""
-    clip = encoder.clip
-    device = next(clip.parameters()).device
-    pixels = encoder.processor(images=[image], return_tensors="pt")["pixel_values"].to(device)
+def patch_relevance(encoder: Encoder, image: Image.Image, text: Tensor) -> Tensor:
+    """The row of R of the class token, as in `explain`, for a text feature (E,): (rows, columns) of patches."""
+    pixels = encoder.processor(images=[image], return_tensors="pt")["pixel_values"].to(encoder.device)
     with torch.enable_grad(), AttentionRecorder() as recorder:
-        feature = clip.encode_image(pixels.requires_grad_())[0].float()
-        score = F.cosine_similarity(feature, text.to(device), dim=0)
+        feature = encoder.model.embed(pixels.requires_grad_())[0].float()
+        score = F.cosine_similarity(feature, text.to(encoder.device), dim=0)
     gradients = torch.autograd.grad(score, recorder.weights)
-    relevance = torch.eye(recorder.weights[0].shape[-1], device=device)
+    relevance = torch.eye(recorder.weights[0].shape[-1], device=encoder.device)
     for weights, gradient in zip(recorder.weights, gradients, strict=True):
         attended = (weights.detach() * gradient).clamp(min=0).flatten(0, -3).float().mean(dim=0)
         relevance = relevance + attended @ relevance
-    height, width = encoder.processor.image_size
-    patch = round((height * width / (len(relevance) - 1)) ** 0.5)
-    return relevance[0, 1:].view(height // patch, width // patch).cpu()
+    return relevance[0, 1:].view(encoder.model.clip.patch_grid).cpu()
 
 
 def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
-    """The image in grey under the colours of `heat` (H, W) in [0, 1]: the brighter, the more it counted."""
+    """Blend the image in grey with the colour map of `heat` (H, W) in [0, 1]."""
     from matplotlib import colormaps
 
     colors = 255 * colormaps[COLOR_MAP](heat)[..., :3]
-    share = OPACITY * heat[..., None]
+    opacity = OPACITY * heat[..., None]
     grey = np.asarray(image.convert("L"), np.float32)[..., None]
-    return Image.fromarray((grey * (1 - share) + colors * share).round().astype(np.uint8))
-
-
-def _seen_box(processor: Any, image: Image.Image) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of what the tower sees: all, or AltCLIP's crop of the centre."""
-    if processor.view_size is not None:
-        return (0, 0, image.width, image.height)
-    scale = min(image.size) / processor.processor.size["shortest_edge"]
-    height, width = (
-        min(side, round(scale * seen))
-        for side, seen in zip((image.height, image.width), processor.image_size, strict=True)
-    )
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return (left, top, left + width, top + height)
+    return Image.fromarray((grey * (1 - opacity) + colors * opacity).round().astype(np.uint8))

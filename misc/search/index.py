@@ -1,4 +1,4 @@
-"""An index of a folder of images, opened and searched."""
+"""An index of a folder of images, opened for search."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,17 @@ EXACT, APPROXIMATE = "exact", "approximate"
 
 @dataclass(frozen=True)
 class Index:
-    """The images of a folder and their features, to be searched.
+    """The images of a folder and their features.
 
     Attributes:
+        folder: the folder of the index.
         image_root: the folder of the images, absolute.
-        paths: N of them, relative to `image_root`, sorted.
-        features: (N, D) fp16, normalised, read from the disk as they are used.
-        identity: that of the encoder they were made by.
-        checkpoint: its file, absolute; `options` are its options as `to_dict` has them.
-        engine: what compares queries with the features.
+        paths: N paths relative to `image_root`, sorted.
+        features: (N, E) fp16, normalised, memory-mapped.
+        identity: `Encoder.identity` of the encoder that made the features.
+        checkpoint: its weights file, absolute.
+        options: its options, as `to_dict` returns them.
+        engine: compares queries with the features.
     """
 
     folder: Path
@@ -39,79 +41,78 @@ class Index:
 
     @staticmethod
     def open(folder: Path) -> "Index":
-        """Open what `update_index` wrote.
+        """Open an index that `update_index` wrote.
 
         Raises:
-            UserError: there is no index, one without images yet, or one that is damaged.
+            UserError: there is no index, or it was never finished, or it is damaged.
         """
-        head = store.read_head(folder)
-        if head is None:
-            raise UserError(f"INDEX: '{folder}' holds no index; make one with python -m misc.search index")
-        if head["generation"] == 0:
+        header = store.read_header(folder)
+        if header is None:
+            raise UserError(
+                f"INDEX: '{folder}' contains no index; create one with python -m misc.search index"
+            )
+        if header["generation"] == 0:
             raise UserError(f"INDEX: '{folder}' was never finished; run the same index command again")
-        segment = Segment(folder, str(head["generation"]))
+        segment = Segment(folder, str(header["generation"]))
         try:
-            paths = [found.path for found in segment.images()]
-            features = segment.features(len(paths), head["embed_dim"])
-            if head["kind"] == EXACT:
+            paths = [image.path for image in segment.images()]
+            features = segment.features(len(paths), header["embed_dim"])
+            if header["kind"] == EXACT:
                 engine = ExactEngine(features)
             else:
-                engine = ApproximateEngine(approximate_file(folder, head["generation"]), features)
-        except store.BROKEN as error:
+                engine = ApproximateEngine(approximate_file(folder, header["generation"]), features)
+        except store.READ_ERRORS as error:
             raise store.damaged(folder, error) from error
         return Index(
             folder=folder,
-            image_root=Path(head["image_root"]),
+            image_root=Path(header["image_root"]),
             paths=paths,
             features=features,
-            identity=head["identity"],
-            checkpoint=Path(head["checkpoint"]),
-            options=head["options"],
+            identity=header["identity"],
+            checkpoint=Path(header["checkpoint"]),
+            options=header["options"],
             engine=engine,
         )
 
-    def check_identity(self, encoder: Encoder) -> None:
-        """Raise UserError unless the encoder is the one that the features are of."""
-        check_identity(self.folder, self.identity, self.checkpoint, encoder)
-
     def load_encoder(self, checkpoint: Path | None = None) -> Encoder:
-        """The encoder for queries, from another place of its file where one is given.
+        """Load the encoder for queries.
+
+        Args:
+            checkpoint: the weights file, if it was moved.
 
         Raises:
-            UserError: the file is not there, or another.
+            UserError: the file does not exist, or contains other weights.
         """
         file = checkpoint or self.checkpoint
         if not file.exists():
-            raise UserError(
-                f"CHECKPOINT: '{file}' does not exist; say where it is now with --checkpoint FILE"
-            )
+            raise UserError(f"CHECKPOINT: '{file}' does not exist; name its new place with --checkpoint FILE")
         encoder = build_encoder(load_options(self.options), file)
-        self.check_identity(encoder)
+        check_identity(self.folder, self.identity, self.checkpoint, encoder)
         return encoder
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best images of each query by inner product, best first, equal scores in the order of rows.
+        """Find the k best images of each query by inner product, best first, ties in the order of rows.
 
         Args:
-            queries: (Q, D) fp32.
-            k: at least 1; more than N is N.
+            queries: (Q, E) fp32.
+            k: at least 1; limited to N.
 
         Returns:
-            (Q, k) fp32 scores, (Q, k) int64 rows.
+            (Q, k) fp32 scores and (Q, k) int64 rows.
         """
         assert k > 0, k
         return self.engine.search(np.ascontiguousarray(queries, np.float32), min(k, len(self.paths)))
 
 
 def check_identity(folder: Path, identity: str, checkpoint: str | Path, encoder: Encoder) -> None:
-    """Raise UserError unless the encoder has the identity that the index in `folder` is of."""
+    """Raise UserError unless the encoder has the identity of the index in `folder`."""
     if identity != encoder.identity:
         raise UserError(
-            f"CHECKPOINT: '{folder}' is of another model than '{encoder.checkpoint}' with these options: of "
-            f"'{checkpoint}' as it was; use that, or index into another folder"
+            f"CHECKPOINT: '{folder}' was made by another model than '{encoder.checkpoint}' with these "
+            f"options: by '{checkpoint}' as it was then; use that one, or index into another folder"
         )
 
 
 def approximate_file(folder: Path, generation: int) -> Path:
-    """Where the approximate index of a generation is."""
+    """The file of the approximate index of a generation."""
     return folder / f"approximate-{generation}.faiss"

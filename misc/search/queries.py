@@ -1,6 +1,6 @@
-"""What is asked for: sentences, images, both, and what shall not be there."""
+"""Queries: sentences, images, both, and descriptions to avoid."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,49 +16,55 @@ WITHOUT_WEIGHT = 0.5
 
 @dataclass(frozen=True)
 class Query:
-    """One search: a sentence, an image, or both; and descriptions of what is not wanted.
+    """A sentence, an image, or both.
 
     Attributes:
-        weight: share of the image where there is a sentence too, in [0, 1].
+        without: descriptions to avoid.
+        image_weight: weight of the image if there is a sentence too, in [0, 1].
     """
 
     text: str | None = None
     image: Image.Image | None = None
     without: tuple[str, ...] = ()
-    weight: float = 0.5
+    image_weight: float = 0.5
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts to encode."""
+        return [text for text in (self.text, *self.without) if text is not None]
 
 
 def query_features(encoder: Encoder, queries: Sequence[Query]) -> np.ndarray:
-    """(Q, D) fp32, whose inner product with the feature x of an image is the score of the image.
+    """Encode Q queries; returns (Q, E) fp32 features, whose inner product with an image's is its score.
 
-    With t and v the features of sentence and image, q = t, v, or (1 - weight) t + weight v normalised, and
-    n_1 ... n_m those of `without`: score = cos(q, x) - 0.5 mean_i cos(n_i, x). What is not wanted has half
-    the weight of what is: it reorders what fits, and seldom brings up what does not.
+    With t and v the features of sentence and image, q = t, v, or (1 - w) t + w v normalised, and n_1 ... n_m
+    those of `without`, an image x has the score cos(q, x) - 0.5 mean_i cos(n_i, x). The lower weight reorders
+    images that match the query, and seldom promotes one that does not.
 
     Raises:
-        UserError: a query of neither words nor image, or `without` no words.
+        UserError: a query has neither words nor an image, or an entry of `without` has no words.
     """
     for number, query in enumerate(queries, start=1):
-        given = [text for text in (query.text, *query.without) if text is not None]
-        empty = [text for text in given if not encoder.tokenizer.clean(text)]
+        empty = [text for text in query.texts if not encoder.tokenizer.clean(text)]
         if empty or (query.text is None and query.image is None):
             found = f"found {empty[0][:40]!r}" if empty else "found nothing"
-            raise UserError(f"query {number}: words that describe somebody are expected, {found}")
-    texts = [text for query in queries for text in (query.text, *query.without) if text is not None]
-    distinct = list(dict.fromkeys(texts))
-    of_text = dict(zip(distinct, encoder.encode_texts(distinct), strict=True))
-    pictures = {id(query.image): query.image for query in queries if query.image is not None}
-    of_image = dict(zip(pictures, encoder.encode_images(list(pictures.values())), strict=True))
-    return np.stack([_combine(query, of_text, of_image).numpy() for query in queries])
+            raise UserError(f"query {number}: expected words that describe a person, {found}")
+    distinct = list(dict.fromkeys(text for query in queries for text in query.texts))
+    text_features = dict(zip(distinct, encoder.encode_texts(distinct), strict=True))
+    images = {id(query.image): query.image for query in queries if query.image is not None}
+    image_features = dict(zip(images, encoder.encode_images(list(images.values())), strict=True))
+    return np.stack([_combine(query, text_features, image_features).numpy() for query in queries])
 
 
-def _combine(query: Query, of_text: dict[str, Tensor], of_image: dict[int, Tensor]) -> Tensor:
+def _combine(
+    query: Query, text_features: Mapping[str, Tensor], image_features: Mapping[int, Tensor]
+) -> Tensor:
     if query.image is None:
-        feature = of_text[query.text]
+        feature = text_features[query.text]
     elif query.text is None:
-        feature = of_image[id(query.image)]
+        feature = image_features[id(query.image)]
     else:
-        mixed = (1 - query.weight) * of_text[query.text] + query.weight * of_image[id(query.image)]
-        feature = F.normalize(mixed, dim=0)
-    unwanted = [of_text[text] for text in query.without]
+        text, image = text_features[query.text], image_features[id(query.image)]
+        feature = F.normalize((1 - query.image_weight) * text + query.image_weight * image, dim=0)
+    unwanted = [text_features[text] for text in query.without]
     return feature - WITHOUT_WEIGHT * sum(unwanted) / len(unwanted) if unwanted else feature

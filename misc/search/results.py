@@ -1,4 +1,4 @@
-"""The ranked images of each query: as a table, JSON, CSV, a picture, and explained."""
+"""The ranked images of each query, as a table, JSON, CSV or a figure."""
 
 import csv
 import io
@@ -16,14 +16,17 @@ from misc.process.logs import progress
 from misc.report.contact_sheet import Cell, draw_contact_sheet
 from misc.report.pictures import RULE
 from misc.search.encoder import Encoder
+from misc.search.explain import explain, overlay
 from misc.search.index import Index
 from misc.search.queries import Query, query_features
 from options import UserError
 
+MAX_TITLE = 100  # characters of a query in the table
+
 
 @dataclass(frozen=True)
 class Result:
-    """One image found; `missing`: it is not there any more."""
+    """One image of a ranking; `missing`: the file no longer exists."""
 
     rank: int
     score: float
@@ -33,7 +36,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """The images found for a query, best first; `title` says what was asked."""
+    """The ranking of a query, best first; `title` describes the query."""
 
     title: str
     query: Query
@@ -43,42 +46,43 @@ class Answer:
 def find(
     index: Index, encoder: Encoder, queries: Sequence[Query], k: int, image: Path | None = None
 ) -> list[Answer]:
-    """The answers to the queries; `image` names the file of their image."""
+    """Answer the queries with k images each; `image` is the file of their image."""
     scores, rows = index.search(query_features(encoder, queries), k)
     answers = []
-    for query, its_scores, its_rows in zip(queries, scores.tolist(), rows.tolist(), strict=True):
-        paths = [index.paths[row] for row in its_rows]
+    for query, query_scores, query_rows in zip(queries, scores.tolist(), rows.tolist(), strict=True):
+        paths = [index.paths[row] for row in query_rows]
         results = [
             Result(rank, score, path, not (index.image_root / path).is_file())
-            for rank, (score, path) in enumerate(zip(its_scores, paths, strict=True), start=1)
+            for rank, (score, path) in enumerate(zip(query_scores, paths, strict=True), start=1)
         ]
-        asked = [query.text, f"[{image}]" if query.image is not None else None]
-        title = " + ".join(part for part in asked if part)
-        title += "".join(f", without {text}" for text in query.without)
-        title = title.encode("utf-8", "backslashreplace").decode()  # half signs, which no screen takes
-        answers.append(Answer(title, query, results))
+        answers.append(Answer(_title(query, image), query, results))
     return answers
 
 
+def _title(query: Query, image: Path | None) -> str:
+    parts = [query.text, f"[{image}]" if query.image is not None else None]
+    title = " + ".join(part for part in parts if part) + "".join(f", without {text}" for text in query.without)
+    return title.encode("utf-8", "backslashreplace").decode()  # UTF-8 cannot encode unpaired surrogates
+
+
 def table(answers: Sequence[Answer]) -> str:
-    """Aligned text: under each query a row for each image."""
+    """Aligned text with a row per image."""
     lines = []
     for answer in answers:
-        title = answer.title if len(answer.title) <= 100 else answer.title[:99] + "…"
+        title = answer.title if len(answer.title) <= MAX_TITLE else answer.title[: MAX_TITLE - 1] + "…"
         lines += ["", title, "rank   score  image"]
         lines += [
             f"{result.rank:4d}  {result.score:6.4f}  {printable(result.image)}"
-            + ("  (not there any more)" if result.missing else "")
+            + ("  (missing)" if result.missing else "")
             for result in answer.results
         ]
     return "\n".join(lines[1:])
 
 
 def as_json(answers: Sequence[Answer]) -> str:
-    """[{"query", "results": [{"rank", "score", "image", "missing"}]}], a list of the queries."""
-    return (
-        json.dumps([{"query": answer.title, "results": _rows(answer)} for answer in answers], indent=1) + "\n"
-    )
+    """A list with one {"query", "results": [{"rank", "score", "image", "missing"}]} per query."""
+    content = [{"query": answer.title, "results": _rows(answer)} for answer in answers]
+    return json.dumps(content, indent=1) + "\n"
 
 
 def as_csv(answers: Sequence[Answer]) -> str:
@@ -96,14 +100,14 @@ def _rows(answer: Answer) -> list[dict[str, Any]]:
 
 
 def printable(path: str) -> str:
-    """A path on one line, in what a terminal can show: names of files may hold anything."""
+    """A path on one line, without characters that the terminal cannot show."""
     escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)
     encoding = sys.stdout.encoding or "utf-8"
     return escaped.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def draw(answers: Sequence[Answer], index: Index, out: Path) -> None:
-    """Write a PNG of the images with rank, score and name, and with the query where there are several."""
+    """Write a PNG of the images with rank, score and name, and the query if there are several."""
     cells = []
     for answer in answers:
         for result in answer.results:
@@ -114,23 +118,21 @@ def draw(answers: Sequence[Answer], index: Index, out: Path) -> None:
 
 
 def explain_all(answers: Sequence[Answer], index: Index, encoder: Encoder, folder: Path) -> None:
-    """Write, for each image found, QUERY-RANK.png: where the image tower looked for the sentence."""
-    from misc.search.explain import explain, overlay
-
-    shown = [
+    """Write QUERY-RANK.png of each image found: the regions that its score depends on."""
+    explained = [
         (number, answer.query.text, result)
         for number, answer in enumerate(answers, start=1)
         for result in answer.results
         if answer.query.text
     ]
-    for number, text, result in progress(shown, "explaining"):
+    for number, text, result in progress(explained, "explaining"):
         image = _load(index, result)
         if image is not None:
             overlay(image, explain(encoder, image, text)).save(folder / f"{number}-{result.rank}.png")
 
 
 def _load(index: Index, result: Result) -> Image.Image | None:
-    """The image; None where it cannot be read any more."""
+    """The image, or None if it can no longer be read."""
     try:
         return load_image(index.image_root / result.image)
     except UserError:

@@ -1,65 +1,66 @@
-"""What annotations say of an index: whom its images show, and whom the test captions describe."""
+"""Ground truth for an index: the identities of its images, and the persons that test captions describe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import join, normpath
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data.formats import read_splits
+from misc.search.index import Index
 from options import UserError
-from text_utils.captions import clean_caption
 
-if TYPE_CHECKING:
-    from misc.search.index import Index
-
-NUM_EXAMPLES = 3  # of each language, at most
+NUM_EXAMPLES = 3  # captions of each language, at most
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The test split, laid over the rows of an index.
+class GroundTruth:
+    """The annotations of the test split, for the rows of an index.
 
     Attributes:
-        person_ids: of each row; None where the annotations do not have the image.
-        described: {cleaned caption: the persons that it was written for}.
-        examples: {language: some captions, as they were written}.
+        person_ids: of each row; None if the image is not annotated.
+        described: {cleaned caption: the persons that it describes}.
+        examples: {language: some captions as annotated}.
+        clean: cleans a caption, as the tokenizer of the index does.
     """
 
     person_ids: Sequence[int | None]
-    described: dict[str, set[int]]
+    described: Mapping[str, set[int]]
     examples: Mapping[str, Sequence[str]]
+    clean: Callable[[str], str]
 
     def persons(self, text: str) -> set[int]:
-        """Whom the sentence was written for; nobody where it is none of the captions."""
-        return self.described.get(clean_caption(text), set())
+        """The persons that an annotated caption describes; empty for other texts."""
+        return self.described.get(self.clean(text), set())
 
 
-def load_truth(index: "Index", annotations: Path, image_root: Path | None = None) -> Truth:
-    """The test split of annotations of any known format, in all its languages.
+def load_ground_truth(
+    index: Index, clean: Callable[[str], str], annotations: Path, image_root: Path | None = None
+) -> GroundTruth:
+    """Read the test split of annotations in any known format, in all their languages.
 
     Args:
-        image_root: where the images of the annotations lie; None: they are those of the index.
+        clean: cleans a caption, as the tokenizer of the index does.
+        image_root: the root of the annotated images; None: the image root of the index.
 
     Raises:
-        UserError: annotations that cannot be read; none of their images is in the index.
+        UserError: the annotations cannot be read, or none of their images is in the index.
     """
     test = read_splits(annotations, ["test"], languages=None)["test"]
-    own, root = index.image_root.resolve(), (image_root or index.image_root).resolve()
+    index_root, root = index.image_root.resolve(), (image_root or index.image_root).resolve()
     records = [record for by_language in test.values() for record in by_language]
     persons = {normpath(join(root, record.image)): record.person_id for record in records}
-    person_ids = [persons.get(join(own, path)) for path in index.paths]
+    person_ids = [persons.get(join(index_root, path)) for path in index.paths]
     if all(person is None for person in person_ids):
         raise UserError(
-            f"--annotations: no image of the test split of '{annotations}' is in the index, whose images lie "
-            f"under '{index.image_root}'; name the annotations' own image root with --images"
+            f"--annotations: no image of the test split of '{annotations}' is in the index, whose images are "
+            f"under '{index.image_root}'; name the image root of the annotations with --images"
         )
     described: dict[str, set[int]] = {}
     for record in records:
         for caption in record.captions:
-            described.setdefault(clean_caption(caption), set()).add(record.person_id)
+            described.setdefault(clean(caption), set()).add(record.person_id)
     examples = {
         language: [record.captions[0] for record in by_language[:: -(-len(by_language) // NUM_EXAMPLES)]]
         for language, by_language in test.items()
     }
-    return Truth(person_ids, described, examples)
+    return GroundTruth(person_ids, described, examples, clean)

@@ -1,4 +1,4 @@
-"""Keeping an index up with its folder: only what is new or changed is encoded."""
+"""Creating and updating an index: only images that are new or changed are encoded."""
 
 import logging
 import os
@@ -20,18 +20,21 @@ from misc.search.encoder import Encoder
 from misc.search.engines import build_approximate
 from misc.search.index import APPROXIMATE, EXACT, approximate_file, check_identity
 from misc.search.store import Parts, Segment
-from misc.search.walk import Found, decode, find_images
+from misc.search.walk import ImageFile, decode, find_images
 from options import UserError, to_dict
 
-LOGGER = logging.getLogger(__name__)
-EXACT_UP_TO = 1_000_000  # images
+logger = logging.getLogger(__name__)
+
+MAX_EXACT = 1_000_000  # images
 SECONDS_PER_PART = 20.0
 SKIPPED = "skipped.txt"
+
+Source = tuple[list[ImageFile], Segment]
 
 
 @dataclass(frozen=True)
 class Update:
-    """What an update found: numbers of images, and {path: reason} of those that cannot be read."""
+    """The outcome of an update: numbers of images, and {path: reason} of those that cannot be read."""
 
     total: int
     encoded: int
@@ -41,46 +44,59 @@ class Update:
 
 
 def update_index(encoder: Encoder, image_root: Path, folder: Path, approximate: bool | None = None) -> Update:
-    """Make `folder` an index of the images below `image_root`, encoding only what is new or changed by path,
-    size and time. Stopped at any moment, it leaves the index as it was, and goes on when called again.
+    """Make `folder` an index of the images below `image_root`, encoding only those that are new or changed by
+    path, size and modification time. Interrupted at any moment, it leaves the previous index as it was, and
+    resumes when called again.
 
     Args:
-        approximate: None: above `EXACT_UP_TO` images.
+        approximate: whether to build an approximate index; None: above `MAX_EXACT` images.
 
     Raises:
-        UserError: no images there; an index of another model, or damaged; a place that cannot be written to.
+        UserError: there are no images, the index was made by another model or is damaged, or the folder cannot
+            be written to.
     """
     if not image_root.is_dir():
-        raise UserError(f"IMAGE_ROOT: '{image_root}' is no folder; name the folder of the images")
-    head = _open_or_begin(encoder, image_root, folder)
+        raise UserError(f"IMAGE_ROOT: '{image_root}' is not a folder; name the folder of the images")
+    header = _open_or_create(encoder, image_root, folder)
     skipped: dict[str, str] = {}
-    walk = find_images(image_root, folder, skipped)
-    visible = sys.stderr.isatty()
-    found = sorted(tqdm(walk, desc="looking", unit="image", leave=False, disable=not visible))
-    if not found:
-        raise UserError(f"IMAGE_ROOT: no image below '{image_root}'; the index stays as it is")
-    generation = head["generation"]
-    sources = _sources(folder, head)
+    found = _find(image_root, folder, skipped)
+    previous, sources = _sources(folder, header)
     known = {image for images, _ in sources for image in images}
-    todo = [image for image in found if image not in known]
-    if todo:
-        _encode(encoder, image_root, Parts(folder, encoder.embed_dim), todo, skipped)
-        sources = _sources(folder, head)
-    there = {image for images, _ in sources for image in images}
-    kept = [image for image in found if image in there]
-    lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(skipped.items()))
-    store.write_whole(folder / SKIPPED, lambda file: file.write(lines.encode("utf-8", "surrogateescape")))
-    if not kept:
+    new = [image for image in found if image not in known]
+    if new:
+        _encode(encoder, image_root, Parts(folder, encoder.embed_dim), new, skipped)
+        _, sources = _sources(folder, header)
+        known = {image for images, _ in sources for image in images}
+    _write_skipped(folder, skipped)
+    indexed = [image for image in found if image in known]
+    if not indexed:
         raise UserError(f"IMAGE_ROOT: none of {len(found)} images can be read; see '{folder / SKIPPED}'")
-    kind = APPROXIMATE if (len(kept) > EXACT_UP_TO if approximate is None else approximate) else EXACT
-    before = sources[0][0] if generation else []
-    if kept != before or kind != head["kind"]:
+    kind = APPROXIMATE if (len(indexed) > MAX_EXACT if approximate is None else approximate) else EXACT
+    generation = header["generation"]
+    if indexed != previous or kind != header["kind"]:
         generation += 1
-        _write_generation(folder, generation, kept, sources, encoder.embed_dim, kind)
-    store.write_head(folder, {**_describe(encoder, image_root), "generation": generation, "kind": kind})
-    store.clean(folder, generation)
-    removed = len({image.path for image in before} - {image.path for image in kept})
-    return Update(len(kept), len(there & set(todo)), removed, kind, skipped)
+        _write_generation(folder, generation, indexed, sources, encoder.embed_dim, kind)
+    store.write_header(folder, {**_describe(encoder, image_root), "generation": generation, "kind": kind})
+    store.remove_stale(folder, generation)
+    removed = len({image.path for image in previous} - {image.path for image in indexed})
+    return Update(len(indexed), len(known & set(new)), removed, kind, skipped)
+
+
+def _find(image_root: Path, folder: Path, skipped: dict[str, str]) -> list[ImageFile]:
+    """The images of the root, sorted; raises UserError if there is none."""
+    walk = find_images(image_root, folder, skipped)
+    show = sys.stderr.isatty()
+    found = sorted(tqdm(walk, desc="scanning", unit="image", leave=False, disable=not show))
+    if not found:
+        raise UserError(f"IMAGE_ROOT: no image below '{image_root}'; the index is unchanged")
+    return found
+
+
+def _write_skipped(folder: Path, skipped: dict[str, str]) -> None:
+    text = "".join(f"{path}\t{reason}\n" for path, reason in sorted(skipped.items()))
+    store.write_atomically(
+        folder / SKIPPED, lambda file: file.write(text.encode("utf-8", "surrogateescape"))
+    )
 
 
 def _describe(encoder: Encoder, image_root: Path) -> dict[str, Any]:
@@ -93,43 +109,47 @@ def _describe(encoder: Encoder, image_root: Path) -> dict[str, Any]:
     }
 
 
-def _open_or_begin(encoder: Encoder, image_root: Path, folder: Path) -> dict[str, Any]:
-    """What `index.json` says, written first where there is none."""
+def _open_or_create(encoder: Encoder, image_root: Path, folder: Path) -> dict[str, Any]:
+    """The content of `index.json`, which is created if the folder is empty."""
     make_folder(folder, "INDEX")
-    head = store.read_head(folder)
-    if head is None:
+    header = store.read_header(folder)
+    if header is None:
         if any(folder.iterdir()):
-            raise UserError(f"INDEX: '{folder}' holds files and no index; name a new or an empty folder")
-        store.write_head(folder, {**_describe(encoder, image_root), "generation": 0, "kind": EXACT})
-        return _open_or_begin(encoder, image_root, folder)
-    check_identity(folder, head["identity"], head["checkpoint"], encoder)
-    return head
+            raise UserError(f"INDEX: '{folder}' contains files but no index; name a new or an empty folder")
+        header = {**_describe(encoder, image_root), "generation": 0, "kind": EXACT}
+        store.write_header(folder, header)
+    check_identity(folder, header["identity"], header["checkpoint"], encoder)
+    return header
 
 
-def _sources(folder: Path, head: dict[str, Any]) -> list[tuple[list[Found], Segment]]:
-    """The segments that features can come from, the index itself first; raises UserError where damaged."""
-    parts = [(images, segment) for segment, images in Parts(folder, head["embed_dim"]).segments()]
-    if head["generation"] == 0:
-        return parts
-    segment = Segment(folder, str(head["generation"]))
+def _sources(folder: Path, header: dict[str, Any]) -> tuple[list[ImageFile], list[Source]]:
+    """The images of the previous index, and all segments that features can be taken from, that index first.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    parts = [(images, segment) for segment, images in Parts(folder, header["embed_dim"]).segments()]
+    if header["generation"] == 0:
+        return [], parts
+    segment = Segment(folder, str(header["generation"]))
     try:
         images = segment.images()
-        segment.features(len(images), head["embed_dim"])
-    except store.BROKEN as error:
+        segment.features(len(images), header["embed_dim"])
+    except store.READ_ERRORS as error:
         raise store.damaged(folder, error) from error
-    return [(images, segment), *parts]
+    return images, [(images, segment), *parts]
 
 
 def _encode(
-    encoder: Encoder, root: Path, parts: Parts, todo: Sequence[Found], skipped: dict[str, str]
+    encoder: Encoder, root: Path, parts: Parts, new: Sequence[ImageFile], skipped: dict[str, str]
 ) -> None:
-    """Encode images into parts; what a stop catches on its way to the disk is written still."""
-    images: list[Found] = []
+    """Encode images into parts; on an interrupt, what has been encoded is still written."""
+    images: list[ImageFile] = []
     blocks: list[np.ndarray] = []
     started = time.monotonic()
-    with tqdm(total=len(todo), desc="encoding", unit="image", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(new), desc="encoding", unit="image", disable=not sys.stderr.isatty()) as bar:
         try:
-            for batch, features in _encoded(encoder, root, todo, skipped):
+            for batch, features in _encoded(encoder, root, new, skipped):
                 images += batch
                 blocks.append(features)
                 bar.update(len(batch))
@@ -142,44 +162,41 @@ def _encode(
 
 
 def _encoded(
-    encoder: Encoder, root: Path, todo: Sequence[Found], skipped: dict[str, str]
-) -> Iterator[tuple[list[Found], np.ndarray]]:
-    """Images, a batch at a time, with their (n, D) fp16 features; those that cannot be read are skipped."""
-    under_way: deque[list[int]] = deque()
+    encoder: Encoder, root: Path, new: Sequence[ImageFile], skipped: dict[str, str]
+) -> Iterator[tuple[list[ImageFile], np.ndarray]]:
+    """Batches of images with their (n, E) fp16 features; those that cannot be read are added to `skipped`."""
+    pending: deque[list[int]] = deque()
 
     def pixels() -> Iterator[Tensor]:
-        """The pixels of each batch; its rows join `under_way`, what it skipped joins `skipped`."""
-        paths = [image.path for image in todo]
+        """The pixels of each batch; the indices of its images are appended to `pending`."""
+        paths = [image.path for image in new]
         for batch in decode(root, paths, encoder.processor, encoder.batch_size, encoder.on_gpu):
-            skipped.update({todo[index].path: reason for index, reason in batch.problems.items()})
-            if batch.rows:
-                under_way.append(batch.rows)
+            skipped.update({new[index].path: reason for index, reason in batch.problems.items()})
+            if batch.indices:
+                pending.append(batch.indices)
                 yield batch.pixels
 
     for features in encoder.encode_batches(pixels()):
-        yield [todo[index] for index in under_way.popleft()], features.half().numpy()
+        yield [new[index] for index in pending.popleft()], features.half().numpy()
 
 
 def _write_generation(
     folder: Path,
     generation: int,
-    kept: Sequence[Found],
-    sources: Sequence[tuple[list[Found], Segment]],
+    indexed: Sequence[ImageFile],
+    sources: Sequence[Source],
     width: int,
     kind: str,
 ) -> None:
-    """Put the features of `kept` together from the sources, and the approximate index where it is one."""
-    places, moves = {image: place for place, image in enumerate(kept)}, []
+    """Write the features of `indexed`, taken from the sources, and the approximate index if `kind` is that."""
+    target_of, gathered = {image: target for target, image in enumerate(indexed)}, []
     for images, segment in sources:
-        pairs = sorted((places.pop(image), row) for row, image in enumerate(images) if image in places)
-        targets, rows = (
-            (np.array(column, np.int64) for column in zip(*pairs, strict=True)) if pairs else ((), ())
-        )
-        if len(targets):
-            moves.append((segment.features(len(images), width), rows, targets))
+        pairs = sorted((target_of.pop(image), row) for row, image in enumerate(images) if image in target_of)
+        if pairs:
+            targets, rows = np.array(pairs, np.int64).T
+            gathered.append((segment.features(len(images), width), rows, targets))
     segment = Segment(folder, str(generation))
-    segment.write(kept, lambda file: store.gather(moves, len(kept), width, file))
+    segment.write(indexed, lambda file: store.write_gathered(gathered, len(indexed), width, file))
     if kind == APPROXIMATE:
-        LOGGER.info("building the approximate index")
-        file = approximate_file(folder, generation)
-        build_approximate(segment.features(len(kept), width), file)
+        logger.info("building the approximate index")
+        build_approximate(segment.features(len(indexed), width), approximate_file(folder, generation))

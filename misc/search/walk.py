@@ -1,9 +1,9 @@
-"""Which images lie below a folder, and their pixels, made by worker processes."""
+"""The image files below a folder, and their pixels, decoded by worker processes."""
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -13,33 +13,34 @@ from torch.utils.data import Dataset
 from data.decode import NOT_DECODED, load_image
 from data.sampler import Loader
 from misc.process.workers import num_cores
+from model.protocol import Processor
 from options import UserError
 
 
-class Found(NamedTuple):
-    """An image file: its path relative to the root, bytes, and time of change in nanoseconds."""
+class ImageFile(NamedTuple):
+    """An image file: path relative to the root, size in bytes, modification time in nanoseconds."""
 
     path: str
     size: int
-    time: int
+    mtime_ns: int
 
 
 def image_suffixes() -> set[str]:
-    """The suffixes, in lower case, of all formats that Pillow decodes."""
+    """The lower-case suffixes of all formats that Pillow decodes."""
     known = Image.registered_extensions()
     return {suffix for suffix, name in known.items() if name in Image.OPEN and name not in NOT_DECODED}
 
 
-def find_images(root: Path, leave_out: Path, problems: dict[str, str]) -> Iterator[Found]:
-    """The images below `root`, hidden files and folders left alone, in no particular order.
+def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator[ImageFile]:
+    """Yield the images below `root` in no particular order, without hidden files and folders.
 
-    Links are followed; a folder that is reached twice, as by a loop of links, is listed once.
+    Links are followed; a folder that is reached twice, for instance by a loop of links, is listed once.
 
     Args:
-        leave_out: a folder that is passed by.
-        problems: {path relative to the root: reason} of what cannot be looked into is added here.
+        exclude: a folder to skip.
+        problems: {path relative to the root: reason} of what cannot be read is added here.
     """
-    suffixes, seen, folders = image_suffixes(), {_id_of(leave_out)}, [""]
+    suffixes, seen, folders = image_suffixes(), {_id_of(exclude)}, [""]
     while folders:
         folder = folders.pop()
         try:
@@ -50,7 +51,7 @@ def find_images(root: Path, leave_out: Path, problems: dict[str, str]) -> Iterat
             with os.scandir(root / folder) as entries:
                 visible = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
-            problems[folder or "."] = f"cannot be looked into ({error.strerror})"
+            problems[folder or "."] = f"cannot be listed ({error.strerror})"
             continue
         for entry in visible:
             path = os.path.join(folder, entry.name)
@@ -59,9 +60,9 @@ def find_images(root: Path, leave_out: Path, problems: dict[str, str]) -> Iterat
                     folders.append(path)
                 elif Path(path).suffix.lower() in suffixes:
                     stat = entry.stat()
-                    yield Found(path, stat.st_size, stat.st_mtime_ns)
-            except OSError as error:  # a link to nothing, or a file that has just gone
-                problems[path] = f"cannot be looked at ({error.strerror})"
+                    yield ImageFile(path, stat.st_size, stat.st_mtime_ns)
+            except OSError as error:  # a dangling link, or a file that was deleted in the meantime
+                problems[path] = f"cannot be accessed ({error.strerror})"
 
 
 def _id_of(folder: Path) -> tuple[int, int]:
@@ -70,18 +71,20 @@ def _id_of(folder: Path) -> tuple[int, int]:
 
 
 class Decoded(NamedTuple):
-    """A batch: the numbers of the files that could be read, their pixels, the reasons of the others."""
+    """A batch of files: indices and pixels (B, 3, H, W) of those that could be read, reasons of the others."""
 
-    rows: list[int]
+    indices: list[int]
     pixels: Tensor
     problems: dict[int, str]
 
 
-def decode(root: Path, paths: Sequence[str], processor: Any, batch_size: int, pin_memory: bool) -> Loader:
-    """Yields a `Decoded` for every `batch_size` files, made on all cores while earlier ones are encoded.
+def decode(
+    root: Path, paths: Sequence[str], processor: Processor, batch_size: int, pin_memory: bool
+) -> Loader:
+    """Iterate over the files in batches of `batch_size`, as `Decoded`, prefetched by one worker per core.
 
     Args:
-        pin_memory: whether the pixels go to a GPU.
+        pin_memory: whether the pixels will be copied to a GPU.
     """
     workers = min(num_cores(), len(paths) // batch_size)
     settings = {"batch_size": batch_size, "num_workers": workers, "pin_memory": pin_memory}
@@ -89,9 +92,9 @@ def decode(root: Path, paths: Sequence[str], processor: Any, batch_size: int, pi
 
 
 class _Images(Dataset[tuple[int, Tensor | str]]):
-    """(number, pixels (3, H, W)) of each file, or (number, reason) of one that cannot be read."""
+    """(index, pixels (3, H, W)) of each file, or (index, reason) of one that cannot be read."""
 
-    def __init__(self, root: Path, paths: Sequence[str], processor: Any) -> None:
+    def __init__(self, root: Path, paths: Sequence[str], processor: Processor) -> None:
         self.root, self.paths, self.processor = root, paths, processor
 
     def __len__(self) -> int:
@@ -103,12 +106,12 @@ class _Images(Dataset[tuple[int, Tensor | str]]):
             return index, self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
         except UserError as error:
             return index, " ".join(str(error.__cause__ or error).split())
-        except Exception as error:  # one file in a million must not end the work, whatever its decoder raises
+        except Exception as error:  # whatever a decoder raises, one file must not end the update
             return index, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> Decoded:
-    good = {index: pixels for index, pixels in samples if isinstance(pixels, Tensor)}
-    problems = {index: reason for index, reason in samples if isinstance(reason, str)}
-    pixels = torch.stack(list(good.values())) if good else torch.zeros(0, 3, 1, 1)
-    return Decoded(list(good), pixels, problems)
+    pixels = {index: value for index, value in samples if isinstance(value, Tensor)}
+    problems = {index: value for index, value in samples if isinstance(value, str)}
+    stacked = torch.stack(list(pixels.values())) if pixels else torch.zeros(0, 3, 1, 1)
+    return Decoded(list(pixels), stacked, problems)
