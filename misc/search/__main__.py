@@ -88,7 +88,9 @@ def add_query_flags(parser: Parser) -> None:
     add("--json", nargs="?", const="-", metavar="FILE.json", help="write JSON; to stdout without a name")
     add("--csv", nargs="?", const="-", metavar="FILE.csv", help="write CSV; to stdout without a name")
     add("--figure", type=Path, metavar="FILE.png", help="draw the images with ranks, scores and names")
-    add("--explain", type=Path, metavar="DIR", help="draw the regions of each image that its score depends on")
+    add(
+        "--explain", type=Path, metavar="DIR", help="draw the regions that the score of each image depends on"
+    )
 
 
 def run_query(flags: argparse.Namespace) -> int:
@@ -130,7 +132,12 @@ def add_serve_flags(parser: Parser) -> None:
     add_index_argument(parser)
     add = parser.add_argument
     add("--port", type=int, default=7860, help="port on 127.0.0.1 (7860); 0: any free one")
-    add("--annotations", type=Path, metavar="FILE", help="marks correct images, by the test split of a data set")
+    add(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="mark the correct images by the test split of a data set",
+    )
     add("--images", type=Path, metavar="DIR", help="image root of the annotations, if not that of the index")
     add("--browse", action="store_true", help="open the page in a browser")
 

@@ -37,7 +37,7 @@ class ExactEngine:
             scores, rows = self._index.search(queries, requested)
             if requested == total or (scores[:, -1] < scores[:, k - 1]).all():
                 break
-            requested *= 4  # of images tied for the last place FAISS keeps arbitrary ones: request all of them
+            requested *= 4  # FAISS keeps arbitrary ones of the images tied for the last place: request all
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 

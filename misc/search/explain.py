@@ -4,8 +4,7 @@ The method is that of Chefer, Gur and Wolf, "Generic Attention-model Explainabil
 and Encoder-Decoder Transformers" (ICCV 2021, arXiv 2103.15679), with their rules for self-attention.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,11 +33,11 @@ class AttentionRecorder(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if function is F.scaled_dot_product_attention:
             return self._attend(*args, **(kwargs or {}))
         output = function(*args, **(kwargs or {}))
@@ -61,8 +60,8 @@ def explain(encoder: Encoder, image: Image.Image, caption: str) -> np.ndarray:
     """Compute how much each pixel contributes to the score of an image and a caption.
 
     With s the cosine similarity, A the attention of a layer and G = ds/dA, R starts as the identity and each
-    layer updates it: R <- R + mean_heads(max(0, G * A)) R. The row of R of the class token holds the
-    relevance of the patches, which is upsampled bilinearly.
+    layer updates it: R <- R + mean_heads(max(0, G * A)) R. The class token's row of R holds the relevance
+    of the patches, which is upsampled bilinearly.
 
     Returns:
         (H, W) float32 at the size of the image, in [0, 1] with both ends attained; all 0 where no patch
@@ -85,7 +84,7 @@ def explain(encoder: Encoder, image: Image.Image, caption: str) -> np.ndarray:
 
 
 def patch_relevance(encoder: Encoder, image: Image.Image, text: Tensor) -> Tensor:
-    """The row of R of the class token, as in `explain`, for a text feature (E,): (rows, columns) of patches."""
+    """The class token's row of R, as in `explain`, for a text feature (E,): (rows, columns) of patches."""
     pixels = encoder.processor(images=[image], return_tensors="pt")["pixel_values"].to(encoder.device)
     with torch.enable_grad(), AttentionRecorder() as recorder:
         feature = encoder.model.embed(pixels.requires_grad_())[0].float()

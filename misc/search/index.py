@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from misc.search import store
 from misc.search.encoder import Encoder, build_encoder
 from misc.search.engines import ApproximateEngine, ExactEngine
 from misc.search.store import Segment
+from model.protocol import JsonObject
 from options import UserError, load_options
 
 EXACT, APPROXIMATE = "exact", "approximate"
@@ -36,7 +36,7 @@ class Index:
     features: np.ndarray
     identity: str
     checkpoint: Path
-    options: dict[str, Any]
+    options: JsonObject
     engine: ExactEngine | ApproximateEngine
 
     @staticmethod

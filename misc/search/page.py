@@ -12,7 +12,7 @@ import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import uvicorn
 from PIL import Image
@@ -31,8 +31,11 @@ from misc.search.explain import explain, overlay
 from misc.search.index import Index
 from misc.search.queries import Query, query_features
 from misc.search.truth import GroundTruth
+from model import backbone_of
+from model.protocol import JsonObject
 from options import UserError
 
+T, D = TypeVar("T"), TypeVar("D")
 STATIC = Path(__file__).parent / "static"
 HOST = "127.0.0.1"
 HOST_NAMES = (HOST, "localhost")  # a request under another name comes from another site (DNS rebinding)
@@ -78,7 +81,9 @@ class Page:
     def about(self, request: Request) -> Response:
         """GET -> what the page shows before the first search."""
         examples = self.truth.examples if self.truth else EXAMPLES
-        known = set(self._languages(examples)) & set(examples) or examples
+        options = self.encoder.options
+        learned = examples if backbone_of(options).is_multilingual else options.data.languages
+        known = set(learned) & set(examples) or examples
         return JSONResponse(
             {
                 "total": len(self.index.paths),
@@ -101,7 +106,7 @@ class Page:
         row = request.path_params["row"]
         return await _answer_json(request, lambda body: self.explain(row, body))
 
-    def search(self, body: dict[str, Any]) -> Response:
+    def search(self, body: JsonObject) -> Response:
         """See `answer_search`. Raises UserError if the query is empty or invalid."""
         text, row = _field(body, "text", str, "").strip(), _field(body, "row", int, None)
         without, k = _field(body, "without", list, []), _field(body, "k", int, 20)
@@ -128,17 +133,12 @@ class Page:
             answer["first_right"] = correct.index(True) + 1 if True in correct else None
         return JSONResponse(answer)
 
-    def explain(self, row: int, body: dict[str, Any]) -> Response:
+    def explain(self, row: int, body: JsonObject) -> Response:
         """See `answer_explain`."""
         image = self._load(row)
         with self.lock:
             heat = explain(self.encoder, image, _field(body, "text", str, ""))
         return _thumbnail(overlay(image, heat))
-
-    def _languages(self, examples: Sequence[str]) -> Sequence[str]:
-        """The languages that the model knows."""
-        options = self.encoder.options
-        return examples if options.model.backbone == "altclip" else options.data.languages
 
     def _correct(self, text: str, row: int | None, rows: Sequence[int]) -> list[bool | None]:
         """Whether each row shows the person that the caption, or else the image, describes; None: unknown."""
@@ -148,7 +148,7 @@ class Page:
         wanted = self.truth.persons(text) if text else {ids[row]} - {None}
         return [ids[found] in wanted if wanted and ids[found] is not None else None for found in rows]
 
-    def _result(self, rank: int, row: int, score: float, is_correct: bool | None) -> dict[str, Any]:
+    def _result(self, rank: int, row: int, score: float, is_correct: bool | None) -> JsonObject:
         image = _encodable(self.index.paths[row])
         return {"rank": rank, "row": row, "score": score, "image": image, "right": is_correct}
 
@@ -193,7 +193,7 @@ def _listen(port: int) -> socket.socket:
         raise UserError(f"--port: cannot listen on {port} ({reason}); choose another") from error
 
 
-async def _answer_json(request: Request, answer: Callable[[dict[str, Any]], Response]) -> Response:
+async def _answer_json(request: Request, answer: Callable[[JsonObject], Response]) -> Response:
     """Parse a JSON object and answer it in another thread, so that images are served meanwhile."""
     if not request.headers.get("content-type", "").startswith("application/json"):
         # Pages of other sites can post forms to this machine, but not JSON.
@@ -212,7 +212,7 @@ async def _answer_json(request: Request, answer: Callable[[dict[str, Any]], Resp
     return await run_in_threadpool(answer, parsed)
 
 
-def _field(body: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+def _field(body: JsonObject, name: str, kind: type[T], default: D) -> T | D:
     value = body.get(name, default)
     if value is not default and type(value) is not kind:
         raise UserError(f"{name}: expected {kind.__name__}, found {value!r:.40}")

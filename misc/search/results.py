@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -19,6 +18,7 @@ from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index
 from misc.search.queries import Query, query_features
+from model.protocol import JsonObject
 from options import UserError
 
 MAX_TITLE = 100  # characters of a query in the table
@@ -61,7 +61,8 @@ def find(
 
 def _title(query: Query, image: Path | None) -> str:
     parts = [query.text, f"[{image}]" if query.image is not None else None]
-    title = " + ".join(part for part in parts if part) + "".join(f", without {text}" for text in query.without)
+    title = " + ".join(part for part in parts if part)
+    title += "".join(f", without {text}" for text in query.without)
     return title.encode("utf-8", "backslashreplace").decode()  # UTF-8 cannot encode unpaired surrogates
 
 
@@ -95,7 +96,7 @@ def as_csv(answers: Sequence[Answer]) -> str:
     return text.getvalue()
 
 
-def _rows(answer: Answer) -> list[dict[str, Any]]:
+def _rows(answer: Answer) -> list[JsonObject]:
     return [{**vars(result), "score": round(result.score, 6)} for result in answer.results]
 
 

@@ -12,12 +12,13 @@ import re
 import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from misc.process.durable import replacing
 from misc.search.walk import ImageFile
+from model.protocol import JsonObject
 from options import UserError
 
 HEADER, FORMAT = "index.json", 1
@@ -53,13 +54,13 @@ def damaged(folder: Path, error: Exception) -> UserError:
     )
 
 
-def write_header(folder: Path, header: dict[str, Any]) -> None:
+def write_header(folder: Path, header: JsonObject) -> None:
     """Write `index.json`."""
     text = json.dumps({"format": FORMAT, **header}, indent=1) + "\n"
     write_atomically(folder / HEADER, lambda file: file.write(text.encode()))
 
 
-def read_header(folder: Path) -> dict[str, Any] | None:
+def read_header(folder: Path) -> JsonObject | None:
     """Read `index.json`; None if there is none.
 
     Raises:
@@ -165,7 +166,7 @@ def write_gathered(
     """Write a (count, width) fp16 array as .npy, one chunk in memory at a time.
 
     Args:
-        sources: (features, rows, targets) each: `features[rows]` are written to the rows `targets`, ascending.
+        sources: (features, rows, targets) each: `features[rows]` become the rows `targets`, which ascend.
     """
     header = {"descr": "<f2", "fortran_order": False, "shape": (count, width)}
     np.lib.format.write_array_header_1_0(file, header)

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +20,7 @@ from misc.search.engines import build_approximate
 from misc.search.index import APPROXIMATE, EXACT, approximate_file, check_identity
 from misc.search.store import Parts, Segment
 from misc.search.walk import ImageFile, decode, find_images
+from model.protocol import JsonObject
 from options import UserError, to_dict
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,7 @@ def update_index(encoder: Encoder, image_root: Path, folder: Path, approximate: 
         approximate: whether to build an approximate index; None: above `MAX_EXACT` images.
 
     Raises:
-        UserError: there are no images, the index was made by another model or is damaged, or the folder cannot
-            be written to.
+        UserError: there are no images, the index is damaged or of another model, the folder is not writable.
     """
     if not image_root.is_dir():
         raise UserError(f"IMAGE_ROOT: '{image_root}' is not a folder; name the folder of the images")
@@ -94,12 +93,10 @@ def _find(image_root: Path, folder: Path, skipped: dict[str, str]) -> list[Image
 
 def _write_skipped(folder: Path, skipped: dict[str, str]) -> None:
     text = "".join(f"{path}\t{reason}\n" for path, reason in sorted(skipped.items()))
-    store.write_atomically(
-        folder / SKIPPED, lambda file: file.write(text.encode("utf-8", "surrogateescape"))
-    )
+    store.write_atomically(folder / SKIPPED, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
-def _describe(encoder: Encoder, image_root: Path) -> dict[str, Any]:
+def _describe(encoder: Encoder, image_root: Path) -> JsonObject:
     return {
         "image_root": os.path.abspath(image_root),
         "checkpoint": os.path.abspath(encoder.checkpoint),
@@ -109,7 +106,7 @@ def _describe(encoder: Encoder, image_root: Path) -> dict[str, Any]:
     }
 
 
-def _open_or_create(encoder: Encoder, image_root: Path, folder: Path) -> dict[str, Any]:
+def _open_or_create(encoder: Encoder, image_root: Path, folder: Path) -> JsonObject:
     """The content of `index.json`, which is created if the folder is empty."""
     make_folder(folder, "INDEX")
     header = store.read_header(folder)
@@ -122,7 +119,7 @@ def _open_or_create(encoder: Encoder, image_root: Path, folder: Path) -> dict[st
     return header
 
 
-def _sources(folder: Path, header: dict[str, Any]) -> tuple[list[ImageFile], list[Source]]:
+def _sources(folder: Path, header: JsonObject) -> tuple[list[ImageFile], list[Source]]:
     """The images of the previous index, and all segments that features can be taken from, that index first.
 
     Raises:
@@ -188,7 +185,7 @@ def _write_generation(
     width: int,
     kind: str,
 ) -> None:
-    """Write the features of `indexed`, taken from the sources, and the approximate index if `kind` is that."""
+    """Write the features of `indexed`, taken from the sources, and the approximate index if it is one."""
     target_of, gathered = {image: target for target, image in enumerate(indexed)}, []
     for images, segment in sources:
         pairs = sorted((target_of.pop(image), row) for row, image in enumerate(images) if image in target_of)

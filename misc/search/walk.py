@@ -71,7 +71,7 @@ def _id_of(folder: Path) -> tuple[int, int]:
 
 
 class Decoded(NamedTuple):
-    """A batch of files: indices and pixels (B, 3, H, W) of those that could be read, reasons of the others."""
+    """A batch of files: indices and pixels (B, 3, H, W) of those that were read, reasons of the others."""
 
     indices: list[int]
     pixels: Tensor

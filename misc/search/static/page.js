@@ -1,13 +1,13 @@
 "use strict";
-// The page asks the server for a ranking (POST search), thumbnails (image/ROW) and overlays (POST explain/ROW).
-// File names and sentences are shown with textContent alone: whatever they hold stays text.
+// The page requests rankings (POST search), thumbnails (image/ROW) and overlays (POST explain/ROW).
+// File names and sentences are set by textContent only, so that markup in them is not interpreted.
 
 const $ = (id) => document.getElementById(id);
-const firstRight = new Map(); // annotated sentence -> rank of its first right image, Infinity beyond those ranked
-let like = null; // {row, name} of the image whose like is searched for
+const firstRight = new Map(); // annotated sentence -> rank of its first correct image, or Infinity
+let queryImage = null; // {row, name}
 let answer = null; // of the latest search
-let asked = null; // what it was for
-let ticket = 0; // a late answer to an earlier search is dropped
+let answered = null; // the form state of that search
+let latest = 0; // number of the latest search: late answers to earlier ones are dropped
 
 async function post(address, body) {
   const headers = { "Content-Type": "application/json" };
@@ -17,59 +17,59 @@ async function post(address, body) {
   throw new Error(isJson ? (await response.json()).error : `the server answered ${response.status}`);
 }
 
-function say(text, isBad = false) {
+function setStatus(text, isError = false) {
   $("status").textContent = text;
-  $("status").classList.toggle("bad", isBad);
+  $("status").classList.toggle("error", isError);
 }
 
-function setLike(image) {
-  like = image;
-  $("like").hidden = !image;
+function setQueryImage(image) {
+  queryImage = image;
+  $("query-image").hidden = !image;
   if (image) {
-    $("like-image").src = `image/${image.row}`;
-    $("like-name").textContent = image.name;
+    $("query-thumbnail").src = `image/${image.row}`;
+    $("query-name").textContent = image.name;
   }
 }
 
-// What the form says, as the history keeps it.
-function form() {
-  return { text: $("text").value, without: $("without").value, like, k: $("k").valueAsNumber };
+// The state of the form, as it is saved in the history.
+function formState() {
+  return { text: $("text").value, without: $("without").value, queryImage, k: $("k").valueAsNumber };
 }
 
-function fill(state) {
+function restore(state) {
   $("text").value = state.text;
   $("without").value = state.without;
   $("k").value = state.k;
-  setLike(state.like);
+  setQueryImage(state.queryImage);
 }
 
-async function search({ remember = true } = {}) {
+async function search({ addToHistory = true } = {}) {
   if (!$("search").reportValidity()) return;
-  const mine = ++ticket, state = form();
-  if (remember) history.pushState(state, "");
+  const number = ++latest, state = formState();
+  if (addToHistory) history.pushState(state, "");
   $("results").setAttribute("aria-busy", "true");
   const body = {
-    text: state.text, row: state.like?.row ?? null, k: state.k,
+    text: state.text, row: state.queryImage?.row ?? null, k: state.k,
     without: state.without.split(/[,，、]/).filter((part) => part.trim()),
   };
   try {
     const found = await (await post("search", body)).json();
-    if (mine !== ticket) return;
-    [answer, asked] = [found, state];
-    count(state, found);
+    if (number !== latest) return;
+    [answer, answered] = [found, state];
+    updateRecall(state, found);
     show();
   } catch (error) {
-    if (mine !== ticket) return;
+    if (number !== latest) return;
     answer = null;
     show();
-    say(error instanceof TypeError ? "The server does not answer: is it still running?" : error.message, true);
+    setStatus(error instanceof TypeError ? "The server does not answer: is it still running?" : error.message, true);
   } finally {
-    if (mine === ticket) $("results").removeAttribute("aria-busy");
+    if (number === latest) $("results").removeAttribute("aria-busy");
   }
 }
 
-// The running R@k of the annotated sentences asked so far, each once.
-function count(state, found) {
+// R@k over the distinct annotated sentences searched for so far.
+function updateRecall(state, found) {
   if (!("first_right" in found)) return;
   firstRight.set(state.text, found.first_right ?? Infinity);
   const ranks = [...firstRight.values()];
@@ -80,31 +80,31 @@ function count(state, found) {
   $("recall").hidden = false;
 }
 
-// Those at or above the threshold: it filters what was found, at once.
-function shown() {
-  const least = $("least").valueAsNumber;
-  return (answer?.results ?? []).filter((result) => !(result.score < least));
+// The results at or above the threshold.
+function shownResults() {
+  const minScore = $("min-score").valueAsNumber;
+  return (answer?.results ?? []).filter((result) => !(result.score < minScore));
 }
 
 function show() {
-  const results = shown();
+  const results = shownResults();
   $("results").replaceChildren(...results.map(card));
   $("csv").hidden = !results.length;
-  if (answer) say(`${results.length} of ${answer.total} images, ${Math.round(1000 * answer.seconds)} ms`);
+  if (answer) setStatus(`${results.length} of ${answer.total} images, ${Math.round(1000 * answer.seconds)} ms`);
 }
 
 function card(result) {
   const item = $("card").content.cloneNode(true).firstElementChild;
-  const [button, image, where] = [".image", "img", ".where"].map((name) => item.querySelector(name));
-  const plain = `image/${result.row}`, { text } = asked;
-  button.setAttribute("aria-label", `Rank ${result.rank}, score ${result.score.toFixed(3)}: find people like this`);
+  const [button, image, toggle] = [".image", "img", ".explain"].map((name) => item.querySelector(name));
+  const { text } = answered;
+  button.setAttribute("aria-label", `Rank ${result.rank}, score ${result.score.toFixed(3)}: find similar people`);
   button.title = result.image;
-  button.onclick = () => findLike(result);
-  image.src = plain;
+  button.onclick = () => findSimilar(result);
+  image.src = `image/${result.row}`;
   image.onerror = () => {
-    image.hidden = where.hidden = true;
-    item.querySelector(".gone").hidden = false;
-    item.querySelector(".gone").textContent = "This image cannot be read any more";
+    image.hidden = toggle.hidden = true;
+    item.querySelector(".missing").hidden = false;
+    item.querySelector(".missing").textContent = "This image can no longer be read";
   };
   item.querySelector(".rank").textContent = result.rank;
   item.querySelector(".score").textContent = result.score.toFixed(3);
@@ -114,16 +114,16 @@ function card(result) {
     const mark = item.querySelector(".mark");
     mark.hidden = false;
     mark.textContent = result.right ? "✓" : "✕";
-    mark.setAttribute("aria-label", result.right ? "the right person" : "another person");
+    mark.setAttribute("aria-label", result.right ? "the correct person" : "another person");
   }
-  where.hidden = !text.trim();
-  where.setAttribute("aria-label", `Where the model looked in image ${result.rank}`);
-  where.onclick = () => toggleOverlay(where, image, result.row, text);
+  toggle.hidden = !text.trim();
+  toggle.setAttribute("aria-label", `Regions of image ${result.rank} that the score depends on`);
+  toggle.onclick = () => toggleOverlay(toggle, image, result.row, text);
   return item;
 }
 
-async function toggleOverlay(where, image, row, text) {
-  const isOn = where.getAttribute("aria-pressed") === "true";
+async function toggleOverlay(toggle, image, row, text) {
+  const isOn = toggle.getAttribute("aria-pressed") === "true";
   if (isOn) {
     image.src = `image/${row}`;
   } else {
@@ -132,30 +132,30 @@ async function toggleOverlay(where, image, row, text) {
       image.addEventListener("load", () => URL.revokeObjectURL(overlay), { once: true });
       image.src = overlay;
     } catch (error) {
-      say(error.message, true);
+      setStatus(error.message, true);
       return;
     }
   }
-  where.setAttribute("aria-pressed", String(!isOn));
+  toggle.setAttribute("aria-pressed", String(!isOn));
 }
 
-function findLike(result) {
-  setLike({ row: result.row, name: result.image });
+function findSimilar(result) {
+  setQueryImage({ row: result.row, name: result.image });
   $("text").value = $("without").value = "";
   scrollTo({ top: 0 });
   search().then(() => $("results").querySelector(".image")?.focus({ preventScroll: true }));
 }
 
 function download() {
-  const { text, like, without } = asked;
-  const query = [text, like && `[${like.name}]`].filter(Boolean).join(" + ") + (without && `, without ${without}`);
+  const { text, queryImage, without } = answered;
+  const query = [text, queryImage && `[${queryImage.name}]`].filter(Boolean).join(" + ") + (without && `, without ${without}`);
   const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
-  const results = shown();
+  const results = shownResults();
   const columns = ["query", "rank", "score", "image"];
   if (results.some(({ right }) => right !== null)) columns.push("right");
   const rows = results.map((result) => columns.map((name) => quoted({ query, ...result }[name])).join(","));
   const link = document.createElement("a");
-  // The mark at the front tells spreadsheets that it is UTF-8.
+  // Spreadsheets detect UTF-8 by the byte order mark.
   link.href = URL.createObjectURL(new Blob(["\ufeff", [columns.join(","), ...rows, ""].join("\r\n")]));
   link.download = "results.csv";
   link.click();
@@ -168,7 +168,7 @@ function onKey(event) {
   const at = items.indexOf(document.activeElement.closest("#results > li"));
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (event.key === "/") $("text").focus();
-  else if (event.key === "e" && at >= 0) items[at].querySelector(".where").click();
+  else if (event.key === "e" && at >= 0) items[at].querySelector(".explain").click();
   else if (step && at >= 0) items[Math.min(Math.max(at + step, 0), items.length - 1)].querySelector(".image").focus();
   else return;
   event.preventDefault();
@@ -177,13 +177,13 @@ function onKey(event) {
 async function start() {
   const about = await (await fetch("about")).json();
   $("about").textContent = `${about.total.toLocaleString()} images · ${about.checkpoint}`;
-  $("k").max = about.most;
+  $("k").max = about.max_results;
   for (const example of about.examples) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = button.title = example;
     button.onclick = () => {
-      setLike(null);
+      setQueryImage(null);
       $("text").value = example;
       search();
     };
@@ -196,21 +196,21 @@ $("search").onsubmit = (event) => {
   search();
 };
 $("text").onkeydown = (event) => {
-  // While Chinese is composed, Enter chooses a word.
+  // While an input method composes text, Enter selects a candidate.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   search();
 };
-$("like-remove").onclick = () => {
-  setLike(null);
+$("query-remove").onclick = () => {
+  setQueryImage(null);
   $("text").focus();
 };
-$("least").oninput = () => answer && show();
+$("min-score").oninput = () => answer && show();
 $("csv").onclick = download;
 document.onkeydown = onKey;
 onpopstate = ({ state }) => {
   if (!state) return location.reload(); // back before the first search
-  fill(state);
-  search({ remember: false });
+  restore(state);
+  search({ addToHistory: false });
 };
 start();
