@@ -1,10 +1,11 @@
-"""An index of a folder: what is in it, that it keeps up, and that no stop and no damage goes unseen."""
+"""An index of a folder: its content, its updates, interrupts and damage."""
 
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,34 +17,19 @@ from misc.search import engines, store, update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.engines import ApproximateEngine, ExactEngine, build_approximate
-from misc.search.index import Index
+from misc.search.index import Index, check_identity
 from misc.search.update import update_index
 from misc.search.walk import find_images, image_suffixes
 from options import UserError
-from tests.helpers.search_runs import image_folder, save_image, save_run, small_encoder
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return small_encoder(tmp_path_factory.mktemp("encoder"))
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return image_folder(tmp_path / "images")
-
-
-def features_of(encoder: Encoder, index: Index) -> np.ndarray:
-    """The features of the images that the index names, encoded one by one."""
-    files = [index.image_root / path for path in index.paths]
-    return torch.cat([encoder.encode_images([load_image(file)]) for file in files]).numpy()
+from tests.helpers.search_runs import save_image, save_run, small_encoder
 
 
 def assert_whole(encoder: Encoder, folder: Path) -> Index:
     index = Index.open(folder)
-    expected = features_of(encoder, index)
+    files = [index.image_root / path for path in index.paths]
+    expected = torch.cat([encoder.encode_images([load_image(file)]) for file in files]).numpy()
     assert index.features == pytest.approx(expected, abs=1e-3)
-    assert len(np.unique(expected.round(3), axis=0)) == len(expected), "features all alike show nothing"
+    assert len(np.unique(expected.round(3), axis=0)) == len(expected), "equal features prove nothing"
     return index
 
 
@@ -67,15 +53,15 @@ def test_worker_processes_decode_to_the_same_features(
     assert_whole(encoder, tmp_path / "index")
 
 
-def test_all_copies_of_the_towers_take_turns_and_the_order_stays(encoder: Encoder) -> None:
-    both = Encoder(**{**vars(encoder), "towers": encoder.towers * 2})
-    batches = torch.randn(5, 2, 3, *encoder.image_size)
+def test_replicas_take_turns_and_the_order_stays(encoder: Encoder) -> None:
+    both = replace(encoder, replicas=encoder.replicas * 2)
+    batches = torch.randn(5, 2, 3, *encoder.processor.image_size)
     expected = torch.cat(list(encoder.encode_batches(iter(batches))))
     assert torch.cat(list(both.encode_batches(iter(batches)))).equal(expected)
     assert expected.norm(dim=1).allclose(torch.ones(10))
 
 
-def test_images_of_all_formats_are_found_and_nothing_hidden_or_else(tmp_path: Path) -> None:
+def test_images_of_all_formats_are_found_but_no_hidden_or_other_files(tmp_path: Path) -> None:
     names = ["a.jpg", "B.JPEG", "c/d.bmp", "c/e.tif", "c/f/g.webp", "h.gif", "i.ppm"]
     for number, name in enumerate(names):
         save_image(tmp_path / name, number)
@@ -94,32 +80,29 @@ def test_images_of_all_formats_are_found_and_nothing_hidden_or_else(tmp_path: Pa
     assert not {".eps", ".pdf", ".txt", ".mpg"} & image_suffixes()
 
 
-def test_another_call_encodes_only_what_is_new_or_changed_and_takes_out_what_is_gone(
-    encoder: Encoder, images: Path, tmp_path: Path
+def test_an_update_encodes_only_new_and_changed_images_and_removes_deleted_ones(
+    encoder: Encoder, images: Path, index_folder: Path
 ) -> None:
-    folder = tmp_path / "index"
-    update_index(encoder, images, folder)
-    assert update_index(encoder, images, folder).encoded == 0
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert update_index(encoder, images, index_folder).encoded == 0
+    before = {path.name: path.read_bytes() for path in index_folder.iterdir()}
     (images / "a" / "00.png").unlink()
     save_image(images / "c" / "new.png", 50)
     stat = (images / "a" / "02.png").stat()
     save_image(images / "a" / "02.png", 51)  # another image at the same place
     os.utime(images / "a" / "02.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    found = update_index(encoder, images, folder)
+    found = update_index(encoder, images, index_folder)
     assert (found.total, found.encoded, found.removed) == (10, 2, 1)
-    index = assert_whole(encoder, folder)
+    index = assert_whole(encoder, index_folder)
     assert "c/new.png" in index.paths
     assert "a/00.png" not in index.paths
-    assert {path.name for path in folder.iterdir()} != before.keys(), "another generation"
-    assert len(list(folder.iterdir())) == len(before), "and the earlier one is gone"
+    assert {path.name for path in index_folder.iterdir()} != before.keys(), "another generation"
+    assert len(list(index_folder.iterdir())) == len(before), "and the earlier one is gone"
 
 
-def test_a_folder_that_moved_is_not_encoded_again(encoder: Encoder, images: Path, tmp_path: Path) -> None:
-    update_index(encoder, images, tmp_path / "index")
-    images.rename(tmp_path / "moved")
-    assert update_index(encoder, tmp_path / "moved", tmp_path / "index").encoded == 0
-    assert Index.open(tmp_path / "index").image_root == tmp_path / "moved"
+def test_a_folder_that_moved_is_not_encoded_again(encoder: Encoder, images: Path, index_folder: Path) -> None:
+    assert Index.open(index_folder).image_root != images
+    assert update_index(encoder, images, index_folder).encoded == 0
+    assert Index.open(index_folder).image_root == images
 
 
 def test_unreadable_files_are_skipped_listed_and_tried_again(
@@ -139,7 +122,7 @@ def test_unreadable_files_are_skipped_listed_and_tried_again(
     assert "b/01.png" in assert_whole(encoder, tmp_path / "index").paths
 
 
-def test_names_that_are_no_text_are_images_like_others(encoder: Encoder, tmp_path: Path) -> None:
+def test_images_with_names_that_are_not_utf8_are_indexed(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     odd = [os.fsdecode(b"images/\xff\xfe.png"), "images/two\nlines.png", "images/人.png"]
     for number, name in enumerate(odd):
@@ -149,20 +132,17 @@ def test_names_that_are_no_text_are_images_like_others(encoder: Encoder, tmp_pat
     assert {f"images/{path}" for path in assert_whole(encoder, tmp_path / "index").paths} == set(odd)
 
 
-FEWEST = 4000  # images of an approximate index: training on more takes seconds
-
-
 class Kill(BaseException):
-    """The end of the process, as far as a test can have it."""
+    """Simulates the end of the process."""
 
 
-def test_what_a_stopped_call_encoded_is_not_encoded_again(
+def test_what_an_interrupted_update_encoded_is_not_encoded_again(
     encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     real = Encoder.encode_batches
 
-    def count(self: Encoder, batches: Any) -> Any:
+    def count(self: Encoder, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         for features in real(self, batches):
             if len(seen) == 2:
                 seen.append(0)
@@ -182,18 +162,16 @@ def test_what_a_stopped_call_encoded_is_not_encoded_again(
 
 
 def test_a_kill_at_any_write_leaves_the_old_index_or_the_new_one(
-    encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, index: Index, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, folder = tmp_path / "first", tmp_path / "index"
-    update_index(encoder, images, first)
-    old = Index.open(first).paths
+    folder = tmp_path / "index"
     (images / "a" / "00.png").unlink()
     save_image(images / "new.png", 50)
     monkeypatch.setattr(update, "SECONDS_PER_PART", 0)
     real, kills = Path.replace, 0
     while True:
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(first, folder)
+        shutil.copytree(index.folder, folder)
         left = [kills]
 
         def replace(self: Path, target: Path, left: list[int] = left) -> Path:
@@ -209,33 +187,32 @@ def test_a_kill_at_any_write_leaves_the_old_index_or_the_new_one(
             break
         except Kill:
             kills += 1
-            assert Index.open(folder).paths == old
+            assert Index.open(folder).paths == index.paths
             update_index(encoder, images, folder)
             assert "new.png" in assert_whole(encoder, folder).paths
-            assert len(list(folder.iterdir())) == len(list(first.iterdir())), "nothing is left behind"
+            assert len(list(folder.iterdir())) == len(list(index.folder.iterdir())), "no stale files"
     assert kills > 4
 
 
-def test_a_part_that_is_cut_short_is_encoded_anew(encoder: Encoder, images: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-    update_index(encoder, images, folder)
-    added = store.Parts(folder, encoder.embed_dim)
+def test_a_truncated_part_is_encoded_again(encoder: Encoder, images: Path, index_folder: Path) -> None:
+    added = store.Parts(index_folder, encoder.embed_dim)
     new = save_image(images / "new.png", 50).stat()
-    found = update.Found("new.png", new.st_size, new.st_mtime_ns)
+    found = update.ImageFile("new.png", new.st_size, new.st_mtime_ns)
     added.append([found], np.zeros((1, encoder.embed_dim), np.float16))
-    (folder / "parts" / "features-1.npy").write_bytes(b"")
-    assert update_index(encoder, images, folder).encoded == 1
-    assert_whole(encoder, folder)
+    (index_folder / "parts" / "features-1.npy").write_bytes(b"")
+    assert update_index(encoder, images, index_folder).encoded == 1
+    assert_whole(encoder, index_folder)
 
 
 @pytest.mark.parametrize("name", ["images-x.json", "images-.json", "images-1-2.json", "images-9.json"])
-def test_what_is_no_part_is_passed_over(name: str, encoder: Encoder, images: Path, tmp_path: Path) -> None:
-    update_index(encoder, images, tmp_path / "index")
+def test_files_that_are_not_parts_are_ignored(
+    name: str, encoder: Encoder, images: Path, index_folder: Path
+) -> None:
     save_image(images / "new.png", 77)
-    (tmp_path / "index" / "parts").mkdir()
-    (tmp_path / "index" / "parts" / name).write_text("[" * 100_000)
-    assert update_index(encoder, images, tmp_path / "index").encoded == 1
-    assert_whole(encoder, tmp_path / "index")
+    (index_folder / "parts").mkdir()
+    (index_folder / "parts" / name).write_text("[" * 100_000)
+    assert update_index(encoder, images, index_folder).encoded == 1
+    assert_whole(encoder, index_folder)
 
 
 def test_an_index_inside_the_folder_is_not_part_of_it(encoder: Encoder, images: Path) -> None:
@@ -256,35 +233,38 @@ def in_images(folder: Path, column: int, value: object) -> None:
 
 DAMAGE = {
     "no list": lambda folder: (folder / "images-1.json").unlink(),
-    "a list cut short": lambda folder: (folder / "images-1.json").write_text("[["),
+    "a truncated list": lambda folder: (folder / "images-1.json").write_text("[["),
     "a list of another length": lambda folder: (folder / "images-1.json").write_text("[[],[],[]]"),
     "no features": lambda folder: (folder / "features-1.npy").unlink(),
-    "features cut short": lambda folder: os.truncate(folder / "features-1.npy", 150),
-    "features of another kind": lambda folder: np.save(folder / "features-1.npy", np.zeros((10, 8))),
-    "features whose header is cut short": lambda folder: (folder / "features-1.npy").write_bytes(CUT_HEADER),
+    "truncated features": lambda folder: os.truncate(folder / "features-1.npy", 150),
+    "features of another type": lambda folder: np.save(folder / "features-1.npy", np.zeros((10, 8))),
+    "features with a truncated header": lambda folder: (folder / "features-1.npy").write_bytes(CUT_HEADER),
     "features in a zip": lambda folder: (folder / "features-1.npy").write_bytes(b"PK\5\6" + bytes(18)),
     "paths that leave the root": lambda folder: in_images(folder, 0, "a/../../b.png"),
-    "paths from the root of the disk": lambda folder: in_images(folder, 0, "/b.png"),
+    "absolute paths": lambda folder: in_images(folder, 0, "/b.png"),
     "paths that are numbers": lambda folder: in_images(folder, 0, 7),
     "sizes that are texts": lambda folder: in_images(folder, 1, "7"),
-    "a list too deep": lambda folder: (folder / "images-1.json").write_text("[" * 100_000),
-    "a head too deep": lambda folder: (folder / "index.json").write_text('{"a":' * 100_000),
-    "a head cut short": lambda folder: (folder / "index.json").write_text('{"format'),
-    "a head of something else": lambda folder: (folder / "index.json").write_text("[]"),
+    "a list nested too deeply": lambda folder: (folder / "images-1.json").write_text("[" * 100_000),
+    "a header nested too deeply": lambda folder: (folder / "index.json").write_text('{"a":' * 100_000),
+    "a truncated header": lambda folder: (folder / "index.json").write_text('{"format'),
+    "a header of another type": lambda folder: (folder / "index.json").write_text("[]"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_said_in_one_line(damage: Any, encoder: Encoder, images: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-    update_index(encoder, images, folder)
-    damage(folder)
-    for work in (lambda: Index.open(folder), lambda: update_index(encoder, images, folder)):
-        with pytest.raises(UserError, match=r"index' is damaged .*index anew"):
+def test_damage_is_reported(
+    damage: Callable[[Path], object], encoder: Encoder, index: Index, index_folder: Path
+) -> None:
+    damage(index_folder)
+    for work in (
+        lambda: Index.open(index_folder),
+        lambda: update_index(encoder, index.image_root, index_folder),
+    ):
+        with pytest.raises(UserError, match=r"index' is damaged .*index again"):
             work()
 
 
-def test_places_that_cannot_be_indexed_are_said(encoder: Encoder, images: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_indexed_are_refused(encoder: Encoder, images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "broken").mkdir()
@@ -292,21 +272,20 @@ def test_places_that_cannot_be_indexed_are_said(encoder: Encoder, images: Path, 
     for root, folder, message in (
         (tmp_path / "empty", tmp_path / "index", "IMAGE_ROOT: no image"),
         (tmp_path / "broken", tmp_path / "other", "IMAGE_ROOT: none of 1 images"),
-        (tmp_path / "nowhere", tmp_path / "index", "IMAGE_ROOT: .* is no folder"),
+        (tmp_path / "nowhere", tmp_path / "index", "IMAGE_ROOT: .* is not a folder"),
         (images, tmp_path / "file" / "index", "INDEX: .* cannot be made"),
-        (images, images, "INDEX: .* holds files and no index"),
+        (images, images, "INDEX: .* contains files but no index"),
     ):
         with pytest.raises(UserError, match=message):
             update_index(encoder, root, folder)
     for folder in (tmp_path / "nowhere", tmp_path / "file"):
-        with pytest.raises(UserError, match="holds no index"):
+        with pytest.raises(UserError, match="contains no index"):
             Index.open(folder)
 
 
-def test_a_full_disk_is_said_and_costs_nothing(
-    encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_reported_and_leaves_the_index_as_it_was(
+    encoder: Encoder, images: Path, index_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update_index(encoder, images, tmp_path / "index")
     save_image(images / "new.png", 50)
 
     def fsync(file: int) -> None:
@@ -315,23 +294,21 @@ def test_a_full_disk_is_said_and_costs_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(UserError, match="No space left on device"):
-            update_index(encoder, images, tmp_path / "index")
-    assert len(Index.open(tmp_path / "index").paths) == 10
-    assert update_index(encoder, images, tmp_path / "index").encoded == 1
+            update_index(encoder, images, index_folder)
+    assert len(Index.open(index_folder).paths) == 10
+    assert update_index(encoder, images, index_folder).encoded == 1
 
 
 def test_another_model_is_refused_and_the_same_one_under_another_name_is_not(
-    encoder: Encoder, images: Path, tmp_path: Path
+    encoder: Encoder, index: Index, tmp_path: Path
 ) -> None:
-    update_index(encoder, images, tmp_path / "index")
-    index = Index.open(tmp_path / "index")
     other = small_encoder(tmp_path, seed=1)
     for work in (
-        lambda: index.check_identity(other),
+        lambda: check_identity(index.folder, index.identity, index.checkpoint, other),
         lambda: index.load_encoder(other.checkpoint),
-        lambda: update_index(other, images, tmp_path / "index"),
+        lambda: update_index(other, index.image_root, index.folder),
     ):
-        with pytest.raises(UserError, match="of another model"):
+        with pytest.raises(UserError, match="by another model"):
             work()
     copy = shutil.copy(encoder.checkpoint, tmp_path / "copy.pth")
     assert index.load_encoder(Path(copy)).identity == encoder.identity
@@ -339,14 +316,14 @@ def test_another_model_is_refused_and_the_same_one_under_another_name_is_not(
     assert load_encoder(other_input).identity != encoder.identity
 
 
-def test_the_command_line_makes_an_index_and_tells_what_is_skipped(
+def test_the_command_line_makes_an_index_and_lists_skipped_files(
     encoder: Encoder, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "broken.png").touch()
     command = ["index", str(encoder.checkpoint), str(images), "--out", str(tmp_path / "index")]
     assert main([*command, "data.test_batch_size=3"]) == 0
     out = capsys.readouterr().out
-    assert "10 images, 10 encoded now, 0 taken out, exact search" in out
+    assert "10 images, 10 encoded, 0 removed, exact search" in out
     assert "1 skipped (first: broken.png)" in out
     for extra in (["--approximate"], ["oops"], ["data.nonsense=1"], ["--exact", "--approximate"]):
         assert main([*command, *extra]) == 2
@@ -355,7 +332,7 @@ def test_the_command_line_makes_an_index_and_tells_what_is_skipped(
     assert len(Index.open(tmp_path / "index").paths) == 10
 
 
-def test_ctrl_c_on_the_command_line_says_how_to_go_on(
+def test_ctrl_c_on_the_command_line_tells_how_to_resume(
     encoder: Encoder,
     images: Path,
     tmp_path: Path,
@@ -366,7 +343,10 @@ def test_ctrl_c_on_the_command_line_says_how_to_go_on(
         Encoder, "encode_batches", lambda self, batches: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     assert main(["index", str(encoder.checkpoint), str(images), "--out", str(tmp_path / "index")]) == 130
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command to resume" in capsys.readouterr().out
+
+
+MIN_APPROXIMATE = 4000  # training on more images takes seconds
 
 
 def clustered(count: int, width: int, seed: int) -> np.ndarray:
@@ -404,9 +384,9 @@ def test_equal_scores_keep_the_order_of_the_rows(k: int) -> None:
 def test_approximate_search_finds_nearly_all_with_their_exact_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "FEWEST", FEWEST)
+    monkeypatch.setattr(engines, "MIN_APPROXIMATE", MIN_APPROXIMATE)
     monkeypatch.setattr(engines, "LISTS_PROBED", 16)  # of 64
-    features, queries = clustered(FEWEST, 20, 1), clustered(50, 20, 2).astype(np.float32)
+    features, queries = clustered(MIN_APPROXIMATE, 20, 1), clustered(50, 20, 2).astype(np.float32)
     build_approximate(features, tmp_path / "a.faiss")
     engine = ApproximateEngine(tmp_path / "a.faiss", features)
     _, expected_rows = ranked(features, queries, 10)
@@ -417,30 +397,34 @@ def test_approximate_search_finds_nearly_all_with_their_exact_scores(
         np.take_along_axis(queries @ features.astype(np.float32).T, rows, 1), abs=1e-5
     )
     assert (np.diff(scores) <= 0).all()
-    scores, rows = engine.search(queries[:2], FEWEST)  # all of them: every list is looked at
-    assert (np.sort(rows) == np.arange(FEWEST)).all()
+    scores, rows = engine.search(queries[:2], MIN_APPROXIMATE)  # all of them: every list is probed
+    assert (np.sort(rows) == np.arange(MIN_APPROXIMATE)).all()
     with pytest.raises(UserError, match="--approximate"):
         build_approximate(features[:100], tmp_path / "b.faiss")
 
 
 def test_the_size_chooses_the_kind_of_search_and_a_flag_forces_it(
-    encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, index: Index, index_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(update, "EXACT_UP_TO", 9)
+    monkeypatch.setattr(update, "MAX_EXACT", 9)
     monkeypatch.setattr(update, "build_approximate", lambda features, file: file.write_bytes(b"an index"))
-    kinds = [update_index(encoder, images, tmp_path / "index", forced).kind for forced in (None, False, True)]
+    kinds = [
+        update_index(encoder, index.image_root, index_folder, forced).kind for forced in (None, False, True)
+    ]
     assert kinds == ["approximate", "exact", "approximate"]
-    assert [file.name for file in tmp_path.glob("index/approximate*")] == ["approximate-3.faiss"]
+    assert [file.name for file in index_folder.glob("approximate*")] == ["approximate-4.faiss"]
     with pytest.raises(UserError, match="is damaged"):
-        Index.open(tmp_path / "index")
-    (tmp_path / "index" / "approximate-3.faiss").unlink()
+        Index.open(index_folder)
+    (index_folder / "approximate-4.faiss").unlink()
     with pytest.raises(UserError, match="is damaged"):
-        Index.open(tmp_path / "index")
+        Index.open(index_folder)
 
 
 def test_an_image_of_any_mode_has_the_features_of_evaluation(encoder: Encoder, tmp_path: Path) -> None:
     grey = Image.fromarray(np.arange(128, dtype=np.uint8).reshape(16, 8))
     grey.save(tmp_path / "grey.png")
-    expected = encoder.clip.encode_image(encoder.processor(images=[grey.convert("RGB")])["pixel_values"])
+    expected = encoder.model.clip.encode_image(
+        encoder.processor(images=[grey.convert("RGB")])["pixel_values"]
+    )
     assert encoder.encode_images([grey]).allclose(torch.nn.functional.normalize(expected), atol=1e-6)
     assert encoder.encode_images([]).shape == (0, encoder.embed_dim)

@@ -1,0 +1,52 @@
+"""What the tests of search share: an encoder, an index of ten images, and a page of an index of people."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from misc.search.encoder import Encoder
+from misc.search.index import Index
+from misc.search.page import Page
+from misc.search.update import update_index
+from tests.helpers.search_page import running, small_page
+from tests.helpers.search_runs import image_folder, small_encoder
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return small_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def index(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """An index of ten images: to be read, not changed."""
+    folder = tmp_path_factory.mktemp("searched")
+    update_index(encoder, image_folder(folder / "images"), folder / "index")
+    return Index.open(folder / "index")
+
+
+@pytest.fixture
+def images(index: Index, tmp_path: Path) -> Path:
+    """A copy of the images of `index`, `tmp_path`/images."""
+    return Path(shutil.copytree(index.image_root, tmp_path / "images"))
+
+
+@pytest.fixture
+def index_folder(index: Index, tmp_path: Path) -> Path:
+    """A copy of `index`, `tmp_path`/index: images with the times of the original ones need no encoding."""
+    return Path(shutil.copytree(index.folder, tmp_path / "index"))
+
+
+@pytest.fixture(scope="session")
+def page(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """A page of an index of `people`, without annotations."""
+    return small_page(people, tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="session")
+def server(page: Page) -> Iterator[str]:
+    """The address of `page`."""
+    with running(page) as address:
+        yield address
