@@ -1,4 +1,4 @@
-"""For tests of the search page: a folder of people with an odd file among them, and a server on a thread."""
+"""For tests of the search page: an index of people, one file name being odd, and a server in a thread."""
 
 import contextlib
 import json
@@ -15,24 +15,19 @@ import uvicorn
 
 from misc.search.index import Index
 from misc.search.page import Page
-from misc.search.truth import Truth
 from misc.search.update import update_index
 from tests.helpers.search_runs import save_image, small_encoder
 
-ODD_NAME = "<img src=x onerror=document.title=1> & \udcff.png"  # markup, and a byte that is no UTF-8
+ODD_NAME = "<img src=x onerror=document.title=1> & \udcff.png"  # markup, and a byte that is not UTF-8
 
 
 def small_page(people: Path, folder: Path) -> Page:
-    """A page over a copy of the images of `people` and one whose name is odd, in `folder`/imgs."""
+    """A page over a copy of the images of `people` and one with `ODD_NAME`, in `folder`/imgs."""
     shutil.copytree(people / "imgs", folder / "imgs")
     save_image(folder / "imgs" / ODD_NAME, seed=1)
     encoder = small_encoder(folder)
     update_index(encoder, folder / "imgs", folder / "index")
     return Page(Index.open(folder / "index"), encoder)
-
-
-def with_truth(page: Page, truth: Truth) -> Page:
-    return Page(page.index, page.encoder, truth)
 
 
 @contextlib.contextmanager

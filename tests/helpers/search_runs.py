@@ -12,11 +12,13 @@ from model import build_model
 from options import load_options, to_dict
 from tests.helpers.tiny import SIZES
 
+SETTINGS = SIZES | {"misc.device": "cpu", "data.test_batch_size": 4}
+
 
 def save_run(path: Path, seed: int = 0, **settings: Any) -> Path:
-    """A checkpoint of a model at random."""
-    sizes = SIZES | {"misc.device": "cpu", "data.test_batch_size": 4} | settings
-    options = load_options("config/s.config.yaml", [f"{key}={value}" for key, value in sizes.items()])
+    """A checkpoint of a random model of the lean recipe with `SETTINGS` and `settings`."""
+    overrides = [f"{key}={value}" for key, value in (SETTINGS | settings).items()]
+    options = load_options("config/s.config.yaml", overrides)
     torch.manual_seed(seed)
     model, _, _ = build_model(options, num_identities=3)
     for parameter in model.clip.parameters():  # features that differ between images

@@ -9,6 +9,7 @@ import pytest
 from misc.search.encoder import Encoder
 from misc.search.index import Index
 from misc.search.page import Page
+from misc.search.truth import load_ground_truth
 from misc.search.update import update_index
 from tests.helpers.search_page import running, small_page
 from tests.helpers.search_runs import image_folder, small_encoder
@@ -43,6 +44,13 @@ def index_folder(index: Index, tmp_path: Path) -> Path:
 def page(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
     """A page of an index of `people`, without annotations."""
     return small_page(people, tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="session")
+def annotated_page(page: Page, people: Path) -> Page:
+    """`page` with the annotations of `people`."""
+    clean = page.encoder.tokenizer.clean
+    return Page(page.index, page.encoder, load_ground_truth(page.index, clean, people))
 
 
 @pytest.fixture(scope="session")

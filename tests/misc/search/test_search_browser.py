@@ -15,11 +15,12 @@ from PIL import Image
 from data.formats import read_splits
 from misc.search.index import Index
 from misc.search.page import Page
-from misc.search.truth import load_truth
-from tests.helpers.search_page import ODD_NAME, running, small_page, with_truth
+from misc.search.truth import load_ground_truth
+from tests.helpers.search_page import ODD_NAME, running, small_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: pip install playwright")
 expect = playwright.expect
+pytestmark = pytest.mark.slow
 
 PICTURE = "SEARCH_PICTURE"  # an environment variable: where the README's picture goes
 ENGLISH, CHINESE = "a woman in a red coat with a black bag", "一名穿红色外套的女子"
@@ -37,20 +38,14 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def searched(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    page = small_page(people, tmp_path_factory.mktemp("browsed"))
-    return with_truth(page, load_truth(page.index, people))
-
-
-@pytest.fixture(scope="module")
-def server(searched: Page) -> Iterator[str]:
-    with running(searched) as address:
+def server(annotated_page: Page) -> Iterator[str]:
+    with running(annotated_page) as address:
         yield address
 
 
 @pytest.fixture
 def view(browser: Any, server: str) -> Iterator[Any]:
-    """The page in a window of its own; it may ask nobody but its server, and no script may fail."""
+    """The page in a window of its own; it may request nothing but from its server, and no script may fail."""
     with opened(browser, server) as page:
         yield page
 
@@ -60,12 +55,12 @@ class opened:  # noqa: N801
 
     def __init__(self, browser: Any, server: str, **window: Any) -> None:
         self.context = browser.new_context(**window)
-        self.server, self.asked, self.errors = server, [], []
+        self.server, self.requested, self.errors = server, [], []
 
     def __enter__(self) -> Any:
         page = self.context.new_page()
         page.set_default_timeout(10_000)
-        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("request", lambda request: self.requested.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.server)
         return page
@@ -73,7 +68,7 @@ class opened:  # noqa: N801
     def __exit__(self, *_: object) -> None:
         self.context.close()
         assert not self.errors
-        assert all(url.startswith((self.server, "blob:", "data:")) for url in self.asked), self.asked
+        assert all(url.startswith((self.server, "blob:", "data:")) for url in self.requested), self.requested
 
 
 def type_and_search(view: Any, sentence: str) -> None:
@@ -82,36 +77,36 @@ def type_and_search(view: Any, sentence: str) -> None:
 
 
 def images(view: Any) -> Any:
-    return view.get_by_role("button", name="find people like this")
+    return view.get_by_role("button", name="find similar people")
 
 
 @pytest.mark.parametrize("sentence", [ENGLISH, CHINESE])
-def test_a_sentence_shows_the_ranked_images(view: Any, searched: Page, sentence: str) -> None:
+def test_a_sentence_shows_the_ranked_images(view: Any, annotated_page: Page, sentence: str) -> None:
     type_and_search(view, sentence)
     expect(images(view)).to_have_count(20)
-    feature = searched.encoder.encode_texts([sentence]).numpy()
-    scores, rows = searched.index.search(feature, 20)
+    feature = annotated_page.encoder.encode_texts([sentence]).numpy()
+    scores, rows = annotated_page.index.search(feature, 20)
     assert view.locator(".rank").all_inner_texts() == [str(rank) for rank in range(1, 21)]
     assert view.locator(".score").all_inner_texts() == [f"{score:.3f}" for score in scores[0]]
     assert view.locator("#results img").evaluate_all("all => all.map(i => i.getAttribute('src'))") == [
         f"image/{row}" for row in rows[0]
     ]
     view.wait_for_function("document.querySelector('#results img').naturalWidth > 0")
-    expect(view.get_by_role("status")).to_contain_text(f"20 of {len(searched.index.paths)} images")
+    expect(view.get_by_role("status")).to_contain_text(f"20 of {len(annotated_page.index.paths)} images")
 
 
-def test_a_click_on_an_image_searches_for_its_like_and_back_returns(view: Any) -> None:
+def test_a_click_on_an_image_searches_for_similar_people_and_back_returns(view: Any) -> None:
     type_and_search(view, ENGLISH)
     third = view.locator(".path").nth(2).inner_text()
     images(view).nth(2).click()
-    expect(view.locator("#like-name")).to_have_text(third)
+    expect(view.locator("#query-name")).to_have_text(third)
     expect(view.locator(".path").first).to_have_text(third)
     expect(view.locator(".score").first).to_have_text("1.000")
     expect(view.get_by_label("Description of the person")).to_have_value("")
     view.go_back()
     expect(view.get_by_label("Description of the person")).to_have_value(ENGLISH)
     expect(view.locator(".path").nth(2)).to_have_text(third)
-    expect(view.locator("#like")).to_be_hidden()
+    expect(view.locator("#query-image")).to_be_hidden()
 
 
 def test_the_csv_holds_what_is_shown(view: Any, tmp_path: Path) -> None:
@@ -135,28 +130,30 @@ def test_the_csv_holds_what_is_shown(view: Any, tmp_path: Path) -> None:
 
 def test_the_overlay_comes_and_goes(view: Any) -> None:
     type_and_search(view, ENGLISH)
-    where, image = view.locator(".where").nth(1), view.locator("#results img").nth(1)
+    toggle, image = view.locator(".explain").nth(1), view.locator("#results img").nth(1)
     plain = image.get_attribute("src")
-    where.click()
-    expect(where).to_have_attribute("aria-pressed", "true")
+    toggle.click()
+    expect(toggle).to_have_attribute("aria-pressed", "true")
     assert image.get_attribute("src").startswith("blob:")
     view.wait_for_function("document.querySelectorAll('#results img')[1].naturalWidth > 0")
-    where.click()
+    toggle.click()
     expect(image).to_have_attribute("src", plain)
-    images(view).first.click()  # by an image there is no sentence to look for
-    expect(view.locator("#like")).to_be_visible()
-    expect(view.locator(".where").first).to_be_hidden()
+    images(view).first.click()  # a query without a sentence has nothing to explain
+    expect(view.locator("#query-image")).to_be_visible()
+    expect(view.locator(".explain").first).to_be_hidden()
 
 
-def test_right_and_wrong_images_are_framed_and_recall_runs(view: Any, searched: Page, people: Path) -> None:
+def test_correct_and_wrong_images_are_framed_and_recall_is_updated(
+    view: Any, annotated_page: Page, people: Path
+) -> None:
     records = read_splits(people, ["test"])["test"]["en"]
     person_of = {record.image: record.person_id for record in records}
     ranks = []
     for record in (records[0], records[5]):
         type_and_search(view, record.captions[0])
-        feature = searched.encoder.encode_texts([record.captions[0]]).numpy()
-        rows = searched.index.search(feature, 200)[1][0]
-        found = [person_of.get(searched.index.paths[row]) for row in rows]
+        feature = annotated_page.encoder.encode_texts([record.captions[0]]).numpy()
+        rows = annotated_page.index.search(feature, 200)[1][0]
+        found = [person_of.get(annotated_page.index.paths[row]) for row in rows]
         ranks.append(found.index(record.person_id) + 1)
         count = f"{len(ranks)} annotated sentence"
         shares = [f"R@{k} {100 * sum(r <= k for r in ranks) / len(ranks):.1f} %" for k in (1, 5, 10)]
@@ -168,7 +165,7 @@ def test_right_and_wrong_images_are_framed_and_recall_runs(view: Any, searched: 
             for person in found[:20]
         ]
         assert view.get_by_role("img", name="another person").count() == classes.count("wrong")
-        assert view.get_by_role("img", name="the right person").count() == classes.count("right")
+        assert view.get_by_role("img", name="the correct person").count() == classes.count("right")
     type_and_search(view, "nobody's caption")
     expect(view.locator("#results li.wrong")).to_have_count(0)
     expect(view.locator("#recall")).to_contain_text("2 annotated sentences")
@@ -181,7 +178,7 @@ def test_an_example_is_one_click(view: Any) -> None:
     expect(images(view)).to_have_count(20)
 
 
-def test_all_can_be_done_with_the_keyboard(view: Any) -> None:
+def test_everything_works_with_the_keyboard(view: Any) -> None:
     press = view.keyboard.press
     expect(view.get_by_label("Description of the person")).to_be_focused()
     view.keyboard.type(ENGLISH)
@@ -196,12 +193,12 @@ def test_all_can_be_done_with_the_keyboard(view: Any) -> None:
         press(key)
     expect(images(view).nth(1)).to_be_focused()
     outline = view.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert outline == "solid"  # it can be seen
+    assert outline == "solid"  # visible
     press("e")
-    expect(view.locator(".where").nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(view.locator(".explain").nth(1)).to_have_attribute("aria-pressed", "true")
     second = view.locator(".path").nth(1).inner_text()
     press("Enter")
-    expect(view.locator("#like-name")).to_have_text(second)
+    expect(view.locator("#query-name")).to_have_text(second)
     expect(images(view).first).to_be_focused()
     press("/")
     expect(view.get_by_label("Description of the person")).to_be_focused()
@@ -230,13 +227,13 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, server: str) 
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= 360 for box in boxes)
         assert boxes[0]["y"] < 740  # the first in sight
         images(view).nth(1).tap()
-        expect(view.locator("#like")).to_be_visible()
+        expect(view.locator("#query-image")).to_be_visible()
 
 
 @pytest.mark.parametrize(
     ("sentence", "message"), [("", "Describe a person first"), (" ... ", "words that describe somebody")]
 )
-def test_what_cannot_be_searched_for_is_said_on_the_page(view: Any, sentence: str, message: str) -> None:
+def test_invalid_queries_are_reported_on_the_page(view: Any, sentence: str, message: str) -> None:
     type_and_search(view, sentence)
     expect(view.get_by_role("status")).to_contain_text(message)
     expect(images(view)).to_have_count(0)
@@ -244,20 +241,18 @@ def test_what_cannot_be_searched_for_is_said_on_the_page(view: Any, sentence: st
     expect(images(view)).to_have_count(20)
 
 
-def test_a_file_name_is_shown_as_text_whatever_it_holds(view: Any) -> None:
+def test_markup_in_a_file_name_is_shown_as_text(view: Any) -> None:
     view.get_by_label("Images").fill("200")
     view.get_by_label("Images").evaluate("input => input.max = 200")
     type_and_search(view, ENGLISH)
     odd = ODD_NAME.encode(errors="replace").decode()
     expect(view.locator(".path", has_text="onerror")).to_have_text(odd)
     view.get_by_role("listitem").filter(has_text="onerror").get_by_role("button").first.click()
-    expect(view.locator("#like-name")).to_have_text(odd)
+    expect(view.locator("#query-name")).to_have_text(odd)
     assert view.title() == "Person search"
 
 
-def test_an_image_that_vanished_leaves_a_note_in_its_place(
-    browser: Any, people: Path, tmp_path: Path
-) -> None:
+def test_a_missing_image_leaves_a_note_in_its_place(browser: Any, people: Path, tmp_path: Path) -> None:
     page = small_page(people, tmp_path)
     (page.index.image_root / ODD_NAME).unlink()
     with running(page) as server, opened(browser, server) as view:
@@ -265,13 +260,13 @@ def test_an_image_that_vanished_leaves_a_note_in_its_place(
         type_and_search(view, ENGLISH)
         gone = view.get_by_role("listitem").filter(has_text="onerror")
         gone.scroll_into_view_if_needed()
-        expect(gone).to_contain_text("cannot be read any more")
+        expect(gone).to_contain_text("can no longer be read")
         gone.get_by_role("button").first.click()
         expect(view.get_by_role("status")).to_contain_text("it is not there")
 
 
-def test_a_server_that_ended_is_said(browser: Any, searched: Page) -> None:
-    with running(searched) as server:
+def test_a_server_that_stopped_is_reported(browser: Any, annotated_page: Page) -> None:
+    with running(annotated_page) as server:
         window = opened(browser, server)
         view = window.__enter__()
         view.wait_for_load_state("networkidle")
@@ -280,19 +275,21 @@ def test_a_server_that_ended_is_said(browser: Any, searched: Page) -> None:
     window.context.close()
 
 
-def test_a_picture_of_the_page(browser: Any, searched: Page, tmp_path: Path) -> None:
+def test_a_picture_of_the_page(browser: Any, annotated_page: Page, tmp_path: Path) -> None:
     """The README's is of the index that `make demo-search` leaves: SEARCH_PICTURE=docs/search-page.png."""
     page, place = searched, os.environ.get(PICTURE, tmp_path / "page.png")
     if PICTURE in os.environ:
         index = Index.open(Path("runs/demo-search/index"))
-        page = Page(index, index.load_encoder(), load_truth(index, Path("datasets/demo")))
+        encoder = index.load_encoder()
+        truth = load_ground_truth(index, encoder.tokenizer.clean, Path("datasets/demo"))
+        page = Page(index, encoder, truth)
     with running(page) as server, opened(browser, server, viewport={"width": 1280, "height": 860}) as view:
         view.locator("#examples button").first.click()
         expect(images(view)).to_have_count(20)
         view.wait_for_load_state("networkidle")
         for number in (0, 2):
-            view.locator(".where").nth(number).click()
-            expect(view.locator(".where").nth(number)).to_have_attribute("aria-pressed", "true")
+            view.locator(".explain").nth(number).click()
+            expect(view.locator(".explain").nth(number)).to_have_attribute("aria-pressed", "true")
         view.wait_for_load_state("networkidle")
         view.mouse.move(0, 0)
         picture = Image.open(BytesIO(view.screenshot()))

@@ -1,8 +1,7 @@
-"""The attention that is shown: worked out again by finite differences, by transformers, and by hand."""
+"""The heat map: checked by finite differences, against transformers, and on towers set by hand."""
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from misc.search.explain import explain, overlay, patch_relevance
 from model.altclip_adapter import build_altclip_clip
 from model.clip import build_clip
+from model.protocol import DualEncoder, Processor
 from model.towers.vision import VisionTransformer
 from options import UserError
 from tests.helpers.altclip_folders import IMAGE_SIZE, PATCH_SIZE
@@ -21,22 +21,29 @@ from tests.helpers.altclip_folders import IMAGE_SIZE, PATCH_SIZE
 SIZES = {"patch_size": 8, "image_width": 16, "image_layers": 3, "image_heads": 2, "text_width": 16}
 SIZES |= {"text_layers": 1, "text_heads": 2, "embed_dim": 8}
 GREY, RED = (128, 128, 128), (255, 0, 0)
+Towers = tuple[DualEncoder, Processor]
 
 
-def encoder_of(clip: Any, processor: Any, text: Tensor | None = None) -> Any:
+def encoder_of(clip: DualEncoder, processor: Processor, text: Tensor | None = None) -> SimpleNamespace:
     """What `explain` needs of an encoder; every sentence has the feature `text`."""
     clip = clip.eval().requires_grad_(False)
-    return SimpleNamespace(clip=clip, processor=processor, encode_texts=lambda captions: text[None])
+    return SimpleNamespace(
+        model=SimpleNamespace(embed=clip.encode_image, clip=clip),
+        device=torch.device("cpu"),
+        processor=processor,
+        tokenizer=SimpleNamespace(clean=lambda text: text.strip(" .")),
+        encode_texts=lambda captions: text[None],
+    )
 
 
 def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8))
 
 
-def small_clip(**sizes: int) -> tuple[Any, Any]:
+def small_clip() -> Towers:
     torch.manual_seed(0)
-    clip, _, processor = build_clip(None, (24, 16), **(SIZES | sizes))
-    for parameter in clip.parameters():  # sharper than at the start, with biases
+    clip, _, processor = build_clip(None, (24, 16), **SIZES)
+    for parameter in clip.parameters():  # larger than at initialisation, with biases
         parameter.data += 0.1 * torch.randn_like(parameter)
     return clip, processor
 
@@ -83,7 +90,7 @@ def rollout(attentions: Tensor, gradients: Tensor) -> Tensor:
     return torch.from_numpy(relevance[0, 1:])
 
 
-def test_of_clip_it_is_the_papers_rollout_with_gradients_by_finite_differences() -> None:
+def test_the_rollout_of_clip_is_the_papers_with_gradients_by_finite_differences() -> None:
     clip, processor = small_clip()
     image, text = noise(16, 24), torch.randn(8)
     found = patch_relevance(encoder_of(clip, processor), image, text)
@@ -103,7 +110,7 @@ def test_of_clip_it_is_the_papers_rollout_with_gradients_by_finite_differences()
     torch.testing.assert_close(found.double(), expected, atol=1e-7, rtol=1e-3)
 
 
-def test_of_altclip_it_is_the_rollout_over_the_attentions_that_transformers_returns(folder: Path) -> None:
+def test_the_rollout_of_altclip_is_over_the_attentions_that_transformers_returns(folder: Path) -> None:
     clip, _, processor = build_altclip_clip(folder, image_size=(IMAGE_SIZE, IMAGE_SIZE))
     image, text = noise(IMAGE_SIZE, IMAGE_SIZE), torch.randn(clip.embed_dim)
     found = patch_relevance(encoder_of(clip, processor), image, text)
@@ -119,7 +126,7 @@ def test_of_altclip_it_is_the_rollout_over_the_attentions_that_transformers_retu
     torch.testing.assert_close(found, expected.view(side, side).float(), atol=1e-7, rtol=1e-3)
 
 
-def test_nothing_is_kept_and_nothing_changes_for_those_who_do_not_ask() -> None:
+def test_explaining_changes_no_feature_and_leaves_no_gradient() -> None:
     clip, processor = small_clip()
     pixels = processor(images=[noise(16, 24)])["pixel_values"]
     before = clip.encode_image(pixels)
@@ -131,8 +138,8 @@ def test_nothing_is_kept_and_nothing_changes_for_those_who_do_not_ask() -> None:
 
 
 @pytest.fixture
-def red_seeker() -> Any:
-    """A tower of one layer, set by hand: the class token looks for red, and carries it to axis 0."""
+def red_detector() -> Towers:
+    """A tower of one layer, set by hand: the class token attends to red, and carries it to axis 0."""
     clip, _, processor = build_clip(
         None, (32, 16), patch_size=8, image_width=8, image_layers=1, image_heads=1, embed_dim=8
     )
@@ -153,11 +160,11 @@ def red_seeker() -> Any:
 
 
 @pytest.mark.parametrize("patch", [(0, 0), (0, 1), (2, 1), (3, 0)])
-def test_the_one_patch_that_decides_is_the_one_that_is_lit(red_seeker: Any, patch: tuple[int, int]) -> None:
+def test_the_patch_that_decides_is_the_brightest(red_detector: Towers, patch: tuple[int, int]) -> None:
     row, column = patch
     image = Image.new("RGB", (16, 32), GREY)
     image.paste(RED, (8 * column, 8 * row, 8 * column + 8, 8 * row + 8))
-    heat = explain(encoder_of(*red_seeker, torch.eye(8)[0]), image, "red")
+    heat = explain(encoder_of(*red_detector, torch.eye(8)[0]), image, "red")
     assert heat.shape == (32, 16)
     assert (heat.min(), heat.max()) == (0, 1)
     inside = heat[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
@@ -166,18 +173,18 @@ def test_the_one_patch_that_decides_is_the_one_that_is_lit(red_seeker: Any, patc
     assert heat.sum() < 2.5 * inside.sum()
 
 
-def test_a_patch_that_speaks_against_the_sentence_is_dark(red_seeker: Any) -> None:
+def test_a_patch_that_lowers_the_score_is_dark(red_detector: Towers) -> None:
     image = Image.new("RGB", (16, 32), (0, 255, 255))
     image.paste(RED, (0, 16, 8, 24))
     red = torch.eye(8)[0]
-    for_red, against = (explain(encoder_of(*red_seeker, text), image, "red") for text in (red, -red))
+    for_red, against = (explain(encoder_of(*red_detector, text), image, "red") for text in (red, -red))
     assert for_red[16:24, 0:8].mean() > 2 * for_red.mean()
     assert against[16:24, 0:8].mean() < 0.5 * against.mean()
 
 
-def test_where_nothing_speaks_for_the_sentence_all_is_dark(red_seeker: Any) -> None:
+def test_the_heat_is_zero_where_no_patch_raises_the_score(red_detector: Towers) -> None:
     image = Image.new("RGB", (16, 32), RED)
-    assert not explain(encoder_of(*red_seeker, -torch.eye(8)[0]), image, "anything but red").any()
+    assert not explain(encoder_of(*red_detector, -torch.eye(8)[0]), image, "anything but red").any()
 
 
 def test_the_heat_has_the_size_of_the_image_that_was_given() -> None:
@@ -186,7 +193,7 @@ def test_the_heat_has_the_size_of_the_image_that_was_given() -> None:
     assert (heat.shape, heat.dtype) == ((97, 61), np.float32)
 
 
-def test_what_altclips_own_preprocessing_crops_off_is_dark(folder: Path) -> None:
+def test_what_the_preprocessing_of_altclip_crops_off_is_dark(folder: Path) -> None:
     clip, _, processor = build_altclip_clip(folder)
     encoder = encoder_of(clip, processor, torch.randn(clip.embed_dim))
     heat = explain(encoder, noise(40, 100), "a man")
@@ -201,7 +208,7 @@ def test_a_sentence_without_words_is_refused() -> None:
         explain(encoder_of(*small_clip()), noise(16, 24), " ... ")
 
 
-def test_the_overlay_is_grey_where_the_heat_is_none_and_bright_where_it_is_most() -> None:
+def test_the_overlay_is_grey_at_no_heat_and_bright_at_full_heat() -> None:
     heat = np.zeros((10, 20), np.float32)
     heat[:, 10:] = 1
     pixels = np.asarray(overlay(Image.new("RGB", (20, 10), (40, 90, 10)), heat))

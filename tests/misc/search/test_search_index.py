@@ -408,9 +408,7 @@ def test_the_size_chooses_the_kind_of_search_and_a_flag_forces_it(
 ) -> None:
     monkeypatch.setattr(update, "MAX_EXACT", 9)
     monkeypatch.setattr(update, "build_approximate", lambda features, file: file.write_bytes(b"an index"))
-    kinds = [
-        update_index(encoder, index.image_root, index_folder, forced).kind for forced in (None, False, True)
-    ]
+    kinds = [update_index(encoder, index.image_root, index_folder, k).kind for k in (None, False, True)]
     assert kinds == ["approximate", "exact", "approximate"]
     assert [file.name for file in index_folder.glob("approximate*")] == ["approximate-4.faiss"]
     with pytest.raises(UserError, match="is damaged"):
@@ -420,11 +418,9 @@ def test_the_size_chooses_the_kind_of_search_and_a_flag_forces_it(
         Index.open(index_folder)
 
 
-def test_an_image_of_any_mode_has_the_features_of_evaluation(encoder: Encoder, tmp_path: Path) -> None:
+def test_an_image_of_any_mode_has_the_features_of_evaluation(encoder: Encoder) -> None:
     grey = Image.fromarray(np.arange(128, dtype=np.uint8).reshape(16, 8))
-    grey.save(tmp_path / "grey.png")
-    expected = encoder.model.clip.encode_image(
-        encoder.processor(images=[grey.convert("RGB")])["pixel_values"]
-    )
+    pixels = encoder.processor(images=[grey.convert("RGB")])["pixel_values"]
+    expected = encoder.model.clip.encode_image(pixels)
     assert encoder.encode_images([grey]).allclose(torch.nn.functional.normalize(expected), atol=1e-6)
     assert encoder.encode_images([]).shape == (0, encoder.embed_dim)

@@ -1,10 +1,10 @@
-"""The server of the search page: what it answers, what it refuses, and that it stays up."""
+"""The server of the search page: its answers, its errors, and that it stays up."""
 
 import json
+import os
 import signal
 import socket
-import subprocess
-import sys
+import webbrowser
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -20,23 +20,20 @@ from data.formats import read_splits
 from misc.metrics import retrieval_metrics
 from misc.search.__main__ import main
 from misc.search.explain import explain, overlay
+from misc.search.index import Index
 from misc.search.page import MAX_RESULTS, Page
-from misc.search.truth import load_truth
+from misc.search.truth import load_ground_truth
 from options import UserError
-from tests.helpers.search_page import ODD_NAME, ask, running, small_page, with_truth
-from tests.helpers.search_runs import image_folder, save_run
+from tests.helpers.search_page import ODD_NAME, ask, running, small_page
+from tests.helpers.search_runs import save_run
 
 SENTENCE = "a woman in a red coat"
 
 
 @pytest.fixture(scope="module")
-def page(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return small_page(people, tmp_path_factory.mktemp("searched"))
-
-
-@pytest.fixture(scope="module")
-def server(page: Page) -> Iterator[str]:
-    with running(page) as address:
+def annotated(annotated_page: Page) -> Iterator[str]:
+    """The address of the page with annotations."""
+    with running(annotated_page) as address:
         yield address
 
 
@@ -46,7 +43,7 @@ def search(server: str, **asked: Any) -> dict[str, Any]:
     return json.loads(answer)
 
 
-def refusal(server: str, path: str, body: Any = None, **headers: str) -> str:
+def error_of(server: str, path: str, body: Any = None, **headers: str) -> str:
     status, answer = ask(f"{server}/{path}", body, **headers)
     assert status == 400
     return json.loads(answer)["error"]
@@ -84,12 +81,12 @@ def test_an_image_is_its_own_nearest_and_a_sentence_beside_it_counts(server: str
     assert both["results"] != search(server, text=SENTENCE)["results"]
 
 
-def test_what_is_not_wanted_changes_the_scores(server: str) -> None:
+def test_what_is_to_be_avoided_changes_the_scores(server: str) -> None:
     plain, without = (search(server, text=SENTENCE, without=words) for words in ([], ["a hat"]))
     assert plain["results"][0]["score"] != without["results"][0]["score"]
 
 
-def test_images_are_small_jpegs(page: Page, server: str, tmp_path: Path) -> None:
+def test_images_are_small_jpegs(page: Page, server: str) -> None:
     status, content = ask(f"{server}/image/3")
     image = Image.open(BytesIO(content))
     original = Image.open(page.index.image_root / page.index.paths[3])
@@ -119,7 +116,7 @@ def test_the_overlay_is_the_one_of_explain(page: Page, server: str) -> None:
         ({"text": " ... "}, "words that describe somebody"),
         ({"text": "a man", "without": ["!"]}, "words that describe somebody"),
         ({"text": "a man", "without": "a hat"}, "without: expected list"),
-        ({"text": "a man", "without": [1]}, "without: texts"),
+        ({"text": "a man", "without": [1]}, "without: expected texts"),
         ({"text": 7}, "text: expected str"),
         ({"text": "a man", "k": 0}, "from 1 to 200"),
         ({"text": "a man", "k": 201}, "from 1 to 200"),
@@ -129,15 +126,15 @@ def test_the_overlay_is_the_one_of_explain(page: Page, server: str) -> None:
         ({"row": -1}, "no image -1"),
         ({"row": "../../etc/passwd"}, "row: expected int"),
         ([], "JSON object"),
-        (b'{"text": ', "JSON is expected"),
-        (b"[" * 100_000, "JSON is expected"),
-        (b"\xff\xfe", "JSON is expected"),
+        (b'{"text": ', "expected JSON"),
+        (b"[" * 100_000, "expected JSON"),
+        (b"\xff\xfe", "expected JSON"),
         ({"text": "x" * 1_000_001}, "too long"),
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_cannot_be_searched_for_is_said_in_one_line(server: str, asked: Any, message: str) -> None:
-    found = refusal(server, "search", asked)
+def test_invalid_queries_are_answered_by_one_line(server: str, asked: Any, message: str) -> None:
+    found = error_of(server, "search", asked)
     assert message in found
     assert "\n" not in found
     assert rows_of(search(server, text=SENTENCE))
@@ -189,33 +186,29 @@ def test_only_images_of_the_index_are_served(server: str, path: str) -> None:
 def test_other_sites_can_neither_pose_as_this_one_nor_post_to_it(server: str) -> None:
     assert ask(f"{server}/about", host="rebound.example")[0] == 400
     assert ask(f"{server}/about", host="localhost:80")[0] == 200
-    assert "application/json" in refusal(server, "search", b'{"text": "a"}', content_type="text/plain")
+    assert "application/json" in error_of(server, "search", b'{"text": "a"}', content_type="text/plain")
 
 
-def test_an_image_that_vanished_is_said_and_the_others_are_still_found(people: Path, tmp_path: Path) -> None:
+def test_a_missing_image_is_reported_and_the_others_are_still_found(people: Path, tmp_path: Path) -> None:
     page = small_page(people, tmp_path)
     row = page.index.paths.index(ODD_NAME)
     (page.index.image_root / ODD_NAME).unlink()
     with running(page) as server:
-        assert "cannot be read" in refusal(server, f"image/{row}")
-        assert "cannot be read" in refusal(server, f"explain/{row}", {"text": SENTENCE})
-        assert "cannot be read" in refusal(server, "search", {"row": row})
+        assert "cannot be read" in error_of(server, f"image/{row}")
+        assert "cannot be read" in error_of(server, f"explain/{row}", {"text": SENTENCE})
+        assert "cannot be read" in error_of(server, "search", {"row": row})
         assert row in rows_of(search(server, text=SENTENCE, k=MAX_RESULTS))
 
 
-def test_with_annotations_the_first_right_ranks_make_the_figures_of_evaluation(
-    page: Page, people: Path
+def test_with_annotations_the_ranks_of_the_first_correct_images_give_the_figures_of_evaluation(
+    page: Page, annotated: str, people: Path
 ) -> None:
-    truth = load_truth(page.index, people)
     records = read_splits(people, ["test"])["test"]["en"]
     queries = [(caption, record.person_id) for record in records for caption in record.captions]
     person_of = {record.image: record.person_id for record in records}
-    with running(with_truth(page, truth)) as server:
-        answers = {caption: search(server, text=caption, k=MAX_RESULTS) for caption, _ in queries}
-    everybody = [
-        -1 - row for row in range(len(page.index.paths))
-    ]  # who is not in the test split is nobody's hit
-    ids = [person_of.get(path, nobody) for path, nobody in zip(page.index.paths, everybody, strict=True)]
+    answers = {caption: search(annotated, text=caption, k=MAX_RESULTS) for caption, _ in queries}
+    # An image outside the test split is correct for no query.
+    ids = [person_of.get(path, -1 - row) for row, path in enumerate(page.index.paths)]
     for caption, person_id in queries:
         for result in answers[caption]["results"]:
             known = person_of.get(page.index.paths[result["row"]])
@@ -231,77 +224,72 @@ def test_with_annotations_the_first_right_ranks_make_the_figures_of_evaluation(
         assert 100 * np.mean(ranks <= k) == pytest.approx(expected[f"R{k}"])
 
 
-def test_r_at_10_is_told_though_fewer_images_are_shown(page: Page, people: Path) -> None:
-    records = read_splits(people, ["test"])["test"]["en"]
-    captions = [caption for record in records for caption in record.captions]
-    with running(with_truth(page, load_truth(page.index, people))) as server:
-        for caption in captions:
-            one, ten = (search(server, text=caption, k=k) for k in (1, 10))
+def test_r_at_10_is_known_though_fewer_images_are_shown(annotated: str, people: Path) -> None:
+    for record in read_splits(people, ["test"])["test"]["en"]:
+        for caption in record.captions:
+            one, ten = (search(annotated, text=caption, k=k) for k in (1, 10))
             assert len(one["results"]) == 1
             assert one["first_right"] == ten["first_right"]
 
 
-def test_only_a_caption_alone_counts_as_a_query_of_the_protocol(page: Page, people: Path) -> None:
+def test_only_a_caption_alone_counts_as_a_query_of_the_protocol(
+    annotated_page: Page, annotated: str, people: Path
+) -> None:
     caption = read_splits(people, ["test"], ["fr"])["test"]["fr"][0].captions[0]
-    row = next(
-        row for row, person in enumerate(load_truth(page.index, people).person_ids) if person is not None
-    )
-    with running(with_truth(page, load_truth(page.index, people))) as server:
-        assert "first_right" in search(server, text=caption.upper())
-        for others in ({"row": row}, {"without": ["a hat"]}):
-            answer = search(server, text=caption, **others)
-            assert "first_right" not in answer
-            assert any(result["right"] is not None for result in answer["results"])
-        assert "first_right" not in search(server, text=caption + " indeed")
-        alike = search(server, row=row)
-        assert alike["results"][0]["right"] is True
-        assert "first_right" not in alike
+    row = next(row for row, person in enumerate(annotated_page.truth.person_ids) if person is not None)
+    assert "first_right" in search(annotated, text=caption.upper())
+    for others in ({"row": row}, {"without": ["a hat"]}):
+        answer = search(annotated, text=caption, **others)
+        assert "first_right" not in answer
+        assert any(result["right"] is not None for result in answer["results"])
+    assert "first_right" not in search(annotated, text=caption + " indeed")
+    similar = search(annotated, row=row)
+    assert similar["results"][0]["right"] is True
+    assert "first_right" not in similar
 
 
 def test_annotations_of_other_images_are_refused(people: Path, page: Page, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image of the test split"):
-        load_truth(page.index, people, tmp_path)
-    assert load_truth(page.index, people, page.index.image_root).person_ids
+        load_ground_truth(page.index, str, people, tmp_path)
+    assert load_ground_truth(page.index, str, people, page.index.image_root).person_ids
 
 
-def test_examples_are_in_the_languages_that_the_model_learned(page: Page, people: Path, server: str) -> None:
+def test_examples_are_in_the_languages_that_the_model_learned(
+    server: str, annotated: str, people: Path
+) -> None:
     plain = json.loads(ask(f"{server}/about")[1])
     assert plain["examples"]
     assert all(example.isascii() for example in plain["examples"])
     english = read_splits(people, ["test"])["test"]["en"]
-    with running(with_truth(page, load_truth(page.index, people))) as other:
-        of_captions = json.loads(ask(f"{other}/about")[1])["examples"]
+    of_captions = json.loads(ask(f"{annotated}/about")[1])["examples"]
     assert set(of_captions) <= {caption for record in english for caption in record.captions}
     assert len(of_captions) == 3
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
-    images = image_folder(folder / "imgs")
-    assert (
-        main(["index", str(save_run(folder / "run.pth")), str(images), "--out", str(folder / "index")]) == 0
-    )
-    return folder / "index"
+def test_the_command_serves_until_ctrl_c(
+    index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checked: list[str] = []
+
+    def browse(address: str) -> None:
+        try:
+            assert b"Person search" in ask(address)[1]
+            assert len(search(address, text=SENTENCE, k=5)["results"]) == 5
+            with pytest.raises(OSError):  # bound to all addresses it would answer here too
+                socket.create_connection(("127.0.0.2", int(address.rpartition(":")[2])), timeout=5)
+            checked.append(address)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(webbrowser, "open", browse)
+    assert main(["serve", str(index.folder), "--port", "0", "--browse"]) == 0
+    (address,) = checked
+    assert address.startswith("http://127.0.0.1:")
+    assert capsys.readouterr() == (f"10 images at {address} (Ctrl-C ends)\n", "")
 
 
-def test_the_command_serves_until_ctrl_c(index: Path) -> None:
-    command = [sys.executable, "-m", "misc.search", "serve", str(index), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = process.stdout.readline()
-    assert said.startswith("10 images at http://127.0.0.1:")
-    address = said.split()[3]
-    assert b"Person search" in ask(address)[1]
-    assert len(search(address, text=SENTENCE, k=5)["results"]) == 5
-    with pytest.raises(OSError):  # bound to all addresses it would answer here too
-        socket.create_connection(("127.0.0.2", int(address.rpartition(":")[2])), timeout=5)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20)[1] == ""
-    assert process.returncode == 0
-
-
-def test_a_server_that_cannot_be_is_one_line(
-    index: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_server_that_cannot_start_is_one_error_line(
+    index: Index, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = save_run(tmp_path / "other.pth", seed=1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -312,7 +300,7 @@ def test_a_server_that_cannot_be_is_one_line(
             (["--annotations", str(people)], "no image of the test split"),
             (["--annotations", str(tmp_path / "no.json")], "no file or folder"),
         ):
-            assert main(["serve", str(index), *arguments]) == 2
+            assert main(["serve", str(index.folder), *arguments]) == 2
             error = capsys.readouterr().err
             assert message in error
             assert error.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Queries: the ranking is that of evaluation, in every form, and every mistake has its answer."""
+"""Queries: the ranking equals that of evaluation, in every output format, and user errors are reported."""
 
 import csv
 import io
@@ -23,38 +23,25 @@ from misc.search.index import Index
 from misc.search.queries import WITHOUT_WEIGHT, Query, query_features
 from misc.search.update import update_index
 from options import UserError
-from tests.helpers.search_runs import image_folder, small_encoder
-from tests.helpers.tiny_config import write_tiny
+from tests.helpers.search_runs import SETTINGS, save_run, small_encoder
 
 Search = Callable[..., list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return small_encoder(tmp_path_factory.mktemp("encoder"))
-
-
-@pytest.fixture
-def index(encoder: Encoder, tmp_path: Path) -> Index:
-    """An index of ten images in `tmp_path`."""
-    update_index(encoder, image_folder(tmp_path / "images"), tmp_path / "index")
-    return Index.open(tmp_path / "index")
-
-
 @pytest.fixture
 def search(index: Index, capsys: pytest.CaptureFixture[str]) -> Search:
-    """search(*arguments): what --json says."""
+    """search(*arguments): the output of --json; of another index with `folder`."""
 
-    def run(*arguments: str) -> list[dict[str, Any]]:
-        assert main(["query", str(index.folder), *arguments, "--json"]) == 0
+    def run(*arguments: str, folder: Path = index.folder) -> list[dict[str, Any]]:
+        assert main(["query", str(folder), *arguments, "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
     return run
 
 
 @pytest.fixture
-def refuse(index: Index, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """refuse(*arguments): the one line that is said."""
+def user_error(index: Index, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """user_error(*arguments): the error line."""
 
     def run(*arguments: str) -> str:
         assert main(["query", str(index.folder), *arguments]) == 2
@@ -74,10 +61,11 @@ def names(answer: dict[str, Any]) -> list[str]:
 def test_the_ranking_of_test_captions_gives_the_figures_of_evaluation(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, run = tmp_path / "tiny.yaml", tmp_path / "run"
-    write_tiny(config, people, run)
-    ranks = ["--save-rankings", str(tmp_path / "ranks.jsonl")]
-    assert run_main(["--config", str(config), *ranks, "schedule.epoch=1"]) == 0
+    checkpoint, run = str(save_run(tmp_path / "run.pth")), tmp_path / "run"
+    data = [f"data.annotation_file={people}", f"data.image_root={people / 'imgs'}", "data.num_workers=0"]
+    ranks = ["--save-rankings", str(tmp_path / "ranks.jsonl"), "--output-dir", str(run)]
+    sizes = [f"{option}={value}" for option, value in SETTINGS.items()]
+    assert run_main(["--simplified", "--evaluate", checkpoint, *ranks, *data, *sizes]) == 0
     records = json.loads((people / "test_reid.json").read_text())
     persons = {record["file_path"]: record["id"] for record in records}
     for path in persons:  # the gallery of evaluation is the test split alone
@@ -85,7 +73,7 @@ def test_the_ranking_of_test_captions_gives_the_figures_of_evaluation(
         (tmp_path / "gallery" / path).hardlink_to(people / "imgs" / path)
     captions = [(caption, record["id"]) for record in records for caption in record["captions"]]
     (tmp_path / "captions.txt").write_text("".join(f"{caption}\n" for caption, _ in captions))
-    checkpoint, place = str(run / "checkpoint_best.pth"), str(tmp_path / "index")
+    place = str(tmp_path / "index")
     assert main(["index", checkpoint, str(tmp_path / "gallery"), "--out", place]) == 0
     capsys.readouterr()
     assert main(["query", place, "--sentences", str(tmp_path / "captions.txt"), "-k", "999", "--json"]) == 0
@@ -108,7 +96,7 @@ def test_the_ranking_of_test_captions_gives_the_figures_of_evaluation(
         assert [result["score"] for result in answer["results"][:10]] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_table_the_csv_and_the_json_say_the_same(
+def test_the_table_the_csv_and_the_json_hold_the_same(
     index: Index, search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentences = ["a man in a red coat", "红色上衣的女生"]
@@ -162,14 +150,16 @@ AXES = {"red": (1.0, 0.0, 0.0), "hat": (0.0, 1.0, 0.0), "bag": (0.0, 0.0, 1.0)}
 class Axes:
     """An encoder of sentences and images that lie on axes."""
 
+    tokenizer = SimpleNamespace(clean=str)
+
     def encode_texts(self, captions: list[str]) -> Tensor:
         return torch.tensor([AXES[caption] for caption in captions])
 
-    def encode_images(self, images: list[Any]) -> Tensor:
+    def encode_images(self, images: list[SimpleNamespace]) -> Tensor:
         return torch.tensor([image.feature for image in images])
 
 
-def test_what_is_not_wanted_goes_down_and_what_does_not_fit_does_not_come_up() -> None:
+def test_what_is_to_be_avoided_is_demoted_and_what_does_not_match_is_not_promoted() -> None:
     gallery = F.normalize(torch.tensor([(1, 1, 0), (1, 0, 1), (1, 0.2, 0), (0, 0.1, 1)], dtype=torch.float32))
     plain, without, both = query_features(
         Axes(), [Query("red"), Query("red", without=("hat",)), Query("red", without=("hat", "bag"))]
@@ -184,7 +174,7 @@ def test_what_is_not_wanted_goes_down_and_what_does_not_fit_does_not_come_up() -
 
 def test_a_sentence_and_an_image_are_a_weighted_sum_of_unit_length() -> None:
     image = SimpleNamespace(feature=(0.0, 1.0, 0.0))
-    (mixed,) = query_features(Axes(), [Query("red", image, weight=0.25)])
+    (mixed,) = query_features(Axes(), [Query("red", image, image_weight=0.25)])
     assert mixed == pytest.approx(np.array([0.75, 0.25, 0]) / np.hypot(0.75, 0.25))
 
 
@@ -206,30 +196,37 @@ def test_a_sentence_file_many_queries_and_overlong_ones_are_answered(
         assert len(answer["results"]) == 10, "20 is more than there are"
 
 
-def test_images_that_are_gone_stay_in_the_answer_and_that_is_said(
-    index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def changing(encoder: Encoder, images: Path, index_folder: Path) -> Index:
+    """A copy of the index and its images, to be changed."""
+    update_index(encoder, images, index_folder)
+    return Index.open(index_folder)
+
+
+def test_missing_images_stay_in_the_answer_and_are_reported(
+    changing: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (index.image_root / index.paths[0]).unlink()
-    (index.image_root / index.paths[1]).write_bytes(b"no image any more")
-    command = ["query", str(index.folder), "a man", "--figure", str(tmp_path / "a.png")]
+    (changing.image_root / changing.paths[0]).unlink()
+    (changing.image_root / changing.paths[1]).write_bytes(b"no longer an image")
+    command = ["query", str(changing.folder), "a man", "--figure", str(tmp_path / "a.png")]
     assert main([*command, "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert {row["image"] for row in rows if row["missing"] == "True"} == {index.paths[0]}
+    assert {row["image"] for row in rows if row["missing"] == "True"} == {changing.paths[0]}
     assert main(command) == 0
-    assert sum("not there any more" in line for line in capsys.readouterr().out.splitlines()) == 1
+    assert capsys.readouterr().out.count("(missing)") == 1
     assert (tmp_path / "a.png").is_file()
 
 
-def test_explanations_are_drawn_for_every_image_that_is_there(
-    index: Index, search: Search, tmp_path: Path
+def test_explanations_are_drawn_for_each_image_that_exists(
+    changing: Index, search: Search, tmp_path: Path
 ) -> None:
     (answer,) = search("a man", "-k", "3")
-    (index.image_root / names(answer)[1]).unlink()
-    search("a man", "-k", "3", "--explain", str(tmp_path / "why"))
+    (changing.image_root / names(answer)[1]).unlink()
+    search("a man", "-k", "3", "--explain", str(tmp_path / "why"), folder=changing.folder)
     assert {file.name for file in (tmp_path / "why").iterdir()} == {"1-1.png", "1-3.png"}
 
 
-def test_mistakes_are_said_in_one_line(refuse: Callable[..., str], index: Index, tmp_path: Path) -> None:
+def test_user_errors_are_one_line(user_error: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "no.jpg").write_text("no image")
@@ -238,7 +235,7 @@ def test_mistakes_are_said_in_one_line(refuse: Callable[..., str], index: Index,
         (["  "], "words that describe"),
         (["a man", ".!*"], "query 2: words that describe"),
         (["a man", "--without", ""], "words that describe"),
-        (["a man", "-k", "0"], "-k: at least 1"),
+        (["a man", "-k", "0"], "-k: expected at least 1"),
         (["a man", "-k", "many"], "-k"),
         (["a man", "--image-weight", "2"], "--image-weight"),
         (["--image", str(tmp_path / "no.jpg")], "no.jpg"),
@@ -247,7 +244,7 @@ def test_mistakes_are_said_in_one_line(refuse: Callable[..., str], index: Index,
         (["--sentences", str(tmp_path / "latin.txt")], "UTF-8"),
         (["--sentences", str(tmp_path / "nowhere.txt")], "cannot be read"),
         (["--json", "a man"], "sentences come first"),
-        (["a man", "--json", "--csv"], "one of them"),
+        (["a man", "--json", "--csv"], "only one of them"),
         (["a man", "--figure", "a.jpg"], "--figure"),
         (["a man", "--csv", str(tmp_path / "nowhere" / "a.csv")], "--csv"),
         (["a man", "--explain", str(tmp_path / "no.jpg" / "why")], "--explain"),
@@ -255,23 +252,23 @@ def test_mistakes_are_said_in_one_line(refuse: Callable[..., str], index: Index,
         (["a man", "--checkpoint", str(tmp_path / "no.jpg")], "no.jpg"),
         (["a man", "--checkpoint", str(small_encoder(tmp_path, 1).checkpoint)], "another model"),
     ):
-        assert message in refuse(*arguments), arguments
+        assert message in user_error(*arguments), arguments
 
 
-def test_half_signs_in_a_sentence_are_spelt_out(search: Search, tmp_path: Path) -> None:
+def test_unpaired_surrogates_in_a_sentence_are_escaped(search: Search, tmp_path: Path) -> None:
     for arguments in ([], ["--csv", str(tmp_path / "a.csv")], ["--json"]):
         search("a man \udcff", *arguments)
     assert "a man \\udcff" in (tmp_path / "a.csv").read_text(encoding="utf-8")
 
 
-def test_a_command_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_or_incomplete_command_is_a_user_error(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["find"], ["index"], ["query"]):
         assert main(arguments) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith("error: ")
 
 
-def test_queries_of_nothing_are_refused(encoder: Encoder) -> None:
+def test_empty_queries_are_refused(encoder: Encoder) -> None:
     for query in (Query(), Query(without=("a hat",)), Query(text="")):
         with pytest.raises(UserError, match="words that describe"):
             query_features(encoder, [query])
