@@ -277,7 +277,7 @@ def test_a_server_that_stopped_is_reported(browser: Any, annotated_page: Page) -
 
 def test_a_picture_of_the_page(browser: Any, annotated_page: Page, tmp_path: Path) -> None:
     """The README's is of the index that `make demo-search` leaves: SEARCH_PICTURE=docs/search-page.png."""
-    page, place = searched, os.environ.get(PICTURE, tmp_path / "page.png")
+    page, place = annotated_page, os.environ.get(PICTURE, tmp_path / "page.png")
     if PICTURE in os.environ:
         index = Index.open(Path("runs/demo-search/index"))
         encoder = index.load_encoder()
