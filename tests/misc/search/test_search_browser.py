@@ -231,7 +231,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, server: str) 
 
 
 @pytest.mark.parametrize(
-    ("sentence", "message"), [("", "Describe a person first"), (" ... ", "words that describe somebody")]
+    ("sentence", "message"), [("", "Describe a person first"), (" ... ", "words that describe a person")]
 )
 def test_invalid_queries_are_reported_on_the_page(view: Any, sentence: str, message: str) -> None:
     type_and_search(view, sentence)

@@ -140,9 +140,8 @@ def test_explaining_changes_no_feature_and_leaves_no_gradient() -> None:
 @pytest.fixture
 def red_detector() -> Towers:
     """A tower of one layer, set by hand: the class token attends to red, and carries it to axis 0."""
-    clip, _, processor = build_clip(
-        None, (32, 16), patch_size=8, image_width=8, image_layers=1, image_heads=1, embed_dim=8
-    )
+    image_sizes = {"image_width": 8, "image_layers": 1, "image_heads": 1}
+    clip, _, processor = build_clip(None, (32, 16), **(SIZES | image_sizes))
     tower, block = clip.visual, clip.visual.transformer.resblocks[0]
     for parameter in (*tower.parameters(), block.attn.in_proj_weight):
         parameter.data.zero_()

@@ -233,7 +233,7 @@ def test_user_errors_are_one_line(user_error: Callable[..., str], tmp_path: Path
     for arguments, message in (
         ([], "SENTENCE"),
         (["  "], "words that describe"),
-        (["a man", ".!*"], "query 2: words that describe"),
+        (["a man", ".!*"], "query 2: expected words that describe"),
         (["a man", "--without", ""], "words that describe"),
         (["a man", "-k", "0"], "-k: expected at least 1"),
         (["a man", "-k", "many"], "-k"),
