@@ -1,6 +1,11 @@
-"""The section `experiment` of the options: the method. Losses, augmentation, text."""
+"""The section `experiment` of the options: losses, augmentation, text.
 
+A loss is added here as one switch, `NAME: bool = loss(...)`, and its weight `NAME_ratio`.
+"""
+
+import dataclasses
 from dataclasses import dataclass
+from functools import partial
 
 from config.checks import (
     ALL_SIZES,
@@ -15,39 +20,41 @@ from config.checks import (
     option,
 )
 
-LOSSES = ("nitc", "ritc", "citc", "ss", "ss_text", "mlm", "id", "sdm", "tal", "sigmoid")
 IMAGE_AUGMENTATIONS = (
     *("pool", "none", "color_jitter", "rotation", "crop", "grayscale", "flip", "erasing"),
     *("blur", "hue", "vertical_flip", "stack"),
     *("autoaugment", "randaugment", "trivialaugment", "augmix", "simclr"),
 )
 TEXT_AUGMENTATIONS = ("deletion", "none", "synonym", "insertion", "swap", "eda")
+loss = partial(option, is_loss=True)
 
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    nitc: bool = option(True, "N-ITC: contrastive loss with identity-aware, softened targets")
+    """The method: losses, augmentation, text."""
+
+    nitc: bool = loss(True, "N-ITC: contrastive loss with identity-aware, softened targets")
     nitc_ratio: float = option(1.0, "weight of N-ITC", NOT_NEGATIVE, needs="nitc")
-    ritc: bool = option(True, "R-ITC: reversed KL divergence from the targets")
+    ritc: bool = loss(True, "R-ITC: reversed KL divergence from the targets")
     ritc_eps: float = option(
         0.01, "added to the targets of R-ITC so that their logarithm is finite", POSITIVE, needs="ritc"
     )
     ritc_ratio: float = option(1.0, "weight of R-ITC", NOT_NEGATIVE, needs="ritc")
-    citc: bool = option(True, "C-ITC: cyclic consistency within and across the modalities")
+    citc: bool = loss(True, "C-ITC: cyclic consistency within and across the modalities")
     citc_lambda1: float = option(
-        0.25, "weight inside C-ITC within the modalities", NOT_NEGATIVE, needs="citc"
+        0.25, "weight of the term of C-ITC within the modalities", NOT_NEGATIVE, needs="citc"
     )
     citc_lambda2: float = option(
-        0.25, "weight inside C-ITC across the modalities", NOT_NEGATIVE, needs="citc"
+        0.25, "weight of the term of C-ITC across the modalities", NOT_NEGATIVE, needs="citc"
     )
     citc_ratio: float = option(0.1, "weight of C-ITC", NOT_NEGATIVE, needs="citc")
-    ss: bool = option(True, "SS: SimCLR between two strongly augmented views of the image")
+    ss: bool = loss(True, "SS: SimCLR between two strongly augmented views of the image")
     ss_ratio: float = option(0.4, "weight of SS", NOT_NEGATIVE, needs="ss")
-    ss_text: bool = option(False, "SS-T: SimCLR between two augmentations of the caption; with ss: SS-IT")
+    ss_text: bool = loss(False, "SS-T: SimCLR between two augmentations of the caption; with ss: SS-IT")
     ss_text_ratio: float = option(0.4, "weight of SS-T", NOT_NEGATIVE, needs="ss_text")
     simclr_mlp: tuple[int | None, int, int | None] = option(
         (None, 128, None),
-        "widths of the SimCLR heads; null ends: the embedding's width",
+        "input, hidden and output width of the SimCLR heads; null: the width of the embedding",
         ALL_SIZES,
         needs="ss ss_text",
     )
@@ -56,34 +63,49 @@ class ExperimentOptions:
     mvs_text: bool = option(
         False, "MVS-T: N-ITC averaged over two augmentations of the caption; both: MVS-IT", needs="nitc"
     )
-    mlm: bool = option(False, "MLM: masked words predicted from the image and the words around them")
+    mlm: bool = loss(False, "MLM: masked words predicted from the image and the other words")
     mlm_ratio: float = option(1.0, "weight of MLM", NOT_NEGATIVE, needs="mlm")
     cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", BLOCKS_OR_NONE, needs="mlm")
-    id: bool = option(False, "ID: one linear classifier of the persons for images and captions")
+    id: bool = loss(False, "ID: one linear classifier of the persons for images and captions")
     id_ratio: float = option(1.0, "weight of ID", NOT_NEGATIVE, needs="id")
-    sdm: bool = option(False, "SDM: similarity distribution matching, the loss of IRRA")
+    sdm: bool = loss(False, "SDM: similarity distribution matching, the loss of IRRA")
     sdm_ratio: float = option(1.0, "weight of SDM", NOT_NEGATIVE, needs="sdm")
-    tal: bool = option(False, "TAL: triplet alignment loss, the loss of RDE")
+    tal: bool = loss(False, "TAL: triplet alignment loss, the loss of RDE")
     tal_ratio: float = option(1.0, "weight of TAL", NOT_NEGATIVE, needs="tal")
-    sigmoid: bool = option(False, "sigmoid loss, the loss of SigLIP, with a learned bias")
+    sigmoid: bool = loss(False, "sigmoid loss, the loss of SigLIP, with a learned bias")
     sigmoid_ratio: float = option(1.0, "weight of the sigmoid loss", NOT_NEGATIVE, needs="sigmoid")
     dropout: float = option(0.05, "dropout on the attention weights of the text tower", BELOW_ONE)
     image_aug: str = option(
-        "pool", "augmentation of the image; pool: two operations drawn from six", one_of(*IMAGE_AUGMENTATIONS)
+        "pool",
+        "augmentation of the image; pool: two operations drawn from six",
+        one_of(*IMAGE_AUGMENTATIONS),
     )
     text_aug: str = option(
-        "deletion", "change of the caption's words; eda: one of the four", one_of(*TEXT_AUGMENTATIONS)
+        "deletion",
+        "augmentation of the caption's words; eda: one of the four operations, drawn for each caption",
+        one_of(*TEXT_AUGMENTATIONS),
     )
-    eda_alpha: float = option(0.05, "share of the caption's words that text_aug changes", BELOW_ONE)
-    back_trans: bool = option(True, "replace a caption by its back-translation at times, where it has one")
-    backtrans_p: float = option(0.1, "probability of that", FRACTION, needs="back_trans")
+    eda_alpha: float = option(
+        0.05, "share of the caption's words that text_aug changes", BELOW_ONE, needs="text_aug!=none"
+    )
+    back_trans: bool = option(
+        True, "with probability backtrans_p replace a caption by its back-translation, if any"
+    )
+    backtrans_p: float = option(0.1, "that probability", FRACTION, needs="back_trans")
     mixgen: bool = option(False, "MixGen: join some pairs of a batch into new pairs")
     mixgen_type: str = option(
         "ori", "ori: pixels averaged; cat: images side by side", one_of("ori", "cat"), needs="mixgen"
     )
-    mixgen_p: float = option(0.1, "probability with which a batch has such pairs", FRACTION, needs="mixgen")
-    mixgen_ratio: float = option(0.1, "their share of the batch", UP_TO_HALF, needs="mixgen")
+    mixgen_p: float = option(0.1, "probability that a batch has joined pairs", FRACTION, needs="mixgen")
+    mixgen_ratio: float = option(0.1, "share of joined pairs in such a batch", UP_TO_HALF, needs="mixgen")
     use_altclip_processor: bool = option(
-        False, "AltCLIP's own preprocessing, which crops the centre, in place of data.image_size"
+        False,
+        "AltCLIP's own preprocessing, which crops the centre, in place of data.image_size",
+        needs="model.backbone=altclip",
     )
-    text_length: int = option(77, "captions are cut to this many tokens, start and end included", TEXT_LENGTH)
+    text_length: int = option(
+        77, "captions are cut to this many tokens, start and end tokens included", TEXT_LENGTH
+    )
+
+
+LOSSES = tuple(f.name for f in dataclasses.fields(ExperimentOptions) if f.metadata["is_loss"])

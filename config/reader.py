@@ -18,38 +18,38 @@ from config.checks import Check
 
 Settings = dict[str, tuple[Any, str]]
 
-MOST_CHARACTERS, MOST_BASES = 200_000, 50  # what is larger is no options file, or one made to hurt
-MOST_BYTES, MOST_OF_PATH = 255, 1000  # of a name and of a path; below the system's limits, as files are added
-BITS_OF_NUMBERS = 63
+MAX_CHARACTERS, MAX_BASES = 200_000, 50  # of an options file; more is another file, or a hostile one
+MAX_NAME_BYTES, MAX_PATH_LENGTH = 255, 1000  # the path stays below the system's limit with our file names
+MAX_BITS = 63  # of an integer
 
-# Options that are called otherwise since TBPS-CLIP.
+# Options of TBPS-CLIP that have another name here.
 RENAMED = {
     "anno_dir": "data.annotation_file",
     "image_dir": "data.image_root",
     "device": "misc.device",
     "model.checkpoint": "model.clip_pretrained",
-    "model.ckpt_type": "model.clip_pretrained (the format is told by the file)",
+    "model.ckpt_type": "model.clip_pretrained (the format is detected from the file)",
     "model.saved_path": "output.dir",
     "experiment.input_resolution": "data.image_size",
-    "distributed.url": "nothing: torchrun's environment tells the address",
+    "distributed.url": "nothing: torchrun sets the address",
 }
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: one line saying what, where, what was expected and what to do."""
+    """An error that the user can fix: one line with what and where, what was expected, what to do."""
 
 
 def read_settings(
     source: Path | Mapping[str, Any], overrides: Iterable[str] = (), overlay: Path | None = None
 ) -> Settings:
-    """The settings of a YAML file over those of its bases, or of plain sections; then of `overlay` without
-    bases, then of `section.name=value` overrides over all.
+    """The settings of a YAML file and of its bases, or of plain sections. Those of `overlay`, without its
+    bases, take precedence over them, and `section.name=value` overrides over all.
 
     Returns:
         {"section.name": (value, where it was set)}, the values as YAML gives them.
 
     Raises:
-        UserError: a file that cannot be read, text that is not YAML, an override without "=".
+        UserError: a file that cannot be read, invalid YAML, an override without "=".
     """
     if isinstance(source, Mapping):
         settings = _flat(source, "the saved options")
@@ -67,14 +67,14 @@ def read_settings(
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, with 1e-4 read as a number and a key that stands twice refused."""
+    """YAML's safe loader, which reads 1e-4 as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node; raises ConstructorError where a key stands twice."""
+        """The mapping of a node; raises ConstructorError for a duplicate key."""
         seen = set()
         for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key '{key}'", node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -88,8 +88,8 @@ _Loader.add_implicit_resolver(
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
-    except Exception as error:  # its constructors raise whatever int, float and datetime make of odd scalars
+        return yaml.load(text, _Loader)  # a SafeLoader: only plain values
+    except Exception as error:  # its constructors raise what int, float and datetime raise
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
@@ -99,16 +99,16 @@ def _parse_yaml(text: str, where: str) -> Any:
 def _read_text(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
+            text = file.read(MAX_CHARACTERS + 1)
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
         raise UserError(f"{path}: cannot be read as an options file ({error})") from error
-    if len(text) > MOST_CHARACTERS:
-        raise UserError(f"{path}: is no options file: it has more than {MOST_CHARACTERS:,} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"{path}: is not an options file: it has more than {MAX_CHARACTERS:,} characters")
     return text
 
 
 def _read_file(path: Path, seen: tuple[str, ...], with_bases: bool = True) -> Settings:
-    """The settings of a file over those of its bases: {"section.name": (value, the file it stands in)}."""
+    """The settings of a file and of its bases: {"section.name": (value, the file that sets it)}."""
     content = _parse_yaml(_read_text(path), f"'{path}'") or {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as 'schedule:', found {type(content).__name__}")
@@ -118,8 +118,8 @@ def _read_file(path: Path, seen: tuple[str, ...], with_bases: bool = True) -> Se
         seen = (*seen, os.path.realpath(path))
         if not isinstance(base, str) or not is_name(base):
             raise UserError(f"base: expected the name of an options file, found {_shown(base)} (in '{path}')")
-        if os.path.realpath(path.parent / base) in seen or len(seen) > MOST_BASES:
-            words = "is too long" if len(seen) > MOST_BASES else "comes back to itself"
+        if os.path.realpath(path.parent / base) in seen or len(seen) > MAX_BASES:
+            words = "is too long" if len(seen) > MAX_BASES else "has a cycle"
             raise UserError(f"{path}: its chain of 'base:' files {words}")
         settings = _read_file(path.parent / base, seen)
     return settings | _flat(content, f"'{path}'")
@@ -140,17 +140,17 @@ def _name(key: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message: short, however large or deep it is."""
+    """A value for a message, shortened."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 3, 200, 200
     try:
         return short.repr(value)
-    except ValueError:  # Python does not write integers of more than 4,300 digits
-        return "a number of thousands of digits"
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
+        return "a number with thousands of digits"
 
 
 def build(kind: type, settings: Settings) -> Any:
-    """The options dataclass `kind`, a section in each field, with the settings in place of its defaults.
+    """Build the options dataclass `kind`, a section in each field, from the settings and its defaults.
 
     Raises:
         UserError: a key that does not exist, a value of the wrong type or one that fails its check.
@@ -160,7 +160,7 @@ def build(kind: type, settings: Settings) -> Any:
     chosen: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for key, (value, where) in settings.items():
         if key in sections:
-            if value is None:  # a section whose lines are all commented out
+            if value is None:  # a section without lines
                 continue
             raise UserError(f"{key}: expected a section of options, found {_shown(value)} (in {where})")
         if key not in known:
@@ -173,7 +173,7 @@ def build(kind: type, settings: Settings) -> Any:
 
 def _unknown(key: str, where: str, known: list[str]) -> str:
     if key in RENAMED:
-        return f"{key}: no option of that name in {where}; it is now {RENAMED[key]}"
+        return f"{key}: no such option (in {where}); it is now {RENAMED[key]}"
     by_name = {k.split(".")[1]: k for k in known}
     near = difflib.get_close_matches(key, known, 1, 0.6) or [
         by_name[n] for n in difflib.get_close_matches(key.split(".")[-1], list(by_name), 1, 0.6)
@@ -186,18 +186,21 @@ def _checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -
     try:
         typed = _convert(value, hint)
     except TypeError:
-        raise UserError(f"{key}: expected {_words(hint)}, found {_shown(value)} (in {where})") from None
+        raise UserError(f"{key}: expected {_type_name(hint)}, found {_shown(value)} (in {where})") from None
     except OverflowError:
-        words = f"numbers of at most {BITS_OF_NUMBERS} bits"
+        words = f"numbers of at most {MAX_BITS} bits"
         raise UserError(f"{key}: expected {words}, found {_shown(value)} (in {where})") from None
     if check and typed is not None and not check.passes(typed):
-        raise UserError(f"{key}: expected {check.words}, found {_shown(value)} (in {where})")
+        raise UserError(f"{key}: expected {check.expected}, found {_shown(value)} (in {where})")
     return typed
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """`value` as a `hint`: only what loses nothing (1 for a float, a list for a tuple). Raises TypeError, and
-    OverflowError for a number that nothing computes with.
+    """`value` as the type `hint`, only without loss: 1 as a float, a list as a tuple.
+
+    Raises:
+        TypeError: another type.
+        OverflowError: an integer that no tensor holds.
     """
     if isinstance(hint, types.UnionType):
         *kinds, last = typing.get_args(hint)
@@ -223,7 +226,7 @@ def _convert(value: Any, hint: Any) -> Any:
         return float(value)
     if type(value) is not hint or value != value or value in (float("inf"), float("-inf")):
         raise TypeError
-    if hint is int and value.bit_length() > BITS_OF_NUMBERS:
+    if hint is int and value.bit_length() > MAX_BITS:
         raise OverflowError
     if hint is str and not is_name(value):
         raise TypeError
@@ -231,26 +234,29 @@ def _convert(value: Any, hint: Any) -> Any:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text could name a file that a log can tell of: in UTF-8, not empty, no NUL, not too long."""
+    """Whether a text can be the path of a file: UTF-8, not empty, no NUL, not too long."""
     try:
         parts = text.encode().split(b"/")
-    except UnicodeEncodeError:  # half a sign, or a byte that is no UTF-8
+    except UnicodeEncodeError:  # an unpaired surrogate, or a byte that is not UTF-8
         return False
     return (
-        text != "" and "\0" not in text and max(map(len, parts)) <= MOST_BYTES and len(text) <= MOST_OF_PATH
+        text != ""
+        and "\0" not in text
+        and max(map(len, parts)) <= MAX_NAME_BYTES
+        and len(text) <= MAX_PATH_LENGTH
     )
 
 
-def _words(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     if isinstance(hint, types.UnionType):
-        return " or ".join(_words(kind) for kind in typing.get_args(hint))
+        return " or ".join(_type_name(kind) for kind in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         if kinds[-1] is Ellipsis:
-            return f"a list of {_words(kinds[0])}s"
+            return f"a list of {_type_name(kinds[0])}s"
         return f"a list of {len(kinds)} {'texts' if str in kinds else 'numbers'}"
     if typing.get_origin(hint) is Mapping:
-        return f"names, each with {_words(typing.get_args(hint)[1])}: {{name: ...}}"
+        return f"names, each with {_type_name(typing.get_args(hint)[1])}: {{name: ...}}"
     return {
         bool: "true or false",
         int: "a whole number",

@@ -11,7 +11,7 @@ from misc.process import distributed
 from misc.process.device import pick_device, pick_precision
 from misc.process.logs import start_logging
 from misc.process.signals import RESUME_ME, Stopped, StopSignals
-from options import Options, UserError, moot_settings
+from options import Options, UserError, ineffective_settings
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def start(options: Options) -> tuple[torch.device, torch.dtype]:
     precision = pick_precision(options.misc.precision, device)
     distributed.start(device, options.distributed.backend, options.distributed.timeout)
     start_logging()
-    for sentence in moot_settings(options) if distributed.is_main() else ():
+    for sentence in ineffective_settings(options) if distributed.is_main() else ():
         logger.warning(sentence)
     return device, precision
 

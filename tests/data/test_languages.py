@@ -14,7 +14,7 @@ from data.datasets import Sample, TrainingSet
 from data.loaders import build_loaders
 from data.types import ByLanguage, Record, Splits
 from model.processor import ImageProcessor
-from options import Options, UserError, load_options, moot_settings
+from options import Options, UserError, ineffective_settings, load_options
 from text_utils.augment import TextAugmentation
 from text_utils.tokenizer import CLIPTokenizer
 
@@ -161,7 +161,9 @@ def test_a_language_that_is_not_there_is_refused(people: Path) -> None:
 
 def test_language_draw_with_one_language_is_said_to_be_moot(people: Path) -> None:
     def moot(*overrides: str) -> list[str]:
-        return [line for line in moot_settings(options_of(people, *overrides)) if "language_draw" in line]
+        return [
+            line for line in ineffective_settings(options_of(people, *overrides)) if "language_draw" in line
+        ]
 
     assert len(moot("data.language_draw=one")) == 1
     assert moot("data.language_draw=one", "data.languages=[en,ch]") == []
