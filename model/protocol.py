@@ -159,7 +159,7 @@ class Backbone:
 
 
 class Embedder(Protocol):
-    """What evaluation, saved features, search, explain and export call of a trained model.
+    """What evaluation, saved features, search, explain and export call of a trained model: an `nn.Module`.
 
     Attributes:
         clip: the towers.
@@ -168,6 +168,11 @@ class Embedder(Protocol):
 
     clip: DualEncoder
     embed_dim: int
+    training: bool
+
+    def train(self, mode: bool = True) -> nn.Module: ...
+
+    def eval(self) -> nn.Module: ...
 
     def embed(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
         """Pixels (B, 3, H, W), or the tokens of B captions -> features (B, E), not normalised.

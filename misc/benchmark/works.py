@@ -126,7 +126,7 @@ def image_encoding(settings: Settings) -> Work:
     tower, _ = towers(clip, options.data.image_size, 0)
     rows = min(options.data.test_batch_size, num_images) * tower.tokens
     setting = (loaders.images, options, device, precision)
-    encode = build_evaluators(clip, tokenizer, {"test": gallery}, *setting)["test"].encode
+    encode = build_evaluators(model, tokenizer, {"test": gallery}, *setting)["test"].encode
     flops = num_images * tower.forward()
     return Work(encode, num_images, "images", device, precision, flops, products=lambda: layers(rows, tower))
 
@@ -144,7 +144,7 @@ def caption_encoding(settings: Settings, plainly: bool = False) -> Work:
     flops = sum(towers(clip, options.data.image_size, length)[1].forward() for length in lengths)
     _, tower = towers(clip, options.data.image_size, max(lengths))
     setting = (loaders.images, options, device, precision)
-    encode = build_evaluators(clip, tokenizer, {"test": gallery}, *setting)["test"].encode
+    encode = build_evaluators(model, tokenizer, {"test": gallery}, *setting)["test"].encode
     if plainly:
         clip.eval()
         encode = partial(

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from data.types import EvaluationSet
 from misc.metrics import METRICS, score_metrics, summarise
 from misc.process import distributed
 from misc.process.logs import progress
+from model.protocol import Embedder, Tokenizer
 from options import Options, UserError
 
-ScoresOf = Callable[[Tensor], Tensor]  # numbers of queries (B,) -> scores (B, G), higher is nearer
+ScoresOf = Callable[[Tensor], Tensor]  # row numbers of queries (B,) -> scores (B, G), higher is nearer
+ImageBatches = Callable[[EvaluationSet, Sequence[int]], Iterable[Tensor]]  # pixels of these gallery rows
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Features:
     """Normalised features of a whole evaluation set, the same on every rank.
 
     Attributes:
-        images: (G, D) of the gallery.
-        texts: {language: (Q, D)} of the queries.
+        images: (G, E) of the gallery.
+        texts: {language: (Q, E)} of the queries.
     """
 
     images: Tensor
@@ -35,14 +38,9 @@ class Features:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An evaluation set with its features: all that scoring needs.
+    """An evaluation set with its features: all that scoring needs."""
 
-    Attributes:
-        gallery: `image_root`, `images` (names), `person_ids` (G,), `queries` {language: `captions`,
-            `person_ids` (Q,), `image_indices` (Q,)}.
-    """
-
-    gallery: Any
+    evaluation_set: EvaluationSet
     features: Features
 
 
@@ -53,19 +51,18 @@ def shard(total: int) -> range:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Encodes and scores one split with the model as it is.
+    """Encodes and scores one split with the model's current weights.
 
     Attributes:
-        clip: the towers; put into evaluation mode for the while.
-        gallery: as in `Encoded`.
+        model: in evaluation mode while it encodes.
         image_batches: (B, 3, H, W) pixels of this process's rows of the gallery, `shard(G)`, in order.
         batch_size: captions encoded at once.
         precision: torch.float32, or what autocast computes in.
     """
 
-    clip: nn.Module
-    tokenizer: Any
-    gallery: Any
+    model: Embedder
+    tokenizer: Tokenizer
+    evaluation_set: EvaluationSet
     image_batches: Iterable[Tensor]
     batch_size: int
     device: torch.device
@@ -78,20 +75,19 @@ class Evaluator:
         Raises:
             UserError: the model makes features that are not finite.
         """
-        was_training = self.clip.training
-        self.clip.eval()
+        was_training = self.model.training
+        self.model.eval()
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
             images = self._encode_images()
-            texts = {
-                name: self._encode_texts(queries.captions) for name, queries in self.gallery.queries.items()
-            }
-        self.clip.train(was_training)
+            queries = self.evaluation_set.queries
+            texts = {name: self._encode_texts(part.captions) for name, part in queries.items()}
+        self.model.train(was_training)
         if not all(rows.isfinite().all() for rows in (images, *texts.values())):
             raise UserError(
                 f"the model makes features that are not finite in {self.precision}: its weights are damaged, "
                 "or overflow (try misc.precision=fp32)"
             )
-        return Encoded(self.gallery, Features(images, texts))
+        return Encoded(self.evaluation_set, Features(images, texts))
 
     def __call__(self) -> dict[str, Any]:
         """The metrics: `score(encode())`."""
@@ -99,27 +95,27 @@ class Evaluator:
 
     def _encode_images(self) -> Tensor:
         rows = [
-            self.clip.encode_image(batch.to(self.device, non_blocking=True)).float()
+            self.model.embed(batch.to(self.device, non_blocking=True)).float()
             for batch in progress(self.image_batches, "images")
         ]
-        features = torch.cat(rows) if rows else torch.zeros(0, self.clip.embed_dim, device=self.device)
-        return distributed.gather_interleaved(F.normalize(features, dim=1), len(self.gallery.images))
+        features = torch.cat(rows) if rows else torch.zeros(0, self.model.embed_dim, device=self.device)
+        return distributed.gather_interleaved(F.normalize(features, dim=1), len(self.evaluation_set.images))
 
     def _encode_texts(self, captions: Sequence[str]) -> Tensor:
-        """(Q, D) in order of the captions, encoded by length: short ones are not padded to long ones."""
+        """(Q, E) in the order of the captions; batches are sorted by length, which saves padding."""
         mine = [captions[i] for i in shard(len(captions))]
-        features = torch.zeros(len(mine), self.clip.embed_dim, device=self.device)
+        features = torch.zeros(len(mine), self.model.embed_dim, device=self.device)
         by_length = sorted(range(len(mine)), key=lambda i: len(mine[i]))
         for start in progress(range(0, len(mine), self.batch_size), "captions"):
             rows = by_length[start : start + self.batch_size]
             tokens = self.tokenizer([mine[i] for i in rows])
             tokens = {name: values.to(self.device, non_blocking=True) for name, values in tokens.items()}
-            features[rows] = self.clip.encode_text(tokens).float()
+            features[rows] = self.model.embed(tokens).float()
         return distributed.gather_interleaved(F.normalize(features, dim=1), len(captions))
 
 
 def cosine(queries: Tensor, gallery: Tensor) -> ScoresOf:
-    """Scores by cosine similarity of normalised features (Q, D) and (G, D)."""
+    """Scores by cosine similarity of normalised features (Q, E) and (G, E)."""
     return lambda rows: queries[rows] @ gallery.T
 
 
@@ -132,9 +128,9 @@ def score(encoded: Encoded, scorer: Callable[[Tensor, Tensor], ScoresOf] = cosin
     Returns:
         {"languages": {language: {"t2i": {metric: percent}, "i2t": ...}}, "average": {"t2i": ..., ...}}
     """
-    images, gallery_ids, languages = encoded.features.images, encoded.gallery.person_ids, {}
+    images, gallery_ids, languages = encoded.features.images, encoded.evaluation_set.person_ids, {}
     for language, texts in encoded.features.texts.items():
-        query_ids = encoded.gallery.queries[language].person_ids
+        query_ids = encoded.evaluation_set.queries[language].person_ids
         languages[language] = {
             "t2i": _score_sharded(scorer(texts, images), query_ids.to(images.device), gallery_ids),
             "i2t": _score_sharded(scorer(images, texts), gallery_ids.to(images.device), query_ids),
@@ -154,30 +150,27 @@ def _score_sharded(scores_of: ScoresOf, query_ids: Tensor, gallery_ids: Tensor) 
 
 
 def build_evaluators(
-    clip: nn.Module,
-    tokenizer: Any,
-    galleries: Mapping[str, Any],
-    image_batches: Callable[[Any, Sequence[int]], Iterable[Tensor]],
+    model: Embedder,
+    tokenizer: Tokenizer,
+    evaluation_sets: Mapping[str, EvaluationSet | None],
+    image_batches: ImageBatches,
     options: Options,
     device: torch.device,
     precision: torch.dtype,
 ) -> dict[str, Evaluator]:
-    """The evaluators of the splits `galleries`, by name, None left out.
-
-    `image_batches(gallery, rows)` yields the pixels of gallery rows.
-    """
+    """The evaluators of the sets that there are, by name."""
     return {
         name: Evaluator(
-            clip,
+            model,
             tokenizer,
-            gallery,
-            image_batches(gallery, shard(len(gallery.images))),
+            evaluation_set,
+            image_batches(evaluation_set, shard(len(evaluation_set.images))),
             options.data.test_batch_size,
             device,
             precision,
         )
-        for name, gallery in galleries.items()
-        if gallery is not None
+        for name, evaluation_set in evaluation_sets.items()
+        if evaluation_set is not None
     }
 
 

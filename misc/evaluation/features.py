@@ -1,6 +1,6 @@
 """Saved features: test sets encoded once, to be scored, fused and re-ranked without model or images.
 
-A folder holds `features.safetensors` (SET/images (G, D), SET/texts/LANGUAGE (Q, D), fp32, normalised) and
+A folder holds `features.safetensors` (SET/images (G, E), SET/texts/LANGUAGE (Q, E), fp32, normalised) and
 `features.json`: {"format", "weights": {"file", "sha256"}, "options": {"section.name": value, ...},
 "sets": {SET: {"image_root", "images", "person_ids", "queries": {LANGUAGE: {"captions", "person_ids",
 "image_indices"}}}}}.
@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.types import EvaluationSet, Queries
 from misc.evaluation.evaluator import Encoded, Features
 from misc.process.durable import write_text
 from options import UserError
@@ -28,25 +29,6 @@ from options import UserError
 logger = logging.getLogger(__name__)
 
 INDEX, TENSORS, FORMAT = "features.json", "features.safetensors", 1
-
-
-@dataclass(frozen=True)
-class SavedQueries:
-    """The captions of a set in one language, and whom and which gallery image each describes."""
-
-    captions: list[str]
-    person_ids: Tensor
-    image_indices: Tensor
-
-
-@dataclass(frozen=True)
-class SavedGallery:
-    """A test set as `Encoded.gallery` describes it."""
-
-    image_root: Path
-    images: list[str]
-    person_ids: Tensor
-    queries: dict[str, SavedQueries]
 
 
 @dataclass(frozen=True)
@@ -58,13 +40,13 @@ class SavedFeatures:
     sets: dict[str, Encoded]
 
     @property
-    def galleries(self) -> dict[str, Any]:
+    def evaluation_sets(self) -> dict[str, EvaluationSet]:
         """The sets without their features."""
-        return {name: encoded.gallery for name, encoded in self.sets.items()}
+        return {name: encoded.evaluation_set for name, encoded in self.sets.items()}
 
     def on_device(self, device: torch.device) -> dict[str, Encoded]:
         """The sets, with their features on `device`."""
-        return {name: Encoded(each.gallery, each.features.to(device)) for name, each in self.sets.items()}
+        return {name: replace(each, features=each.features.to(device)) for name, each in self.sets.items()}
 
 
 def save_features(
@@ -79,20 +61,20 @@ def save_features(
     (folder / INDEX).unlink(missing_ok=True)
     tensors, index = {}, {}
     for name, encoded in sets.items():
-        gallery = encoded.gallery
+        evaluation_set = encoded.evaluation_set
         tensors[f"{name}/images"] = encoded.features.images
         tensors |= {f"{name}/texts/{language}": rows for language, rows in encoded.features.texts.items()}
         index[name] = {
-            "image_root": str(gallery.image_root),
-            "images": list(gallery.images),
-            "person_ids": gallery.person_ids.tolist(),
+            "image_root": str(evaluation_set.image_root),
+            "images": list(evaluation_set.images),
+            "person_ids": evaluation_set.person_ids.tolist(),
             "queries": {
                 language: {
                     "captions": list(queries.captions),
                     "person_ids": queries.person_ids.tolist(),
                     "image_indices": queries.image_indices.tolist(),
                 }
-                for language, queries in gallery.queries.items()
+                for language, queries in evaluation_set.queries.items()
             },
         }
     save_file({name: rows.cpu().contiguous() for name, rows in tensors.items()}, folder / TENSORS)
@@ -124,7 +106,9 @@ def load_features(folder: Path, named_by: str) -> SavedFeatures:
         raise UserError(f"{named_by}: '{folder}' has no {INDEX}; give a folder that --save-features wrote")
     try:
         record = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        json.dumps(record, ensure_ascii=False).encode()  # JSON can spell half signs, which no file takes
+        json.dumps(
+            record, ensure_ascii=False
+        ).encode()  # JSON may have unpaired surrogates, which UTF-8 has not
         _require(record["format"] == FORMAT, f"format {record['format']!r} is not {FORMAT}")
         tensors = load_file(folder / TENSORS)
         sets = {name: _encoded(name, entry, tensors) for name, entry in record["sets"].items()}
@@ -133,7 +117,7 @@ def load_features(folder: Path, named_by: str) -> SavedFeatures:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
         reason = " ".join(str(e).split())[:200]
         raise UserError(
-            f"{named_by}: features in '{folder}' are damaged ({type(e).__name__}: {reason}); save them anew"
+            f"{named_by}: features in '{folder}' are damaged ({type(e).__name__}: {reason}); save them again"
         ) from e
     logger.info(f"features of {saved.weights} on {', '.join(sets)}, read from {folder}")
     return saved
@@ -152,12 +136,12 @@ def _encoded(name: str, entry: dict[str, Any], tensors: Mapping[str, Tensor]) ->
         fits = len(captions) == len(described) and torch.equal(person_ids[described], asked)
         fits = fits and set(described.tolist()) == set(range(len(images)))
         _require(fits, f"captions, images and persons of set '{name}' in '{language}' do not belong together")
-        queries[language] = SavedQueries(captions, asked, described)
+        queries[language] = Queries(captions, asked, described)
         texts[language] = _rows(tensors, f"{name}/texts/{language}", len(captions))
     features = Features(_rows(tensors, f"{name}/images", len(images)), texts)
     widths = {rows.shape[1] for rows in texts.values()}
     _require(widths == {features.images.shape[1]}, f"captions of set '{name}' are not as wide as its images")
-    return Encoded(SavedGallery(Path(entry["image_root"]), images, person_ids, queries), features)
+    return Encoded(EvaluationSet(Path(entry["image_root"]), images, person_ids, queries), features)
 
 
 def _require(fits: bool, otherwise: str) -> None:
@@ -172,7 +156,7 @@ def _list_of(kind: type, values: Any) -> list[Any]:
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str, count: int) -> Tensor:
-    """The (count, D) features of that name; raises ValueError unless they are."""
+    """The (count, E) features of that name; raises ValueError unless they are."""
     rows = tensors[name]
     fits = rows.dtype == torch.float32 and rows.ndim == 2 and len(rows) == count
     fits = fits and torch.allclose(rows.norm(dim=1), torch.ones(count), atol=1e-3)  # NaN is close to nothing
@@ -197,20 +181,20 @@ def fuse(parts: Sequence[tuple[float, Features]]) -> Features:
     )
 
 
-def check_same_sets(galleries: Mapping[str, Any], saved: SavedFeatures) -> None:
-    """Raise UserError unless `saved` has all of `galleries`, with the same images, persons and captions."""
-    for name, gallery in galleries.items():
+def check_same_sets(evaluation_sets: Mapping[str, EvaluationSet], saved: SavedFeatures) -> None:
+    """Raise UserError unless `saved` has all of these sets, with the same images, persons and captions."""
+    for name, own in evaluation_sets.items():
         if name not in saved.sets:
             found = ", ".join(saved.sets)
             raise UserError(
                 f"eval.fuse: '{saved.folder}' has no features of the set '{name}', only of {found}; save "
                 "them with the same data.dataset and eval.test_sets"
             )
-        other = saved.sets[name].gallery
+        other = saved.sets[name].evaluation_set
         where = f"'{saved.folder}', set '{name}'"
-        _check_same(gallery.images, other.images, f"{where}, images")
-        _check_same(gallery.person_ids.tolist(), other.person_ids.tolist(), f"{where}, persons of the images")
-        for language, queries in gallery.queries.items():
+        _check_same(own.images, other.images, f"{where}, images")
+        _check_same(own.person_ids.tolist(), other.person_ids.tolist(), f"{where}, persons of the images")
+        for language, queries in own.queries.items():
             if language not in other.queries:
                 raise UserError(f"eval.fuse: {where} has no captions in '{language}'; save them with it")
             captions = other.queries[language].captions

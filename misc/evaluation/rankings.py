@@ -44,12 +44,12 @@ def _rows(sets: Mapping[str, Encoded], top: int) -> Iterator[dict[str, Any]]:
 
 
 def _rows_of(encoded: Encoded, language: str, top: int) -> Iterator[dict[str, Any]]:
-    gallery, images = encoded.gallery, encoded.features.images
-    queries = gallery.queries[language]
-    paths = [str(gallery.image_root / image) for image in gallery.images]
-    persons, asked = gallery.person_ids.tolist(), queries.person_ids.tolist()
+    own, images = encoded.evaluation_set, encoded.features.images
+    queries = own.queries[language]
+    paths = [str(own.image_root / image) for image in own.images]
+    persons, asked = own.person_ids.tolist(), queries.person_ids.tolist()
     described = queries.image_indices.tolist()
-    hits, num_hits = hits_of(queries.person_ids.to(images.device), gallery.person_ids.to(images.device))
+    hits, num_hits = hits_of(queries.person_ids.to(images.device), own.person_ids.to(images.device))
     scores_of = cosine(encoded.features.texts[language], images)
     parts = torch.arange(len(asked), device=images.device).split(CHUNK)
     for part in progress(parts, f"rankings ({language})"):

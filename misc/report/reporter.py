@@ -3,13 +3,14 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from data.types import EvaluationSet
 from misc.checkpoints.run_options import features_depend_on
 from misc.evaluation.evaluator import Encoded, ScoresOf, score
 from misc.evaluation.features import INDEX, SavedFeatures, check_same_sets, fuse, load_features, save_features
@@ -65,7 +66,7 @@ class Reporter:
         if self.fused:
             device = encoded.features.images.device
             others = [(weight, saved.sets[name].features.to(device)) for weight, saved in self.fused]
-            kinds["fusion"] = Encoded(encoded.gallery, fuse([(1.0, encoded.features), *others]))
+            kinds["fusion"] = replace(encoded, features=fuse([(1.0, encoded.features), *others]))
             rows["fusion"] = score(kinds["fusion"])
         for kind, features in kinds.items() if self.rerank else ():
             logger.info(f"re-ranking {kind or 'the features'} of set {name}")
@@ -102,9 +103,13 @@ class Reporter:
 
 
 def build_reporter(
-    options: Options, folder: Path, galleries: Mapping[str, Any], rankings: str | None, features: str | None
+    options: Options,
+    folder: Path,
+    tests: Mapping[str, EvaluationSet],
+    rankings: str | None,
+    features: str | None,
 ) -> Reporter:
-    """The reporter of a run on the test sets `galleries`, checked: nothing it needs can be missing later.
+    """The reporter of a run on these test sets. All it needs is checked now, not after the training.
 
     Raises:
         UserError: features to fuse that are missing or of other sets; a place that cannot be written to, or
@@ -113,7 +118,7 @@ def build_reporter(
     settings = options.eval
     fused = [(weight, load_features(Path(name), "eval.fuse")) for name, weight in settings.fuse.items()]
     for _, saved in fused:
-        check_same_sets(galleries, saved)
+        check_same_sets(tests, saved)
     k1, k2, lambda_ = settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
     rerank = partial(Reranker, k1=k1, k2=k2, lambda_=lambda_) if settings.rerank else None
     if rankings:
@@ -140,19 +145,19 @@ def report_curves(folder: Path) -> None:
 
 def ranking_rows(encoded: Encoded, num_rows: int = 12) -> list[RankingRow]:
     """Queries spread evenly over the split, the languages taking turns, with their top ten images."""
-    gallery, features = encoded.gallery, encoded.features
+    own, features = encoded.evaluation_set, encoded.features
     rows, languages = [], list(features.texts)
     for number in range(num_rows):
         language = languages[number % len(languages)]
-        queries = gallery.queries[language]
+        queries = own.queries[language]
         query = number * len(queries.captions) // num_rows
         scores = features.texts[language][query : query + 1] @ features.images.T
         indices, values = (best[0].tolist() for best in best_ranked(scores, 10))
         person = queries.person_ids[query]
         results = [
-            (gallery.image_root / gallery.images[index], bool(gallery.person_ids[index] == person), value)
+            (own.image_root / own.images[index], bool(own.person_ids[index] == person), value)
             for index, value in zip(indices, values, strict=True)
         ]
-        described = gallery.image_root / gallery.images[int(queries.image_indices[query])]
+        described = own.image_root / own.images[int(queries.image_indices[query])]
         rows.append(RankingRow(queries.captions[query], described, results))
     return rows

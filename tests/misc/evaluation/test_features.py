@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from data.types import EvaluationSet, Queries
 from main import main
 from misc.evaluation.evaluator import Encoded, Features, score
 from misc.evaluation.features import (
-    SavedGallery,
-    SavedQueries,
     check_same_sets,
     fuse,
     load_features,
@@ -32,13 +31,13 @@ def encoded(seed: int, width: int = 8, num_images: int = 7) -> Encoded:
     described = torch.arange(num_images).repeat_interleave(2)
     person_ids = torch.arange(num_images) // 2
     queries = {
-        language: SavedQueries(
+        language: Queries(
             [f"{language} {i} é 红" for i in range(len(described))], person_ids[described], described
         )
         for language in ("en", "ch")
     }
     names = [f"cam/{i}.jpg" for i in range(num_images)]
-    gallery = SavedGallery(Path("imgs"), names, person_ids, queries)
+    gallery = EvaluationSet(Path("imgs"), names, person_ids, queries)
 
     def rows(count: int) -> torch.Tensor:
         return F.normalize(torch.randn(count, width, generator=generator), dim=1)
@@ -62,11 +61,14 @@ def test_what_is_saved_is_read_back_to_the_bit(saved: Path, tmp_path: Path) -> N
     for name, expected in (("a", encoded(0)), ("b/c d", encoded(1, num_images=5))):
         got = read.sets[name]
         assert torch.equal(got.features.images, expected.features.images)
-        assert (got.gallery.image_root, got.gallery.images) == (Path("imgs"), expected.gallery.images)
-        for language, queries in expected.gallery.queries.items():
+        assert (got.evaluation_set.image_root, got.evaluation_set.images) == (
+            Path("imgs"),
+            expected.evaluation_set.images,
+        )
+        for language, queries in expected.evaluation_set.queries.items():
             assert torch.equal(got.features.texts[language], expected.features.texts[language])
-            assert got.gallery.queries[language].captions == queries.captions
-            assert torch.equal(got.gallery.queries[language].image_indices, queries.image_indices)
+            assert got.evaluation_set.queries[language].captions == queries.captions
+            assert torch.equal(got.evaluation_set.queries[language].image_indices, queries.image_indices)
         assert score(got) == score(expected)
     record = json.loads((saved / "features.json").read_text(encoding="utf-8"))
     digest = hashlib.sha256(b"weights" * 1000).hexdigest()
@@ -202,7 +204,7 @@ def test_fused_similarities_are_the_weighted_mean() -> None:
 
 def test_features_of_other_sets_are_not_fused(saved: Path) -> None:
     read = load_features(saved, "eval.fuse")
-    same = encoded(5).gallery
+    same = encoded(5).evaluation_set
     check_same_sets({"a": same}, read)
     for name, gallery, said in (
         ("x", same, "no features of the set 'x', only of a, b/c d"),
@@ -215,13 +217,13 @@ def test_features_of_other_sets_are_not_fused(saved: Path) -> None:
         assert said in str(caught.value)
 
 
-def other_caption() -> SavedGallery:
-    gallery = encoded(0).gallery
+def other_caption() -> EvaluationSet:
+    gallery = encoded(0).evaluation_set
     gallery.queries["en"].captions[3] = "else"
     return gallery
 
 
-def other_person() -> SavedGallery:
-    gallery = encoded(0).gallery
+def other_person() -> EvaluationSet:
+    gallery = encoded(0).evaluation_set
     gallery.person_ids[6] = 9
     return gallery

@@ -212,7 +212,7 @@ def test_training_fits_its_samples_and_nothing_collapses(config: Path) -> None:
             optimizer.step()
     parts = {"train": evaluation_set(splits.train, options.data.image_root)}
     setting = (loaders.images, options, torch.device("cpu"), torch.float32)
-    encoded = build_evaluators(model.clip, tokenizer, parts, *setting)["train"].encode()
+    encoded = build_evaluators(model, tokenizer, parts, *setting)["train"].encode()
     assert score(encoded)["average"]["t2i"]["R1"] > 60  # chance is 10 % of 10 persons
     for rows in (encoded.features.images, encoded.features.texts["en"]):
         cosines = rows @ rows.T - 2 * torch.eye(len(rows))
