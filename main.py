@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import config
 from config.reader import is_name
 from misc.cli import Parser, exit_status
 from options import Options, UserError, load_options
 
-CONFIG = Path(__file__).parent / "config"
 OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 
 
@@ -57,8 +57,8 @@ def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namesp
     recipe_file = "s.config.yaml" if flags.simplified else "config.yaml"
     if flags.backbone == "clip":
         flags.overrides.insert(0, "model.backbone=clip")
-    overlay = CONFIG / "altclip.yaml" if flags.backbone == "altclip" else None
-    options = load_options(flags.config or CONFIG / recipe_file, flags.overrides, overlay)
+    overlay = config.FOLDER / "altclip.yaml" if flags.backbone == "altclip" else None
+    options = load_options(flags.config or config.FOLDER / recipe_file, flags.overrides, overlay)
     if flags.output_dir:
         options = replace(options, output=replace(options.output, dir=flags.output_dir))
     return flags, options

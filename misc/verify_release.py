@@ -1,8 +1,8 @@
-"""Whether a checkpoint that TBPS-CLIP released meets its published figures:
+"""Verify that a checkpoint released with TBPS-CLIP reproduces its published figures:
 
     python -m misc.verify_release --benchmark cuhk-pedes --checkpoint FILE [--recipe simplified]
 
-The evaluation is main.py's own. Exit status 0: all four figures within 0.1; 1: not all; 2: not run.
+Runs the evaluation of main.py. Exit status 0: all four figures within 0.1; 1: not all; 2: user error.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from main import CONFIG, Parser, exit_status
-from main import main as run_main
+import config
+from misc.cli import Parser, exit_status
 
 FIGURES = ("R1", "R5", "R10", "mAP")
 TOLERANCE = 0.1
@@ -34,26 +34,30 @@ PUBLISHED = {
 def build_parser() -> Parser:
     """The command line."""
     parser = Parser(prog="python -m misc.verify_release", description=__doc__)
-    parser.add_argument("--benchmark", required=True, choices=tuple(PUBLISHED["full"]), help="the data set")
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE", help="what was released for it"
-    )
-    parser.add_argument(
-        "--recipe", choices=tuple(PUBLISHED), default="full", help="that the checkpoint was trained by (full)"
-    )
-    parser.add_argument("--annotations", metavar="PATH", help="as data.annotation_file; see config/")
-    parser.add_argument("--images", metavar="DIR", help="as data.image_root; see config/")
-    parser.add_argument("--output-dir", metavar="DIR", help="runs/verify/BENCHMARK-RECIPE")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="such as misc.device=cpu")
+    add = parser.add_argument
+    add("--benchmark", required=True, choices=tuple(PUBLISHED["full"]), help="the data set")
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="the file released for it")
+    add("--recipe", choices=tuple(PUBLISHED), default="full", help="of the checkpoint (default: full)")
+    add("--annotations", metavar="PATH", help="data.annotation_file (default: as in config/)")
+    add("--images", metavar="DIR", help="data.image_root (default: as in config/)")
+    add("--output-dir", metavar="DIR", help="output.dir (default: runs/verify/BENCHMARK-RECIPE)")
+    add("overrides", nargs="*", metavar="key.path=value", help="such as misc.device=cpu")
     return parser
 
 
 def evaluate(flags: argparse.Namespace) -> tuple[int, dict[str, float]]:
-    """Run main.py on the benchmark; returns its exit status and, where that is 0, the figures in percent."""
+    """Run main.py on the benchmark; returns its exit status and, if that is 0, the figures in percent."""
+    from main import main as run_main
+
     folder = Path(flags.output_dir or f"runs/verify/{flags.benchmark}-{flags.recipe}")
-    arguments = ["--config", str(CONFIG / f"{flags.benchmark}.yaml"), "--evaluate", str(flags.checkpoint)]
+    arguments = [
+        "--config",
+        str(config.FOLDER / f"{flags.benchmark}.yaml"),
+        "--evaluate",
+        str(flags.checkpoint),
+    ]
     arguments += ["--output-dir", str(folder)]
-    if flags.annotations:  # curated files do as well as the authors' own
+    if flags.annotations:  # the authors' files, or curated ones
         arguments += [f"data.annotation_file={flags.annotations}", "data.dataset=auto"]
     if flags.images:
         arguments.append(f"data.image_root={flags.images}")
@@ -64,8 +68,8 @@ def evaluate(flags: argparse.Namespace) -> tuple[int, dict[str, float]]:
     return 0, results["average"]["t2i"]
 
 
-def compare(measured: dict[str, float], published: Sequence[float]) -> tuple[bool, str]:
-    """Whether each figure, as printed with two decimals, is within the tolerance; and a table of them."""
+def compare_figures(measured: dict[str, float], published: Sequence[float]) -> tuple[bool, str]:
+    """Whether each figure, rounded to two decimals, is within the tolerance; and a table of the figures."""
     rows, meets = ["            published   measured   difference"], True
     for name, expected in zip(FIGURES, published, strict=True):
         value = round(measured[name], 2)
@@ -78,11 +82,11 @@ def compare(measured: dict[str, float], published: Sequence[float]) -> tuple[boo
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Evaluate and compare; returns 0, 1 where the figures are not met, or the status of the evaluation."""
+    """Evaluate and compare; returns 0, 1 if figures are not met, or the status of a failed evaluation."""
     status, measured = evaluate(flags)
     if status:
         return status
-    meets, table = compare(measured, PUBLISHED[flags.recipe][flags.benchmark])
+    meets, table = compare_figures(measured, PUBLISHED[flags.recipe][flags.benchmark])
     verdict = "meets" if meets else "does not meet"
     print(f"\n{flags.benchmark}, {flags.recipe} recipe, text to image, percent\n{table}")
     print(f"verdict: {flags.checkpoint} {verdict} the published figures within {TOLERANCE}")

@@ -1,38 +1,41 @@
-"""What runs in processes of their own. Heavy imports stay inside: the parent only waits, and stays small."""
+"""What runs in child processes. Heavy imports stay inside the functions: the parent stays small."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import ParamSpec
 
 from misc.benchmark.parts import Settings
+from misc.benchmark.report import Row
+
+Arguments = ParamSpec("Arguments")
 
 
-def prepare(settings: Settings, names: Sequence[str]) -> dict[str, Any]:
-    """Make the data that the parts need, check the options, and describe the machine. Runs in a child."""
+def prepare(settings: Settings, names: Sequence[str]) -> Row:
+    """Make the data that the parts need, check the options, and describe the machine."""
     from misc.benchmark.machine import describe
-    from misc.benchmark.setting import device_of, options_of, small_altclip
+    from misc.benchmark.setting import device_of, make_options, small_altclip
 
-    device, _ = device_of(options_of(settings))
+    device, _ = device_of(make_options(settings))
     if any("altclip" in name for name in names):
         small_altclip(settings)
     return describe(device)
 
 
-def measure_part(settings: Settings, name: str) -> dict[str, Any]:
-    """The row of one part, or {"why": why there is none}. Runs in a child."""
+def measure_part(settings: Settings, name: str) -> Row:
+    """The row of one part, or {"why": why there is none}."""
     import torch
 
     from misc.benchmark.measure import measure
-    from misc.benchmark.works import WORKS
+    from misc.benchmark.workloads import WORKLOADS
 
     try:
-        return measure(name, lambda: WORKS[name](settings), settings.repeats)
+        return measure(name, lambda: WORKLOADS[name](settings), settings.repeats)
     except torch.cuda.OutOfMemoryError:
-        return {"why": "failed: the GPU has too little memory"}
+        return {"why": "failed: out of GPU memory"}
 
 
-def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """`work` in a fresh process, so that nothing of another part counts into its memory."""
+def run_in_child(work: Callable[Arguments, Row], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Row:
+    """`work` in a new process, so that its memory does not include that of other parts."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+        return pool.submit(work, *args, **kwargs).result()

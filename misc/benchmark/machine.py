@@ -1,4 +1,4 @@
-"""The machine: what it is, what memory a process took, how fast it multiplies matrices at the moment."""
+"""The machine: its description, the memory of a process, its present speed of matrix products."""
 
 import platform
 import resource
@@ -7,21 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from misc.benchmark.report import Row
 from misc.process.workers import num_cores
 
 Product = tuple[int, int, int]  # rows, inputs, outputs of a linear layer
 STATUS = Path("/proc/self/status")
+MIN_SECONDS = 0.1  # of a timed series of products
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """What a table of figures must be read with."""
+def describe(device: torch.device) -> Row:
+    """The machine and the versions that the measurements belong to."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -31,19 +32,18 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+def cpu_name() -> str:
+    """The processor's model name, or the architecture where the system does not report it."""
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes.
+    """The peak resident memory of this process, in bytes.
 
-    Linux's own count where there is one: `getrusage` of a child begins with what its parent held.
+    Linux's own count where available: `getrusage` of a child starts from the parent's peak.
     """
     if STATUS.exists():
         (peak,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
@@ -53,43 +53,41 @@ def peak_memory() -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-class MatmulPeak:
-    """Measures how many FLOP/s the machine reaches in bare matrix products, the fastest of a few kinds.
+@torch.no_grad()
+def matmul_peak(products: Sequence[Product], device: torch.device, precision: torch.dtype) -> float:
+    """The FLOP/s of the fastest of the bare matrix products of these linear layers, forward and backward.
 
     Args:
-        products: linear layers of the sizes that the work beside it really uses; each is measured forward
-            and in both products of its backward pass.
+        products: layers of the sizes that the measured work uses.
     """
+    return max(rate for sizes in products for rate in _rates(*sizes, device, precision))
 
-    def __init__(self, products: Sequence[Product], device: torch.device, precision: torch.dtype) -> None:
-        self.products, self.device, self.precision = products, device, precision
 
-    @torch.no_grad()
-    def __call__(self) -> float:
-        """FLOP/s at this moment. Its matrices are gone afterwards: they are none of the work's memory."""
-        return max(rate for sizes in self.products for rate in self._rates(*sizes))
+def _rates(
+    rows: int, inputs: int, outputs: int, device: torch.device, precision: torch.dtype
+) -> Iterator[float]:
+    x, weight, grad = (
+        torch.randn(*shape, device=device, dtype=precision)
+        for shape in ((rows, inputs), (outputs, inputs), (rows, outputs))
+    )
+    for product in (lambda: x @ weight.T, lambda: grad @ weight, lambda: grad.T @ x):
+        yield 2 * rows * inputs * outputs * _calls_per_second(product, device)
 
-    def _rates(self, rows: int, inputs: int, outputs: int) -> Iterator[float]:
-        like = {"device": self.device, "dtype": self.precision}
-        x, weight = torch.randn(rows, inputs, **like), torch.randn(outputs, inputs, **like)
-        grad = torch.randn(rows, outputs, **like)
-        for product in (lambda: x @ weight.T, lambda: grad @ weight, lambda: grad.T @ x):
-            yield 2 * rows * inputs * outputs * self._calls_a_second(product)
 
-    def _calls_a_second(self, product: Callable[[], Tensor], least: float = 0.1) -> float:
-        """Calls in a row, as many as take `least` seconds: a shorter time says little."""
-        count = 1
-        while True:
-            began = time.perf_counter()
-            for _ in range(count):
-                product()
-            synchronize(self.device)
-            seconds = time.perf_counter() - began
-            if seconds >= least:
-                return count / seconds
-            count *= 2
+def _calls_per_second(product: Callable[[], Tensor], device: torch.device) -> float:
+    """Doubles the number of calls until they take `MIN_SECONDS`: shorter times are imprecise."""
+    count = 1
+    while True:
+        began = time.perf_counter()
+        for _ in range(count):
+            product()
+        synchronize(device)
+        seconds = time.perf_counter() - began
+        if seconds >= MIN_SECONDS:
+            return count / seconds
+        count *= 2

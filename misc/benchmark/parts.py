@@ -1,17 +1,15 @@
-"""What can be measured, by name, and with which settings. It imports nothing heavy: a process that only waits
-for others should take no memory of its own.
-"""
+"""The parts that can be measured, by name, and the settings. No heavy imports: see `misc.benchmark.child`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from options import UserError
 
-# In the order of the table. How each is made stands in misc/benchmark/works.py, under the same names.
+# In the order of the table. `misc/benchmark/workloads.py` has the workload of each name.
 PARTS = {
     "step.full": "training step, full recipe",
     "step.simplified": "training step, simplified recipe",
-    "step.altclip": "training step, full recipe, towers as large as AltCLIP's; a quarter of the batch",
+    "step.altclip": "training step, full recipe, towers of AltCLIP's size; a quarter of the batch",
     "step.checkpointed": "step.full with model.grad_checkpointing",
     "step.fp32": "step.full in fp32, on a GPU",
     "step.bf16": "step.full in bf16, on a GPU",
@@ -21,7 +19,7 @@ PARTS = {
     "accumulate.parts": "the same batch with schedule.accumulate=4",
     "data.full": "training batches of the full recipe (4 views), one core, no worker",
     "data.simplified": "training batches of the simplified recipe (1 view), one core, no worker",
-    "misc.process.workers": "training batches of the full recipe, one worker process for each core",
+    "data.workers": "training batches of the full recipe, one worker process per core",
     "tokens.clip": "captions through CLIP's tokenizer, one core",
     "tokens.altclip": "captions through AltCLIP's tokenizer (a small vocabulary), one core",
     "evaluate.images": "gallery images, from files to features",
@@ -29,36 +27,36 @@ PARTS = {
     "metrics.cuhk": "metrics of 6,156 queries x 3,074 images (CUHK-PEDES)",
     "metrics.icfg": "metrics of 19,848 queries x 19,848 images (ICFG-PEDES)",
     "start.help": "python main.py --help",
-    "start.imports": "the imports of a training run, in a fresh interpreter",
+    "start.imports": "the imports of a training run, in a new interpreter",
     "start.model": "building the model of config/config.yaml with random weights",
-    "plain.full": "step.full as one would write it first (misc/benchmark/plain.py)",
-    "plain.simplified": "step.simplified likewise",
-    "plain.data": "training samples likewise: four views, needed or not",
-    "plain.captions": "evaluate.captions likewise",
-    "plain.metrics": "metrics.cuhk likewise",
+    "baseline.full": "step.full in a straightforward implementation (misc/benchmark/baseline.py)",
+    "baseline.simplified": "step.simplified, likewise",
+    "baseline.data": "training samples, likewise: all four views, used or not",
+    "baseline.captions": "evaluate.captions, likewise",
+    "baseline.metrics": "metrics.cuhk, likewise",
 }
-# Which part is measured against which plain one, in the same run.
-AGAINST = {
-    "step.full": "plain.full",
-    "step.simplified": "plain.simplified",
-    "data.full": "plain.data",
-    "data.simplified": "plain.data",
-    "evaluate.captions": "plain.captions",
-    "metrics.cuhk": "plain.metrics",
+# The baseline that a part is compared with, where both are measured in one run.
+BASELINES = {
+    "step.full": "baseline.full",
+    "step.simplified": "baseline.simplified",
+    "data.full": "baseline.data",
+    "data.simplified": "baseline.data",
+    "evaluate.captions": "baseline.captions",
+    "metrics.cuhk": "baseline.metrics",
 }
-FOR_GPUS = ("step.fp32", "step.bf16", "step.fp16", "step.compiled")
+GPU_ONLY = ("step.fp32", "step.bf16", "step.fp16", "step.compiled")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asks for.
+    """The settings of the command line.
 
     Attributes:
-        batch_size: training samples of a step; None: 8 on a CPU, 80 on a GPU, 4 with `quick`.
+        batch_size: training samples per step; None: 8 on a CPU, 80 on a GPU, 4 with `quick`.
         quick: a small model and little data.
         annotations, images: a data set; None: rendered people.
         overrides: `section.name=value`, over the recipe of every part.
-        folder: for what is made once and kept: rendered people, a small AltCLIP.
+        folder: for what is made once and reused: rendered people, a small AltCLIP.
     """
 
     device: str = "auto"
@@ -72,7 +70,7 @@ class Settings:
     folder: Path = Path("runs/bench")
 
 
-def chosen(only: str | None) -> list[str]:
+def select_parts(only: str | None) -> list[str]:
     """The parts that `only` names, separated by commas, in the order of the table; "step" names its group.
 
     Raises:
@@ -84,7 +82,7 @@ def chosen(only: str | None) -> list[str]:
     for name in names:
         if name not in groups | PARTS.keys():
             raise UserError(
-                f"--only: '{name}' is no part; expected names of --help, separated by commas, or groups of "
-                f"them: {', '.join(sorted(groups))}"
+                f"--only: expected names of --help separated by commas, or groups of them "
+                f"({', '.join(sorted(groups))}), found '{name}'"
             )
     return [name for name in PARTS if name in names or name.split(".")[0] in names]

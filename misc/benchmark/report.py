@@ -1,4 +1,4 @@
-"""What a benchmark leaves: its table, its JSON, and two of them compared."""
+"""The output of a benchmark: its table, its JSON, and the comparison of two runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,26 +7,26 @@ from typing import Any
 
 from options import UserError
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # JSON
 COLUMNS = (
-    *(("part", 18), ("seconds", 9), ("throughput", 22), ("peak memory", 13), ("beyond weights", 15)),
-    *(("FLOP each", 11), ("MFU", 9), ("whole MFU", 11), ("matmul peak", 16), ("", 0)),
+    *(("part", 20), ("seconds", 9), ("throughput", 22), ("peak memory", 13), ("beyond weights", 15)),
+    *(("FLOP each", 11), ("of peak", 9), ("nominal", 9), ("matmul peak", 16), ("", 0)),
 )
 COMPARED = (
-    *(("part", 18), ("before", 12), ("now", 12), ("ratio", 8), ("by peaks", 10), ("memory", 8)),
+    *(("part", 20), ("before", 12), ("now", 12), ("ratio", 8), ("by peaks", 10), ("memory", 8)),
     ("", 0),
 )
 
 
 def header(columns: Sequence[tuple[str, int]] = COLUMNS) -> str:
-    """The first line of a table: names to the left of what is text, to the right of what is a number."""
+    """The first line of a table: text is aligned left, numbers right."""
     return _line([name for name, _ in columns], columns)
 
 
 def table_row(name: str, row: Row) -> str:
     """The line of a part that was measured, was skipped or failed."""
     if "items" not in row:
-        return f"{name:18}{row['why']}"
+        return f"{name:20}{row['why']}"
     cells = [
         name,
         f"{row['seconds']:.4g}",
@@ -34,8 +34,8 @@ def table_row(name: str, row: Row) -> str:
         _scaled(row["peak_memory"], 1e9, "GB"),
         _scaled(row["beyond_memory"], 1e9, "GB"),
         _scaled(row["flops_per_item"], 1e9, "G"),
-        _scaled(row["mfu"], 0.01, "%"),
-        _scaled(row["whole_mfu"], 0.01, "%"),
+        _scaled(row["peak_share"], 0.01, "%"),
+        _scaled(row["nominal_peak_share"], 0.01, "%"),
         _scaled(row["matmul_peak"], 1e9, "GFLOP/s"),
         row["note"],
     ]
@@ -52,13 +52,13 @@ def _line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
 
 
 def write_report(path: Path, machine: Row, settings: Row, parts: Mapping[str, Row]) -> None:
-    """The figures so far: {"machine": ..., "settings": ..., "parts": {name: row of `measure`}}."""
+    """Save the results so far: {"machine": ..., "settings": ..., "parts": {name: row of `measure`}}."""
     report = {"machine": machine, "settings": settings, "parts": parts}
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What `write_report` wrote.
+    """What `write_report` wrote. Older reports call the baselines "plain."; they get their present names.
 
     Raises:
         UserError: no such file, or another kind of file.
@@ -66,18 +66,21 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"--compare: '{path}' is no JSON that can be read ({error}); give a --out") from error
-    if not isinstance(report, dict) or not {"machine", "settings", "parts"} <= report.keys():
-        raise UserError(f"--compare: '{path}' is no report of this program; give a --out of an earlier run")
-    return report
+        raise UserError(
+            f"--compare: expected the --out of an earlier run, found '{path}', which is not readable as JSON "
+            f"({error})"
+        ) from error
+    if not isinstance(report, dict) or not isinstance(report.get("parts"), dict):
+        raise UserError(f"--compare: expected the --out of an earlier run, found other JSON in '{path}'")
+    current = {name.replace("plain.", "baseline.", 1): row for name, row in report["parts"].items()}
+    return report | {"parts": current}
 
 
 def comparison(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[str]:
-    """The lines of a table of throughput against an earlier report, for the parts of both.
+    """The lines of a table that compares throughput with an earlier report, for the parts in both.
 
-    The ratio is now / before; "by peaks" divides each by the matrix-multiply peak measured beside it, so that
-    a machine that was busier in one of the runs says nothing; memory: now / before, of a training step that
-    beyond model and optimiser.
+    The ratio is now / before; "by peaks" divides each by the matrix-multiply peak measured beside it, which
+    cancels the load of the machine; memory: now / before, of a training step that beyond model and optimiser.
     """
     lines = [header(COMPARED)]
     for name in (name for name in now if name in before):
@@ -97,7 +100,7 @@ def comparison(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[str]:
             f"{ratio:.3f}",
             f"{ratio * old['matmul_peak'] / new['matmul_peak']:.3f}",
             "-" if memory is None else f"{memory:.3f}",
-            f"{new['unit']}/s" if same else f"{new['unit']}/s, not of the same work",
+            f"{new['unit']}/s" if same else f"{new['unit']}/s, different work",
         ]
         lines.append(_line(cells, COMPARED))
     return lines

@@ -1,24 +1,24 @@
-"""What the parts run on: options, data and models, random and rendered unless the command line says so."""
+"""Options, data and models for the workloads: random weights and rendered people by default."""
 
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
+import config
 from data.annotations import load_data
 from data.loaders import Loaders, build_loaders
 from data.synthetic.write import Parameters, generate
-from main import CONFIG
 from misc.benchmark.parts import Settings
 from misc.process.device import pick_device, pick_precision
 from misc.process.seed import seed_process
 from misc.process.workers import num_cores
 from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
 from model import build_model
+from model.protocol import Tokenizer
+from model.tbps import TBPS
 from options import Options, load_options
 
 FULL, SIMPLIFIED = "config.yaml", "s.config.yaml"
@@ -28,8 +28,8 @@ SMALL_MODEL = (
 )
 
 
-def people(settings: Settings) -> tuple[Path, Path]:
-    """Annotations and image root: those of the command line, or rendered people, drawn once and kept."""
+def data_paths(settings: Settings) -> tuple[Path, Path]:
+    """Annotations and image root: those of the command line, or rendered people, generated once."""
     if settings.annotations and settings.images:
         return settings.annotations, settings.images
     count, held_out = (40, 8) if settings.quick else (320, 60)
@@ -39,7 +39,7 @@ def people(settings: Settings) -> tuple[Path, Path]:
 
 
 def small_altclip(settings: Settings) -> Path:
-    """The folder of a small AltCLIP with a real tokenizer, made once and kept."""
+    """The folder of a small AltCLIP with a real tokenizer, generated once."""
     folder = settings.folder / "altclip"
     if not (folder / "preprocessor_config.json").exists():  # the last file that is written
         sizes = {"width": 64, "layers": 1, "heads": 1, "embed_dim": 768, "image_size": 224, "patch_size": 14}
@@ -47,14 +47,12 @@ def small_altclip(settings: Settings) -> Path:
     return folder
 
 
-def options_of(settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()) -> Options:
-    """The options of a recipe, on random weights and the benchmark's data; the command line's overrides win.
-
-    Raises:
-        UserError: an override that is none.
+def make_options(settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()) -> Options:
+    """The options of a recipe with random weights and the benchmark's data; `overrides` and then those of the
+    command line take precedence. Raises UserError for invalid ones.
     """
-    annotations, images = people(settings)
-    own = [
+    annotations, images = data_paths(settings)
+    defaults = [
         "model.clip_pretrained=null",
         f"data.annotation_file={json.dumps(str(annotations))}",
         f"data.image_root={json.dumps(str(images))}",
@@ -65,24 +63,24 @@ def options_of(settings: Settings, recipe: str = FULL, overrides: Sequence[str] 
         f"output.dir={json.dumps(str(settings.folder))}",
         *((*SMALL_MODEL, "data.image_size=[64,32]") if settings.quick else ()),
     ]
-    return load_options(CONFIG / recipe, [*own, *overrides, *settings.overrides])
+    return load_options(config.FOLDER / recipe, [*defaults, *overrides, *settings.overrides])
 
 
 def batch_size(settings: Settings) -> int:
-    """Samples of a step: those asked for, or the paper's on a GPU and a tenth of them on a CPU."""
+    """Samples per step: as requested, or the paper's on a GPU and a tenth of it on a CPU."""
     if settings.batch_size or settings.quick:
         return settings.batch_size or 4
     return 8 if pick_device(settings.device).type == "cpu" else 80
 
 
 def device_of(options: Options) -> tuple[torch.device, torch.dtype]:
-    """The device, and what its products are computed in."""
+    """The device, and the precision of its matrix products."""
     device = pick_device(options.misc.device)
     return device, pick_precision(options.misc.precision, device)
 
 
-def build(options: Options) -> tuple[nn.Module, Loaders, Any]:
-    """The model of a run, its loaders and its tokenizer."""
+def build(options: Options) -> tuple[TBPS, Loaders, Tokenizer]:
+    """Model, loaders and tokenizer as a training run builds them."""
     splits = load_data(options)
     seed_process(options.misc.seed)
     model, tokenizer, processor = build_model(options, splits.num_identities)

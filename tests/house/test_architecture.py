@@ -25,12 +25,8 @@ FLOORS = [
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 # To be removed: imports of higher floors, and of main at the start of a module.
 PENDING = {
-    ("misc.benchmark.__main__", "main"),
-    ("misc.benchmark.memory", "main"),
-    ("misc.benchmark.setting", "main"),
     ("misc.checkpoints.resume", "misc.training.engine"),
     ("misc.checkpoints.resume", "misc.training.optimizer"),
-    ("misc.verify_release", "main"),
 }
 # Modules that parse JSON, YAML, pickles and command lines: their input has no type before they check it.
 PARSERS = (

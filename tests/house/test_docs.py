@@ -14,7 +14,7 @@ from data.check.__main__ import build_parser as check_parser
 from main import parse_command_line
 from misc.benchmark.__main__ import build_parser as benchmark_parser
 from misc.benchmark.memory import build_parser as memory_parser
-from misc.benchmark.parts import PARTS, chosen
+from misc.benchmark.parts import PARTS, select_parts
 from misc.checkpoints import read as checkpoint
 from misc.checkpoints import saver
 from misc.checkpoints.run_folder import BAD_IMAGES, RUN_FILES
@@ -194,7 +194,7 @@ def test_the_parts_of_the_benchmark_that_are_named_exist() -> None:
     found = re.findall(r"--only ([\w.,]+)", PERFORMANCE)
     assert len(found) == 3
     for names in found:
-        assert chosen(names)
+        assert select_parts(names)
     assert set(re.findall(r"`step\.\w+`", PERFORMANCE)) <= {f"`{part}`" for part in PARTS}
 
 

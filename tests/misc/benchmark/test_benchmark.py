@@ -1,12 +1,15 @@
 """The benchmark: its arithmetic against torch's own count and by hand, its rows, its report, its mistakes."""
 
+import io
+import itertools
 import json
 import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +19,24 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from misc.benchmark import machine
 from misc.benchmark.__main__ import main
 from misc.benchmark.flops import Tower, step_flops
-from misc.benchmark.measure import Work, measure
-from misc.benchmark.parts import FOR_GPUS, PARTS, Settings, chosen
-from misc.benchmark.report import comparison
+from misc.benchmark.measure import Workload, measure
+from misc.benchmark.parts import BASELINES, GPU_ONLY, PARTS, Settings, select_parts
+from misc.benchmark.report import comparison, read_report, write_report
 from misc.benchmark.towers import towers
-from misc.benchmark.works import WORKS
+from misc.benchmark.workloads import WORKLOADS
 from tests.helpers import altclip_folders
 from tests.helpers.tiny import IMAGE_SIZE, LENGTH, NUM_ROWS, tiny_batch, tiny_model
 
 MIDDLE = {"model.image_width": 96, "model.image_layers": 4, "model.image_heads": 3, "model.embed_dim": 32}
 MIDDLE |= {"model.text_width": 64, "model.text_layers": 3, "model.text_heads": 2}
-VIT_B = Tower(197, 768, 3072, 768 * 512, [True] * 12, patch=3 * 16 * 16, whole=True)
-TEXT = Tower(30, 512, 2048, 512 * 512, [True] * 12, causal=True, whole=True)
+VIT_B = Tower(197, 768, 3072, 768 * 512, [True] * 12, patch=3 * 16 * 16, nominal=True)
+TEXT = Tower(30, 512, 2048, 512 * 512, [True] * 12, causal=True, nominal=True)
 
 
-def counted(work: Any) -> int:
+def counted(work: Callable[[], object]) -> int:
     """What torch counts; its attention as plain products, which the counter knows on every device."""
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):
@@ -85,7 +89,7 @@ def test_altclip_is_counted_as_torch_counts_it(folder: Path) -> None:
     clip, tokens = altclip_folders.build(folder), altclip_folders.tokens_of(folder)
     pixels = altclip_folders.pixels(len(tokens["input_ids"]))
     rows, length = tokens["input_ids"].shape
-    image, text = (replace(t, whole=True) for t in towers(clip, pixels.shape[-2:], length))
+    image, text = (replace(t, nominal=True) for t in towers(clip, pixels.shape[-2:], length))
     unread = (
         2 * (length - 1) * clip.text.text_model.transformation.weight.numel()
     )  # of all tokens, one is read
@@ -107,7 +111,7 @@ def test_vit_b_has_the_published_arithmetic() -> None:
 def test_the_last_block_needs_the_pooled_token_alone() -> None:
     block = 2 * 197 * 12 * 768**2 + 4 * 197**2 * 768
     last = 2 * 197 * 2 * 768**2 + 2 * (2 + 8) * 768**2 + 4 * 197 * 768  # keys, values; the rest of one token
-    assert VIT_B.forward() - replace(VIT_B, whole=False).forward() == block - last
+    assert VIT_B.forward() - replace(VIT_B, nominal=False).forward() == block - last
 
 
 def test_below_what_is_frozen_nothing_is_counted() -> None:
@@ -118,18 +122,26 @@ def test_below_what_is_frozen_nothing_is_counted() -> None:
     assert through.backward() - tower.backward() == 2 * (linear + 2 * attention)
 
 
-def test_a_row_holds_together() -> None:
-    runs, sizes = [], [(64, 64, 64)]
-    work = Work(lambda: (runs.append(1), time.sleep(0.01)), 6, "samples", flops=6e6, products=lambda: sizes)
-    row = measure("made up", lambda: work, repeats=2)
-    assert len(runs) == 3
-    assert row["seconds"] == statistics.median(row["times"]) >= 0.01
-    assert len(row["times"]) == 2
-    assert row["throughput"] == pytest.approx(6 / row["seconds"])
-    assert row["flops_per_item"] == 1e6
-    assert 0 < row["matmul_peak"] < 1e15
-    assert 0 < row["mfu"] < 1
-    assert row["whole_mfu"] is row["held_memory"] is None
+def test_a_row_holds_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, clock, peaks = [], itertools.count(0.0), iter([1e9, 3e9, 5e9, 7e9])
+    monkeypatch.setattr("misc.benchmark.measure.matmul_peak", lambda *_: next(peaks))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock) ** 2)  # runs of 1, 5 and 9 seconds
+    work = Workload(lambda: runs.append(1), 6, "samples", flops=6e9, nominal_flops=9e9)
+    row = measure("made up", lambda: work, repeats=3)
+    assert len(runs) == 4
+    assert (row["times"], row["seconds"], row["throughput"]) == ([1, 5, 9], 5, 6 / 5)
+    assert (row["matmul_peak"], row["flops_per_item"], row["nominal_flops_per_item"]) == (4e9, 1e9, 1.5e9)
+    assert row["peak_share"] == statistics.median(
+        [6 / 1 / 2, 6 / 5 / 4, 6 / 9 / 6]
+    )  # not bounded by 1: a peak
+    assert row["nominal_peak_share"] == pytest.approx(1.5 * row["peak_share"])
+    assert row["held_memory"] is row["beyond_memory"] is None
+
+
+def test_the_peak_is_the_rate_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_calls_per_second", lambda product, _: product().numel())
+    found = machine.matmul_peak([(2, 3, 5), (2, 3, 4)], torch.device("cpu"), torch.float32)
+    assert found == 2 * (2 * 3 * 5) * (5 * 3)  # the weight's gradient of the first
 
 
 def test_memory_is_what_was_held_at_most() -> None:
@@ -137,7 +149,7 @@ def test_memory_is_what_was_held_at_most() -> None:
         "from misc.benchmark.measure import *\n"
         "kept = torch.ones(1_000_000)\n"
         "large, sizes = lambda: torch.ones(75_000_000), [(8, 8, 8)]\n"
-        "work = Work(large, 1, 'runs', products=lambda: sizes, held=lambda: kept.nbytes)\n"
+        "work = Workload(large, 1, 'runs', products=lambda: sizes, held=lambda: kept.nbytes)\n"
         "row = measure('made up', lambda: work, 1)\n"
         "print(row['peak_memory'], row['held_memory'], row['beyond_memory'])"
     )
@@ -148,14 +160,14 @@ def test_memory_is_what_was_held_at_most() -> None:
 
 
 def test_every_part_has_its_work() -> None:
-    assert list(WORKS) == list(PARTS)
-    assert set(FOR_GPUS) <= set(PARTS)
+    assert list(WORKLOADS) == list(PARTS)
+    assert {*GPU_ONLY, *BASELINES, *BASELINES.values()} <= PARTS.keys()
 
 
 def test_groups_and_parts_are_chosen_in_the_order_of_the_table() -> None:
-    assert chosen(None) == list(PARTS)
-    assert chosen("metrics.icfg,data,step.full") == [
-        *("step.full", "data.full", "data.simplified", "misc.process.workers", "metrics.icfg")
+    assert select_parts(None) == list(PARTS)
+    assert select_parts("metrics.icfg,data,step.full") == [
+        *("step.full", "data.full", "data.simplified", "data.workers", "metrics.icfg")
     ]
 
 
@@ -167,15 +179,15 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize("name", [name for name in PARTS if name not in (*FOR_GPUS, "start.imports")])
+@pytest.mark.parametrize("name", [name for name in PARTS if name not in (*GPU_ONLY, "start.imports")])
 def test_a_part_runs(name: str, people: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     place = tmp_path_factory.getbasetemp() / "bench"
     settings = Settings("cpu", quick=True, annotations=people, images=people / "imgs", folder=place)
-    work = WORKS[name](settings)
+    work = WORKLOADS[name](settings)
     work.run()
     assert work.items > 0
     if name.startswith(("step", "accumulate")):
-        assert work.whole_flops > work.flops > 0
+        assert work.nominal_flops > work.flops > 0
         assert work.held() > 0
         assert all(len(sizes) == 3 for sizes in work.products())
         larger = {"accumulate": 16, "step": 4}[name.split(".")[0]]
@@ -193,13 +205,13 @@ def report(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list
     row |= {"flops_per_item": 1.0, "peak_memory": 10**8, "beyond_memory": None}
     earlier = {"machine": {}, "settings": {}, "parts": {"step.simplified": row, "step.bf16": row}}
     (folder / "earlier.json").write_text(json.dumps(earlier))
-    out = folder / "made" / "bench.json"
-    command = [sys.executable, "-m", "misc.benchmark", "--quick", "--device", "cpu", "--repeats", "1"]
-    command += ["--annotations", str(people), "--images", str(people / "imgs"), "--out", str(out)]
-    command += ["--compare", str(folder / "earlier.json"), "--only", "step.simplified,step.bf16"]
-    run = subprocess.run([*command, "model.text_layers=1"], check=True, capture_output=True, text=True)
-    assert run.stderr == ""
-    return run.stdout.splitlines(), json.loads(out.read_text(encoding="utf-8"))
+    out, stdout, stderr = folder / "made" / "bench.json", io.StringIO(), io.StringIO()
+    arguments = ["--quick", "--device", "cpu", "--repeats", "1", "--only", "step.simplified,step.bf16"]
+    arguments += ["--annotations", str(people), "--images", str(people / "imgs"), "--out", str(out)]
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        status = main([*arguments, "--compare", str(folder / "earlier.json"), "model.text_layers=1"])
+    assert (status, stderr.getvalue()) == (0, "")
+    return stdout.getvalue().splitlines(), json.loads(out.read_text(encoding="utf-8"))
 
 
 def test_its_json_says_what_was_measured_and_where(report: tuple[list[str], dict[str, Any]]) -> None:
@@ -214,9 +226,9 @@ def test_its_json_says_what_was_measured_and_where(report: tuple[list[str], dict
     assert step["beyond_memory"] == step["peak_memory"] - step["held_memory"] > 0
     (seconds,) = step["times"]
     reached = step["flops_per_item"] * 4 / seconds  # matmul_peak: the median of two, which is their mean
-    assert step["mfu"] == pytest.approx(reached / step["matmul_peak"])
-    whole = step["whole_flops_per_item"] / step["flops_per_item"]
-    assert step["whole_mfu"] / step["mfu"] == pytest.approx(whole)
+    assert step["peak_share"] == pytest.approx(reached / step["matmul_peak"])
+    nominal = step["nominal_flops_per_item"] / step["flops_per_item"]
+    assert step["nominal_peak_share"] / step["peak_share"] == pytest.approx(nominal)
 
 
 def test_its_table_has_a_row_for_each_part(report: tuple[list[str], dict[str, Any]]) -> None:
@@ -248,19 +260,27 @@ def test_a_busier_machine_is_allowed_for() -> None:
     _, line = comparison({"a": before, "gone": before}, {"a": now, "new": now})
     assert line.split() == ["a", "10", "15", "1.500", "3.000", "0.250", "samples/s"]
     _, other = comparison({"a": before}, {"a": {**now, "items": 4}})
-    assert other.endswith("not of the same work")
+    assert other.endswith("different work")
     assert len(comparison({"a": {"why": "skipped"}}, {"a": now})) == 1
+
+
+def test_an_earlier_report_may_have_the_former_names(tmp_path: Path) -> None:
+    parts = {"plain.full": {"why": "failed"}, "step.full": {"items": 8}}
+    write_report(tmp_path / "old.json", {}, {}, parts)
+    assert (
+        read_report(tmp_path / "old.json")["parts"].keys() == {"baseline.full", "step.full"} <= PARTS.keys()
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--only", "step.fast"], "--only: 'step.fast' is no part"),
+        (["--only", "step.fast"], "--only: expected names of --help"),
         (["--repeats", "0"], "--repeats: expected at least 1, found 0"),
         (["--batch-size", "-8"], "--batch-size: expected at least 1, found -8"),
         (["--annotations", "a.json"], "--annotations and --images go together"),
-        (["--compare", "no.json"], "--compare: 'no.json' is no JSON that can be read"),
-        (["--compare", "pyproject.toml"], "--compare: 'pyproject.toml' is no JSON that can be read"),
+        (["--compare", "no.json"], "--compare: expected the --out of an earlier run, found 'no.json'"),
+        (["--compare", "pyproject.toml"], "--compare: expected the --out of an earlier run"),
         (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (["--out", "README.md/bench.json"], "--out: 'README.md/bench.json' cannot be written"),
         (["--only", "metrics", "--quick", "data.batchsize=8"], "data.batchsize: no such option"),
@@ -279,4 +299,4 @@ def test_a_mistake_is_one_line(
 def test_json_of_another_kind_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.json").write_text("[]")
     assert main(["--compare", str(tmp_path / "other.json")]) == 2
-    assert "is no report of this program" in capsys.readouterr().err
+    assert "found other JSON in '" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""How each part of `misc.benchmark.parts.PARTS` is made ready to run."""
+"""The workload of each part of `misc.benchmark.parts.PARTS`."""
 
 import itertools
 import subprocess
@@ -12,8 +12,8 @@ import torch
 
 from data.annotations import load_data
 from data.types import EvaluationSet, Queries
-from misc.benchmark import plain
-from misc.benchmark.measure import Work, layers
+from misc.benchmark import baseline
+from misc.benchmark.measure import Workload, layers
 from misc.benchmark.parts import Settings
 from misc.benchmark.setting import (
     FULL,
@@ -22,10 +22,10 @@ from misc.benchmark.setting import (
     batch_size,
     build,
     device_of,
-    options_of,
+    make_options,
     small_altclip,
 )
-from misc.benchmark.step import altclip_step, plain_step, training_step
+from misc.benchmark.step import altclip_step, baseline_step, larger_step, training_step
 from misc.benchmark.towers import towers
 from misc.evaluation.evaluator import build_evaluators
 from misc.metrics import retrieval_metrics
@@ -33,42 +33,37 @@ from misc.process.seed import seed_process
 from misc.process.workers import num_cores
 from model import build_model
 from model.processor import NORMALIZATIONS
+from model.protocol import Tokenizer
 from text_utils.tokenizer import AltCLIPTokenizer, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = "import data.loaders, misc.training.build, misc.report.reporter, model.clip, model.tbps"
-SAY_PEAK = "; from misc.benchmark.machine import peak_memory; print(peak_memory())"
+PRINT_PEAK = "; from misc.benchmark.machine import peak_memory; print(peak_memory())"
 
 
-def larger_step(settings: Settings, parts: int) -> Work:
-    """A full step of four times the batch, through the towers in so many parts."""
-    overrides = [f"data.batch_size={4 * batch_size(settings)}", f"schedule.accumulate={parts}"]
-    return training_step(settings, FULL, overrides)
-
-
-def training_batches(settings: Settings, recipe: str, workers: int = 0) -> Work:
-    """Batches of the training loader, each run in another epoch, and so with other random views."""
+def training_batches(settings: Settings, recipe: str, workers: int = 0) -> Workload:
+    """Batches of the training loader; each run is a new epoch, with new random views."""
     torch.set_num_threads(1)
-    overrides = [*SMALL_MODEL, f"data.num_workers={workers}"]  # what the model is does not matter here
-    _, loaders, _ = build(options_of(settings, recipe, overrides))
+    overrides = [*SMALL_MODEL, f"data.num_workers={workers}"]  # the data path does not depend on it
+    _, loaders, _ = build(make_options(settings, recipe, overrides))
     epochs = itertools.count()
     num_batches = min(len(loaders.train), (4 if settings.quick else 32) * max(1, workers))
 
     def run() -> None:
         loaders.train_sampler.set_epoch(next(epochs))
         for batch in itertools.islice(loaders.train, num_batches):
-            for view in batch.images:  # looked up one after another, and so normalised, as the model does
+            for view in batch.images:  # normalised when looked up, as by the model
                 batch.images[view]
 
     samples = num_batches * loaders.train_sampler.batch_size
-    note = f"{workers} workers, whose memory is not counted" if workers else "one core"
-    return Work(run, samples, "samples", note=note)
+    note = f"{workers} workers, their memory not counted" if workers else "one core"
+    return Workload(run, samples, "samples", note=note)
 
 
-def plain_samples(settings: Settings) -> Work:
-    """The samples of `training_batches`, for one core, as `misc.benchmark.plain` makes them."""
+def baseline_samples(settings: Settings) -> Workload:
+    """The samples of `training_batches`, on one core, by `misc.benchmark.baseline`."""
     torch.set_num_threads(1)
-    options = options_of(settings, FULL, SMALL_MODEL)
+    options = make_options(settings, FULL, SMALL_MODEL)
     _, loaders, tokenizer = build(options)
     training_set, size = loaders.training_set, options.data.batch_size
     count = size * min(4 if settings.quick else 32, len(training_set) // size)
@@ -77,22 +72,22 @@ def plain_samples(settings: Settings) -> Work:
     normalization = NORMALIZATIONS[options.data.normalization]
 
     def run() -> None:
-        samples = plain.training_samples(paths, options.data.image_size, *normalization)
+        samples = baseline.training_samples(paths, options.data.image_size, *normalization)
         for _, caption in zip(samples, captions, strict=True):
             tokenizer([caption])
 
-    return Work(run, count, "samples", note="one core, all four views")
+    return Workload(run, count, "samples", note="one core, all four views")
 
 
 def captions_of(settings: Settings, count: int) -> list[str]:
     """Captions of the training split."""
-    records = load_data(options_of(settings), ["train"]).train.values()
+    records = load_data(make_options(settings), ["train"]).train.values()
     captions = [text for part in records for record in part for text in record.captions]
     return list(itertools.islice(itertools.cycle(captions), count))
 
 
-def tokenising(settings: Settings, tokenizer: CLIPTokenizer | AltCLIPTokenizer) -> Work:
-    """Captions in batches, no caption twice: a cache would have nothing to give."""
+def tokenising(settings: Settings, tokenizer: Tokenizer) -> Workload:
+    """Captions in batches, no caption twice, so that no cache applies."""
     torch.set_num_threads(1)
     captions = captions_of(settings, 512 if settings.quick else 4096)
     runs, size = itertools.count(), batch_size(settings)
@@ -102,75 +97,83 @@ def tokenising(settings: Settings, tokenizer: CLIPTokenizer | AltCLIPTokenizer) 
         for start in range(0, len(captions), size):
             tokenizer([f"{caption} {number}" for caption in captions[start : start + size]])
 
-    return Work(run, len(captions), "captions", note="one core")
+    return Workload(run, len(captions), "captions", note="one core")
 
 
-def clip_tokenising(settings: Settings) -> Work:
-    """CLIP's byte pairs."""
+def clip_tokenising(settings: Settings) -> Workload:
+    """CLIP's byte-pair encoding."""
     return tokenising(settings, CLIPTokenizer())
 
 
-def altclip_tokenising(settings: Settings) -> Work:
-    """XLM-RoBERTa's SentencePiece, with the small vocabulary of a small AltCLIP."""
+def altclip_tokenising(settings: Settings) -> Workload:
+    """XLM-RoBERTa's SentencePiece, with a small vocabulary."""
     return tokenising(settings, AltCLIPTokenizer(str(small_altclip(settings))))
 
 
-def image_encoding(settings: Settings) -> Work:
-    """The features of test images, from their files, by the evaluator of a run."""
-    options = options_of(settings)
+def image_encoding(settings: Settings) -> Workload:
+    """Features of test images, from their files, by the evaluator."""
+    options = make_options(settings)
     device, precision = device_of(options)
     model, loaders, tokenizer = build(options)
     count = 16 if settings.quick else 64 if device.type == "cpu" else 4096
-    gallery = images_alone(loaders.test, count)
-    clip, num_images = model.clip.to(device), len(gallery.images)
+    images_only = without_queries(loaders.test, count)
+    clip, num_images = model.to(device).clip, len(images_only.images)
     tower, _ = towers(clip, options.data.image_size, 0)
     rows = min(options.data.test_batch_size, num_images) * tower.tokens
     setting = (loaders.images, options, device, precision)
-    encode = build_evaluators(model, tokenizer, {"test": gallery}, *setting)["test"].encode
+    encode = build_evaluators(model, tokenizer, {"test": images_only}, *setting)["test"].encode
     flops = num_images * tower.forward()
-    return Work(encode, num_images, "images", device, precision, flops, products=lambda: layers(rows, tower))
-
-
-def caption_encoding(settings: Settings, plainly: bool = False) -> Work:
-    """The features of test captions, from their text, by the evaluator of a run, or as `misc.benchmark.plain`
-    has them; needed are a caption's own tokens, no padding.
-    """
-    options = options_of(settings)
-    device, precision = device_of(options)
-    model, loaders, tokenizer = build(options)
-    gallery = captions_alone(loaders.test, 64 if settings.quick else 512 if device.type == "cpu" else 16384)
-    captions = [caption for queries in gallery.queries.values() for caption in queries.captions]
-    clip, lengths = model.clip.to(device), [tokenizer([c])["input_ids"].shape[1] for c in captions]
-    flops = sum(towers(clip, options.data.image_size, length)[1].forward() for length in lengths)
-    _, tower = towers(clip, options.data.image_size, max(lengths))
-    setting = (loaders.images, options, device, precision)
-    encode = build_evaluators(model, tokenizer, {"test": gallery}, *setting)["test"].encode
-    if plainly:
-        clip.eval()
-        encode = partial(
-            plain.encode_captions, clip, tokenizer, captions, options.data.test_batch_size, device
-        )
-        precision = torch.float32
-    widths = layers(options.data.test_batch_size * tower.tokens, tower)
-    note = f"{sum(lengths) / len(lengths):.1f} tokens a caption"
-    return Work(
-        encode, len(captions), "captions", device, precision, flops, products=lambda: widths, note=note
+    return Workload(
+        encode, num_images, "images", device, precision, flops, products=lambda: layers(rows, tower)
     )
 
 
-def images_alone(gallery: EvaluationSet, count: int) -> EvaluationSet:
-    """The first images, without a query."""
-    images = gallery.images[:count]
-    return replace(gallery, images=images, person_ids=gallery.person_ids[: len(images)], queries={})
+def caption_encoding(settings: Settings, is_baseline: bool = False) -> Workload:
+    """Features of test captions, from their text, by the evaluator or by `misc.benchmark.baseline`; the
+    required arithmetic excludes padding.
+    """
+    options = make_options(settings)
+    device, precision = device_of(options)
+    model, loaders, tokenizer = build(options)
+    count = 64 if settings.quick else 512 if device.type == "cpu" else 16384
+    captions_only = without_images(loaders.test, count)
+    captions = [caption for queries in captions_only.queries.values() for caption in queries.captions]
+    clip, lengths = model.to(device).clip, [tokenizer([c])["input_ids"].shape[1] for c in captions]
+    flops = sum(towers(clip, options.data.image_size, length)[1].forward() for length in lengths)
+    _, tower = towers(clip, options.data.image_size, max(lengths))
+    size = options.data.test_batch_size
+    setting = (loaders.images, options, device, precision)
+    encode = build_evaluators(model, tokenizer, {"test": captions_only}, *setting)["test"].encode
+    if is_baseline:
+        clip.eval()
+        encode = partial(baseline.encode_captions, clip, tokenizer, captions, size, device)
+        precision = torch.float32
+    return Workload(
+        encode,
+        len(captions),
+        "captions",
+        device,
+        precision,
+        flops,
+        products=lambda: layers(size * tower.tokens, tower),
+        note=f"{sum(lengths) / len(lengths):.1f} tokens per caption",
+    )
 
 
-def captions_alone(gallery: EvaluationSet, count: int) -> EvaluationSet:
-    """The first queries of each language, without an image."""
+def without_queries(evaluation_set: EvaluationSet, count: int) -> EvaluationSet:
+    """The first `count` images of the gallery."""
+    images = evaluation_set.images[:count]
+    person_ids = evaluation_set.person_ids[: len(images)]
+    return replace(evaluation_set, images=images, person_ids=person_ids, queries={})
+
+
+def without_images(evaluation_set: EvaluationSet, count: int) -> EvaluationSet:
+    """The first `count` queries of each language."""
     queries = {
         language: Queries(q.captions[:count], q.person_ids[:count], q.image_indices[:count])
-        for language, q in gallery.queries.items()
+        for language, q in evaluation_set.queries.items()
     }
-    return replace(gallery, images=[], person_ids=gallery.person_ids[:0], queries=queries)
+    return replace(evaluation_set, images=[], person_ids=evaluation_set.person_ids[:0], queries=queries)
 
 
 def scoring(
@@ -179,9 +182,9 @@ def scoring(
     num_images: int,
     num_people: int = 1000,
     metrics: Callable[..., dict[str, float]] = retrieval_metrics,
-) -> Work:
-    """The metrics of random features in 512 dimensions."""
-    device, _ = device_of(options_of(settings))
+) -> Workload:
+    """The metrics of random features of 512 dimensions."""
+    device, _ = device_of(make_options(settings))
     shrink = 10 if settings.quick else 1
     num_queries, num_images, num_people = (n // shrink for n in (num_queries, num_images, num_people))
     seed_process(0)
@@ -189,27 +192,29 @@ def scoring(
     query_ids, gallery_ids = (torch.arange(n).to(device) % num_people for n in (num_queries, num_images))
     note = f"{num_queries:,} x {num_images:,}"
     run = partial(metrics, queries, gallery, query_ids, gallery_ids)
-    return Work(run, num_queries, "queries", device, note=note)
+    return Workload(run, num_queries, "queries", device, note=note)
 
 
-def program(settings: Settings, arguments: Sequence[str], says_peak: bool = False) -> Work:
-    """A program of its own, from the root of the repository; one that fails is a failure of the benchmark."""
-    said = []
+def program(settings: Settings, arguments: Sequence[str], prints_peak: bool = False) -> Workload:
+    """A new interpreter in the root of the repository; one that fails is a failure of the benchmark."""
+    outputs = []
 
     def run() -> None:
         command = [sys.executable, *arguments]
-        said.append(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+        outputs.append(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
-    memory = (lambda: max(int(out.split()[-1]) for out in said)) if says_peak else (lambda: None)
-    return Work(run, 1, "starts", memory=memory)
+    def peak() -> int | None:
+        return max(int(output.split()[-1]) for output in outputs) if prints_peak else None
 
-
-def model_building(settings: Settings) -> Work:
-    """A model of the full recipe, at random."""
-    return Work(partial(build_model, options_of(settings), 1000), 1, "models")
+    return Workload(run, 1, "starts", memory=peak)
 
 
-WORKS: dict[str, Callable[[Settings], Work]] = {
+def model_building(settings: Settings) -> Workload:
+    """The model of the full recipe, with random weights."""
+    return Workload(partial(build_model, make_options(settings), 1000), 1, "models")
+
+
+WORKLOADS: dict[str, Callable[[Settings], Workload]] = {
     "step.full": training_step,
     "step.simplified": partial(training_step, recipe=SIMPLIFIED),
     "step.altclip": altclip_step,
@@ -230,11 +235,13 @@ WORKS: dict[str, Callable[[Settings], Work]] = {
     "metrics.cuhk": partial(scoring, num_queries=6_156, num_images=3_074),
     "metrics.icfg": partial(scoring, num_queries=19_848, num_images=19_848),
     "start.help": partial(program, arguments=["main.py", "--help"]),
-    "start.imports": partial(program, arguments=["-c", IMPORTS + SAY_PEAK], says_peak=True),
+    "start.imports": partial(program, arguments=["-c", IMPORTS + PRINT_PEAK], prints_peak=True),
     "start.model": model_building,
-    "plain.full": plain_step,
-    "plain.simplified": partial(plain_step, recipe=SIMPLIFIED),
-    "plain.data": plain_samples,
-    "plain.captions": partial(caption_encoding, plainly=True),
-    "plain.metrics": partial(scoring, num_queries=6_156, num_images=3_074, metrics=plain.retrieval_metrics),
+    "baseline.full": baseline_step,
+    "baseline.simplified": partial(baseline_step, recipe=SIMPLIFIED),
+    "baseline.data": baseline_samples,
+    "baseline.captions": partial(caption_encoding, is_baseline=True),
+    "baseline.metrics": partial(
+        scoring, num_queries=6_156, num_images=3_074, metrics=baseline.retrieval_metrics
+    ),
 }

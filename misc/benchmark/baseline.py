@@ -1,16 +1,15 @@
-"""The method as one would write it first, to measure against: the same losses, the same features.
+"""A straightforward implementation of the same losses and features, which the benchmark compares with.
 
 Attention is torch's own that returns its weights, captions are padded to the text length, each view goes
-through the tower by itself, soft labels come from a second pass of both towers, AdamW has a group for each
-parameter, a training sample is decoded into all four views whatever the losses look at, metrics sort the
-whole matrix. In fp32.
+through the tower separately, soft labels come from a second pass of both towers, AdamW has a group for each
+parameter, a training sample has all four views whichever the losses use, metrics sort the whole matrix. In
+fp32.
 """
 
 import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -18,19 +17,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from data.types import Tokens
+from model.clip import CLIP
 from model.tbps import TBPS
+from model.towers.layers import Attention, Block
+from text_utils.tokenizer import CLIPTokenizer
 
-Words = Sequence[Tensor]  # the token ids of captions, each as long as it is
+Captions = Sequence[Tensor]  # token ids, without padding
 VIEWS = ("view1", "view2", "simclr1", "simclr2")
 
 
-def words_of(tokens: dict[str, Tensor]) -> Words:
-    """The captions of a batch without their padding."""
+def without_padding(tokens: Tokens) -> Captions:
+    """The captions of a batch, each of its own length."""
     lengths = tokens["attention_mask"].sum(dim=1).tolist()
     return [row[:length] for row, length in zip(tokens["input_ids"], lengths, strict=True)]
 
 
-def encode_image(clip: nn.Module, pixels: Tensor) -> Tensor:
+def encode_image(clip: CLIP, pixels: Tensor) -> Tensor:
     """(B, 3, H, W) -> features (B, D)."""
     visual = clip.visual
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
@@ -41,22 +44,22 @@ def encode_image(clip: nn.Module, pixels: Tensor) -> Tensor:
     return _norm(visual.ln_post, x[:, 0]) @ visual.proj
 
 
-def encode_text(clip: nn.Module, words: Words) -> Tensor:
+def encode_text(clip: CLIP, captions: Captions) -> Tensor:
     """Captions, padded to the text length -> features (B, D)."""
     text = clip.text
     length = len(text.positional_embedding)
-    ids = torch.stack([F.pad(row, (0, length - len(row))) for row in words])
+    ids = torch.stack([F.pad(row, (0, length - len(row))) for row in captions])
     mask = torch.full((length, length), -math.inf, device=ids.device).triu(1)
     x = text.token_embedding(ids) + text.positional_embedding
     for block in text.transformer.resblocks:
         x = _block(block, x, mask)
-    features = [row[len(ids) - 1] for row, ids in zip(_norm(text.ln_final, x), words, strict=True)]
-    return torch.stack(features) @ text.text_projection
+    ends = [len(row) - 1 for row in captions]
+    return _norm(text.ln_final, x)[range(len(ends)), ends] @ text.text_projection
 
 
 @torch.no_grad()
 def encode_captions(
-    clip: nn.Module, tokenizer: Any, captions: Sequence[str], batch_size: int, device: torch.device
+    clip: CLIP, tokenizer: CLIPTokenizer, captions: Sequence[str], batch_size: int, device: torch.device
 ) -> Tensor:
     """Captions in their order -> features (Q, D), on the CPU."""
     features = []
@@ -66,13 +69,13 @@ def encode_captions(
     return torch.cat(features)
 
 
-def _block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
+def _block(block: Block, x: Tensor, mask: Tensor | None = None) -> Tensor:
     x = x + _attention(block.attn, _norm(block.ln_1, x), mask)
     hidden = block.mlp.c_fc(_norm(block.ln_2, x))
     return x + block.mlp.c_proj(hidden * torch.sigmoid(1.702 * hidden))
 
 
-def _attention(attention: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+def _attention(attention: Attention, x: Tensor, mask: Tensor | None) -> Tensor:
     x = x.transpose(0, 1)
     weights = (attention.in_proj_weight, attention.in_proj_bias, None, None, False)
     out = (attention.dropout, attention.out_proj.weight, attention.out_proj.bias, attention.training)
@@ -85,20 +88,18 @@ def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def total_loss(
-    model: TBPS, images: dict[str, Tensor], words: Words, person_ids: Tensor, soft_label: float
+    model: TBPS, images: dict[str, Tensor], captions: Captions, person_ids: Tensor, soft_label: float
 ) -> Tensor:
-    """The weighted losses of the full recipe or the simplified one.
-
-    Args:
-        images: {view: (B, 3, H, W)}, those of the losses that are on.
+    """The weighted losses of the full or the simplified recipe; `images` are the views that they use,
+    (B, 3, H, W) each.
     """
     clip, weights = model.clip, model.weights
     scale = clip.logit_scale.exp()
     same = (person_ids[:, None] == person_ids).float()
     targets = same / same.sum(dim=1, keepdim=True)
-    texts = F.normalize(encode_text(clip, words), dim=1)
+    texts = F.normalize(encode_text(clip, captions), dim=1)
     with torch.no_grad():
-        soft_texts = F.normalize(encode_text(clip, words), dim=1)
+        soft_texts = F.normalize(encode_text(clip, captions), dim=1)
     nitc, pairs = [], []
     for view in [name for name in VIEWS[:2] if name in model.views]:
         features = F.normalize(encode_image(clip, images[view]), dim=1)
@@ -143,7 +144,7 @@ def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimi
 def training_samples(
     images: Sequence[Path], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Iterator[dict[str, Tensor]]:
-    """For each image its four views, (3, H, W) fp32 and normalised, by torchvision's operations on images."""
+    """The four views of each image, (3, H, W) fp32, normalised, by torchvision's operations on images."""
     pool = [
         v2.ColorJitter(0.1, 0.1, 0.1),
         v2.RandomRotation(15),
@@ -178,13 +179,13 @@ def training_samples(
 def retrieval_metrics(
     queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor
 ) -> dict[str, float]:
-    """As `misc.metrics.retrieval_metrics`, by sorting all scores of all queries."""
+    """The figures of `misc.metrics.retrieval_metrics`, by sorting all scores of all queries."""
     scores = F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T
     order = scores.argsort(dim=1, descending=True, stable=True)
     hits = gallery_ids[order] == query_ids[:, None]
     found = hits.cumsum(dim=1)
     places = torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    figures: dict[str, Any] = {f"R{k}": (found[:, k - 1] > 0).float().mean() for k in (1, 5, 10)}
+    figures = {f"R{k}": (found[:, k - 1] > 0).float().mean() for k in (1, 5, 10)}
     figures["mAP"] = ((found / places * hits).sum(dim=1) / found[:, -1]).mean()
     last = (hits * places).max(dim=1).values
     figures["mINP"] = (found[:, -1] / last).mean()
