@@ -83,7 +83,7 @@ def step_of(options: Options, model: TBPS, loaders: Loaders) -> Workload:
     trainer = build_trainer(options, model, loaders, {}, device, precision, StopSignals())
     batch = first_batch(loaders, device)
     length = batch.tokens["input_ids"].shape[1]
-    image, text = towers(model.clip, options.data.image_size, length)
+    image, text = towers(model.clip, length)
     head = model.simclr_mlp.parameters() if options.experiment.ss else ()
     simclr = sum(parameter.numel() for parameter in head if parameter.ndim > 1)
     samples, views = len(batch.indices), len(batch.images)
@@ -126,7 +126,7 @@ def baseline_step(settings: Settings, recipe: str = FULL) -> Workload:
         baseline.total_loss(model, images, captions, batch.person_ids, soft_label=0.5).backward()
         optimizer.step()
 
-    image, _ = towers(model.clip, options.data.image_size, max(map(len, captions)))
+    image, _ = towers(model.clip, max(map(len, captions)))
     return replace(
         workload,
         run=run,

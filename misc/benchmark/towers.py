@@ -6,12 +6,11 @@ from misc.benchmark.flops import Tower
 from model.protocol import DualEncoder
 
 
-def towers(clip: DualEncoder, image_size: tuple[int, int], length: int) -> tuple[Tower, Tower]:
-    """The image tower and the text tower, for images of `image_size` and captions of `length` tokens."""
+def towers(clip: DualEncoder, length: int) -> tuple[Tower, Tower]:
+    """The image tower and the text tower, for captions of `length` tokens."""
     patches = next(module for module in clip.visual.modules() if isinstance(module, nn.Conv2d))
-    (height, width), below = patches.kernel_size, patches.in_channels
-    num_patches = (image_size[0] // height) * (image_size[1] // width)
-    image = _tower(clip.visual, 1 + num_patches, below * height * width, patches.weight.requires_grad)
+    rows, columns = clip.patch_grid
+    image = _tower(clip.visual, 1 + rows * columns, patches.weight[0].numel(), patches.weight.requires_grad)
     return image, _tower(clip.text, length)
 
 

@@ -118,7 +118,7 @@ def image_encoding(settings: Settings) -> Workload:
     count = 16 if settings.quick else 64 if device.type == "cpu" else 4096
     images_only = without_queries(loaders.test, count)
     clip, num_images = model.to(device).clip, len(images_only.images)
-    tower, _ = towers(clip, options.data.image_size, 0)
+    tower, _ = towers(clip, 0)
     rows = min(options.data.test_batch_size, num_images) * tower.tokens
     setting = (loaders.images, options, device, precision)
     encode = build_evaluators(model, tokenizer, {"test": images_only}, *setting)["test"].encode
@@ -139,8 +139,8 @@ def caption_encoding(settings: Settings, is_baseline: bool = False) -> Workload:
     captions_only = without_images(loaders.test, count)
     captions = [caption for queries in captions_only.queries.values() for caption in queries.captions]
     clip, lengths = model.to(device).clip, [tokenizer([c])["input_ids"].shape[1] for c in captions]
-    flops = sum(towers(clip, options.data.image_size, length)[1].forward() for length in lengths)
-    _, tower = towers(clip, options.data.image_size, max(lengths))
+    flops = sum(towers(clip, length)[1].forward() for length in lengths)
+    _, tower = towers(clip, max(lengths))
     size = options.data.test_batch_size
     setting = (loaders.images, options, device, precision)
     encode = build_evaluators(model, tokenizer, {"test": captions_only}, *setting)["test"].encode

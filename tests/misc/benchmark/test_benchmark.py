@@ -28,7 +28,7 @@ from misc.benchmark.report import comparison, read_report, write_report
 from misc.benchmark.towers import towers
 from misc.benchmark.workloads import WORKLOADS
 from tests.helpers import altclip_folders
-from tests.helpers.tiny import IMAGE_SIZE, LENGTH, NUM_ROWS, tiny_batch, tiny_model
+from tests.helpers.tiny import LENGTH, NUM_ROWS, tiny_batch, tiny_model
 
 MIDDLE = {"model.image_width": 96, "model.image_layers": 4, "model.image_heads": 3, "model.embed_dim": 32}
 MIDDLE |= {"model.text_width": 64, "model.text_layers": 3, "model.text_heads": 2}
@@ -66,7 +66,7 @@ def behind_the_mask(text: Tower) -> int:
 )
 def test_a_step_is_counted_as_torch_counts_it(settings: dict[str, object]) -> None:
     model, batch = tiny_model(settings), tiny_batch()
-    image, text = towers(model.clip, IMAGE_SIZE, LENGTH)
+    image, text = towers(model.clip, LENGTH)
     head = sum(p.numel() for p in model.simclr_mlp.parameters() if p.ndim > 1)
     needed = step_flops(image, text, NUM_ROWS, 4, head)
     # Backward twice for each block that something below or in it trains; frozen first blocks have none.
@@ -79,7 +79,7 @@ def test_a_step_is_counted_as_torch_counts_it(settings: dict[str, object]) -> No
 
 def test_evaluation_is_counted_as_torch_counts_it() -> None:
     clip, batch = tiny_model(MIDDLE).clip.eval().requires_grad_(False), tiny_batch()
-    image, text = towers(clip, IMAGE_SIZE, LENGTH)
+    image, text = towers(clip, LENGTH)
     assert counted(lambda: clip.encode_image(batch.images["view1"])) == NUM_ROWS * image.forward()
     expected = NUM_ROWS * (text.forward() + behind_the_mask(text))
     assert counted(lambda: clip.encode_text(batch.tokens)) == expected
@@ -89,7 +89,7 @@ def test_altclip_is_counted_as_torch_counts_it(folder: Path) -> None:
     clip, tokens = altclip_folders.build(folder), altclip_folders.tokens_of(folder)
     pixels = altclip_folders.pixels(len(tokens["input_ids"]))
     rows, length = tokens["input_ids"].shape
-    image, text = (replace(t, nominal=True) for t in towers(clip, pixels.shape[-2:], length))
+    image, text = (replace(t, nominal=True) for t in towers(clip, length))
     unread = (
         2 * (length - 1) * clip.text.text_model.transformation.weight.numel()
     )  # of all tokens, one is read
