@@ -9,13 +9,10 @@ import pytest
 
 from data.synthetic.write import Parameters, generate
 from main import main
-from misc.report import pictures as drawing
-from misc.report import reporter
 from tests.helpers.altclip_folders import go_offline, write_altclip
+from tests.helpers.fast_main import draw_pictures, make_runs_fast
 from tests.helpers.gloo import end_processes
 from tests.helpers.tiny_config import write_tiny
-
-PICTURES = ("draw_rankings", "draw_curves")
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +22,8 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _session() -> Iterator[None]:
-    """No run draws pictures (most of a tiny run's time) or waits for the disk; gloo processes end with us."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in PICTURES:
-            patch.setattr(reporter, name, lambda *_: None)
-        patch.setattr(os, "fsync", lambda _: None)
+        make_runs_fast(patch)
         yield
     end_processes()
 
@@ -37,8 +31,7 @@ def _session() -> Iterator[None]:
 @pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs of a test that uses this draw their pictures."""
-    for name in PICTURES:
-        monkeypatch.setattr(reporter, name, getattr(drawing, name))
+    draw_pictures(monkeypatch)
 
 
 def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -8,10 +8,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 
 from misc.process import distributed
+from tests.helpers.fast_main import make_runs_fast
 
 _POOL: list[tuple[mp.Process, Connection]] = []
 
@@ -73,6 +75,7 @@ def _answer(connection: Connection) -> str | None:
 def _serve(connection: Connection) -> None:
     """Run what is sent until the test session ends."""
     torch.set_num_threads(1)
+    make_runs_fast(pytest.MonkeyPatch())
     while True:
         try:
             function, arguments, environment, folder, result = connection.recv()

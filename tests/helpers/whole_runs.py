@@ -51,12 +51,12 @@ def assert_same_runs(first: Path, second: Path) -> None:
 
 
 def torchrun(
-    *arguments: str, launcher: tuple[str, ...] = (), program: str = "main.py"
+    *arguments: str, launcher: tuple[str, ...] = (), program: str | None = None
 ) -> subprocess.Popen[str]:
-    """`program` in two gloo processes, a group of its own that a test can kill whole."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    """The main job, or `program`, in two gloo processes: a group that a test can kill as a whole."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *launcher]
     return subprocess.Popen(
-        [*command, *launcher, program, *arguments],
+        [*command, *([program] if program else ["-m", "tests.helpers.fast_main"]), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data.types import Batch
+from main import main
 from misc.process import distributed
 from model import build_model
 from model.tbps import TBPS
@@ -16,7 +17,7 @@ from tests.helpers.gloo import run_in_processes
 from tests.helpers.gradients import SOFT_LABEL, assert_same_gradients, gradients, in_parts, whole
 from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 from tests.helpers.tiny_config import write_tiny
-from tests.helpers.whole_runs import read_metrics, torchrun
+from tests.helpers.whole_runs import read_metrics
 
 # torch 2.4, of its own checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
@@ -76,9 +77,8 @@ def test_a_run_of_two_processes_has_the_losses_of_whole_batches(people: Path, tm
         out = tmp_path / f"run-{number}"
         config = write_tiny(tmp_path / f"{number}.yaml", people, out)
         changes = (f"schedule.accumulate={number}", "experiment.dropout=0", "log.print_period=1")
-        run = torchrun("--config", str(config), *changes)
-        output, _ = run.communicate(timeout=240)
-        assert run.returncode == 0, output
+        arguments = ["--config", str(config), *changes]
+        assert run_in_processes(main, 2, tmp_path, arguments) == [0, 0]
         losses.append([line["loss"] for line in read_metrics(out) if line["kind"] == "train"])
     assert len(losses[0]) >= 2
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
