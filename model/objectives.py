@@ -234,4 +234,8 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "tal": TAL,
     "sigmoid": Sigmoid,
 }
-HEAD_NAMES = tuple(kind.head_name for kind in OBJECTIVES.values() if kind.head_name)
+
+
+def head_names() -> set[str]:
+    """The names of all heads, which checkpoints hold beside the towers."""
+    return {kind.head_name for kind in OBJECTIVES.values() if kind.head_name}

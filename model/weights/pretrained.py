@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from model.objectives import HEAD_NAMES
+from model.objectives import head_names
 from model.weights import hf_clip
 from model.weights.hub_folders import find_model, weight_files
 from model.weights.pickles import RefusedError, read_pickled
@@ -36,11 +36,10 @@ OPENAI_URL = (
 )
 # OpenAI keeps the text tower's tensors at the top level; `CLIP` has them under `text.`.
 OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-# What may lie beside CLIP's tensors and is dropped, by the first part of its name: our training heads; those
-# of TBPS-CLIP and IRRA, then RDE's two; OpenAI's three figures in the form of buffers; the causal mask that
-# traced models store.
+# What other projects keep beside CLIP's tensors, dropped as our own heads are, by the first part of its name:
+# the heads of TBPS-CLIP and IRRA, then RDE's two; OpenAI's three figures in the form of buffers; the causal mask
+# that traced models store.
 DROPPED = (
-    *HEAD_NAMES,
     *("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post"),
     *("visul_emb_layer", "texual_emb_layer"),
     *("input_resolution", "context_length", "vocab_size", "attn_mask"),
@@ -208,9 +207,10 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]
 def _rename(path: Path, content: dict[str, Tensor]) -> dict[str, Tensor]:
     """The names of `CLIP`, and fp32 copies: a parameter must not be a view of a file that may change."""
     tensors: dict[str, Tensor] = {}
+    dropped = head_names().union(DROPPED)
     for name, tensor in content.items():
         name = name.removeprefix("module.")  # of DistributedDataParallel
-        if name.split(".")[0] in DROPPED:
+        if name.split(".")[0] in dropped:
             logger.info("%s: dropped %s, which is not part of CLIP", path, name)
             continue
         ours = name.removeprefix("clip.").removeprefix("base_model.").removeprefix("encode_text.")

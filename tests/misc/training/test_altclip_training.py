@@ -108,7 +108,7 @@ def test_locking_freezes_these_parts_and_no_others(folder: Path, locks: dict[str
     ("lock", "value"), [("image_blocks", 3), ("text_blocks", 3), ("text_layers", (0, 2))]
 )
 def test_locking_a_block_that_is_not_there_is_refused(folder: Path, lock: str, value: object) -> None:
-    with pytest.raises(UserError, match=rf"model\.lock_{lock}.*no block 2"):
+    with pytest.raises(UserError, match=rf"model\.lock_{lock}.*found 2"):
         build(folder).lock(**{lock: value})
 
 
