@@ -36,9 +36,9 @@ OPENAI_URL = (
 )
 # OpenAI keeps the text tower's tensors at the top level; `CLIP` has them under `text.`.
 OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-# What other projects keep beside CLIP's tensors, dropped as our own heads are, by the first part of its name:
-# the heads of TBPS-CLIP and IRRA, then RDE's two; OpenAI's three figures in the form of buffers; the causal mask
-# that traced models store.
+# What other projects keep beside CLIP's tensors, by the first part of its name, dropped as our own heads are:
+# the heads of TBPS-CLIP and IRRA, then RDE's; OpenAI's three sizes in the form of buffers; the causal mask of
+# traced models.
 DROPPED = (
     *("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post"),
     *("visul_emb_layer", "texual_emb_layer"),
