@@ -123,7 +123,7 @@ def long_captions(found: Found) -> Finding:
     records = list(each(found))
     for split, language, record in tqdm(records, unit="record", disable=not sys.stderr.isatty()):
         for caption in record.captions:
-            length = len(tokenizer.encode(clean_caption(caption, endless)))
+            length = len(tokenizer.encode(clean_caption(caption)))
             lengths.setdefault(language, []).append(length)
             if length > limit:
                 cut.append(f"{split} {language} {record.image}: {length} tokens: '{caption}'")

@@ -1,1 +1,1 @@
-"""Hostile inputs for every program that reads files of others: python -m tests.fuzz (see `__main__.py`)."""
+"""Hostile inputs for every program that reads files: python -m tests.fuzz (see `__main__.py`)."""

@@ -1,8 +1,8 @@
 """Feed the programs hostile inputs: python -m tests.fuzz [--inputs 2000] [--processes 50] [--seed 0]
 
-Every input ends with exit status 0, or with 2 and one line `error: ...` on standard error (data.check also
-with 1, as it says); anything else is a fault: a traceback, an end that does not come, a file outside of the
-output folder. Prints a row for each kind, and the faults; exit status 1 where there are any.
+Every input ends with exit status 0, or with 2 and one line `error: ...` on stderr (data.check also with 1).
+Anything else is a fault: a traceback, a hang, a file outside the output folder. Prints a row for each kind,
+then the faults; the exit status is 1 if there are any.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tests.fuzz.goods import make_goods
 from tests.fuzz.guard import run_case
 from tests.fuzz.kinds import SHARES, draw_cases, strategies
 
-NUMBER = re.compile(r"0x[0-9a-f]+|\d+|fuzz-\w+")  # faults that differ in these are alike
+NUMBER = re.compile(r"0x[0-9a-f]+|\d+|fuzz-\w+")  # faults that differ only in these count as the same
 
 
 def parse() -> argparse.Namespace:
@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=50, help="inputs run as processes of their own (50)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=list(SHARES), metavar="KIND")
-    parser.add_argument("--good", type=Path, help="folder of the good inputs, made where it is not")
+    parser.add_argument("--good", type=Path, help="folder of the good inputs, created if missing")
     return parser.parse_args()
 
 
@@ -48,11 +48,8 @@ def run_all(flags: argparse.Namespace, good: Path) -> int:
             count = math.ceil(total * shares[kind] / sum(shares.values()))
             name = f"{kind}, processes" if as_process else kind
             row, started = rows.setdefault(name, Counter()), time.monotonic()
-            for case in tqdm(
-                draw_cases(strategy, count, flags.seed + as_process),
-                desc=name,
-                disable=not sys.stderr.isatty(),
-            ):
+            cases = draw_cases(strategy, count, flags.seed + as_process)
+            for case in tqdm(cases, desc=name, disable=not sys.stderr.isatty()):
                 outcome = run_case(case, good, as_process)
                 row["inputs"] += 1
                 row[f"status {outcome.status}"] += 1
@@ -61,13 +58,13 @@ def run_all(flags: argparse.Namespace, good: Path) -> int:
                     faults.setdefault(NUMBER.sub("0", fault[:160]), []).append(f"{name}: {case}\n    {fault}")
             row["seconds"] = round(time.monotonic() - started)
     print_table(rows)
-    for alike in sorted(faults.values(), key=len, reverse=True):
-        print(f"\n{len(alike)} x {alike[0]!s:.4000}")
+    for same in sorted(faults.values(), key=len, reverse=True):
+        print(f"\n{len(same)} x {same[0]!s:.4000}")
     return len(faults)
 
 
 def print_table(rows: dict[str, Counter[str]]) -> None:
-    """A row for each kind, and their sum."""
+    """A row for each kind, and the total."""
     columns = ("inputs", "status 0", "status 1", "status 2", "faults", "seconds")
     print(f"{'kind':28}" + "".join(f"{column:>10}" for column in columns))
     for name, row in {**rows, "all": sum(rows.values(), Counter())}.items():
@@ -75,9 +72,9 @@ def print_table(rows: dict[str, Counter[str]]) -> None:
 
 
 def main() -> int:
-    """Run it; returns the exit status: 0, or 1 where there were faults."""
+    """Run the command line; returns the exit status: 0, or 1 if there were faults."""
     flags = parse()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read as the library is imported, which no program does at its start
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read on import of the library
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="fuzz-good-") as folder:
         good = (flags.good or Path(folder)).resolve()

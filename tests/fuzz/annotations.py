@@ -1,4 +1,4 @@
-"""Annotation files of every format, near good ones and far from them; and captions of any kind."""
+"""Annotation files of every format, near good ones and far from them, and captions of any kind."""
 
 import csv
 import io
@@ -14,26 +14,12 @@ from tests.fuzz.goods import splits_of
 from tests.fuzz.wild import damaged_bytes, json_bytes, mutated, numbers, texts, trees
 
 FIELDS = (
-    "file_path",
-    "img_path",
-    "id",
-    "captions",
-    "captions_bt",
-    "split",
-    "image",
-    "person_id",
-    "caption",
-    "language",
+    *("file_path", "img_path", "id", "captions", "captions_bt", "split"),
+    *("image", "person_id", "caption", "language"),
 )
-EVALUATE = (
-    "--config",
-    "@GOOD/config.yaml",
-    "--output-dir",
-    "@BOX/out",
-    "--evaluate",
-    "@GOOD/run/checkpoint_last.pth",
-)
-TRAIN = ("--config", "@GOOD/config.yaml", "--output-dir", "@BOX/out", "experiment.text_aug=swap")
+RUN = ("--config", "@GOOD/config.yaml", "--output-dir", "@BOX/out")
+EVALUATE = (*RUN, "--evaluate", "@GOOD/run/checkpoint_last.pth")
+TRAIN = (*RUN, "experiment.text_aug=swap")
 
 
 class Records:
@@ -47,13 +33,8 @@ class Records:
             {"img_path": r["file_path"], **{k: r[k] for k in ("split", "id", "captions")}} for r in everything
         ]
         self.rows = [
-            {
-                "image": r["file_path"],
-                "person_id": r["id"],
-                "caption": caption,
-                "split": r["split"],
-                "language": "en",
-            }
+            {"image": r["file_path"], "person_id": r["id"], "caption": caption, "split": r["split"]}
+            | {"language": "en"}
             for r in everything
             for caption in r["captions"]
         ]
@@ -83,19 +64,16 @@ def annotation_cases(draw: DrawFn, records: Records) -> Case:
 def _folder(draw: DrawFn, records: Records, shape: str, keys: Any) -> dict[str, bytes]:
     files = {}
     names = ("en",) if shape == "folder" else ("en", "fr")
-    hurt = draw(st.sampled_from(("train", "val", "test")))
+    damaged = draw(st.sampled_from(("train", "val", "test")))
     for split, part in records.splits.items():
         for language in names:
             suffix = "" if shape == "folder" else f"_{language}"
-            value = mutated(part, trees(keys)) if split == hurt and language == names[-1] else st.just(part)
-            content = draw(json_bytes(value)) if split == hurt else json.dumps(part).encode()
+            value = mutated(part, trees(keys)) if language == names[-1] else st.just(part)
+            content = draw(json_bytes(value)) if split == damaged else json.dumps(part).encode()
             files[f"folder/{split}_reid{suffix}.json"] = content
     if draw(st.booleans()):
-        odd = draw(
-            st.sampled_from(
-                ("test_reid_.json", "test_reid_x y.json", "test_reid_é\n.json", "test_reid_en.json/x")
-            )
-        )
+        names = ("test_reid_.json", "test_reid_x y.json", "test_reid_é\n.json", "test_reid_en.json/x")
+        odd = draw(st.sampled_from(names))
         files[f"folder/{odd}"] = b"[]"
     return {name: content for name, content in files.items() if f"{name}/x" not in files}
 
@@ -103,9 +81,8 @@ def _folder(draw: DrawFn, records: Records, shape: str, keys: Any) -> dict[str, 
 @st.composite
 def _read_by(draw: DrawFn, where: str, files: dict[str, bytes]) -> Case:
     reader = draw(st.sampled_from(("evaluate", "evaluate", "train", "check", "test set")))
-    dataset = draw(
-        st.sampled_from(("auto",) * 6 + ("rstpreid", "table", "curated", "multilingual", "cuhk-pedes"))
-    )
+    datasets = ("auto",) * 6 + ("rstpreid", "table", "curated", "multilingual", "cuhk-pedes")
+    dataset = draw(st.sampled_from(datasets))
     if reader == "check":
         arguments = (where, "@GOOD/people/imgs", "--out", "@BOX/out", "--dataset", dataset)
         return Case("data.check", arguments, files)
@@ -115,9 +92,8 @@ def _read_by(draw: DrawFn, where: str, files: dict[str, bytes]) -> Case:
         return Case("main", (*EVALUATE, others), files)
     languages = draw(st.sampled_from(("[en]", "[en]", "[en, fr]", "[fr]", "[xx]", "['']")))
     place = (f"data.annotation_file={where}", "data.image_root=@GOOD/people/imgs", f"data.dataset={dataset}")
-    return Case(
-        "main", (*(EVALUATE if reader == "evaluate" else TRAIN), *place, f"data.languages={languages}"), files
-    )
+    start = EVALUATE if reader == "evaluate" else TRAIN
+    return Case("main", (*start, *place, f"data.languages={languages}"), files)
 
 
 def _csv(rows: Any) -> bytes:

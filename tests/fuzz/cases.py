@@ -1,11 +1,12 @@
-"""One fuzzed input: a command line, and the files it reads, as data that can be run here or as a process."""
+"""One fuzzed input: a command line and the files it reads, to run in this process or in one of its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-BOX, GOOD = "@BOX", "@GOOD"  # in arguments and files: the folder of this case, and that of the good inputs
+# Placeholders in arguments and files: the folder of this case, and that of the good inputs.
+BOX, GOOD = "@BOX", "@GOOD"
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Damaged:
     edits: tuple[tuple[Any, ...], ...]
 
     def content(self, good: Path) -> bytes:
-        """The bytes; places beyond the end wrap around."""
+        """The damaged bytes; positions beyond the end wrap around."""
         data = bytearray((good / self.good).read_bytes())
         for kind, at, *rest in self.edits:
             at %= len(data) + 1
@@ -33,7 +34,7 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Made:
-    """What `make(path, good)` writes; `name` says what, for reports."""
+    """A file that `make(path, good)` writes; reports call it `name`."""
 
     name: str
     make: Callable[[Path, Path], object] = field(repr=False)
@@ -44,10 +45,10 @@ Content = bytes | Damaged | Made
 
 @dataclass(frozen=True)
 class Case:
-    """`program` as `python -m` names it, called with `arguments` where `files` are.
+    """`program`, as `python -m` names it, called with `arguments` in a box that holds `files`.
 
     Attributes:
-        folder: in the box, where it is called.
+        folder: the working directory, relative to the box.
     """
 
     program: str
@@ -56,14 +57,14 @@ class Case:
     folder: str = ""
 
     def __str__(self) -> str:
-        """Short: long texts in a case are cut in their middle."""
+        """One line; the middle of long texts is left out."""
         parts = [*self.arguments, *(f"{name}: {content!r}" for name, content in self.files.items())]
         return f"{self.program} " + " | ".join(
             part if len(part) < 600 else f"{part[:400]} ... {part[-100:]}" for part in parts
         )
 
     def lay_out(self, box: Path, good: Path) -> list[str]:
-        """Write the files; returns the arguments with the folders filled in."""
+        """Write the files; returns the arguments with the placeholders filled in."""
         for name, content in self.files.items():
             path = box / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,8 @@ SNIPPETS = (
     "schedule: {<<: [1, 2]}\n",
     "schedule: {<<: 3}\n",
     "a: &a {<<: [*z]}\n",
-    "schedule: {epoch: !!python/object/apply:os.system ['touch @BOX/hurt']}\n",
-    "!!python/object/new:os.system ['touch @BOX/hurt']\n",
+    "schedule: {epoch: !!python/object/apply:os.system ['touch @BOX/harm']}\n",
+    "!!python/object/new:os.system ['touch @BOX/harm']\n",
     "schedule: {epoch: !!python/name:os.system }\n",
     "schedule: {epoch: !!int 'x'}\n",
     "schedule: {epoch: !!float 'x', lr: !!float ''}\n",
@@ -103,17 +103,13 @@ COMMAND = ("--config", "@BOX/options.yaml", "data.num_workers=0")
 
 @st.composite
 def config_cases(draw: DrawFn, options: dict[str, Any]) -> Case:
-    """An options file: what is known to hurt, a good one mutated, wild YAML, damaged text, long chains."""
-    kind = draw(
-        st.sampled_from(
-            ("snippet", "snippet", "mutated", "mutated", "mutated", "wild", "text", "deep", "chain")
-        )
-    )
+    """An options file: known trouble, a good file mutated, wild YAML, damaged text, or a chain of bases."""
+    kinds = ("snippet", "snippet", "mutated", "mutated", "mutated", "wild", "text", "deep", "chain")
+    kind = draw(st.sampled_from(kinds))
     files: dict[str, bytes] = {}
     if kind == "snippet":
-        text = "base: @GOOD/config.yaml\n" * draw(st.booleans()) + "".join(
-            draw(st.lists(st.sampled_from(SNIPPETS), min_size=1, max_size=2))
-        )
+        snippets = draw(st.lists(st.sampled_from(SNIPPETS), min_size=1, max_size=2))
+        text = "base: @GOOD/config.yaml\n" * draw(st.booleans()) + "".join(snippets)
     elif kind in ("mutated", "wild"):
         keys = st.one_of(st.sampled_from(WORDS), texts())
         value = mutated(options, st.one_of(scalars(), numbers(), trees(keys)))
@@ -147,7 +143,7 @@ def _yaml(value: Any, is_json: bool) -> str:
 
 @st.composite
 def override_cases(draw: DrawFn) -> Case:
-    """Overrides: mostly one real key with a value that its type allows, however strange; or anything."""
+    """Overrides: mostly one real key with a value that its type allows, however strange; else anything."""
     overrides = []
     for _ in range(draw(st.sampled_from((1, 1, 1, 2, 3)))):
         key = draw(st.sampled_from(KEYS))
@@ -171,34 +167,29 @@ def _flow(tree: Any) -> str:
 
 
 def _of_its_type(key: str) -> st.SearchStrategy[str]:
-    """Values that the option's type allows, as text: the choices it names, or numbers of any size."""
+    """Values of the option's type, as text: its choices, or numbers of any size."""
     section, name = key.split(".")
     field = next(f for f in dataclasses.fields(getattr(Options(), section)) if f.name == name)
-    words = field.metadata["check"].words if field.metadata["check"] else ""
-    if words.startswith("one of "):
-        return st.sampled_from(words.removeprefix("one of ").split(", "))
+    check = field.metadata["check"]
+    if check and check.choices:
+        return st.sampled_from(check.choices)
     number = st.sampled_from((*NUMBERS[2:], 4, 16, 64, 100, 1000, 10**5, 10**6, 10**9))
     size = st.one_of(number, number, st.sampled_from((0, -1, 0.5, 1e-300, 1e300, 1e-9, 0.999, 30.5)))
-    if name == "compile":  # a minute of g++, rightly
+    if name == "compile":  # it would compile for a minute
         return st.just("false")
     if "bool" in str(field.type):
         return st.sampled_from(("true", "false"))
     if "tuple" in str(field.type):
         return st.lists(st.one_of(size, size, st.none()), max_size=3).map(_flow)
     if "Mapping" in str(field.type):
-        return st.dictionaries(
-            st.sampled_from(("a", "@GOOD/features")),
-            st.one_of(size, st.just(["@GOOD/people", "@GOOD/people/imgs"])),
-        ).map(_flow)
-    text = (
-        st.sampled_from(NASTY)
-        if "str" in str(field.type) and "int" not in str(field.type)
-        else st.just("null")
-    )
+        values = st.one_of(size, st.just(["@GOOD/people", "@GOOD/people/imgs"]))
+        return st.dictionaries(st.sampled_from(("a", "@GOOD/features")), values).map(_flow)
+    is_text = "str" in str(field.type) and "int" not in str(field.type)
+    text = st.sampled_from(NASTY) if is_text else st.just("null")
     return text if str(field.type) == "<class 'str'>" else st.one_of(size, size, size, text).map(str)
 
 
 def _is_long(override: str) -> bool:
-    """Whether it asks for a run that may rightly take long."""
+    """Whether it asks for a run of many epochs, which may take long."""
     key, _, value = override.partition("=")
     return key.strip().endswith("epoch") and value.strip().isdecimal() and int(value[:9]) > 2

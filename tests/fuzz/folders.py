@@ -1,4 +1,4 @@
-"""Folders that earlier commands wrote: saved features, search indexes; and folders of images."""
+"""Folders that earlier commands wrote (saved features, search indexes), and folders of images."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,8 @@ UPDATE = ("misc.search", ("index", "@GOOD/run/checkpoint_last.pth", "@GOOD/peopl
 
 
 @st.composite
-def _one_hurt(draw: DrawFn, good: Path, folder: str, names: tuple[str, ...], to: str) -> dict[str, Any]:
-    """The files of a good folder, one or two of them mutated, damaged or left out."""
+def _one_damaged(draw: DrawFn, good: Path, folder: str, names: tuple[str, ...], to: str) -> dict[str, Any]:
+    """The files of a good folder, one or two of them mutated, damaged or missing."""
     files: dict[str, Any] = {f"{to}/{name}": Damaged(f"{folder}/{name}", ()) for name in names}
     for _ in range(draw(st.sampled_from((1, 1, 2)))):
         name = draw(st.sampled_from(names))
@@ -44,7 +44,7 @@ NPY = b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f2', 'fortran_order': False, 'shape
 @st.composite
 def feature_cases(draw: DrawFn, good: Path) -> Case:
     """A folder of saved features, scored, or fused with a model's own."""
-    files = draw(_one_hurt(good, "features", FEATURES, "features"))
+    files = draw(_one_damaged(good, "features", FEATURES, "features"))
     extra = draw(st.sampled_from(((), ("eval.rerank=true",), ("--save-rankings", "@BOX/out/rows.csv"))))
     if draw(st.booleans()):
         return Case("main", (*EVALUATE, "@BOX/features", *extra), files)
@@ -53,25 +53,22 @@ def feature_cases(draw: DrawFn, good: Path) -> Case:
 
 @st.composite
 def index_cases(draw: DrawFn, good: Path) -> Case:
-    """A search index, asked or brought up to date."""
+    """A search index, queried or updated."""
     if draw(st.booleans()):
-        files = draw(_one_hurt(good, "index", INDEX, "index")) | {"out/keep": b""}
+        files = draw(_one_damaged(good, "index", INDEX, "index")) | {"out/keep": b""}
         program, arguments = QUERY
         return Case(program, arguments, files)
-    files = draw(_one_hurt(good, "index", INDEX, "out"))
+    files = draw(_one_damaged(good, "index", INDEX, "out"))
     if draw(st.booleans()):
-        name = draw(
-            st.sampled_from(
-                ("images-x.json", "images-2.json", "images-.json", "features-2.npy", "images-1-2.json")
-            )
-        )
+        names = ("images-x.json", "images-2.json", "images-.json", "features-2.npy", "images-1-2.json")
+        name = draw(st.sampled_from(names))
         files[f"out/parts/{name}"] = draw(st.one_of(st.binary(max_size=30), json_bytes(trees())))
     return Case(*UPDATE, files)
 
 
 @st.composite
 def image_cases(draw: DrawFn, good: Path) -> Case:
-    """Images damaged, cut short or of another type than their name; put to every use."""
+    """An image that is damaged, truncated or of another type than its name says, read by every program."""
     suffix = draw(st.sampled_from(sorted(FORMATS.values())))
     source = f"images/good{suffix}"
     image: Any = draw(damaged_file(source, (good / source).stat().st_size))
@@ -89,28 +86,20 @@ def image_cases(draw: DrawFn, good: Path) -> Case:
         for split in ("train", "val", "test")
         for number in range(4 if split != where else 1)
     ]
+    good_images = {f"imgs/{record['file_path']}" for record in records} - {name}
     files: dict[str, Any] = {name: image, "a.json": json.dumps(records).encode()}
-    files |= {
-        f"imgs/{r['file_path']}": Damaged(source, ()) for r in records if f"imgs/{r['file_path']}" != name
-    }
-    place = (
-        "data.annotation_file=@BOX/a.json",
-        "data.image_root=@BOX/imgs",
-        "data.batch_size=1",
-        "experiment.ss=false",
-    )
+    files |= {path: Damaged(source, ()) for path in good_images}
+    place = ("data.annotation_file=@BOX/a.json", "data.image_root=@BOX/imgs")
     skip = f"data.on_bad_image={draw(st.sampled_from(('error', 'skip')))}"
     use = draw(st.sampled_from(("evaluate", "train", "check", "index", "query")))
     if use == "evaluate":
-        return Case("main", (*EVALUATE, "@GOOD/run/checkpoint_last.pth", *place[:2], skip), files)
+        return Case("main", (*EVALUATE, "@GOOD/run/checkpoint_last.pth", *place, skip), files)
     if use == "train":
-        return Case("main", (*EVALUATE[:-1], *place, skip), files)
+        return Case("main", (*EVALUATE[:-1], *place, "data.batch_size=1", "experiment.ss=false", skip), files)
     if use == "check":
         return Case("data.check", ("@BOX/a.json", "@BOX/imgs", "--out", "@BOX/out"), files)
     if use == "index":
-        return Case(
-            "misc.search", ("index", "@GOOD/run/checkpoint_last.pth", "@BOX/imgs", "--out", "@BOX/out"), files
-        )
+        return Case("misc.search", (*UPDATE[1][:2], "@BOX/imgs", "--out", "@BOX/out"), files)
     return Case("misc.search", ("query", "@GOOD/index", "--image", f"@BOX/{name}", "-k", "3"), {name: image})
 
 

@@ -1,4 +1,4 @@
-"""The good inputs that cases are made from: data, runs, weights in every container, features, an index."""
+"""The good inputs that cases are made from: data, a run, weights in every container, features, an index."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "GIF":
 
 
 def make_goods(folder: Path) -> Path:
-    """Fill `folder`; what the programs say on the way is kept quiet."""
+    """Fill `folder`, without output."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _make_data(folder)

@@ -1,4 +1,4 @@
-"""Runs a case and tells what was wrong with how it ended."""
+"""Runs a case and lists the faults in how it ended."""
 
 import contextlib
 import faulthandler
@@ -22,26 +22,26 @@ from tests.fuzz.cases import Case
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS, SECONDS_OF_A_PROCESS = 30.0, 120.0
-MEMORY = 16 * 2**30  # of address space: what wants more ends with an error, not with the machine
+MEMORY = 16 * 2**30  # of address space: a case that asks for more gets an error, and the machine stays usable
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 CHANGES += ("os.chmod", "shutil.rmtree", "shutil.copyfile", "shutil.move")
-# Where in the arguments of a change stand the paths that it changes: elsewhere it is the first.
+# Positions of the changed paths in the arguments of an event; for the others it is the first.
 CHANGED = {"os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,), "shutil.copyfile": (1,)}
 CHANGED |= {"shutil.move": (0, 1)}
 FOREIGN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.bind")
 FOREIGN += ("socket.getaddrinfo", "webbrowser.open")
-# Of libraries, not of this program: caches that they make once for a machine.
+# Caches that libraries create once per machine.
 HARMLESS = re.compile(r"/dev/null|/dev/shm/.*|.*/__pycache__(/.*)?|.*/(torchinductor_\w+|matplotlib)(/.*)?")
 
 
 class HangError(BaseException):
-    """The time of a case is up; no `except Exception` catches it."""
+    """The case exceeded its time limit; no `except Exception` catches this."""
 
 
 @dataclass
 class Outcome:
-    """How a case ended: its exit status (None: it did not end by itself), and what should not have been."""
+    """How a case ended: its exit status (None: not by itself), its faults, and the start of stderr."""
 
     status: int | None
     faults: list[str] = field(default_factory=list)
@@ -49,23 +49,21 @@ class Outcome:
 
 
 class _Watch:
-    """An audit hook: what Python writes outside of the folders that are allowed, starts or connects to."""
+    """An audit hook that records writes outside the allowed folders, new processes and connections."""
 
     def __init__(self) -> None:
-        self.allowed: tuple[str, ...] | None = None  # None: not watching
+        self.allowed: tuple[str, ...] | None = None  # None: inactive
         self.seen: list[str] = []
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._on_event)
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.allowed is None:
             return
         if event in FOREIGN:
             if getattr(arguments[0], "family", None) == socket.AF_UNIX:
-                return  # the loader's workers, to each other
+                return  # the loader's workers talk to each other
             self.seen.append(f"{event} {arguments[:2]}"[:200])
-        elif event in CHANGES or (
-            event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
-        ):
+        elif event in CHANGES or (event == "open" and _is_write(arguments[2])):
             for place in CHANGED.get(event, (0,)):
                 self._note(event, arguments[place])
 
@@ -76,11 +74,15 @@ class _Watch:
                 self.seen.append(f"{event} {real}"[:200])
 
 
+def _is_write(flags: Any) -> bool:
+    return isinstance(flags, int) and bool(flags & WRITES)
+
+
 WATCH = _Watch()
 
 
 def run_case(case: Case, good: Path, as_process: bool = False) -> Outcome:
-    """Run it in a folder of its own, where it may write below `out` and `tmp` alone."""
+    """Run it in a folder of its own, in which it may write only below `out` and `tmp`."""
     with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
         box, errors = Path(name).resolve() / "box", Path(name) / "stderr"
         for folder in ("tmp", "home"):
@@ -89,31 +91,31 @@ def run_case(case: Case, good: Path, as_process: bool = False) -> Outcome:
         before = _snapshot(box) | _snapshot(good)
         run = _in_process if not as_process else _as_process
         outcome = run(case, arguments, box, errors)
-        said = errors.read_text(encoding="utf-8", errors="replace")
-        outcome.faults += _complaints(outcome.status, said, case.program)
-        outcome.message = said.strip()[:300]
+        stderr = errors.read_text(encoding="utf-8", errors="replace")
+        outcome.faults += _faults(outcome.status, stderr, case.program)
+        outcome.message = stderr.strip()[:300]
         after = _snapshot(box) | _snapshot(good)
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         outcome.faults += [f"file outside the output folder: {path}" for path in sorted(changed)[:3]]
         return outcome
 
 
-def _complaints(status: int | None, said: str, program: str) -> list[str]:
-    lines = said.strip().splitlines()
+def _faults(status: int | None, stderr: str, program: str) -> list[str]:
+    lines = stderr.strip().splitlines()
     if status is None:
         return []
     faults = []
-    if "Traceback (most recent" in said or "--- Logging error ---" in said:
-        faults.append("a traceback: " + said.strip()[-1500:])
+    if "Traceback (most recent" in stderr or "--- Logging error ---" in stderr:
+        faults.append("a traceback: " + stderr.strip()[-1500:])
     elif status == 2 and (len(lines) != 1 or not lines[0].startswith("error: ")):
-        faults.append(f"status 2 and not one line 'error: ...': {said[:300]!r}")
+        faults.append(f"status 2 and not one line 'error: ...': {stderr[:300]!r}")
     if status not in ((0, 1, 2) if program == "data.check" else (0, 2)):
-        faults.append(f"status {status}: {said[-300:]!r}")
+        faults.append(f"status {status}: {stderr[-300:]!r}")
     return faults
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """{path: (size, time of change)} of all files and folders but those a case may write to."""
+    """{path: (size, modification time)} of all files and folders except those a case may write to."""
     found = {}
     for root, folders, files in os.walk(folder):
         if root == str(folder):
@@ -151,8 +153,8 @@ def _module(program: str) -> str:
 
 @contextlib.contextmanager
 def _guarded(box: Path, place: Path, errors: Path) -> Iterator[None]:
-    """Standard error to a file, output to nowhere; in a folder; watched, with limits of time and memory."""
-    with _streams(errors), _logging_as_it_was(), _limits():
+    """In the folder `place`, watched, limited in time and memory, stderr in a file and stdout discarded."""
+    with _streams(errors), _logging_restored(), _limits():
         folder, tempdir = os.getcwd(), tempfile.tempdir
         try:
             os.chdir(place)
@@ -166,12 +168,12 @@ def _guarded(box: Path, place: Path, errors: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _streams(errors: Path) -> Iterator[None]:
-    """Both streams are moved where C writes to them too."""
+    """Redirect stdout and stderr, including what C code writes to them."""
     sys.stdout.flush(), sys.stderr.flush()
     kept, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
     try:
-        with errors.open("wb") as file, open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1), os.dup2(file.fileno(), 2)
+        with errors.open("wb") as file, open(os.devnull, "wb") as devnull:
+            os.dup2(devnull.fileno(), 1), os.dup2(file.fileno(), 2)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         yield
@@ -185,7 +187,7 @@ def _streams(errors: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logging_as_it_was() -> Iterator[None]:
+def _logging_restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     try:
@@ -199,7 +201,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
-    """An alarm after `SECONDS`, and `MEMORY`; a hang in C hears no alarm: it ends the process, later."""
+    """`SECONDS` and `MEMORY`. A hang in C code ignores the alarm: a later one ends the process."""
 
     def ring(*_: object) -> None:
         raise HangError
@@ -220,7 +222,7 @@ def _limits() -> Iterator[None]:
 
 
 def _as_process(case: Case, arguments: list[str], box: Path, errors: Path) -> Outcome:
-    caches = Path(tempfile.gettempdir()) / "fuzz-caches"  # of matplotlib and others, as a home has them
+    caches = Path(tempfile.gettempdir()) / "fuzz-caches"  # of matplotlib and other libraries
     caches.mkdir(exist_ok=True)
     settings = {"HOME": str(box / "home"), "TMPDIR": str(box / "tmp"), "PYTHONPATH": str(REPOSITORY)}
     settings |= dict.fromkeys(("XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME"), str(caches))
@@ -241,6 +243,6 @@ def _as_process(case: Case, arguments: list[str], box: Path, errors: Path) -> Ou
             )
         except subprocess.TimeoutExpired:
             return Outcome(None, [f"no end after {SECONDS_OF_A_PROCESS:.0f} s"])
-        except ValueError:  # a NUL or half a sign in an argument: no shell can pass it on
+        except ValueError:  # a NUL or an unpaired surrogate: no shell can pass it
             return Outcome(None)
     return Outcome(done.returncode)

@@ -1,4 +1,4 @@
-"""The kinds of fuzzed inputs, with the share that each has in a run."""
+"""The kinds of fuzzed inputs, and the share of each in a run."""
 
 from pathlib import Path
 
@@ -13,17 +13,8 @@ from tests.fuzz.configs import config_cases, override_cases
 from tests.fuzz.folders import feature_cases, image_cases, index_cases
 from tests.fuzz.weights import weight_cases
 
-SHARES = {
-    "annotations": 0.22,
-    "captions": 0.07,
-    "YAML": 0.16,
-    "overrides": 0.11,
-    "images": 0.12,
-    "weights": 0.16,
-    "features": 0.05,
-    "index": 0.05,
-    "command lines": 0.06,
-}
+SHARES = {"annotations": 0.22, "captions": 0.07, "YAML": 0.16, "overrides": 0.11, "images": 0.12}
+SHARES |= {"weights": 0.16, "features": 0.05, "index": 0.05, "command lines": 0.06}
 
 
 def strategies(good: Path) -> dict[str, SearchStrategy[Case]]:
@@ -47,16 +38,10 @@ def strategies(good: Path) -> dict[str, SearchStrategy[Case]]:
 def draw_cases(strategy: SearchStrategy[Case], count: int, number: int) -> list[Case]:
     """`count` cases, the same for the same seed `number`."""
     drawn: list[Case] = []
-    health = list(HealthCheck)
+    generate_only = {"phases": [Phase.generate], "suppress_health_check": list(HealthCheck)}
 
     @seed(number)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=health,
-    )
+    @settings(max_examples=count, database=None, deadline=None, **generate_only)
     @given(strategy)
     def collect(case: Case) -> None:
         drawn.append(case)

@@ -1,4 +1,4 @@
-"""Checkpoints and weights: bytes of good ones flipped, cut, put in; entries exchanged, in every container."""
+"""Checkpoints and weights in every container, with damaged bytes or with entries replaced."""
 
 import warnings
 from collections.abc import Callable
@@ -16,13 +16,10 @@ from tests.fuzz.cases import Case, Made
 from tests.fuzz.wild import damaged_file, scalars, texts
 
 CONTAINERS = (
-    "run/checkpoint_last.pth",
-    "archive.pt",
-    "plain.pt",
-    "old.pt",
-    "released.pth",
+    *("run/checkpoint_last.pth", "archive.pt", "plain.pt", "old.pt", "released.pth"),
     "safetensors/model.safetensors",
 )
+SPLICED = ("run/checkpoint_last.pth", "run/checkpoint_last.pth", "plain.pt", "released.pth")
 FOLDER = ("config.json", "model.safetensors")
 CONFIG = ("--config", "@GOOD/config.yaml", "--output-dir", "@BOX/out")
 USES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -40,24 +37,9 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int
 
 @st.composite
 def weight_cases(draw: DrawFn, good: Path) -> Case:
-    """A damaged, spliced or strange file of weights, put to one of its uses."""
+    """A damaged, spliced or strange file of weights, used in one of the ways that read weights."""
     kind = draw(st.sampled_from(("damaged", "damaged", "damaged", "spliced", "spliced", "folder", "strange")))
-    use = draw(
-        st.sampled_from(
-            (
-                "evaluate",
-                "evaluate",
-                "evaluate",
-                "resume",
-                "resume",
-                "auto",
-                "pretrained",
-                "export",
-                "index",
-                "query",
-            )
-        )
-    )
+    use = draw(st.sampled_from(("evaluate", "evaluate", "resume", *USES)))
     program, arguments = USES[use]
     name = "out/checkpoint_last.pth" if use == "auto" else "weights"
     if kind == "damaged":
@@ -65,19 +47,15 @@ def weight_cases(draw: DrawFn, good: Path) -> Case:
         size = (good / container).stat().st_size
         files: dict[str, Any] = {name: draw(damaged_file(container, size))}
     elif kind == "spliced":
-        container = draw(
-            st.sampled_from(
-                ("run/checkpoint_last.pth", "run/checkpoint_last.pth", "plain.pt", "released.pth")
-            )
-        )
+        container = draw(st.sampled_from(SPLICED))
         changes = draw(st.lists(_change(), min_size=1, max_size=3))
         form = draw(st.sampled_from(("zip", "zip", "old", "safetensors")))
         files = {name: Made(f"{container} as {form} with {changes}", _splicer(container, form, changes))}
     elif kind == "folder":
         name = f"{name}/" if use != "auto" else "out/checkpoint_last.pth/"
         files = {name + part: (good / "huggingface" / part).read_bytes() for part in FOLDER}
-        hurt = draw(st.sampled_from(FOLDER))
-        files[name + hurt] = draw(damaged_file(f"huggingface/{hurt}", len(files[name + hurt])))
+        part = draw(st.sampled_from(FOLDER))
+        files[name + part] = draw(damaged_file(f"huggingface/{part}", len(files[name + part])))
     else:
         files = {name: draw(st.one_of(st.binary(max_size=100), st.sampled_from(STRANGE)))}
     return Case(program, arguments, files)
@@ -87,7 +65,7 @@ STRANGE = (
     *(b"", b"PK\x05\x06" + bytes(18), b"\x80\x02.", b"\x80\x04N.", b"{" * 20, bytes(8) + b"{}"),
     *(b"\x02" + bytes(7) + b"{}", b"\xff" * 8 + b"{}", b"(" * 100_000 + b".", b"I" + b"9" * 5000 + b"\n."),
     b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",
-    b"cos\nsystem\n(S'touch @BOX/hurt'\ntR.",
+    b"cos\nsystem\n(S'touch @BOX/harm'\ntR.",
     b"\x80\x02cbuiltins\neval\nq\x00X\x01\x00\x00\x001\x85R.",
     *(b"\x8c\x01a\x94\x93.", b"\x80\x04\x8a\xff" + b"\xff" * 255 + b".", b"\x80\x04B\xff\xff\xff\x7fx."),
     b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fx.",
@@ -95,24 +73,16 @@ STRANGE = (
 
 
 def _change() -> st.SearchStrategy[tuple[str, int, Any]]:
-    value = st.one_of(
-        scalars(),
-        st.builds(
-            _Odd,
-            st.sampled_from(SHAPES),
-            st.sampled_from(DTYPES),
-            st.sampled_from((0.0, 1.0, float("nan"), float("inf"), 1e30)),
-        ),
-        st.sampled_from(
-            ([], {}, (), [[]], {"a": {}}, {1: 2}, {"model": 3}, [1, 2], {"image_size": ["x", {}]})
-        ),
-    )
+    fills = st.sampled_from((0.0, 1.0, float("nan"), float("inf"), 1e30))
+    tensors = st.builds(_Tensor, st.sampled_from(SHAPES), st.sampled_from(DTYPES), fills)
+    holders = ([], {}, (), [[]], {"a": {}}, {1: 2}, {"model": 3}, [1, 2], {"image_size": ["x", {}]})
     kinds = st.sampled_from(("set", "set", "set", "drop", "rename", "add"))
-    return st.tuples(kinds, st.integers(0, 10**6), st.one_of(value, texts()))
+    values = st.one_of(scalars(), tensors, st.sampled_from(holders), texts())
+    return st.tuples(kinds, st.integers(0, 10**6), values)
 
 
-class _Odd:
-    """Stands for a tensor, so that a case prints short."""
+class _Tensor:
+    """The description of a tensor, so that a case prints short."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, fill: float) -> None:
         self.shape, self.dtype, self.fill = shape, dtype, fill
@@ -131,7 +101,7 @@ def _splicer(
     def write(path: Path, good: Path) -> None:
         content = read_pickled(good / container)
         for kind, number, value in changes:
-            value = value.tensor() if isinstance(value, _Odd) else value
+            value = value.tensor() if isinstance(value, _Tensor) else value
             _apply(content, kind, number, value)
         _save(content, form, path)
 
@@ -139,7 +109,7 @@ def _splicer(
 
 
 def _apply(content: Any, kind: str, number: int, value: Any) -> None:
-    """Change an entry, at a depth that the number draws too."""
+    """Change an entry; `number` selects both its depth and its key."""
     holder = content
     for _ in range(number % 4):
         inner = list(holder.values()) if isinstance(holder, dict) else holder
@@ -161,19 +131,15 @@ def _apply(content: Any, kind: str, number: int, value: Any) -> None:
 
 def _save(content: Any, form: str, path: Path) -> None:
     if form == "safetensors":
-        model = content.get("model", content) if isinstance(content, dict) else {}
-        model = model if isinstance(model, dict) else {}
+        is_dict = isinstance(content, dict)
+        model = content.get("model", content) if is_dict else {}
         tensors = {
-            str(k).encode("utf-8", "replace").decode(): v.contiguous()
-            for k, v in model.items()
-            if isinstance(v, Tensor)
+            str(name).encode("utf-8", "replace").decode(): tensor.contiguous().clone()
+            for name, tensor in (model.items() if isinstance(model, dict) else ())
+            if isinstance(tensor, Tensor)
         }
-        options = content.get("options") if isinstance(content, dict) else None
-        safetensors.torch.save_file(
-            {k: v.clone() for k, v in tensors.items()},
-            path,
-            metadata={"options": repr(options).replace("'", '"')},
-        )
+        options = repr(content.get("options") if is_dict else None).replace("'", '"')
+        safetensors.torch.save_file(tensors, path, metadata={"options": options})
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What hostile values look like: texts, numbers, JSON, YAML, bytes; and how good content is damaged."""
+"""Hostile values (texts, numbers, JSON, YAML, bytes), and the ways in which good content is damaged."""
 
 import copy
 import json
@@ -10,90 +10,34 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from tests.fuzz.cases import Damaged
 
 NASTY = (
-    *(
-        "",
-        " ",
-        "\t\n",
-        ".",
-        "!!!",
-        "\0",
-        "a\0b",
-        "\ud800",
-        "x\udcff",
-        "\ufeff",
-        "\u202eabc",
-        "\u200b",
-        "🧥👖",
-    ),
-    *(
-        "A" * 300,
-        "x" * 5000,
-        "a/" * 2000,
-        "../" * 8 + "etc/passwd",
-        "/etc/passwd",
-        "~",
-        "~root",
-        "C:\\x",
-        ".",
-    ),
-    *(
-        "&amp;&lt;&#0;&#x110000;",
-        "<|endoftext|>",
-        "$\\frac{1}{",
-        "%s%n",
-        "{0.__class__}",
-        "true",
-        "null",
-        "=",
-    ),
-    *(
-        "-",
-        "--help",
-        "\x1b[31mred",
-        "\x7f\x80",
-        "é" * 80,
-        "مرحبا",
-        "红色的外套",
-        "a\u0301" * 50,
-        "’s",
-        "'",
-        '"',
-    ),
-    *(
-        "1e999",
-        "nan",
-        "-inf",
-        "0x10",
-        "1_000",
-        "12:30:45",
-        "2024-13-45",
-        "@",
-        "#",
-        "*",
-        "&a",
-        "!!python/none x",
-    ),
+    *("", " ", "\t\n", ".", "!!!", "\0", "a\0b", "\ud800", "x\udcff", "\ufeff", "\u202eabc", "\u200b"),
+    *("A" * 300, "x" * 5000, "a/" * 2000, "../" * 8 + "etc/passwd", "/etc/passwd", "~", "~root", "C:\\x"),
+    *("&amp;&lt;&#0;&#x110000;", "<|endoftext|>", "$\\frac{1}{", "%s%n", "{0.__class__}", "true", "null"),
+    *("=", "-", "--help", "\x1b[31mred", "\x7f\x80", "é" * 80, "a\u0301" * 50, "’s", "'", '"'),
+    "!!python/none x",
+    *("1e999", "nan", "-inf", "0x10", "1_000", "12:30:45", "2024-13-45", "@", "#", "*", "&a"),
+    *("🧥👖", "مرحبا", "红色的外套"),
 )
 NUMBERS = (0, -1, 1, 2, 3, 7, 255, 2**31, 2**32, 2**63 - 1, 2**63, -(2**63), 2**64, 10**30, 10**400)
 FLOATS = (0.0, -0.0, 0.5, 1e-300, 1e300, 1.8e308, float("inf"), float("-inf"), float("nan"))
 
 
 def texts() -> SearchStrategy[str]:
-    """Any Unicode, half signs and controls too, and what is known to hurt."""
+    """Any Unicode, with unpaired surrogates and control characters, and strings known to cause trouble."""
     return st.one_of(
         st.sampled_from(NASTY), st.text(max_size=60), st.text(st.characters(codec=None), max_size=20)
     )
 
 
 def numbers() -> SearchStrategy[int | float]:
-    """Small, huge, negative, and what is no number."""
+    """Small, huge, negative and non-finite numbers."""
     return st.one_of(
         st.sampled_from(NUMBERS), st.sampled_from(FLOATS), st.integers(-9, 99), st.floats(width=32)
     )
 
 
 def scalars() -> SearchStrategy[Any]:
-    """Null, truth, numbers, texts."""
+    """None, booleans, numbers, texts."""
     return st.one_of(st.none(), st.booleans(), numbers(), texts())
 
 
@@ -109,16 +53,16 @@ def trees(keys: SearchStrategy[str] | None = None) -> SearchStrategy[Any]:
 
 @st.composite
 def mutated(draw: DrawFn, good: Any, values: SearchStrategy[Any] | None = None) -> Any:
-    """A deep copy of lists and objects with one to four places changed, dropped, doubled or renamed."""
+    """A deep copy of lists and dictionaries with one to four places set, dropped, duplicated or renamed."""
     root = [copy.deepcopy(good)]
     for _ in range(draw(st.sampled_from((1, 1, 2, 4)))):
         holder, key = _place(draw, root)
-        kind = draw(st.sampled_from(("set", "set", "drop", "double", "rename", "swap")))
+        kind = draw(st.sampled_from(("set", "set", "drop", "duplicate", "rename", "swap")))
         if kind == "set" or holder is root:
             holder[key] = draw(trees() if values is None else values)
         elif kind == "drop":
             del holder[key]
-        elif kind == "double" and isinstance(holder, list):
+        elif kind == "duplicate" and isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
         elif isinstance(holder, dict):
             value = holder.pop(key) if kind == "rename" else holder[key]
@@ -139,11 +83,10 @@ def _place(draw: DrawFn, root: list[Any]) -> tuple[Any, Any]:
 
 @st.composite
 def json_bytes(draw: DrawFn, value: SearchStrategy[Any]) -> bytes:
-    """A value as JSON in one spelling or another, not always as JSON should be."""
+    """A value as JSON: plain, or deep, with long numbers or duplicate keys, or in another encoding."""
     text = json.dumps(draw(value), ensure_ascii=draw(st.booleans()))
-    kind = draw(
-        st.sampled_from(("plain",) * 8 + ("deep", "deep", "long number", "twice", "tail", "utf-16", "bom"))
-    )
+    kinds = ("deep", "deep", "long number", "duplicate key", "tail", "utf-16", "bom")
+    kind = draw(st.sampled_from(("plain",) * 8 + kinds))
     if kind == "deep":
         depth = draw(st.sampled_from((50, 900, 5000, 200_000)))
         opening, closing = draw(st.sampled_from((("[", "]"), ('{"a":', "}"))))
@@ -151,7 +94,7 @@ def json_bytes(draw: DrawFn, value: SearchStrategy[Any]) -> bytes:
         text = draw(st.sampled_from((text, f"[{text}]")))
     elif kind == "long number":
         text = text.replace("1", "1" * draw(st.sampled_from((30, 4290, 5000))), 1)
-    elif kind == "twice":
+    elif kind == "duplicate key":
         text = text.replace("{", '{"id": 1, "id": "x", ', 1)
     elif kind == "tail":
         text += draw(texts())
@@ -161,7 +104,7 @@ def json_bytes(draw: DrawFn, value: SearchStrategy[Any]) -> bytes:
 
 @st.composite
 def damaged_bytes(draw: DrawFn, content: SearchStrategy[bytes]) -> bytes:
-    """Some bytes changed, taken out or put in, and the end cut off; or nothing, mostly."""
+    """Mostly unchanged; else with bytes changed, removed or inserted, or truncated."""
     data = bytearray(draw(content))
     for _ in range(draw(st.sampled_from((0, 0, 0, 1, 3)))):
         at = draw(st.integers(0, max(len(data) - 1, 0)))
