@@ -13,10 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.types import Tokens
-from model.clip import LOGIT_BIAS, freeze, lock_blocks
+from model.clip import LOGIT_BIAS
 from model.processor import NORMALIZATIONS, ImageProcessor
-from model.protocol import Backbone, Built, DualEncoder, JsonObject
+from model.protocol import Backbone, Built, DualEncoder, JsonObject, Lockable
 from model.weights.altclip_files import (
     bad_altclip,
     fill_from_checkpoint,
@@ -91,7 +90,7 @@ class AltText(nn.Module):
 
 
 class AltCLIP(DualEncoder):
-    """The towers of an `AltCLIPModel`."""
+    """The towers of an `AltCLIPModel`; its features equal `get_image_features` and `get_text_features`."""
 
     def __init__(self, model: nn.Module, image_size: tuple[int, int], logit_bias: bool = False) -> None:
         super().__init__()
@@ -103,34 +102,16 @@ class AltCLIP(DualEncoder):
         self.patch_grid = self.visual.grid
         self.vocab_size = model.text_model.roberta.embeddings.word_embeddings.num_embeddings
 
-    def encode_image(
-        self, pixel_values: Tensor, return_dense: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """See `DualEncoder.encode_image`; the pooled features equal `AltCLIPModel.get_image_features`."""
-        return self.visual(pixel_values, return_dense)
-
-    def encode_text(self, tokens: Tokens, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """See `DualEncoder.encode_text`; the pooled features equal `AltCLIPModel.get_text_features`."""
-        return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
-
-    def lock(
-        self,
-        patch_embedding: bool = False,
-        image_blocks: int = 0,
-        text_blocks: int = 0,
-        text_layers: Sequence[int] = (),
-    ) -> None:
-        """See `DualEncoder.lock`."""
+    def lockable(self) -> Lockable:
+        """See `DualEncoder.lockable`."""
         vision, text = self.visual.vision_model, self.text.text_model.roberta
-        if patch_embedding:
-            vision.embeddings.patch_embedding.requires_grad_(False)
-        if image_blocks:
-            freeze(vision, "embeddings.", "pre_layrnorm.")
-        if text_blocks:
-            freeze(text, "embeddings.")
-        lock_blocks(_blocks(vision.encoder), range(image_blocks), "lock_image_blocks")
-        lock_blocks(_blocks(text.encoder), range(text_blocks), "lock_text_blocks")
-        lock_blocks(_blocks(text.encoder), text_layers, "lock_text_layers")
+        return Lockable(
+            vision.embeddings.patch_embedding,
+            (vision.embeddings, vision.pre_layrnorm),
+            _blocks(vision.encoder),
+            (text.embeddings,),
+            _blocks(text.encoder),
+        )
 
 
 def _blocks(encoder: nn.Module) -> nn.ModuleList:

@@ -4,15 +4,13 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from data.types import Tokens
 from model.processor import NORMALIZATIONS, ImageProcessor
-from model.protocol import Backbone, Built, DualEncoder, JsonObject
+from model.protocol import Backbone, Built, DualEncoder, JsonObject, Lockable
 from model.towers.text import TextTransformer
 from model.towers.vision import VisionTransformer
 from model.weights.hf_clip import to_transformers
@@ -44,50 +42,16 @@ class CLIP(DualEncoder):
         self.patch_grid = visual.grid
         self.vocab_size = text.token_embedding.num_embeddings
 
-    def encode_image(
-        self, pixel_values: Tensor, return_dense: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """See `DualEncoder.encode_image`."""
-        return self.visual(pixel_values, return_dense)
-
-    def encode_text(self, tokens: Tokens, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """See `DualEncoder.encode_text`."""
-        return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
-
-    def lock(
-        self,
-        patch_embedding: bool = False,
-        image_blocks: int = 0,
-        text_blocks: int = 0,
-        text_layers: Sequence[int] = (),
-    ) -> None:
-        """See `DualEncoder.lock`."""
+    def lockable(self) -> Lockable:
+        """See `DualEncoder.lockable`."""
         image, text = self.visual, self.text
-        if patch_embedding:
-            image.conv1.requires_grad_(False)
-        if image_blocks:
-            freeze(image, "conv1.", "class_embedding", "positional_embedding", "ln_pre.")
-        if text_blocks:
-            freeze(text, "token_embedding.", "positional_embedding")
-        lock_blocks(image.transformer.resblocks, range(image_blocks), "lock_image_blocks")
-        lock_blocks(text.transformer.resblocks, range(text_blocks), "lock_text_blocks")
-        lock_blocks(text.transformer.resblocks, text_layers, "lock_text_layers")
-
-
-def freeze(module: nn.Module, *beginnings: str) -> None:
-    """Freeze the parameters whose names have one of these beginnings."""
-    for name, parameter in module.named_parameters():
-        if name.startswith(beginnings):
-            parameter.requires_grad_(False)
-
-
-def lock_blocks(blocks: nn.ModuleList, numbers: Iterable[int], option: str) -> None:
-    """Freeze the blocks of these numbers; raises UserError, naming the option, if one does not exist."""
-    for number in numbers:
-        if number >= len(blocks):
-            last = len(blocks) - 1
-            raise UserError(f"model.{option}: expected blocks from 0 to {last}, found {number}.")
-        blocks[number].requires_grad_(False)
+        return Lockable(
+            image.conv1,
+            (image.conv1, image.class_embedding, image.positional_embedding, image.ln_pre),
+            image.transformer.resblocks,
+            (text.token_embedding, text.positional_embedding),
+            text.transformer.resblocks,
+        )
 
 
 def build_clip(
@@ -97,18 +61,10 @@ def build_clip(
     dropout: float = 0.0,
     *,
     normalization: str = "imagenet",
-    patch_size: int | None = None,
-    image_width: int | None = None,
-    image_layers: int | None = None,
-    image_heads: int | None = None,
-    text_width: int | None = None,
-    text_layers: int | None = None,
-    text_heads: int | None = None,
-    embed_dim: int | None = None,
-    vocab_size: int | None = None,
     logit_bias: bool = False,
     grad_checkpointing: bool = False,
     cleaning: str = "tbps-clip",
+    **sizes: int | None,
 ) -> tuple[CLIP, CLIPTokenizer, ImageProcessor]:
     """The model, and the tokenizer and image processor that go with it.
 
@@ -118,10 +74,10 @@ def build_clip(
         text_length: tokens of a caption, start and end included. Positions are resized to it too.
         dropout: on the text tower's attention weights, in training mode only.
         normalization: statistics of the images, "imagenet" or "clip".
-        patch_size, ..., vocab_size: None: as in the weights, or ViT-B/16's where there are none.
         logit_bias: whether there is a learned bias, for the sigmoid loss.
         grad_checkpointing: keep only the input of each block, and recompute the block in the backward pass.
         cleaning: how the tokenizer cleans captions, a name of `CLEANINGS`.
+        sizes: fields of `ClipShape`; None or missing: as in the weights, or ViT-B/16's where there are none.
 
     Raises:
         UserError: weights that cannot be loaded; a size that differs from theirs, an image size that is no
@@ -130,19 +86,8 @@ def build_clip(
     if normalization not in NORMALIZATIONS:
         choices = ", ".join(NORMALIZATIONS)
         raise UserError(f"data.normalization: expected one of {choices}, found {normalization!r}.")
-    given = {
-        "patch_size": patch_size,
-        "image_width": image_width,
-        "image_layers": image_layers,
-        "image_heads": image_heads,
-        "text_width": text_width,
-        "text_layers": text_layers,
-        "text_heads": text_heads,
-        "embed_dim": embed_dim,
-        "vocab_size": vocab_size,
-    }
     weights = None if pretrained is None else load_clip_weights(pretrained, image_size)
-    shape = _resolve_shape({name: value for name, value in given.items() if value is not None}, weights)
+    shape = _resolve_shape({name: value for name, value in sizes.items() if value is not None}, weights)
     height, width = image_size
     if height % shape.patch_size or width % shape.patch_size:
         raise UserError(
@@ -267,20 +212,17 @@ def to_openai(clip: CLIP) -> tuple[dict[str, Tensor], JsonObject]:
 
 def _from_options(options: Options, weights: str | None) -> Built:
     settings = options.model
-    sizes = (
-        *("patch_size", "image_width", "image_layers", "image_heads"),
-        *("text_width", "text_layers", "text_heads", "embed_dim", "vocab_size"),
-    )
+    sizes = {size.name: getattr(settings, size.name) for size in dataclasses.fields(ClipShape)}
     return build_clip(
         weights or settings.clip_pretrained,
         image_size=options.data.image_size,
         text_length=options.experiment.text_length,
         dropout=options.experiment.dropout,
         normalization=options.data.normalization,
-        **{name: getattr(settings, name) for name in sizes},
         logit_bias=options.experiment.sigmoid,
         grad_checkpointing=settings.grad_checkpointing,
         cleaning=options.data.cleaning,
+        **sizes,
     )
 
 

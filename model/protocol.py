@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 from torch import Tensor, nn
 
 from data.types import Tokens
-from options import Options
+from options import Options, UserError
 
 JsonObject = dict[str, Any]
 
@@ -75,11 +75,22 @@ class Processor(Protocol):
         ...
 
 
+class Lockable(NamedTuple):
+    """The parts of two towers that `DualEncoder.lock` freezes."""
+
+    patch_embedding: nn.Module
+    image_embeddings: Sequence[nn.Module | nn.Parameter]
+    image_blocks: nn.ModuleList
+    text_embeddings: Sequence[nn.Module | nn.Parameter]
+    text_blocks: nn.ModuleList
+
+
 class DualEncoder(nn.Module):
-    """The two towers and the scale of their cosine similarities: what a backbone builds.
+    """Two towers and the scale of their cosine similarities: what a backbone builds.
 
     Attributes:
-        visual, text: the towers.
+        visual: called as (pixels (B, 3, H, W), return_dense).
+        text: called as (input_ids (B, L), attention_mask (B, L), return_dense).
         logit_scale: learned logarithm of the scale.
         logit_bias: a parameter where the sigmoid loss is on, else the number 0.0.
         embed_dim: D, the width of the shared space.
@@ -101,12 +112,16 @@ class DualEncoder(nn.Module):
         """(B, 3, H, W) -> features (B, D), not normalised; with `return_dense` also those of the class token
         and the P patches, (B, 1 + P, D).
         """
-        raise NotImplementedError
+        return self.visual(pixel_values, return_dense)
 
     def encode_text(self, tokens: Tokens, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """What the tokenizer returned -> features (B, D), not normalised; with `return_dense` also those of
         all tokens, (B, L, D), padding included.
         """
+        return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
+
+    def lockable(self) -> Lockable:
+        """The parts that may be frozen."""
         raise NotImplementedError
 
     def lock(
@@ -126,7 +141,22 @@ class DualEncoder(nn.Module):
         Raises:
             UserError: a block that the tower does not have.
         """
-        raise NotImplementedError
+        parts = self.lockable()
+        frozen = [parts.patch_embedding] if patch_embedding else []
+        frozen += parts.image_embeddings if image_blocks else ()
+        frozen += parts.text_embeddings if text_blocks else ()
+        for option, blocks, numbers in (
+            ("lock_image_blocks", parts.image_blocks, range(image_blocks)),
+            ("lock_text_blocks", parts.text_blocks, range(text_blocks)),
+            ("lock_text_layers", parts.text_blocks, text_layers),
+        ):
+            for number in numbers:
+                if number >= len(blocks):
+                    last = len(blocks) - 1
+                    raise UserError(f"model.{option}: expected blocks from 0 to {last}, found {number}.")
+                frozen.append(blocks[number])
+        for part in frozen:
+            part.requires_grad_(False)
 
 
 Built = tuple[DualEncoder, Tokenizer, Processor]

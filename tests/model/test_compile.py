@@ -88,6 +88,7 @@ def test_evaluation_gives_the_features_of_the_plain_towers(traced: None) -> None
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.slow
 def test_the_real_compiler_takes_the_text_tower() -> None:
     model = tiny_model({"model.text_layers": 1}).eval()
     tokens = tiny_batch().tokens
