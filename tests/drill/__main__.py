@@ -1,8 +1,8 @@
 """The fault drill: `make drill`, or python -m tests.drill.
 
-A small run of two processes on rendered persons is made once undisturbed. Then each fault is done to the same
-run by real means (signals, a full file system, damaged files), the same command goes on, and what it comes to
-is compared with the undisturbed run to the last bit: weights, optimiser, random states, log and figures.
+A small run of two processes on rendered persons is made once undisturbed. Then each fault is injected into
+the same run by real means (signals, a full file system, damaged files), the same command resumes it, and its
+outcome is compared with the undisturbed run bit for bit: weights, optimizer, random states, log and figures.
 """
 
 import argparse
@@ -13,18 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from tests.drill.faults import FAULTS, Fault
+from tests.drill.subject import NoFaultError, Subject
 
-from tests.drill.faults import FAULTS  # noqa: E402
-from tests.drill.subject import NoFaultError, Subject  # noqa: E402
-
-AGAIN = 5  # times that a try is made in which the fault did not happen
-Fault = Callable[[Subject, random.Random], str]
+MAX_ATTEMPTS = 5  # of one try, as long as the fault does not happen
 
 
 @dataclass
@@ -37,20 +33,20 @@ class Row:
     lost: list[str] = field(default_factory=list)
 
 
-def do(fault: Fault, subject: Subject, rng: random.Random) -> str:
-    """Do a fault, once more where it did not happen; raises NoFaultError where it does not at all."""
-    for _ in range(AGAIN - 1):
+def inject(fault: Fault, subject: Subject, rng: random.Random) -> str:
+    """Inject a fault, again if it did not happen; raises NoFaultError if it never does."""
+    for _ in range(MAX_ATTEMPTS - 1):
         with contextlib.suppress(NoFaultError):
             return fault(subject, rng)
     return fault(subject, rng)
 
 
 def attempt(row: Row, fault: Fault, subject: Subject, seed: int) -> None:
-    """Do a fault to a fresh run, and see whether it comes to the undisturbed end."""
+    """Inject a fault into a fresh run, and compare its outcome with the undisturbed one."""
     row.tries += 1
     began = time.monotonic()
     try:
-        lost = do(fault, subject, random.Random(seed))
+        lost = inject(fault, subject, random.Random(seed))
         difference = subject.difference()
     except (AssertionError, NoFaultError, OSError, subprocess.SubprocessError) as error:
         subject.kill_all()
@@ -60,13 +56,14 @@ def attempt(row: Row, fault: Fault, subject: Subject, seed: int) -> None:
     print(f"{row.fault}, {time.monotonic() - began:.0f} s: {row.lost[-1]}", flush=True)
 
 
-def main() -> int:
-    """Run the command line; returns the exit status: 0, or 1 where a fault was not survived."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 1 if the run did not recover from a fault."""
     parser = argparse.ArgumentParser(prog="python -m tests.drill", description=__doc__)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments of the faults")
-    parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), help="these faults alone")
+    parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), help="only these faults")
+    parser.add_argument("--tries", type=int, help="of each fault; default: as many as its row says")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the runs")
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="drill-"))
     print(f"seed {flags.seed}, runs in {folder}", flush=True)
     rows = []
@@ -75,7 +72,7 @@ def main() -> int:
         for number, name in enumerate(flags.only):
             fault, tries = FAULTS[name]
             rows.append(Row(name))
-            for n in range(tries):
+            for n in range(flags.tries or tries):
                 attempt(rows[-1], fault, subject, flags.seed + 1000 * number + n)
     finally:
         if not flags.keep:
@@ -85,7 +82,7 @@ def main() -> int:
 
 
 def table(rows: list[Row]) -> str:
-    """Fault - tries - recovered - what was lost."""
+    """The columns fault, tries, recovered, what was lost."""
     cells = [["fault", "tries", "recovered", "what was lost"]]
     for row in rows:
         lost = "; ".join(dict.fromkeys(row.lost))

@@ -1,4 +1,4 @@
-"""The faults: each is done to a fresh run of a `Subject`, lets it come to its end, and says what it cost."""
+"""The faults: each disturbs a fresh run of a `Subject`, resumes it to its end and returns what was lost."""
 
 import json
 import random
@@ -8,68 +8,79 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.drill.subject import STEPS, NoFaultError, Subject
+from tests.drill.subject import (
+    DAMAGED,
+    NOT_FINITE,
+    NOT_WRITTEN,
+    SAVED,
+    SKIPPED,
+    STEPS,
+    NoFaultError,
+    Subject,
+)
+
+Fault = Callable[[Subject, random.Random], str]
 
 NAN = """
-import model.tbps
-original, calls = model.tbps.ritc_loss, []
+import model.objectives
+original, calls = model.objectives.ritc_loss, []
 def poisoned(*arguments):
     calls.append(1)
     return original(*arguments) * (float('nan') if len(calls) in ({step} * 2 - 1, {step} * 2) else 1.0)
-model.tbps.ritc_loss = poisoned
+model.objectives.ritc_loss = poisoned
 """
 
 
-def killed(whom: str, when: str) -> Callable[[Subject, random.Random], str]:
+def killed(target: str, moment: str) -> Fault:
     """SIGKILL to a rank or to all: at a random moment, after a random step, or during a save."""
 
     def fault(subject: Subject, rng: random.Random) -> str:
         subject.clean()
         subject.start()
-        if when == "at any time":
+        if moment == "at any time":
             subject.wait_until(subject.has_begun)
             time.sleep(rng.uniform(0.0, 12.0))
-        elif when == "after a step":
+        elif moment == "after a step":
             step = rng.randrange(1, STEPS)
             subject.wait_until(lambda: subject.step() >= step)
         else:
             subject.wait_until(lambda: (subject.run / "metrics.jsonl").exists())
             time.sleep(rng.uniform(0.0, 3.0))
             subject.wait_until(lambda: any(subject.run.glob("*.pth.tmp")))
-        if whom == "all":
+        if target == "all":
             subject.kill_all()
         else:
             subject.send(subject.pid(rng.randrange(2)), signal.SIGKILL)
-        subject.wait_cut_off()
-        return again(subject)
+        subject.wait_for_failure()
+        return resume(subject)
 
     return fault
 
 
 def restarted(subject: Subject, rng: random.Random) -> str:
-    """SIGKILL to a rank under torchrun --max-restarts: the run goes on by itself."""
+    """SIGKILL to a rank under torchrun --max-restarts: the run resumes by itself."""
     subject.clean()
     subject.start(restarts=2)
     step = rng.randrange(1, STEPS)
     subject.wait_until(lambda: subject.step() >= step)
     victim = subject.pid(rank := rng.randrange(2))
     subject.send(victim, signal.SIGKILL)
-    assert subject.wait() == 0, subject.said()[-600:]
+    assert subject.wait() == 0, subject.log()[-600:]
     if subject.pid(rank) == victim:
-        raise NoFaultError("the run ended too soon to be started again")
-    return f"{max(0, step - subject.went_on_from())} steps made again, by itself"
+        raise NoFaultError("the run ended before it could be restarted")
+    return f"{max(0, step - subject.resumed_after())} steps repeated, by itself"
 
 
-def again(subject: Subject, *overrides: str) -> str:
-    """Let the same command go on, and count the steps that are made twice."""
+def resume(subject: Subject, *overrides: str) -> str:
+    """Run the same command again to its end, and count the steps that are repeated."""
     reached = subject.step()
     status = subject.finish(*overrides)
-    assert status == 0, f"status {status}: {subject.said()[-600:]}"
-    return f"{max(0, reached - subject.went_on_from())} steps made again"
+    assert status == 0, f"status {status}: {subject.log()[-600:]}"
+    return f"{max(0, reached - subject.resumed_after())} steps repeated"
 
 
-def signalled(number: signal.Signals, target: str) -> Callable[[Subject, random.Random], str]:
-    """A signal that asks for an end, to torchrun (which passes it on) or to one rank alone."""
+def signalled(number: signal.Signals, target: str) -> Fault:
+    """A signal that requests a stop, to torchrun (which forwards it) or to a single rank."""
 
     def fault(subject: Subject, rng: random.Random) -> str:
         subject.clean()
@@ -78,9 +89,9 @@ def signalled(number: signal.Signals, target: str) -> Callable[[Subject, random.
         subject.wait_until(lambda: subject.step() >= step)
         pid = subject.process.pid if target == "torchrun" else subject.pid(rng.randrange(2))
         subject.send(pid, number)
-        subject.wait_cut_off()
-        assert "saved in" in subject.said(), subject.said()[-600:]
-        lost = again(subject)
+        subject.wait_for_failure()
+        assert SAVED in subject.log(), subject.log()[-600:]
+        lost = resume(subject)
         assert lost.startswith("0 "), lost
         return lost
 
@@ -88,7 +99,7 @@ def signalled(number: signal.Signals, target: str) -> Callable[[Subject, random.
 
 
 def full_disk(subject: Subject, rng: random.Random) -> str:
-    """A small tmpfs that is filled for a while; without the right to mount, files that may not grow."""
+    """A small tmpfs that is full for a while; without the right to mount, a limit on the size of files."""
     subject.clean()
     subject.run.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(subject.run)]
@@ -98,9 +109,9 @@ def full_disk(subject: Subject, rng: random.Random) -> str:
         step = rng.randrange(1, STEPS - 8)
         subject.wait_until(lambda: subject.step() >= step)
         _fill(subject, is_mounted)
-        subject.wait_until(lambda: "could not be written" in subject.said())
+        subject.wait_until(lambda: NOT_WRITTEN in subject.log())
         _free(subject, is_mounted)
-        assert subject.wait() == 0, subject.said()[-600:]
+        assert subject.wait() == 0, subject.log()[-600:]
         difference = subject.difference()
         assert not difference, difference
     finally:
@@ -133,8 +144,8 @@ def _free(subject: Subject, is_mounted: bool) -> None:
         subprocess.run(["prlimit", f"--pid={subject.pid(0)}", "--fsize=unlimited:unlimited"], check=True)
 
 
-def damaged_checkpoint(how: str) -> Callable[[Subject, random.Random], str]:
-    """A run is stopped and its last checkpoint damaged."""
+def damaged_checkpoint(how: str) -> Fault:
+    """A run is killed and its last checkpoint damaged."""
 
     def fault(subject: Subject, rng: random.Random) -> str:
         subject.clean()
@@ -142,7 +153,7 @@ def damaged_checkpoint(how: str) -> Callable[[Subject, random.Random], str]:
         step = rng.randrange(10, STEPS)
         subject.wait_until(lambda: subject.step() >= step)
         subject.kill_all()
-        subject.wait_cut_off()
+        subject.wait_for_failure()
         last = subject.run / "checkpoint_last.pth"
         content = bytearray(last.read_bytes())
         if how == "a flipped bit":
@@ -152,9 +163,9 @@ def damaged_checkpoint(how: str) -> Callable[[Subject, random.Random], str]:
         else:
             content[:] = bytes(len(content))
         last.write_bytes(content)
-        lost = again(subject)
-        if "passed over" not in subject.said():
-            raise NoFaultError("the damage is where nothing is kept")
+        lost = resume(subject)
+        if DAMAGED not in subject.log():
+            raise NoFaultError("the damage is in unused bytes")
         return lost
 
     return fault
@@ -165,8 +176,8 @@ def _some_image(subject: Subject, rng: random.Random) -> Path:
     return subject.data / "imgs" / rng.choice(records)["file_path"]
 
 
-def bad_image(how: str) -> Callable[[Subject, random.Random], str]:
-    """A training image goes away, or half of it, while the run is on; it is put back, and the run goes on."""
+def bad_image(how: str) -> Fault:
+    """A training image is deleted or truncated during the run, then restored, and the run resumes."""
 
     def fault(subject: Subject, rng: random.Random) -> str:
         subject.clean()
@@ -179,58 +190,58 @@ def bad_image(how: str) -> Callable[[Subject, random.Random], str]:
         else:
             path.write_bytes(content[: len(content) // 2])
         try:
-            subject.wait_cut_off()
-            assert path.name in subject.said(), subject.said()[-600:]
+            subject.wait_for_failure()
+            assert path.name in subject.log(), subject.log()[-600:]
         finally:
             path.write_bytes(content)
-        return again(subject)
+        return resume(subject)
 
     return fault
 
 
 def skipped_image(subject: Subject, rng: random.Random) -> str:
-    """The same with data.on_bad_image=skip: the image is lost by choice, and a kill loses no more."""
+    """The same with data.on_bad_image=skip: the image is lost by choice, and a kill loses nothing else."""
     subject.clean()
     path = _some_image(subject, rng)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     skip = "data.on_bad_image=skip"
     try:
-        assert subject.finish(skip) == 0, subject.said()[-600:]
+        assert subject.finish(skip) == 0, subject.log()[-600:]
         listed = (subject.run / "bad_images.txt").read_text().split()
         assert listed == [path.relative_to(subject.data / "imgs").as_posix()], listed
         subject.compare_with_this()
         subject.start(skip)
         subject.wait_until(lambda: subject.step() >= STEPS // 2)
         subject.kill_all()
-        subject.wait_cut_off()
-        return f"1 image, by choice; {again(subject, skip)}"
+        subject.wait_for_failure()
+        return f"1 image, by choice; {resume(subject, skip)}"
     finally:
         path.write_bytes(content)
 
 
 def nan_stops(subject: Subject, rng: random.Random) -> str:
-    """A loss that is NaN on both ranks: the run stops before the step, and goes on without the NaN."""
+    """A loss that is NaN on both ranks: the run stops before the step, and resumes without the NaN."""
     subject.clean()
     subject.start(injected=NAN.format(step=rng.randrange(2, STEPS)))
     assert subject.wait() != 0
-    assert "not finite" in subject.said(), subject.said()[-600:]
-    return again(subject)
+    assert NOT_FINITE in subject.log(), subject.log()[-600:]
+    return resume(subject)
 
 
 def nan_is_skipped(subject: Subject, rng: random.Random) -> str:
-    """The same with schedule.skip_nonfinite: the step is lost by choice, alike in two runs, and no other."""
+    """The same with schedule.skip_nonfinite: only this step is lost, by choice, the same in two runs."""
     subject.clean()
     for is_first in (True, False):
         subject.start("schedule.skip_nonfinite=1", injected=NAN.format(step=STEPS // 2))
-        assert subject.wait() == 0, subject.said()[-600:]
-        assert subject.said().count("of at most 1 skipped") == 1
+        assert subject.wait() == 0, subject.log()[-600:]
+        assert subject.log().count(SKIPPED) == 1
         if is_first:
             subject.compare_with_this()
     return "1 step, by choice; its images are in the log"
 
 
-FAULTS: dict[str, tuple[Callable[[Subject, random.Random], str], int]] = {
+FAULTS: dict[str, tuple[Fault, int]] = {
     "kill -9 of a rank, at any time": (killed("a rank", "at any time"), 4),
     "kill -9 of a rank, after a step": (killed("a rank", "after a step"), 4),
     "kill -9 of a rank, during a save": (killed("a rank", "during a save"), 3),

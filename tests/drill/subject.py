@@ -1,4 +1,4 @@
-"""The run that the faults are done to."""
+"""The run that faults are injected into."""
 
 import contextlib
 import json
@@ -16,16 +16,20 @@ from data.synthetic.write import Parameters, generate
 from tests.helpers.tiny_config import write_config
 from tests.helpers.whole_runs import assert_same_runs, say_pid, write_program
 
+# Messages of the product that the drill waits for.
+RESUMING, NOT_WRITTEN, SAVED = "resuming after step", "could not be written", "saved in"
+DAMAGED, NOT_FINITE, SKIPPED = "passed over", "not finite", " of at most "
+MESSAGES = (RESUMING, NOT_WRITTEN, SAVED, DAMAGED, NOT_FINITE, SKIPPED)
 STEPS = 24  # of the run: three epochs of 64 samples in steps of 2 x 4
-LIMIT = 240.0  # seconds that nothing of the drill takes
+LIMIT = 600.0  # seconds after which a run counts as hanging
 
 
 class NoFaultError(Exception):
-    """The run ended before what was to be done to it, or did not notice: nothing was tried."""
+    """The fault did not happen: the run ended before it, or was not affected by it."""
 
 
 class Subject:
-    """A small training of two processes under torchrun, in a folder of its own; one `start` at a time."""
+    """A small training of two processes under torchrun in `folder`; one `start` at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "people"
@@ -43,7 +47,7 @@ class Subject:
         self.process: subprocess.Popen[bytes] | None = None
         self.undisturbed = folder / "undisturbed"
         self.clean()
-        assert self.finish() == 0, self.said()
+        assert self.finish() == 0, self.log()
         self.run.rename(self.undisturbed)
 
     def _program(self, lines: str) -> None:
@@ -52,19 +56,19 @@ class Subject:
         write_program(self.program, say_pid(pids) + lines)
 
     def clean(self) -> None:
-        """Back to before the first start."""
+        """Return to the state before the first start."""
         shutil.rmtree(self.run, ignore_errors=True)
         self._program("")
         self.expected = self.undisturbed
 
     def compare_with_this(self) -> None:
-        """What is lost by choice changes the figures: compare what comes with the run as it ended."""
+        """Compare later outcomes with the current one: what is lost by choice changes the figures."""
         self.expected = self.folder / "expected"
         shutil.rmtree(self.expected, ignore_errors=True)
         self.run.rename(self.expected)
 
     def start(self, *overrides: str, injected: str = "", restarts: int = 0) -> None:
-        """Start the command, the same one each time but for what a fault asks for, and do not wait for it."""
+        """Start the command, each time the same but for what a fault adds, without waiting for it."""
         self._program(injected)
         for pid in (self.folder / "pids").iterdir():
             pid.unlink()
@@ -80,51 +84,51 @@ class Subject:
             )
 
     def wait(self) -> int:
-        """The status of torchrun, once it ends."""
+        """Wait for torchrun to end; returns its exit status."""
         try:
             return self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             self.kill_all()
-            raise TimeoutError(f"the run did not end in {LIMIT:.0f} s") from None
+            raise TimeoutError(f"the run did not end within {LIMIT:.0f} s") from None
 
     def finish(self, *overrides: str) -> int:
-        """Start it and let it come to its end."""
+        """Start the command and wait for its end."""
         self.start(*overrides)
         return self.wait()
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
-        """Wait for it; raises NoFaultError where the run ends first."""
+        """Wait until `happened()`; raises NoFaultError if the run ends first."""
         end = time.monotonic() + LIMIT
         while not happened():
             if self.process.poll() is not None:
                 raise NoFaultError("the run ended too soon")
             if time.monotonic() > end:
-                raise TimeoutError("what a fault waits for did not happen")
+                raise TimeoutError("the moment of the fault did not come")
             time.sleep(0.0005)
 
-    def wait_cut_off(self) -> None:
-        """Wait for the end of a run that something was done to; raises NoFaultError where it ended well."""
+    def wait_for_failure(self) -> None:
+        """Wait for the end of a disturbed run; raises NoFaultError if it succeeded."""
         if self.wait() == 0:
-            raise NoFaultError("the run ended as if nothing had been")
+            raise NoFaultError("the run succeeded undisturbed")
 
     def pid(self, rank: int) -> int:
-        """The process of a rank."""
+        """The process id of a rank."""
         return int((self.folder / "pids" / str(rank)).read_text())
 
     def has_begun(self) -> bool:
-        """Whether both ranks have written their number."""
+        """Whether both ranks have written their process id."""
         files = [self.folder / "pids" / rank for rank in "01"]
         return all(file.exists() and file.read_text() for file in files)
 
     def send(self, pid: int, number: signal.Signals) -> None:
-        """Send a signal to torchrun or a rank; raises NoFaultError where it has ended."""
+        """Send a signal to torchrun or a rank; raises NoFaultError if it has ended."""
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             raise NoFaultError("the process ended too soon") from None
 
     def kill_all(self) -> None:
-        """SIGKILL to torchrun and its ranks, and to nothing else."""
+        """Kill torchrun and its ranks, and nothing else."""
         if self.process.poll() is not None:
             return
         for pid in (self.process.pid, *(self.pid(rank) for rank in (0, 1) if self.has_begun())):
@@ -133,26 +137,26 @@ class Subject:
         self.process.wait()
 
     def step(self) -> int:
-        """The last step in the log."""
+        """The last logged step; 0 before the first."""
         try:
             lines = (self.run / "metrics.jsonl").read_text().splitlines()
             return max((json.loads(line)["step"] for line in lines), default=0)
         except (FileNotFoundError, json.JSONDecodeError):
             return 0
 
-    def said(self) -> str:
-        """All that the last start printed."""
+    def log(self) -> str:
+        """The output of the last start so far."""
         return self.output.read_text(errors="replace")
 
-    def went_on_from(self) -> int:
-        """The step that the last start went on after."""
-        found = re.search(r"resuming after step (\d+)", self.said())
+    def resumed_after(self) -> int:
+        """The step that the last start resumed after; 0 for a run from scratch."""
+        found = re.search(rf"{RESUMING} (\d+)", self.log())
         return int(found[1]) if found else 0
 
     def difference(self) -> str:
-        """How the run differs from what it should have come to; nothing where it does not."""
+        """How the run differs from the expected outcome; empty if it does not."""
         if not (self.run / "results.json").exists():
-            return f"no results: {self.said()[-400:]}"
+            return f"no results: {self.log()[-400:]}"
         try:
             assert_same_runs(self.expected, self.run)
         except AssertionError as error:
