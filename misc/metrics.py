@@ -1,12 +1,22 @@
 """Retrieval metrics by the field's definitions, exact, by counting: no matrix is sorted or held whole."""
 
 from collections.abc import Callable
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
+Figures = dict[str, dict[str, float]]  # {direction: {metric: percent}}, the directions "t2i" and "i2t"
+
+
+class Results(TypedDict, total=False):
+    """The figures of an evaluation set: of each language, their average, and of fusion and re-ranking."""
+
+    languages: dict[str, Figures]
+    average: Figures
+    rows: "dict[str, Results]"
 
 
 def retrieval_metrics(
@@ -53,7 +63,7 @@ def score_metrics(
     """The (Q, 5) figures of single queries, columns as METRICS, for scores of any kind.
 
     Args:
-        scores_of: numbers of at most `chunk` queries (B,) -> their scores (B, G), higher is nearer.
+        scores_of: row numbers of at most `chunk` queries (B,) -> their scores (B, G), higher is nearer.
 
     With r_1 < r_2 < ... < r_P the ranks of a query's P hits: R@k = [r_1 <= k], AP = mean of i / r_i,
     INP = P / r_P.
@@ -92,21 +102,21 @@ def hit_ranks(scores: Tensor, hits: Tensor, num_hits: Tensor) -> Tensor:
         hits, num_hits: (B, P) and (B,), of `hits_of`.
 
     Returns:
-        (B, P) int64; what lies beyond a query's number of hits is the largest int64.
+        (B, P) int64; the largest int64 beyond a query's number of hits.
     """
     places = torch.arange(hits.shape[1], device=scores.device)
-    unreal = places >= num_hits[:, None]
-    own = scores.gather(1, hits).masked_fill(unreal, -torch.inf)
+    is_padding = places >= num_hits[:, None]
+    own = scores.gather(1, hits).masked_fill(is_padding, -torch.inf)
     own, order = own.sort(dim=1, descending=True, stable=True)
     hits = hits.gather(1, order)
     ahead, not_behind = _num_above(scores, own)
-    tied = (not_behind - ahead > 1) & ~unreal
+    tied = (not_behind - ahead > 1) & ~is_padding
     gallery = torch.arange(scores.shape[1], device=scores.device)
     for place in tied.any(dim=0).nonzero()[:, 0].tolist():
         rows = tied[:, place]
         earlier = gallery < hits[rows, place, None]
         ahead[rows, place] += ((scores[rows] == own[rows, place, None]) & earlier).sum(dim=1)
-    return (ahead + 1).masked_fill(unreal, torch.iinfo(ahead.dtype).max)
+    return (ahead + 1).masked_fill(is_padding, torch.iinfo(ahead.dtype).max)
 
 
 def best_ranked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -117,13 +127,13 @@ def best_ranked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     k = min(k, scores.shape[1])
     values, rows = scores.topk(k, dim=1)
-    crowded = (scores >= values[:, -1:]).sum(dim=1) > k  # more than k tie for the last place
+    is_tied = (scores >= values[:, -1:]).sum(dim=1) > k  # more than k tie for the last place
     rows, order = rows.sort(dim=1)
     values, best = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     rows = rows.gather(1, best)
-    if crowded.any():
-        all_values, all_rows = scores[crowded].sort(dim=1, descending=True, stable=True)
-        values[crowded], rows[crowded] = all_values[:, :k], all_rows[:, :k]
+    if is_tied.any():
+        all_values, all_rows = scores[is_tied].sort(dim=1, descending=True, stable=True)
+        values[is_tied], rows[is_tied] = all_values[:, :k], all_rows[:, :k]
     return rows, values
 
 
@@ -131,7 +141,7 @@ def _num_above(scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """How many of a row's scores (B, G) are above, and how many at least, each of its levels: (B, P) both.
 
     Every score is looked up among the few levels, which is several times faster than comparing it with each.
-    To be above a level is to be at least the next number that there is.
+    To be above a level is to be at least the next floating-point number.
     """
     num_rows, above = len(levels), levels.nextafter(levels.new_tensor(torch.inf))
     thresholds, order = torch.cat([above, levels], dim=1).sort(dim=1)

@@ -36,7 +36,7 @@ class Components:
     named: Mapping[str, Stateful]
     plain: Sequence[Stateful]
     per_rank: Mapping[str, Stateful]
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
 
     def state_dict(self) -> State:
         """The content of a checkpoint. Collective: all ranks call this together."""

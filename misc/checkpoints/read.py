@@ -9,8 +9,8 @@ import re
 import stat
 import zipfile
 from pathlib import Path
-from typing import Any
 
+from misc.checkpoints.components import State
 from misc.process import distributed
 from model.weights.pickles import read_pickled
 from options import UserError
@@ -49,7 +49,7 @@ def check_bytes(path: Path) -> None:
         raise OSError(errno.EIO, f"'{path}': the checksum of {damaged} does not match")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> State:
     """Read a checkpoint of a run onto the CPU, executing nothing.
 
     Raises:
@@ -75,7 +75,7 @@ def is_of_folder(resume: str | None, folder: Path) -> bool:
     return distributed.broadcast_object(os.path.realpath(Path(resume).parent) == os.path.realpath(folder))
 
 
-def find_checkpoint(resume: str | None, folder: Path) -> dict[str, Any] | None:
+def find_checkpoint(resume: str | None, folder: Path) -> State | None:
     """The training state to resume from.
 
     Args:

@@ -18,7 +18,7 @@ FEATURE_OPTIONS = (
 )
 
 
-def features_depend_on(options: Options) -> dict[str, Any]:
+def features_depend_on(options: Options) -> dict[str, object]:
     """The values of `FEATURE_OPTIONS`, as plain values."""
     values = to_dict(options)
     return {key: values[section][name] for key in FEATURE_OPTIONS for section, name in [key.split(".")]}

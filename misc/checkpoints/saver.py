@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -117,7 +116,7 @@ class Saver:
         )
 
 
-def _on_host(state: Any) -> Any:
+def _on_host(state: object) -> object:
     """A copy of a state in the host's memory."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)

@@ -6,17 +6,17 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from misc.checkpoints.components import State
 from misc.checkpoints.read import BEST, LAST, OLDER, check_bytes, older_checkpoints, step_of
 from misc.process import distributed
 from misc.process.durable import replacing
 from options import UserError
 
 
-def save_last(state: dict[str, Any], folder: Path, keep: int = 1) -> None:
+def save_last(state: State, folder: Path, keep: int = 1) -> None:
     """Write `checkpoint_last.pth`; the previous one is kept as `checkpoint_step_N.pth`.
 
     The new file is written under a temporary name, flushed to the disk and read back before it replaces the
@@ -39,12 +39,12 @@ def save_last(state: dict[str, Any], folder: Path, keep: int = 1) -> None:
         path.unlink(missing_ok=True)
 
 
-def save_best(state: dict[str, Any], folder: Path) -> None:
+def save_best(state: State, folder: Path) -> None:
     """Write `checkpoint_best.pth`, just as safely; raises OSError as `save_last` does."""
     _write(state, folder / BEST, check_bytes)
 
 
-def _write(state: dict[str, Any], path: Path, before_rename: Callable[[Path], None]) -> None:
+def _write(state: State, path: Path, before_rename: Callable[[Path], None]) -> None:
     with replacing(path, before_rename=before_rename) as file:
         try:
             torch.save(state, file)

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from data.types import EvaluationSet
-from misc.metrics import METRICS, score_metrics, summarise
+from misc.metrics import METRICS, Results, score_metrics, summarise
 from misc.process import distributed
 from misc.process.logs import progress
 from model.protocol import Embedder, Tokenizer
@@ -89,7 +88,7 @@ class Evaluator:
             )
         return Encoded(self.evaluation_set, Features(images, texts))
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> Results:
         """The metrics: `score(encode())`."""
         return score(self.encode())
 
@@ -119,14 +118,12 @@ def cosine(queries: Tensor, gallery: Tensor) -> ScoresOf:
     return lambda rows: queries[rows] @ gallery.T
 
 
-def score(encoded: Encoded, scorer: Callable[[Tensor, Tensor], ScoresOf] = cosine) -> dict[str, Any]:
+def score(encoded: Encoded, scorer: Callable[[Tensor, Tensor], ScoresOf] = cosine) -> Results:
     """The metrics of every language in both directions, and their average over the languages.
 
     Args:
         scorer: (queries, gallery) features -> what scores queries.
 
-    Returns:
-        {"languages": {language: {"t2i": {metric: percent}, "i2t": ...}}, "average": {"t2i": ..., ...}}
     """
     images, gallery_ids, languages = encoded.features.images, encoded.evaluation_set.person_ids, {}
     for language, texts in encoded.features.texts.items():

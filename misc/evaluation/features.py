@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,7 @@ from options import UserError
 logger = logging.getLogger(__name__)
 
 INDEX, TENSORS, FORMAT = "features.json", "features.safetensors", 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class SavedFeatures:
 
 
 def save_features(
-    sets: Mapping[str, Encoded], folder: Path, weights: Path, options: Mapping[str, Any]
+    sets: Mapping[str, Encoded], folder: Path, weights: Path, options: Mapping[str, object]
 ) -> None:
     """Write the features of `sets`; the index comes last, so a folder that has one is whole.
 
@@ -149,7 +150,7 @@ def _require(fits: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-def _list_of(kind: type, values: Any) -> list[Any]:
+def _list_of(kind: type[T], values: object) -> list[T]:
     is_list = isinstance(values, list) and values and all(type(value) is kind for value in values)
     _require(is_list, f"expected a list of {kind.__name__}, found {str(values)[:40]}")
     return values
@@ -167,7 +168,7 @@ def _rows(tensors: Mapping[str, Tensor], name: str, count: int) -> Tensor:
 def fuse(parts: Sequence[tuple[float, Features]]) -> Features:
     """Features whose cosine similarity is the weighted mean of the parts' cosine similarities.
 
-    They stand side by side, each times sqrt(weight / sum of the weights); widths may differ.
+    They are concatenated, each times sqrt(weight / sum of the weights); widths may differ.
     """
     scales = [math.sqrt(weight / sum(weight for weight, _ in parts)) for weight, _ in parts]
 
@@ -201,7 +202,7 @@ def check_same_sets(evaluation_sets: Mapping[str, EvaluationSet], saved: SavedFe
             _check_same(queries.captions, captions, f"{where}, captions in '{language}'")
 
 
-def _check_same(ours: Sequence[Any], theirs: Sequence[Any], what: str) -> None:
+def _check_same(ours: Sequence[object], theirs: Sequence[object], what: str) -> None:
     if len(ours) != len(theirs):
         found = f"{len(theirs)} in it, {len(ours)} in the set evaluated"
     else:

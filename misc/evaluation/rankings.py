@@ -1,10 +1,9 @@
-"""--save-rankings: a row for each query, so that failures can be read."""
+"""--save-rankings: a row for each query, to look at failures."""
 
 import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from misc.process.durable import replacing
 from misc.process.logs import progress
 
 SUFFIXES = (".csv", ".jsonl")
+Row = dict[str, str | int | float]
 CHUNK = 256  # queries ranked at once
 
 
@@ -36,14 +36,14 @@ def save_rankings(sets: Mapping[str, Encoded], path: Path, top: int = 10) -> Non
             writer.writerows(_rows(sets, top))
 
 
-def _rows(sets: Mapping[str, Encoded], top: int) -> Iterator[dict[str, Any]]:
+def _rows(sets: Mapping[str, Encoded], top: int) -> Iterator[Row]:
     for name, encoded in sets.items():
         for language in encoded.features.texts:
             for row in _rows_of(encoded, language, top):
                 yield {"set": name, "language": language, **row}
 
 
-def _rows_of(encoded: Encoded, language: str, top: int) -> Iterator[dict[str, Any]]:
+def _rows_of(encoded: Encoded, language: str, top: int) -> Iterator[Row]:
     own, images = encoded.evaluation_set, encoded.features.images
     queries = own.queries[language]
     paths = [str(own.image_root / image) for image in own.images]

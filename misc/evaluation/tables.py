@@ -1,14 +1,13 @@
 """The metrics of an evaluation as aligned text."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from misc.metrics import METRICS
+from misc.metrics import METRICS, Results
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 
-def metrics_table(results: dict[str, Any]) -> str:
+def metrics_table(results: Results) -> str:
     """The figures of an evaluation as aligned text, a row for each language and direction.
 
     Figures in "rows", such as re-ranking's, come below under their names.
@@ -19,7 +18,7 @@ def metrics_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def summary_table(sets: Mapping[str, dict[str, Any]]) -> str:
+def summary_table(sets: Mapping[str, Results]) -> str:
     """Text to image, averaged over the languages: a row for each test set and each of its "rows"."""
     rows = {}
     for name, results in sets.items():
@@ -29,7 +28,7 @@ def summary_table(sets: Mapping[str, dict[str, Any]]) -> str:
     return "\n".join([_header(width), *(f"{name:{width}s}{_numbers_of(row)}" for name, row in rows.items())])
 
 
-def _lines(results: dict[str, Any]) -> list[str]:
+def _lines(results: Results) -> list[str]:
     rows = list(results["languages"].items())
     if len(rows) > 1:
         rows.append(("average", results["average"]))

@@ -1,4 +1,4 @@
-"""A picture of some images of a data set with their captions, to see at a glance what is in it."""
+"""A picture of some images of a data set with their captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from PIL import Image, ImageDraw, ImageOps
 
 from misc.report.pictures import BLANK, GAP, INK, MARGIN, MUTED, PAPER, SMALL_SIZE, caption_font, fit_text
 
-# Pixels: four cells are as wide as a common screen.
+# Pixels; four cells are as wide as a common screen.
 COLUMNS, TEXT_WIDTH, IMAGE_SIZE, LINE_HEIGHT, NUM_LINES = 4, 264, (100, 240), 20, 12
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One image; `label` tells where it is from, `captions` what each language says of it."""
+    """One image; `label` says where it is from, `captions` has one for each language."""
 
     image: Image.Image
     label: str
@@ -35,8 +35,8 @@ def _draw(canvas: Image.Image, cell: Cell, x: int, y: int) -> None:
     draw, font = ImageDraw.Draw(canvas), caption_font(SMALL_SIZE)
     canvas.paste(ImageOps.pad(cell.image, IMAGE_SIZE, Image.Resampling.LANCZOS, BLANK), (x, y))
     lines = [(line, MUTED) for line in fit_text(cell.label, font, TEXT_WIDTH, 2)]
-    room = max(1, (NUM_LINES - len(lines)) // max(1, len(cell.captions)))
+    max_lines = max(1, (NUM_LINES - len(lines)) // max(1, len(cell.captions)))
     for caption in cell.captions:
-        lines += [(line, INK) for line in fit_text(caption, font, TEXT_WIDTH, room)]
+        lines += [(line, INK) for line in fit_text(caption, font, TEXT_WIDTH, max_lines)]
     for number, (line, color) in enumerate(lines[:NUM_LINES]):
         draw.text((x + IMAGE_SIZE[0] + GAP, y + number * LINE_HEIGHT), line, color, font)

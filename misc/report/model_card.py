@@ -1,4 +1,4 @@
-"""`model_card.md`: what a checkpoint was trained on, how, by which command, and what it reached."""
+"""`model_card.md`: the data, recipe, metrics and command of a checkpoint."""
 
 import logging
 import os
@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 
+from data.types import ByLanguage, Splits
 from misc.checkpoints.read import BEST
 from misc.evaluation.tables import metrics_table, summary_table
+from misc.metrics import Results
 from misc.process import distributed
+from misc.process.durable import write_text
+from misc.training.engine import Best
+from model import BACKBONES
 from options import Options, to_dict
 
 logger = logging.getLogger(__name__)
@@ -35,7 +39,7 @@ Text-based person search: captions rank images of persons by cosine similarity. 
 
 ## Recipe
 
-What differs from the defaults (`config/config.yaml`); all options stand in `options.yaml`:
+What differs from the defaults (`config/config.yaml`); all options are in `options.yaml`:
 
 ```yaml
 {recipe}
@@ -61,38 +65,26 @@ What differs from the defaults (`config/config.yaml`); all options stand in `opt
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training run ended with.
+    """The outcome of a training run: `select_on` is "val", "test" or "last", `results` is the reporter's."""
 
-    Attributes:
-        best: of the best epoch, {"epoch", "R1": on the split it was selected on, None where on none}.
-        select_on: "val", "test" or "last".
-        results: those of `Reporter`.
-    """
-
-    best: Mapping[str, Any]
+    best: Best
     select_on: str
-    results: Mapping[str, dict[str, Any]]
+    results: Mapping[str, Results]
 
 
 def write_model_card(
-    folder: Path, options: Options, splits: Any, model: torch.nn.Module, outcome: Outcome, command: str
+    folder: Path, options: Options, splits: Splits, model: torch.nn.Module, outcome: Outcome, command: str
 ) -> None:
-    """Write the card beside the best checkpoint, from rank 0.
-
-    Args:
-        splits: `train`, `val`, `test`: {language: records with `person_id` and `captions`}, {} for none.
-        command: the command line.
-    """
+    """Write the card beside the best checkpoint, on rank 0; `command` is the command line."""
     if distributed.is_main():
         text = _card(options, splits, model, outcome, command)
-        (folder / "model_card.md").write_text(text, encoding="utf-8")
+        write_text(folder / "model_card.md", text)
         logger.info(f"written to {folder}: model_card.md")
 
 
-def _card(options: Options, splits: Any, model: torch.nn.Module, outcome: Outcome, command: str) -> str:
+def _card(options: Options, splits: Splits, model: torch.nn.Module, outcome: Outcome, command: str) -> str:
     settings, world = options.model, distributed.world_size()
-    is_altclip = settings.backbone == "altclip"
-    start = settings.altclip_pretrained if is_altclip else settings.clip_pretrained
+    start = getattr(settings, BACKBONES[settings.backbone].weights_option)
     return CARD.format(
         checkpoint=BEST,
         backbone=settings.backbone,
@@ -113,7 +105,7 @@ def _card(options: Options, splits: Any, model: torch.nn.Module, outcome: Outcom
     )
 
 
-def _count(name: str, split: Mapping[str, Any]) -> str:
+def _count(name: str, split: ByLanguage) -> str:
     if not split:
         return f"| {name} | - | - | - |"
     records = [record for of_language in split.values() for record in of_language]
@@ -140,7 +132,7 @@ def _selection(outcome: Outcome, num_epochs: int) -> str:
     return f"{chosen}, selected on {outcome.select_on} ({reached})."
 
 
-def _metrics(results: Mapping[str, dict[str, Any]]) -> str:
+def _metrics(results: Mapping[str, Results]) -> str:
     if len(results) == 1:
         return metrics_table(next(iter(results.values())))
     tables = [f"{name}\n{metrics_table(figures)}" for name, figures in results.items()]

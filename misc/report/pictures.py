@@ -1,4 +1,4 @@
-"""The pictures that a run leaves: `curves.png` (losses, rate, metrics), `ranking.png` (retrieved images)."""
+"""The pictures of a run: `curves.png` (losses, rate, metrics), `ranking.png` (retrieved images)."""
 
 import json
 import math
@@ -28,14 +28,14 @@ ROW_HEIGHT = CELL_HEIGHT + 2 * FRAME + LABEL_HEIGHT + ROW_GAP
 
 PAPER, BLANK, RULE = (255, 255, 255), (240, 241, 243), (226, 229, 233)
 INK, MUTED = (28, 32, 38), (104, 110, 120)
-# Green and red differ in lightness too: colour-blind eyes see that, and the tick and cross.
+# Green and red differ in lightness too, which is visible with colour blindness, as are tick and cross.
 RIGHT, WRONG, NEUTRAL = (20, 158, 92), (196, 40, 40), (150, 156, 165)
 
 CJK = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef"
-# What may not be parted: a Chinese character or another language's word, and the punctuation that clings.
+# What a line break may not split: a Chinese character or a word of another language, with its punctuation.
 UNIT = re.compile(rf"\s*[（《「『【“]*(?:[{CJK}]|[^\s{CJK}]+)[，。、；：！？）》」』】”]*")
 
-# Okabe and Ito's colours, which colour-blind eyes tell apart.
+# The palette of Okabe and Ito, distinguishable with colour blindness.
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 AVERAGE = "average"
 
@@ -79,13 +79,13 @@ def draw_rankings(rows: Sequence[RankingRow], out: Path, top: int = 10) -> None:
 
 @lru_cache
 def caption_font(size: int = TEXT_SIZE) -> ImageFont.FreeTypeFont:
-    """Noto Sans SC (SIL OFL 1.1): Chinese and Latin. Characters of other scripts come out as empty boxes."""
+    """Noto Sans SC (SIL OFL 1.1): Chinese and Latin. Characters of other scripts are drawn as empty boxes."""
     with as_file(files("pylopdf_fonts_zh_cn") / "NotoSansSC-Regular.otf") as path:
         return ImageFont.truetype(str(path), size)
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float, max_lines: int) -> list[str]:
-    """Break `text` into at most `max_lines` lines of at most `width` pixels; what is left out becomes "…".
+    """Break `text` into at most `max_lines` lines of at most `width` pixels; a cut text ends with "…".
 
     Chinese breaks between any two characters (not before a stop), other languages at spaces, and a word
     only where it is wider than a whole line.
@@ -105,8 +105,10 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float, max_lines: i
             line = line[len(start) :]
     lines += [line.strip()] if line.strip() else []
     if len(lines) > max_lines:
-        room = width - font.getlength("…")
-        lines[max_lines - 1 :] = [_fitting_start(lines[max_lines - 1], font, room).rstrip(" ,;，、") + "…"]
+        remaining = width - font.getlength("…")
+        lines[max_lines - 1 :] = [
+            _fitting_start(lines[max_lines - 1], font, remaining).rstrip(" ,;，、") + "…"
+        ]
     return lines
 
 
@@ -161,7 +163,7 @@ def _draw_badged(
 
 @lru_cache
 def _badge_mask(is_right: bool) -> Image.Image:
-    """A disc with a tick or a cross cut out; drawn eight times too large, since Pillow's lines have steps."""
+    """A disc with a tick or a cross cut out; scaled down from eight times the size, for smooth edges."""
     side = 8 * BADGE
     mask = Image.new("L", (side, side), 0)
     draw = ImageDraw.Draw(mask)
@@ -176,7 +178,7 @@ def _badge_mask(is_right: bool) -> Image.Image:
 def draw_curves(metrics_file: Path, out: Path) -> None:
     """Write a PNG of what `metrics.jsonl` logged: losses, learning rate, and R@1 and mAP of text to image.
 
-    Lines that are no JSON are left out: a killed run leaves its last one half written. Of a step or an
+    Lines that are not JSON are skipped: a killed run may leave an incomplete last line. Of a step or an
     epoch logged twice (by a run killed and resumed) the later line counts.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -216,7 +218,7 @@ def _plot_training(losses: "Axes", rate: "Axes", steps: Sequence[dict[str, Any]]
     if not steps:
         return
     epochs = [line["step"] / line["steps_per_epoch"] for line in steps]
-    marker = "o" if len(steps) == 1 else ""  # a line of one point would not be seen
+    marker = "o" if len(steps) == 1 else ""  # a line of one point is invisible
     rate.plot(epochs, [line["lr"] for line in steps], color=LINE_COLORS[0], marker=marker)
     rate.yaxis.set_major_formatter("{x:g}")
     losses.plot(epochs, [line["loss"] for line in steps], color="black", marker=marker, label="total")

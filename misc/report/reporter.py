@@ -1,4 +1,4 @@
-"""The outcome of a run: tables on the screen, `results.json`, `ranking.png`, and what else is asked for."""
+"""The outcome of a run: tables on the screen, `results.json`, `ranking.png`, and what the flags ask for."""
 
 import json
 import logging
@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -17,9 +16,9 @@ from misc.evaluation.features import INDEX, SavedFeatures, check_same_sets, fuse
 from misc.evaluation.rankings import SUFFIXES, save_rankings
 from misc.evaluation.rerank import Reranker
 from misc.evaluation.tables import metrics_table, summary_table
-from misc.metrics import best_ranked
+from misc.metrics import Results, best_ranked
 from misc.process import distributed
-from misc.process.durable import make_folder
+from misc.process.durable import make_folder, write_text
 from misc.report.pictures import RankingRow, draw_curves, draw_rankings
 from options import Options, UserError
 
@@ -28,11 +27,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reporter:
-    """Scores test sets and writes what came out.
+    """Scores test sets and writes the results.
 
     Attributes:
         folder: where `results.json` and `ranking.png` go.
-        fused: features of other models to join, with their weights; the model's own weight is 1.
+        fused: (weight, features) of other models; the weight of the model's own features is 1.
         rerank: (queries, gallery) features -> scores re-ranked; None: off.
         rankings: file for the ranking of each query; None: none.
         features: folder for the features; None: none.
@@ -44,24 +43,26 @@ class Reporter:
     rerank: Callable[[Tensor, Tensor], ScoresOf] | None
     rankings: Path | None
     features: Path | None
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
 
-    def __call__(self, sets: Mapping[str, Encoded], weights: Path, select_on: str | None) -> dict[str, Any]:
+    def __call__(
+        self, sets: Mapping[str, Encoded], weights: Path, select_on: str | None
+    ) -> dict[str, Results]:
         """Score the sets, the first of which is the run's own, and write everything.
 
         Args:
             weights: the file they were encoded with.
-            select_on: what picked its epoch: "val", "test" or "last"; None where it was not trained here.
+            select_on: what selected its epoch: "val", "test" or "last"; None for an evaluation.
 
         Returns:
-            {set: {"languages", "average", and with fusion or re-ranking "rows": {"fusion": ..., ...}}}
+            The results of each set; with fusion or re-ranking they have "rows".
         """
         results = {name: self._score(name, encoded) for name, encoded in sets.items()}
         if distributed.is_main():
             self._write(results, sets, weights, select_on)
         return results
 
-    def _score(self, name: str, encoded: Encoded) -> dict[str, Any]:
+    def _score(self, name: str, encoded: Encoded) -> Results:
         results, rows, kinds = score(encoded), {}, {"": encoded}
         if self.fused:
             device = encoded.features.images.device
@@ -75,7 +76,7 @@ class Reporter:
 
     def _write(
         self,
-        results: Mapping[str, dict[str, Any]],
+        results: Mapping[str, Results],
         sets: Mapping[str, Encoded],
         weights: Path,
         select_on: str | None,
@@ -85,7 +86,7 @@ class Reporter:
         record = {"split": "test", "select_on": select_on, "checkpoint": str(weights), **figures}
         if len(sets) > 1 or "rows" in results[first]:
             record["sets"] = results
-        (self.folder / "results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text(self.folder / "results.json", json.dumps(record, indent=2) + "\n")
         chosen = f", epoch selected on {select_on}" if select_on else ""
         for name, figures in results.items():
             title = "test split" if len(sets) == 1 else f"{name}, test split"
@@ -112,8 +113,8 @@ def build_reporter(
     """The reporter of a run on these test sets. All it needs is checked now, not after the training.
 
     Raises:
-        UserError: features to fuse that are missing or of other sets; a place that cannot be written to, or
-            that holds features already.
+        UserError: features to fuse that are missing or of other sets; a path that cannot be written to, or
+            that has features already.
     """
     settings = options.eval
     fused = [(weight, load_features(Path(name), "eval.fuse")) for name, weight in settings.fuse.items()]
@@ -123,12 +124,12 @@ def build_reporter(
     rerank = partial(Reranker, k1=k1, k2=k2, lambda_=lambda_) if settings.rerank else None
     if rankings:
         if Path(rankings).is_dir() or Path(rankings).suffix not in SUFFIXES:
-            raise UserError(f"--save-rankings: '{rankings}' is no name of a file that ends in .csv or .jsonl")
+            raise UserError(f"--save-rankings: '{rankings}' is not a file name that ends in .csv or .jsonl")
         make_folder(Path(rankings).parent, "--save-rankings")
     if features:
         if (Path(features) / INDEX).exists() and not options.output.overwrite:
             raise UserError(
-                f"--save-features: '{features}' holds features; choose another folder, or set "
+                f"--save-features: '{features}' has features already; choose another folder, or set "
                 "output.overwrite=true"
             )
         make_folder(Path(features), "--save-features")
@@ -144,7 +145,7 @@ def report_curves(folder: Path) -> None:
 
 
 def ranking_rows(encoded: Encoded, num_rows: int = 12) -> list[RankingRow]:
-    """Queries spread evenly over the split, the languages taking turns, with their top ten images."""
+    """Queries spread evenly over the split, in alternating languages, with their top ten images."""
     own, features = encoded.evaluation_set, encoded.features
     rows, languages = [], list(features.texts)
     for number in range(num_rows):

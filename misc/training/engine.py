@@ -14,7 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.sampler import Loader
 from data.types import Batch
-from misc.checkpoints.components import Components, RandomState
+from misc.checkpoints.components import Components, RandomState, State
 from misc.checkpoints.saver import Saver
 from misc.evaluation.evaluator import Evaluator
 from misc.evaluation.tables import metrics_table
@@ -263,11 +263,11 @@ class Trainer:
             options=self.options,
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """How far the run is."""
         length = len(self.train_loader)
         return {"epoch": self.epoch, "step": self.step, "steps_per_epoch": length, "best": self.best}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue from there; `misc.training.resume` checks that the epochs have as many steps."""
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]

@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from misc.checkpoints.components import State
 from misc.checkpoints.run_folder import BAD_IMAGES
 from misc.process import distributed
 from misc.process.durable import write_text
@@ -100,7 +100,7 @@ class NonFiniteGuard:
         """The number of skipped steps."""
         return {"skipped_steps": self.skipped}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue to count from there."""
         self.skipped = state["skipped_steps"]
 
@@ -141,6 +141,6 @@ class BadImages:
         """The files."""
         return {"bad_images": self.names}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue with these files."""
         self.names = list(state["bad_images"])

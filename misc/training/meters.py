@@ -1,11 +1,11 @@
 """Reading scalars from the device without blocking it."""
 
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from misc.checkpoints.components import State
 from misc.process import distributed
 from model.tbps import LossOutput
 
@@ -78,11 +78,11 @@ class Meter:
         seconds = time.perf_counter() - self._start
         return self._samples * distributed.world_size() / seconds, seconds / self._steps
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The sums of this rank."""
         return {"report": self.report, "sums": {name: value.cpu() for name, value in self._sums.items()}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue from these sums."""
         self.report = list(state["report"])
         self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}

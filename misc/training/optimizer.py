@@ -1,18 +1,18 @@
 """The optimizer: AdamW in at most four groups."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
+from misc.checkpoints.components import State
 from options import UserError
 
 
 class AdamW(torch.optim.AdamW):
     """AdamW whose rates, decays and betas stay those it was built with when a state is loaded."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue with the moments of `state`.
 
         Raises:

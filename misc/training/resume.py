@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from misc.checkpoints.components import State
 from misc.checkpoints.read import BEST, LAST, older_checkpoints
 from misc.process import distributed
 from misc.training.engine import Best, Trainer
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_OPTIONS = ("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by")
 
 
-def resume(trainer: Trainer, state: dict[str, Any] | None, is_own: bool) -> None:
+def resume(trainer: Trainer, state: State | None, is_own: bool) -> None:
     """Resume exactly from a checkpoint; with another number of processes, with other random states.
 
     Args:
@@ -69,7 +70,7 @@ def _remove_later(folder: Path, step: int, epoch: int) -> None:
             logger.warning(f"removed '{path}' of step {state['step']}: the run resumes after step {step}")
 
 
-def _restore(trainer: Trainer, state: dict[str, Any], is_own: bool) -> None:
+def _restore(trainer: Trainer, state: State, is_own: bool) -> None:
     _check_steps(state, trainer.options, len(trainer.train_loader))
     _check_samples(state, trainer.options)
     trainer.components().load_state_dict(state)
@@ -104,7 +105,7 @@ def _best_so_far(trainer: Trainer) -> Best:
     return {} if is_later or select_on != trainer.select_on else best
 
 
-def _check_samples(state: dict[str, Any], options: dict[str, Any]) -> None:
+def _check_samples(state: State, options: dict[str, Any]) -> None:
     """Raise UserError where the rest of an epoch would have other samples than its begin."""
     if 0 < state["step"] - state["epoch"] * state["steps_per_epoch"] < state["steps_per_epoch"]:
         for section, name in (key.split(".") for key in SAMPLE_OPTIONS):
@@ -118,7 +119,7 @@ def _check_samples(state: dict[str, Any], options: dict[str, Any]) -> None:
                 )
 
 
-def _check_steps(state: dict[str, Any], options: dict[str, Any], steps_per_epoch: int) -> None:
+def _check_steps(state: State, options: dict[str, Any], steps_per_epoch: int) -> None:
     """Raise UserError unless the checkpoint has as many samples a step, and steps an epoch."""
     before, now = len(state["ranks"]), distributed.world_size()
     was, own = (saved["data"]["batch_size"] for saved in (state["options"], options))

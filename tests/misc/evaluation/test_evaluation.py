@@ -1,7 +1,9 @@
 """Several test sets, rankings, re-ranking, fusion and the model card, from the command line."""
 
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 import sys
@@ -159,6 +161,21 @@ def test_saved_features_give_the_same_figures_without_model_and_images(
     assert again["sets"] == results["sets"]
     assert again["checkpoint"] == results["checkpoint"]
     assert (tmp_path / "out" / "ranking.png").exists()
+
+
+def test_results_that_cannot_be_written_leave_those_of_before(
+    trained: Path, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(trained.parent / "features")
+    before = (tmp_path / "out" / "results.json").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AssertionError):
+        evaluate(trained.parent / "features", "eval.rerank=false")
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
 
 
 def test_zero_shot_is_openais_archive_given_to_evaluate(people: Path, tmp_path: Path) -> None:

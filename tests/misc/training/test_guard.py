@@ -180,6 +180,7 @@ atexit.register(lambda: json.dump(seen, open({seen!r}, 'w')))
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@pytest.mark.slow
 def test_neither_memory_nor_open_files_grow(config: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen.json"
     program = write_program(tmp_path / "program.py", RECORDING.format(seen=str(seen)))
