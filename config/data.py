@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from config.checks import ALL_SIZES, NOT_EMPTY, POSITIVE, SHARE, WORKERS, one_of, option
+from data.types import FORMATS
 from text_utils.captions import CLEANINGS
 
 # Under this condition images are prepared as the options say.
@@ -22,7 +23,7 @@ class DataOptions:
     dataset: str = option(
         "auto",
         "format of the annotations; auto: detected from the content",
-        one_of("auto", "cuhk-pedes", "icfg-pedes", "rstpreid", "curated", "multilingual", "table"),
+        one_of("auto", *FORMATS),
     )
     languages: tuple[str, ...] = option(("en",), "languages of the captions to use", NOT_EMPTY)
     cleaning: str = option(

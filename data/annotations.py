@@ -1,12 +1,12 @@
-"""The data of a run: the records of its splits, and what is said where they do not fit their images."""
+"""The data of a run: the records of its splits, checked against their images."""
 
 import logging
 import os
+import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data.few_shot import few_shot_rows
 from data.formats import read_splits
 from data.types import SPLITS, ByLanguage, Splits
 from options import DataOptions, Options, UserError
@@ -14,14 +14,14 @@ from options import DataOptions, Options, UserError
 logger = logging.getLogger(__name__)
 
 MAX_BAD_PERCENT = 1  # of the training images, that a run may skip
-WHOLE_GALLERY = "a gallery must be whole: data.on_bad_image skips training images alone"
+WHOLE_GALLERY = "a gallery must be whole: data.on_bad_image skips only training images"
 
 
 def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     """The `wanted` splits, checked by `check_images`: only val may be missing. Of train, the few-shot part.
 
     Raises:
-        UserError: a split or language that is not there, malformed annotations, missing images.
+        UserError: a missing split or language, malformed annotations, missing images.
     """
     data = options.data
     found = read_splits(data.annotation_file, wanted, data.languages, data.dataset)
@@ -40,7 +40,7 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
         )
     shared = _person_ids(splits.train) & _person_ids(splits.test)
     if shared:
-        logger.warning("%d persons are in both train and test: the test figures will flatter", len(shared))
+        logger.warning("%d persons are in both train and test: test figures will be too high", len(shared))
     return replace(splits, train=_few_shot(splits.train, data, options.misc.seed))
 
 
@@ -49,7 +49,7 @@ def check_images(splits: Splits, data: DataOptions) -> None:
 
     Raises:
         UserError: the root, or an image under it, is missing. With `data.on_bad_image: skip` training images
-            may be, as many as `check_bad_images` allows: they are warned of.
+            may be, as many as `check_bad_images` allows, with a warning.
     """
     train, gallery = _images(splits.train), _images(splits.val) | _images(splits.test)
     skip = data.on_bad_image == "skip"
@@ -87,7 +87,7 @@ def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
     """Those of `images` that are not under the root. Raises UserError where there is no root."""
     root = Path(image_root)
     if not os.path.isdir(root):  # Path.is_dir raises where a name is too long
-        raise UserError(f"data.image_root: no folder '{root}'; it is where the images of the annotations lie")
+        raise UserError(f"data.image_root: no folder '{root}'; expected the folder that holds the images")
     listings: dict[str, set[str]] = {}
     missing = []
     for image in dict.fromkeys(images):
@@ -105,11 +105,11 @@ def _images(by_language: ByLanguage) -> dict[str, None]:
 
 
 def _names(folder: Path) -> set[str]:
-    """The files in a folder, and links to files: no folder, pipe or device, and no link to nothing."""
+    """The files in a folder, and links to files: no folder, pipe or device, and no broken link."""
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return set()
     try:
-        with os.scandir(folder) as entries:  # which tells files from others without a look at each
+        with os.scandir(folder) as entries:  # tells files from others without a system call for each
             return {e.name for e in entries if e.is_file(follow_symlinks=False) or os.path.isfile(e.path)}
     except OSError as error:
         raise UserError(f"data.image_root: '{folder}' cannot be read ({error.strerror})") from error
@@ -120,7 +120,7 @@ def _has_back_translations(by_language: ByLanguage) -> bool:
 
 
 def _few_shot(train: ByLanguage, data: DataOptions, seed: int) -> ByLanguage:
-    """The images that `data.few_shot` leaves to train on, the same ones in every language."""
+    """The images that `data.few_shot` keeps, the same ones in every language."""
     if data.few_shot == 1 or not train:
         return train
     persons = [record.person_id for record in next(iter(train.values()))]
@@ -129,6 +129,22 @@ def _few_shot(train: ByLanguage, data: DataOptions, seed: int) -> ByLanguage:
     counts = len(rows), len(persons), len(_person_ids(few)), len(set(persons))
     logger.info("few-shot training: %d of %d images, %d of %d persons", *counts)
     return few
+
+
+def few_shot_rows(person_ids: Sequence[int], share: float, by: str, seed: int) -> list[int]:
+    """The rows of a training split that a `share` (0 to 1] of it keeps, in their order; at least one.
+
+    Args:
+        person_ids: the person of each image.
+        by: "images" keeps that share of the images, "identities" all images of that share of the persons.
+        seed: the only source of randomness; with one seed, a larger share holds the smaller ones.
+    """
+    assert by in ("images", "identities")
+    unit_of_row = range(len(person_ids)) if by == "images" else person_ids
+    units = sorted(set(unit_of_row))
+    random.Random(seed).shuffle(units)
+    kept = set(units[: max(1, round(share * len(units)))])
+    return [row for row, unit in enumerate(unit_of_row) if unit in kept]
 
 
 def _person_ids(by_language: ByLanguage) -> set[int]:

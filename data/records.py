@@ -1,4 +1,4 @@
-"""What an annotation says of one image: the record, and all checks on its fields."""
+"""From an item of an annotation file to a record, with all checks of its fields."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,52 +9,53 @@ from data.types import SPLITS, Record
 from options import UserError
 from text_utils.captions import clean_caption
 
-# What may be wrong with annotations, in the words that `data.check` lists it under.
+# The kinds of faults in annotations, as `data.check` lists them.
 MALFORMED = "malformed records"
 NO_WORDS = "captions without words"
 UNPAIRED = "back-translations that do not pair with their captions"
 NOT_ALIGNED = "languages that are not aligned"
 
-HALF_A_SIGN = re.compile("[\ud800-\udfff]")  # JSON can spell it; no file or screen takes it
+UNPAIRED_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold it, UTF-8 cannot
 
-Complain = Callable[[str, str], None]  # called with one of the kinds above and a line that says where
+Report = Callable[[str, str], None]  # called with one of the kinds above and a line that says where
 
 
-def refuse(kind: str, message: str) -> None:
-    """The `Complain` of a run: the first fault ends it."""
+def raise_fault(kind: str, message: str) -> None:
+    """The `Report` of a run: the first fault ends it."""
     raise UserError(message)
 
 
 def pick_languages(
-    asked: Sequence[str] | None, there: Mapping[str, Iterable[str]], path: Path, complain: Complain
+    wanted: Sequence[str] | None, available: Mapping[str, Iterable[str]], path: Path, report: Report
 ) -> dict[str, list[str]]:
-    """The languages to read of each split: those asked for, or where None is all that any split has.
+    """The languages to read of each split: those `wanted`, or where None is given all that any split has.
 
     Args:
-        there: {split: the languages that it has}. A split without any is left alone.
+        available: {split: its languages}. A split without any stays empty.
     """
-    found = {language for languages in there.values() for language in languages}
-    wanted = sorted(found, key=lambda language: (language != "en", language)) if asked is None else asked
-    for split, languages in there.items():
+    found = {language for languages in available.values() for language in languages}
+    if wanted is None:
+        wanted = sorted(found, key=lambda language: (language != "en", language))
+    for split, languages in available.items():
         for language in wanted if languages else ():
             if language not in languages:
-                complain(
+                report(
                     NOT_ALIGNED,
-                    f"data.languages: '{language}' is not there for the {split} split in '{path}'; "
+                    f"data.languages: '{language}' is missing in the {split} split of '{path}'; "
                     f"found {', '.join(sorted(languages))}",
                 )
     return {
         split: [language for language in wanted if language in languages]
-        for split, languages in there.items()
+        for split, languages in available.items()
     }
 
 
 def read_record(
-    item: Any, image_field: str, language: str, where: str, complain: Complain = refuse
+    item: Any, image_field: str, language: str, where: str, report: Report = raise_fault
 ) -> Record | None:
-    """The record of an annotation's `item`; None where it is malformed and `complain` returns.
+    """The record of an annotation's `item`; None where it is malformed and `report` returns.
 
-    A record whose texts alone are wrong (no words, unpaired back-translations) is complained of and returned.
+    A record where only texts are wrong (no words, unpaired back-translations) is reported and returned.
 
     Args:
         where: file and number of the record, for messages.
@@ -62,21 +63,31 @@ def read_record(
     try:
         record = _parse(item, image_field, language, where)
     except UserError as error:
-        complain(MALFORMED, str(error))
+        report(MALFORMED, str(error))
         return None
     captions, back = record.captions, record.back_translations
     blank = [caption for caption in captions if not clean_caption(caption)]
     if blank or not captions:
         found = f"the caption {blank[0]!r:.40}" if blank else "none"
-        complain(
+        report(
             NO_WORDS, f"{where}: field 'captions' should be one or more captions with words, found {found}"
         )
     if back and len(back) != len(captions):
-        complain(
+        report(
             UNPAIRED,
             f"{where}: field 'captions_bt' should pair with 'captions' ({len(captions)}), found {len(back)}",
         )
     return record
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an annotation file. Raises UserError where it cannot be read."""
+    if not path.is_file():  # a device or a pipe may never end
+        raise UserError(f"data.annotation_file: '{path}' is neither a file nor a folder")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"data.annotation_file: '{path}' cannot be read ({error.strerror})") from error
 
 
 def read_split(item: Any, where: str) -> str:
@@ -93,7 +104,7 @@ def field(item: Any, name: str, kind: type, where: str) -> Any:
         raise UserError(f"{where}: expected fields and values, found {item!r:.40}")
     if name not in item:
         raise UserError(f"{where}: no field '{name}'; it has {', '.join(map(str, item)):.80}")
-    if type(item[name]) is not kind or (kind is str and HALF_A_SIGN.search(item[name])):
+    if type(item[name]) is not kind or (kind is str and UNPAIRED_SURROGATE.search(item[name])):
         words = {str: "a text", int: "a whole number", list: "a list of texts"}[kind]
         raise UserError(f"{where}: field '{name}' should be {words}, found {item[name]!r:.40}")
     return item[name]
@@ -125,6 +136,6 @@ def _parse(item: Any, image_field: str, language: str, where: str) -> Record:
 def _texts(item: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
     texts = field(item, name, list, where)
     for text in texts:
-        if not isinstance(text, str) or HALF_A_SIGN.search(text):
+        if not isinstance(text, str) or UNPAIRED_SURROGATE.search(text):
             raise UserError(f"{where}: field '{name}' should be a list of texts, found {text!r:.40} in it")
     return tuple(texts)

@@ -1,4 +1,4 @@
-"""A table of users' own data, CSV or JSON lines: a row for each caption.
+"""Tables, for your own data: CSV or JSON lines, with a row for each caption.
 
 | column | |
 |---|---|
@@ -6,11 +6,11 @@
 | `person_id` | whole number or any text, such as a name |
 | `caption` | one description; further ones of the image are rows of their own |
 | `split` | train, val or test. Without this column all rows are test: a set to evaluate on |
-| `language` | such as en or ch. Without this column all captions are English |
+| `language` | such as en or zh. Without this column all captions are English |
 
-Other columns are left alone. CSV has a header and is UTF-8; commas, semicolons (as Excel writes them) or tabs
-part the cells, and a caption that holds such a mark stands in double quotes. JSON lines have an object in
-each line. Either every row has `split` (or `language`), or none.
+Other columns are ignored. CSV has a header and is UTF-8; cells are separated by commas, semicolons (as Excel
+writes them) or tabs, and a caption that contains the separator is in double quotes. JSON lines have an object
+in each line. Either every row has `split` (or `language`), or none.
 """
 
 import csv
@@ -23,24 +23,24 @@ from pathlib import Path
 from typing import Any
 
 from data.records import (
-    HALF_A_SIGN,
     MALFORMED,
     NO_WORDS,
     NOT_ALIGNED,
-    Complain,
+    UNPAIRED_SURROGATE,
+    Report,
     field,
     image_path,
     pick_languages,
     read_split,
 )
-from data.types import SPLITS, ByLanguage, Record
+from data.types import SPLITS, ByLanguage, Format, Record, language_name
 from options import UserError
 from text_utils.captions import clean_caption
 
 REQUIRED = ("image", "person_id", "caption")
 DEFAULTS = {"split": "test", "language": "en"}
 EXTRA = "\0"  # no column of a CSV file has this name
-MOST_DIGITS = 18  # of a person id that is a number: tensors hold 64 bits
+MAX_DIGITS = 18  # of a person id that is a number: tensors hold 64 bits
 
 Described = dict[tuple[str, str], list[str]]  # (image, person): its captions
 
@@ -56,10 +56,10 @@ class Row:
     language: str
 
 
-def is_table(content: bytes) -> bool:
-    """Whether a file's content begins as a table does: with the header, or an object of these columns."""
+def recognises(path: Path, content: bytes, form: Format) -> bool:
+    """Whether a file begins as a table does: with the header, or an object of these columns."""
     start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(b"["):  # JSON, as large as it may be
+    if start.startswith(b"["):  # JSON, which may be one long line
         return False
     head = start.partition(b"\n")[0].decode("utf-8", "replace")
     first = _json(head)
@@ -68,32 +68,30 @@ def is_table(content: bytes) -> bool:
     return set(REQUIRED) <= set(_header(head, _delimiter(head)))
 
 
-def read_table(
-    path: Path, content: bytes, splits: Sequence[str], languages: Sequence[str] | None, complain: Complain
+def read(
+    path: Path,
+    content: bytes,
+    form: Format,
+    splits: Sequence[str],
+    languages: Sequence[str] | None,
+    report: Report,
 ) -> dict[str, ByLanguage]:
-    """The records of `splits`, in order of appearance: one for each image, person and language.
+    """See `data.formats`. Records come in order of appearance: one for each image, person and language.
 
     Person ids that are all whole numbers stay so. Otherwise all are numbered from 0 in order of appearance.
-
-    Args:
-        languages: those asked for, in order; None: all, English first.
-
-    Raises:
-        UserError: (unless `complain` returns) anything malformed, naming the line and the column; languages
-            that do not describe the same images.
     """
-    rows = list(_read_rows(path, content, complain))
+    rows = list(_read_rows(path, content, report))
     ids = _number_persons(row.person for row in rows)
     described: dict[str, dict[str, Described]] = {split: {} for split in SPLITS}
     for row in rows:
         of_language = described[row.split].setdefault(row.language, {})
         of_language.setdefault((row.image, row.person), []).append(row.caption)
-    chosen = pick_languages(languages, {split: described[split] for split in splits}, path, complain)
+    chosen = pick_languages(languages, {split: described[split] for split in splits}, path, report)
     found: dict[str, ByLanguage] = {}
     for split, names in chosen.items():
         parts = {language: described[split][language] for language in names}
         images = list(dict.fromkeys(key for part in parts.values() for key in part))
-        _check_aligned(parts, images, f"'{path}', {split} split", complain)
+        _check_aligned(parts, images, f"'{path}', {split} split", report)
         found[split] = {
             language: [
                 Record(image, ids[person], tuple(part[image, person]), (), language)
@@ -106,13 +104,13 @@ def read_table(
 
 
 def _check_aligned(
-    parts: dict[str, Described], images: list[tuple[str, str]], where: str, complain: Complain
+    parts: dict[str, Described], images: list[tuple[str, str]], where: str, report: Report
 ) -> None:
     for image, person in images:
         without = [language for language, part in parts.items() if (image, person) not in part]
         if without:
             others = ", ".join(language for language in parts if language not in without)
-            complain(
+            report(
                 NOT_ALIGNED,
                 f"{where}: image '{image}' of person {person} has no caption in {', '.join(without)}, but in "
                 f"{others}; every language must describe the same images",
@@ -122,12 +120,12 @@ def _check_aligned(
 def _number_persons(persons: Iterable[str]) -> dict[str, int]:
     """{person as spelt: its number}."""
     distinct = dict.fromkeys(persons)
-    if all(person.isdecimal() and len(person) <= MOST_DIGITS for person in distinct):
+    if all(person.isdecimal() and len(person) <= MAX_DIGITS for person in distinct):
         return {person: int(person) for person in distinct}
     return {person: number for number, person in enumerate(distinct)}
 
 
-def _read_rows(path: Path, content: bytes, complain: Complain) -> Iterator[Row]:
+def _read_rows(path: Path, content: bytes, report: Report) -> Iterator[Row]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -144,10 +142,10 @@ def _read_rows(path: Path, content: bytes, complain: Complain) -> Iterator[Row]:
         try:
             row = _read_row({**defaults, **cells} if isinstance(cells, dict) else cells, where)
         except UserError as error:
-            complain(MALFORMED, str(error))
+            report(MALFORMED, str(error))
             continue
         if not clean_caption(row.caption):
-            complain(NO_WORDS, f"{where}: field 'caption' should have words, found {row.caption!r:.40}")
+            report(NO_WORDS, f"{where}: field 'caption' should have words, found {row.caption!r:.40}")
         yield row
 
 
@@ -156,13 +154,13 @@ def _read_row(cells: Any, where: str) -> Row:
     if isinstance(cells, dict) and EXTRA in cells:
         raise UserError(
             f"{where}: more cells than the header has columns (from {cells[EXTRA]!r:.40} on); a caption "
-            "that holds the mark between cells stands in double quotes"
+            "that contains the separator must be in double quotes"
         )
     image = image_path(cells, "image", where)
     person = cells.get("person_id")
     if type(person) is int:
         person = str(person)
-    elif not isinstance(person, str) or not person.strip() or HALF_A_SIGN.search(person):
+    elif not isinstance(person, str) or not person.strip() or UNPAIRED_SURROGATE.search(person):
         raise UserError(
             f"{where}: field 'person_id' should be a whole number or a name, found {person!r:.40}"
         )
@@ -170,7 +168,7 @@ def _read_row(cells: Any, where: str) -> Row:
     language = field(cells, "language", str, where).strip()
     if not language:
         raise UserError(f"{where}: field 'language' should be a language such as en, found ''")
-    return Row(image, person.strip(), caption, read_split(cells, where), language)
+    return Row(image, person.strip(), caption, read_split(cells, where), language_name(language))
 
 
 def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
@@ -189,7 +187,7 @@ def _json(line: str) -> Any:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """(line that the row begins in, {column: cell}); cells beyond the header's stand under `EXTRA`."""
+    """(line that the row begins in, {column: cell}); cells beyond the header's are under `EXTRA`."""
     delimiter = _delimiter(text.lstrip().partition("\n")[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
@@ -207,7 +205,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"'{path}' line {line}: not CSV ({error}); a cell with quotes stands in quotes, its own doubled"
+            f"'{path}' line {line}: not CSV ({error}); put a cell with quotes in quotes, its own doubled"
         ) from error
 
 
@@ -217,7 +215,7 @@ def _check_header(header: list[str], path: Path) -> None:
         raise UserError(f"'{path}' line 1: no column '{missing[0]}'; the header has {', '.join(header):.80}")
     for name in (*REQUIRED, *DEFAULTS):
         if header.count(name) > 1:
-            raise UserError(f"'{path}' line 1: two columns '{name}'; a further caption is a row of its own")
+            raise UserError(f"'{path}' line 1: two columns '{name}'; give each caption a row")
 
 
 def _header(line: str, delimiter: str) -> list[str]:

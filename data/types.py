@@ -17,6 +17,43 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 VIEWS = ("view1", "view2", "simclr1", "simclr2")  # of an image
 INPUTS = (*VIEWS, "tokens", "tokens2", "masked_tokens")  # of a batch: what a loss can read
+LANGUAGE_ALIASES = {"zh": "ch"}
+
+
+def language_name(language: str) -> str:
+    """The name that records, results and indexes use for a language.
+
+    Options, file names and tables may use either name of `LANGUAGE_ALIASES`; results always use the second
+    one, so that those of different data sets can be averaged, fused and compared.
+    """
+    return LANGUAGE_ALIASES.get(language, language)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One annotation format.
+
+    Attributes:
+        reader: the module that reads it, as `data.formats` describes it.
+        image_field: the field of a JSON record that holds the image's path.
+        split_files: names of the files in a folder, the first that exists; () where one file has all splits.
+    """
+
+    reader: str
+    image_field: str = ""
+    split_files: tuple[str, ...] = ()
+
+
+# The choices of `data.dataset`. "auto" is the first whose reader recognises the annotations.
+FORMATS: Mapping[str, Format] = {
+    "cuhk-pedes": Format("data.json_files", "file_path"),
+    "icfg-pedes": Format("data.json_files", "file_path"),
+    "rstpreid": Format("data.json_files", "img_path"),
+    "table": Format("data.table"),
+    "folder": Format("data.json_files", "file_path", ("{split}_reid_{language}.json", "{split}_reid.json")),
+    "curated": Format("data.json_files", "file_path", ("{split}_reid.json",)),
+    "multilingual": Format("data.json_files", "file_path", ("{split}_reid_{language}.json",)),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,13 @@ from data.check.records import (
     record_findings,
 )
 from data.decode import load_image
-from data.formats import FORMATS, read_splits
+from data.formats import read_splits
 from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, UNPAIRED
+from data.types import FORMATS
 from misc.cli import Parser, exit_status
 from misc.process.workers import num_cores
 from misc.report.contact_sheet import Cell, draw_contact_sheet
 from options import ExperimentOptions, UserError
-from text_utils.captions import clean_caption
 
 FINDINGS, CONTACT_SHEET = "findings.txt", "contact_sheet.png"
 NUM_SHOWN = 3  # of a finding, on screen
@@ -47,6 +47,14 @@ def build_parser() -> Parser:
     parser.add_argument("image_root", type=Path, metavar="IMAGE_ROOT", help="as data.image_root")
     parser.add_argument("--dataset", default="auto", metavar="NAME", help="as data.dataset: force the format")
     parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all that are there")
+    default = ExperimentOptions().text_length
+    parser.add_argument(
+        "--text-length",
+        type=int,
+        default=default,
+        metavar="TOKENS",
+        help=f"as experiment.text_length: longer captions are listed; default: {default}",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/check"), metavar="DIR", help="runs/check")
     return parser
 
@@ -55,21 +63,23 @@ def check(flags: argparse.Namespace) -> list[Finding]:
     """All findings, those that found nothing too; prints counts and caption lengths on the way."""
     if flags.dataset not in {"auto", *FORMATS}:
         raise UserError(f"--dataset: expected auto or one of {', '.join(FORMATS)}, found '{flags.dataset}'")
+    if flags.text_length < 3:
+        raise UserError(f"--text-length: expected 3 or more tokens, found {flags.text_length}")
     faults: dict[str, list[str]] = {kind: [] for kind in (MALFORMED, NO_WORDS, UNPAIRED, NOT_ALIGNED)}
     found = read_splits(
         flags.annotations,
         languages=flags.languages,
         dataset=flags.dataset,
-        complain=lambda kind, message: faults[kind].append(message),
+        report=lambda kind, message: faults[kind].append(message),
     )
     counts = count(found)
     if not counts and not faults[MALFORMED]:
-        raise UserError(f"'{flags.annotations}' has no records (of the languages asked for); check the path")
+        raise UserError(f"'{flags.annotations}' has no records (in these languages); check the path")
     name = recognise(counts, str(flags.annotations))
     print_counts(counts, name)
     images, unusable = image_findings(found, flags.image_root)
     findings = [Finding(kind, True, messages) for kind, messages in faults.items()]
-    findings += [*images, *record_findings(found, unusable), long_captions(found)]
+    findings += [*images, *record_findings(found, unusable), long_captions(found, flags.text_length)]
     if name:
         findings.append(differences(counts, name))
     write_contact_sheet(found, unusable, flags.image_root, flags.out)
@@ -103,7 +113,7 @@ def image_findings(found: Found, root: Path) -> tuple[list[Finding], set[str]]:
     there = [image for image in images if image not in absent]
     with tqdm(total=len(there), unit="image", disable=not sys.stderr.isatty()) as bar:
         oddities = find_oddities(there, root, num_cores(), bar.update)
-    findings = [Finding("images that are not there", True, missing)]
+    findings = [Finding("missing images", True, missing)]
     for kind, is_unusable in ODDITIES.items():
         details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
         findings.append(Finding(kind, is_unusable, details))
@@ -112,18 +122,17 @@ def image_findings(found: Found, root: Path) -> tuple[list[Finding], set[str]]:
     return findings, {*absent, *(image for image, kind, _ in oddities if ODDITIES[kind])}
 
 
-def long_captions(found: Found) -> Finding:
-    """The captions that the text length cuts; prints how long those of each language are."""
+def long_captions(found: Found, limit: int) -> Finding:
+    """The captions of more than `limit` tokens; prints how long those of each language are."""
     from text_utils.tokenizer import CLIPTokenizer  # seconds to import: --help must not wait for it
 
-    limit, endless = ExperimentOptions().text_length, sys.maxsize
-    tokenizer = CLIPTokenizer(endless)
+    tokenizer = CLIPTokenizer(sys.maxsize)
     lengths: dict[str, list[int]] = {}
     cut = []
     records = list(each(found))
     for split, language, record in tqdm(records, unit="record", disable=not sys.stderr.isatty()):
         for caption in record.captions:
-            length = len(tokenizer.encode(clean_caption(caption)))
+            length = len(tokenizer.encode(tokenizer.clean(caption)))
             lengths.setdefault(language, []).append(length)
             if length > limit:
                 cut.append(f"{split} {language} {record.image}: {length} tokens: '{caption}'")

@@ -26,6 +26,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from data.decode import load_image
+from data.types import language_name
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index
@@ -83,7 +84,7 @@ class Page:
         examples = self.truth.examples if self.truth else EXAMPLES
         options = self.encoder.options
         learned = examples if backbone_of(options).is_multilingual else options.data.languages
-        known = set(learned) & set(examples) or examples
+        known = {language_name(name) for name in learned} & set(examples) or examples
         return JSONResponse(
             {
                 "total": len(self.index.paths),

@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import os
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from data.annotations import check_images, load_data, missing_images, read_splits
-from data.types import Record, Splits
+from data.types import FORMATS, Format, Record, Splits
 from options import DataOptions, Options, UserError, load_options
 
 Item = dict[str, Any]
@@ -109,6 +112,58 @@ def test_the_file_of_a_language_comes_before_the_curated_one(tmp_path: Path) -> 
     assert english("curated") == "curated"
 
 
+@pytest.mark.parametrize("file", ["ch", "zh"])
+@pytest.mark.parametrize("wanted", ["ch", "zh"])
+def test_zh_and_ch_both_name_chinese_which_results_call_ch(tmp_path: Path, file: str, wanted: str) -> None:
+    for language in ("en", file):
+        write(tmp_path / f"test_reid_{language}.json", [item(None)])
+    assert read_splits(tmp_path, ("test",), ("en", wanted))["test"] == {
+        "en": [record("en")],
+        "ch": [record("ch")],
+    }
+    assert list(read_splits(tmp_path, ("test",), None)["test"]) == ["en", "ch"]
+    assert list(read_splits(tmp_path, ("test",), ("zh", "ch"))["test"]) == ["ch"]
+
+
+def test_the_choices_of_the_option_are_the_formats_and_each_has_a_reader(tmp_path: Path) -> None:
+    """`data.types.FORMATS` is the only list."""
+    for name, form in FORMATS.items():
+        assert load_options({}, [f"data.dataset={name}"]).data.dataset == name
+        assert {"recognises", "read"} <= set(vars(import_module(form.reader)))
+    with pytest.raises(UserError, match=", ".join(FORMATS)):
+        load_options({}, ["data.dataset=another"])
+
+
+def test_a_format_in_the_registry_is_detected_read_and_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new format is a module and an entry: here lines such as `test 1 a.jpg a man`."""
+    reader = ModuleType("data_lines")
+    reader.recognises = lambda path, content, form: content.startswith(b"lines\n")
+
+    def read(path: Path, content: bytes, form: Format, splits: Any, languages: Any, report: Any) -> Any:
+        found = {split: {"en": []} for split in splits}
+        for line in content.decode().splitlines()[1:]:
+            split, person_id, image, caption = line.split(maxsplit=3)
+            found[split]["en"].append(Record(image, int(person_id), (caption,), (), "en"))
+        return found
+
+    reader.read = read
+    monkeypatch.setitem(sys.modules, "data_lines", reader)
+    monkeypatch.setitem(FORMATS, "lines", Format("data_lines"))
+    (tmp_path / "a.txt").write_text("lines\ntest 1 a.jpg a man\n")
+    for dataset in ("auto", "lines"):
+        found = read_splits(tmp_path / "a.txt", ["test"], dataset=dataset)
+        assert found == {"test": {"en": [record(image="a.jpg", captions=("a man",))]}}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_file_is_detected_in_every_encoding_of_json(tmp_path: Path, encoding: str) -> None:
+    items = [{"split": "test", "img_path": "cam_a/1.jpg", "id": 1, "captions": ["a man", "a tall man"]}]
+    (tmp_path / "a.json").write_text(json.dumps(items), encoding=encoding)
+    assert read_splits(tmp_path / "a.json")["test"] == {"en": [record()]}
+
+
 MALFORMED: list[tuple[str, Any, str]] = [
     ("no list", {"a": 1}, "a list of records, found a dict"),
     ("empty", [], "a list of records, found an empty list"),
@@ -127,11 +182,15 @@ MALFORMED: list[tuple[str, Any, str]] = [
     ("image outside", [item(image="a/../../b.jpg")], "found 'a/../../b.jpg'"),
     ("image outside on Windows", [item(image="..\\b.jpg")], "field 'file_path' should be a path below"),
     (
-        "image of half a sign",
+        "surrogate in an image",
         [item(image="\ud800.jpg")],
         r"field 'file_path' should be a text, found '\ud800",
     ),
-    ("caption of half a sign", [item(captions=["a \udc80"])], r"a list of texts, found 'a \udc80' in it"),
+    (
+        "surrogate in a caption",
+        [item(captions=["a \udc80"])],
+        r"a list of texts, found 'a \udc80' in it",
+    ),
     (
         "endless id",
         [item(person_id=10**4000)],
@@ -197,11 +256,9 @@ def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
 def test_a_language_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     write(tmp_path / "train_reid_ch.json", [item(None)])
     write(tmp_path / "train_reid.json", [item(None)])
-    with pytest.raises(
-        UserError, match=r"languages: 'fr' is not there for the train split in .* found ch, en"
-    ):
+    with pytest.raises(UserError, match=r"languages: 'fr' is missing in the train split of .* found ch, en"):
         read_splits(tmp_path, languages=("en", "fr"))
-    with pytest.raises(UserError, match=r"languages: 'fr' is not in '.*a.json', which has en alone"):
+    with pytest.raises(UserError, match=r"languages: 'fr' is not in '.*a.json', which has only en"):
         read_splits(write(tmp_path / "a.json", [item()]), languages=("en", "fr"))
 
 

@@ -124,7 +124,7 @@ def remove_person_images(data: Copy) -> None:
 
 # kind: (how it is planted, the title it is listed under, what its lines name)
 PLANTED: dict[str, tuple[Callable[[Copy], object], str, str]] = {
-    "missing": (lambda d: d.image("train", 3).unlink(), "defect: images that are not there", ".jpg"),
+    "missing": (lambda d: d.image("train", 3).unlink(), "defect: missing images", ".jpg"),
     "empty": (lambda d: clear_image(d.image("train", 4)), "defect: images of 0 bytes", ".jpg"),
     "truncated": (lambda d: cut(d.image("train", 5)), "defect: images that cannot be decoded", "truncated"),
     "odd mode": (
@@ -240,6 +240,20 @@ def test_defects_alone_decide_the_status(kind: str, status: int, data: Copy) -> 
     assert list(listed) == [PLANTED[kind][1], LONG]  # Chinese takes many byte pairs
 
 
+def test_captions_are_counted_against_the_text_length(data: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+    PLANTED["long caption"][0](data)
+    listed = run(data, "--languages", "en", "--text-length", "100")[1]
+    assert not any("captions of more than" in title for title in listed)
+    assert "% have more than 100" in capsys.readouterr().out
+    listed = run(data, "--languages", "en", "--text-length", "81")[1]
+    assert "82 tokens" in listed[LONG.replace("77", "81")][0]
+    capsys.readouterr()
+    assert (
+        check.main([str(data.folder), str(data.images), "--out", str(data.folder), "--text-length", "2"]) == 2
+    )
+    assert "error: --text-length: expected 3 or more" in capsys.readouterr().err
+
+
 def test_twelve_defects_at_once_are_all_named_on_screen_and_in_the_file(
     data: Copy, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,7 +298,7 @@ def test_a_malformed_record_ends_with_status_2_after_all_else_is_listed(
     status, listed = run(data)
     assert status == 2
     assert said in listed["defect: malformed records"][0]
-    assert listed["defect: images that are not there"]
+    assert listed["defect: missing images"]
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert "train_reid_en.json" in line

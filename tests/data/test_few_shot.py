@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.annotations import load_data
-from data.few_shot import few_shot_rows
+from data.annotations import few_shot_rows, load_data
 from data.types import Splits
 from options import DataOptions, MiscOptions, Options
 

@@ -88,13 +88,20 @@ def test_languages_of_an_image_are_aligned_whatever_the_order_of_rows(tmp_path: 
     assert list(read_splits(path, ["test"], None)["test"]) == ["en", "ch"]
 
 
+def test_rows_in_zh_and_in_ch_are_one_language(tmp_path: Path) -> None:
+    path = table(tmp_path, HEAD + "a.jpg,1,男人,test,zh\nb.jpg,2,女人,test,ch\n")
+    expected = {"ch": [record("a.jpg", 1, "男人", language="ch"), record("b.jpg", 2, "女人", language="ch")]}
+    for languages in (["zh"], ["ch"], None):
+        assert read_splits(path, ["test"], languages)["test"] == expected
+
+
 def test_an_image_without_a_caption_in_one_language_is_named(tmp_path: Path) -> None:
     rows = "a.jpg,1,a man,test,en\nb.jpg,1,him,test,en\na.jpg,1,男人,test,ch\n"
     path = table(tmp_path, HEAD + rows)
     said = mistake(path, languages=["en", "ch"])
     assert "test split: image 'b.jpg' of person 1 has no caption in ch, but in en" in said
     assert len(read_splits(path)["test"]["en"]) == 2  # ch is not asked for
-    assert "'fr' is not there for the test split" in mistake(path, languages=["fr"])
+    assert "'fr' is missing in the test split" in mistake(path, languages=["fr"])
 
 
 MALFORMED = {
@@ -123,8 +130,11 @@ MALFORMED = {
         "image,person_id,caption,Caption\na.jpg,1,a man,tall\n",
         "line 1: two columns 'caption'",
     ),
-    "half a sign": ('{"image": "a.jpg", "person_id": 1, "caption": "a \\ud800"}', "line 1: field 'caption'"),
-    "half a sign for a name": (
+    "surrogate": (
+        '{"image": "a.jpg", "person_id": 1, "caption": "a \\ud800"}',
+        "line 1: field 'caption'",
+    ),
+    "surrogate in a name": (
         '{"image": "a.jpg", "person_id": "\\ud800", "caption": "a"}',
         "line 1: field 'person_id'",
     ),
@@ -175,6 +185,6 @@ def test_a_header_without_the_columns_is_said(tmp_path: Path) -> None:
 def test_all_faults_are_heard_and_the_sound_rows_kept_where_complaints_return(tmp_path: Path) -> None:
     rows = "a.jpg,1,a man,test,en\n../b.jpg,1,a man,test,en\nc.jpg,2,,test,en\nd.jpg,3,x,dev,en\n"
     heard: list[str] = []
-    found = read_splits(table(tmp_path, HEAD + rows), complain=lambda kind, message: heard.append(message))
+    found = read_splits(table(tmp_path, HEAD + rows), report=lambda kind, message: heard.append(message))
     assert [message.split(": ")[0][-6:] for message in heard] == ["line 3", "line 4", "line 5"]
     assert found["test"]["en"] == [record("a.jpg", 1, "a man"), record("c.jpg", 2, "")]

@@ -30,7 +30,7 @@ PENDING = {
 }
 # Modules that parse JSON, YAML, pickles and command lines: their input has no type before they check it.
 PARSERS = (
-    *("config", "options", "misc.cli", "data.records", "data.table", "data.formats"),
+    *("config", "options", "misc.cli", "data.records", "data.table", "data.json_files"),
     *("model.weights.pickles", "model.weights.pretrained", "model.weights.shapes"),
 )
 TOO_LARGE = {Path("tests/data")}  # to be split
