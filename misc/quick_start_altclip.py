@@ -1,86 +1,71 @@
-"""Smoke test of the AltCLIP path: python misc/quick_start_altclip.py [--tiny] [--text ...] [--image ...]
+"""Smoke test of AltCLIP: python misc/quick_start_altclip.py [--tiny] [--text ...] [--image ...]
 
-Loads the weights, compares captions with images, and forms every loss once. Ends with status 0 and a verdict,
-or with status 2 and one line for what is missing.
+Loads the weights, compares captions with images, and computes every loss once. Exit status 0 and a verdict,
+or 2 and an error line for a user error, such as missing weights.
 """
 
+from __future__ import annotations
+
 import argparse
-import random
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 from misc.cli import Parser, exit_status
 from options import LOSSES, ExperimentOptions
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from model.protocol import DualEncoder, Tokenizer
 
 TEXTS = ("红色上衣的女生", "a man wearing a blue coat")
 
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = Parser(description="Smoke test of the AltCLIP path.")
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda or cuda:N; the CPU where that is not there"
-    )
-    parser.add_argument("--text", nargs="+", default=list(TEXTS), metavar="TEXT", help="captions")
-    parser.add_argument("--image", nargs="+", type=Path, metavar="FILE", help="images; default: drawn people")
+    parser = Parser(description="Smoke test of AltCLIP.")
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu, cuda or cuda:N; falls back to the CPU if not available")
+    add("--text", nargs="+", default=list(TEXTS), metavar="TEXT", help="captions")
+    add("--image", nargs="+", type=Path, metavar="FILE", help="images (default: rendered people)")
     weights = parser.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--altclip_pretrained",
-        default="BAAI/AltCLIP",
-        metavar="DIR",
-        help="model folder, cache root or hub id",
-    )
-    weights.add_argument(
-        "--tiny", action="store_true", help="a small model with random weights, made on the spot"
-    )
+    source = "model folder, cache root or hub id"
+    weights.add_argument("--altclip_pretrained", default="BAAI/AltCLIP", metavar="DIR", help=source)
+    weights.add_argument("--tiny", action="store_true", help="generate a small model with random weights")
     return parser
 
 
-def drawn_people(count: int) -> list[tuple[str, Any]]:
-    """(what is to be seen, PIL image) of synthetic pedestrians."""
-    from data.synthetic.attributes import draw_identities
-    from data.synthetic.camera import draw_shot
-    from data.synthetic.captions import image_captions
-    from data.synthetic.render import render
-
-    rng = random.Random(0)
-    people = []
-    for identity in draw_identities(0, count):
-        shot = draw_shot(rng, camera=0)
-        caption = image_captions(identity, shot, rng)["en"]["captions"][0]
-        people.append((caption, render(identity, shot, 0, rng)))
-    return people
-
-
-def pick_device(name: str) -> Any:
-    """The device asked for, or the CPU, said aloud, where it is not there."""
+def pick_device(name: str) -> torch.device:
+    """The device, or the CPU if it is not available, which is printed."""
     import torch
 
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        print(f"device {name} is not there: this runs on the CPU")
+        print(f"device {name} is not available: falling back to the CPU")
         device = torch.device("cpu")
     return device
 
 
-def load_images(files: Sequence[Path] | None) -> list[tuple[str, Any]]:
-    """(name, PIL image) of the files, or of people drawn on the spot."""
+def load_images(files: Sequence[Path] | None) -> list[tuple[str, Image.Image]]:
+    """(name, image) of the files, or of two rendered people."""
     from data.decode import load_image
+    from data.synthetic.render import render_people
 
     if files:
         return [(file.name, load_image(file)) for file in files]
-    return [(f"drawn: {caption}", image) for caption, image in drawn_people(2)]
+    return [(f"rendered: {caption}", image) for caption, image in render_people(2)]
 
 
-def table(similarity: Any, texts: Sequence[str], names: Sequence[str]) -> str:
-    """The cosine similarities, a row for each caption."""
+def table(similarity: torch.Tensor, texts: Sequence[str], names: Sequence[str]) -> str:
+    """The cosine similarities (captions, images), one row per caption."""
     head = " " * 4 + "".join(f"image {number + 1:<3}" for number in range(len(names)))
     rows = [
         "    " + "".join(f"{value:8.4f} " for value in row) + f" {text}"
@@ -89,11 +74,13 @@ def table(similarity: Any, texts: Sequence[str], names: Sequence[str]) -> str:
     return "\n".join([head, *rows, *(f"    image {number + 1}: {name}" for number, name in enumerate(names))])
 
 
-def losses(clip: Any, tokenizer: Any, pixels: Any, captions: Sequence[str]) -> dict[str, float]:
-    """Every loss of one forward pass over these pairs, each of another person."""
+def losses(
+    clip: DualEncoder, tokenizer: Tokenizer, pixels: torch.Tensor, captions: Sequence[str]
+) -> dict[str, float]:
+    """Every loss of one forward pass over these pairs of different people."""
     import torch
 
-    from data.loaders import Batch
+    from data.types import Batch
     from model.objective import Sizes
     from model.objectives import OBJECTIVES
     from model.tbps import TBPS
@@ -113,7 +100,7 @@ def losses(clip: Any, tokenizer: Any, pixels: Any, captions: Sequence[str]) -> d
 
 
 def run(flags: argparse.Namespace, pretrained: str) -> None:
-    """Load, compare, and report."""
+    """Load the model, compare captions with images, compute the losses, and print the results."""
     import torch
     from torch.nn import functional as F
 
@@ -133,7 +120,7 @@ def run(flags: argparse.Namespace, pretrained: str) -> None:
     print(f"embedding {clip.embed_dim}: images {tuple(images.shape)}, captions {tuple(texts.shape)}")
     pairs = min(len(flags.text), len(named))
     if pairs < 2:
-        print("losses: they need two pairs at least (two captions and two images)")
+        print("losses: not computed; at least two pairs are needed (two captions and two images)")
         return
     matching = losses(clip, tokenizer, pixels[:pairs], flags.text[:pairs])
     crossed = losses(clip, tokenizer, pixels[:pairs], [*flags.text[1:pairs], flags.text[0]])
@@ -143,7 +130,7 @@ def run(flags: argparse.Namespace, pretrained: str) -> None:
 
 
 def start(flags: argparse.Namespace) -> None:
-    """Run it on the weights that the flags name, or on small random ones, and say the verdict."""
+    """Run it on the weights of the flags, or on small random ones, and print the verdict."""
     from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
 
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +142,7 @@ def start(flags: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
+    """Run the command line; returns the exit status: 0, or 2 and an error line for a user error."""
     return exit_status(lambda: start(build_parser().parse_args(arguments)))
 
 

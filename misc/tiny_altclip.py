@@ -1,28 +1,33 @@
-"""A small AltCLIP with random weights, made on the spot: python -m misc.tiny_altclip --out FOLDER.
+"""Generate a small AltCLIP with random weights: python -m misc.tiny_altclip --out FOLDER.
 
 Its tokenizer is a real one: SentencePiece, trained on captions of the synthetic pedestrians in four
-languages. The folder is laid out as the hub's are, so everything that loads `BAAI/AltCLIP` loads it.
+languages. The folder has the hub's layout, so everything that loads `BAAI/AltCLIP` loads it.
 """
 
-import argparse
+from __future__ import annotations
+
 import io
 import json
 import random
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from data.synthetic.attributes import draw_identities
 from data.synthetic.camera import draw_shot
 from data.synthetic.captions import image_captions
+from misc.cli import Parser, exit_status
 from text_utils.captions import clean_caption
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 def synthetic_captions(num_people: int, seed: int = 0) -> list[str]:
-    """Captions of drawn people, cleaned, in all languages of the synthetic data set."""
+    """Cleaned captions of synthetic people, in all languages of the synthetic data set."""
     rng = random.Random(seed)
     texts = []
     for identity in draw_identities(seed, num_people):
@@ -32,7 +37,7 @@ def synthetic_captions(num_people: int, seed: int = 0) -> list[str]:
 
 
 def train_pieces(captions: Iterable[str], vocab_size: int) -> tuple[bytes, list[tuple[str, float]]]:
-    """A SentencePiece unigram model: (the file's bytes, its pieces and their scores without special ones)."""
+    """A SentencePiece unigram model: (the file's bytes, its pieces without special ones, with scores)."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -94,8 +99,8 @@ def make_tiny_altclip(
     """Write a folder that `AltCLIPModel`, `AutoTokenizer` and `CLIPImageProcessor` load.
 
     Args:
-        captions: what the tokenizer learns its pieces from.
-        vocab_size: the most pieces.
+        captions: the tokenizer's training text.
+        vocab_size: the maximum number of pieces.
         width, layers, heads: of both towers. `image_size` and `patch_size` in pixels, the image square.
     """
     import torch
@@ -112,16 +117,18 @@ def make_tiny_altclip(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AltCLIPModel(config)
-        _start_image_tower(model.vision_model, width, layers)
-        _start_text_tower(model.text_model, width)
+        _initialise_image_tower(model.vision_model, width, layers)
+        _initialise_text_tower(model.text_model, width)
         torch.nn.init.normal_(model.text_projection.weight, std=width**-0.5)
         model.save_pretrained(folder)
     side = {"height": image_size, "width": image_size}
     CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=side).save_pretrained(folder)
 
 
-def _start_image_tower(tower: Any, width: int, layers: int) -> None:
-    """OpenAI's initialisation (see `model.towers.layers`); transformers' leaves narrow towers blind."""
+def _initialise_image_tower(tower: PreTrainedModel, width: int, layers: int) -> None:
+    """OpenAI's initialisation (see `model.towers.layers`); with that of transformers, the features of narrow
+    towers hardly depend on the image.
+    """
     from torch.nn import init
 
     tower.embeddings.patch_embedding.reset_parameters()
@@ -136,12 +143,12 @@ def _start_image_tower(tower: Any, width: int, layers: int) -> None:
             init.normal_(projection.weight, std=residual_std)
 
 
-def _start_text_tower(tower: Any, width: int) -> None:
-    """A start that hears every word: XLM-RoBERTa is read at `<s>`, whose own embedding would drown the rest.
+def _initialise_text_tower(tower: PreTrainedModel, width: int) -> None:
+    """An initialisation in which the features depend on every word.
 
-    So `<s>` at the first place is the zero vector at first, and sees the mean of all tokens; the words
-    outweigh their places, what is the same in all tokens is zero, and a small start lets words move apart
-    in a few steps.
+    XLM-RoBERTa is read at `<s>`, whose own embedding would dominate: at the first position it starts as the
+    zero vector and attends to the mean of all tokens. Words have larger embeddings than positions, and small
+    ones, so that a few steps separate them.
     """
     import torch
     from torch.nn import init
@@ -161,25 +168,33 @@ def _start_text_tower(tower: Any, width: int) -> None:
         places[first_place] = 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m misc.tiny_altclip", description="Make a small AltCLIP with random weights."
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(
+        prog="python -m misc.tiny_altclip", description="Generate a small AltCLIP, random weights."
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write it")
-    parser.add_argument("--width", type=int, default=64, help="of both towers")
-    parser.add_argument("--layers", type=int, default=2, help="of both towers")
-    parser.add_argument("--heads", type=int, default=2, help="of both towers")
-    parser.add_argument("--embed-dim", type=int, default=64, help="of the shared space")
-    parser.add_argument("--vocab-size", type=int, default=2000, help="pieces of the tokenizer, at most")
-    flags = parser.parse_args(arguments)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER", help="the folder to write")
+    add("--width", type=int, default=64, help="of both towers (64)")
+    add("--layers", type=int, default=2, help="of both towers (2)")
+    add("--heads", type=int, default=2, help="of both towers (2)")
+    add("--embed-dim", type=int, default=64, help="of the shared space (64)")
+    add("--vocab-size", type=int, default=2000, help="the maximum number of the tokenizer's pieces (2000)")
+    return parser
+
+
+def run(out: Path, **sizes: int) -> None:
+    """Generate the folder `out`."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # of a file of less than a second
-    sizes = {name: value for name, value in vars(flags).items() if name != "out"}
-    make_tiny_altclip(flags.out, synthetic_captions(1000), **sizes)
-    print(f"Wrote a small AltCLIP with random weights to {flags.out}.")
-    return 0
+    logging.disable_progress_bar()  # writing takes less than a second
+    make_tiny_altclip(out, synthetic_captions(1000), **sizes)
+    print(f"Wrote a small AltCLIP with random weights to {out}.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 and an error line for a user error."""
+    return exit_status(lambda: run(**vars(build_parser().parse_args(arguments))))
 
 
 if __name__ == "__main__":

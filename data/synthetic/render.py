@@ -4,8 +4,9 @@ import random
 
 from PIL import Image
 
-from data.synthetic.attributes import Identity, draw_identity
+from data.synthetic.attributes import Identity, draw_identities, draw_identity
 from data.synthetic.camera import Shot, camera_sensor, draw_shot, expose
+from data.synthetic.captions import image_captions
 from data.synthetic.figure import draw_person
 from data.synthetic.pen import Pen
 from data.synthetic.scenes import camera_scene, draw_occluder, scene_window
@@ -17,8 +18,8 @@ def render(identity: Identity, shot: Shot, seed: int, rng: random.Random) -> Ima
     """One crop of a person.
 
     Args:
-        seed: of the data set; it decides the places and the faults of the cameras.
-        rng: of this image; it decides the window of the scene, light, noise and passers-by.
+        seed: of the data set; determines the scenes and sensors of the cameras.
+        rng: of this image; determines the window of the scene, light, noise and passers-by.
 
     Returns:
         RGB image of `shot.size`.
@@ -39,8 +40,19 @@ def render(identity: Identity, shot: Shot, seed: int, rng: random.Random) -> Ima
     return expose(canvas.reduce(SUPERSAMPLING), camera_sensor(seed, shot.camera), rng)
 
 
+def render_people(count: int) -> list[tuple[str, Image.Image]]:
+    """(English caption, image) of `count` people."""
+    rng = random.Random(0)
+    people = []
+    for identity in draw_identities(0, count):
+        shot = draw_shot(rng, camera=0)
+        caption = image_captions(identity, shot, rng)["en"]["captions"][0]
+        people.append((caption, render(identity, shot, 0, rng)))
+    return people
+
+
 def draw_stranger(canvas: Image.Image, rng: random.Random, crown: tuple[float, float], scale: float) -> None:
-    """Somebody who is not searched for, a part of them at most."""
+    """Draw another person, at least partly outside the crop."""
     pose = draw_shot(rng, 0).pose
     draw_person(Pen(canvas, crown, scale, pose.facing), draw_identity(rng), pose)
 

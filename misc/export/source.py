@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from data.synthetic.render import render_people
 from misc.checkpoints.run_options import options_for
-from misc.quick_start_altclip import drawn_people
 from model import build_model
 from options import Options, UserError
 
@@ -93,7 +93,7 @@ def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str])
     """
     options = options_for(checkpoint, config, overrides)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
-    people = drawn_people(3)
+    people = render_people(3)
     sentences = [tokenizer.clean(caption) for caption, _ in people]
     captions = ["a man", sentences[0], " ".join(sentences * options.experiment.text_length)]
     images = [image for _, image in people]

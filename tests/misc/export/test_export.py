@@ -118,9 +118,9 @@ def pixels(rows: int, height: int, width: int) -> Tensor:
 
 
 def drawn_images(count: int) -> list[Any]:
-    from misc.quick_start_altclip import drawn_people
+    from data.synthetic.render import render_people
 
-    return [image for _, image in drawn_people(count)]
+    return [image for _, image in render_people(count)]
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:

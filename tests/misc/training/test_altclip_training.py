@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from data.annotations import load_data
 from data.loaders import build_loaders
+from data.synthetic.render import render_people
 from data.types import Batch
 from main import main
-from misc.quick_start_altclip import drawn_people
 from model import build_model
 from model.altclip_adapter import AltCLIP
 from options import LOSSES, UserError, load_options, to_dict
@@ -119,7 +119,7 @@ def fit(folder: Path, steps: int = 60) -> tuple[AltCLIP, Tensor, dict[str, Tenso
     """AltCLIP trained on six drawn people, with their images and captions."""
     torch.manual_seed(0)
     model, tokenizer, processor = build_model(settings(folder, "nitc", "ritc", "citc"), 6)
-    people = drawn_people(6)
+    people = render_people(6)
     images = processor(images=[image for _, image in people], return_tensors="pt")["pixel_values"]
     tokens = tokenizer([caption for caption, _ in people])
     batch = Batch({"view1": images}, tokens, torch.arange(6), torch.arange(6))
