@@ -181,7 +181,8 @@ class Trainer:
 
     def _finish_epoch(self, run: RunLog) -> None:
         """Evaluate, decide whether this epoch is the best so far, and save."""
-        results = {split: evaluator() for split, evaluator in self.evaluators.items()}
+        with self.meter.paused():
+            results = {split: evaluator() for split, evaluator in self.evaluators.items()}
         with self.stop.deferred():
             self.epoch += 1
             selected = results.get(self.select_on, {}).get("average", {}).get("t2i", {}).get("R1")
@@ -246,9 +247,10 @@ class Trainer:
     def _save(self, is_best: bool) -> None:
         self._check_guards()
         state = self.components().state_dict()
-        if distributed.is_main():
-            self.saver.save(state, is_best)
-        self.saver.share()
+        with self.meter.paused():
+            if distributed.is_main():
+                self.saver.save(state, is_best)
+            self.saver.share()
 
     def components(self) -> Components:
         """What a checkpoint holds.

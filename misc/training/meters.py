@@ -1,6 +1,8 @@
 """Reading scalars from the device without blocking it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -51,7 +53,16 @@ class Meter:
         self.report: list[str] = []
         self._sums: dict[str, Tensor] = {}
         self._steps = self._samples = 0
-        self._start = time.perf_counter()
+        self._start, self._pauses = time.perf_counter(), 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock meanwhile, for an evaluation or a checkpoint."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._pauses += time.perf_counter() - max(began, self._start)
 
     def add(self, output: LossOutput, num_samples: int, counts: Tensor) -> None:
         """Add one step of `num_samples` local samples.
@@ -75,7 +86,7 @@ class Meter:
 
     def speed(self) -> tuple[float, float]:
         """Samples per second of all processes together and seconds per step, as measured by this process."""
-        seconds = time.perf_counter() - self._start
+        seconds = time.perf_counter() - self._start - self._pauses
         return self._samples * distributed.world_size() / seconds, seconds / self._steps
 
     def state_dict(self) -> State:

@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on, what it leaves behind, and what must stay as it was."""
+"""From which checkpoint a run resumes, what it removes, and which options must not change."""
 
 import shutil
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_what_an_epoch_is_drawn_by_may_change_only_at_its_end(
     assert main([*common, *changes, "--resume", "auto"]) == 0
 
 
-def test_the_best_epoch_is_picked_anew_on_another_split(
+def test_the_best_epoch_is_selected_again_on_another_split(
     config: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of one epoch picked on val, two on test, and three, the last: there is no val split any more."""

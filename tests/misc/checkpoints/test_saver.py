@@ -1,4 +1,4 @@
-"""When checkpoints are written, and what becomes of them while the disk takes none."""
+"""When checkpoints are written, and what happens to them while the disk is full."""
 
 import errno
 from pathlib import Path

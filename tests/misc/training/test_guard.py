@@ -1,4 +1,4 @@
-"""Numbers that go wrong and images that cannot be read: the run stops and says why, or goes on as asked."""
+"""Numbers that go wrong and images that cannot be read: the run stops and says why, or continues as asked."""
 
 import json
 import subprocess
