@@ -1,1 +1,1 @@
-"""Checkpoints for other programs: python -m misc.export (see `__main__.py`)."""
+"""Export of checkpoints to other programs: python -m misc.export (see `__main__.py`)."""

@@ -1,12 +1,12 @@
-"""A checkpoint for other programs: python -m misc.export CHECKPOINT DIR --format FORMAT [key.path=value ...]
+"""Export a checkpoint: python -m misc.export CHECKPOINT DIR --format FORMAT [key.path=value ...]
 
 Formats:
     huggingface  a folder that CLIPModel or AltCLIPModel of transformers loads, with tokenizer and processor
     openai       a state dict under OpenAI's names, and a configuration: open_clip loads the folder
-    safetensors  a state dict under the names of this code, with the run's options: --evaluate reads it
+    safetensors  a state dict under the names of this project, with the options of the run, for --evaluate
     onnx         two graphs, image.onnx and text.onnx, for onnxruntime
 
-Each is loaded again and its features compared with ours before anything stands in DIR.
+The files are moved to DIR only after their features were compared with those of the model.
 """
 
 import argparse
@@ -20,39 +20,36 @@ from pathlib import Path
 from misc.cli import Parser, exit_status
 from options import UserError
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
 FORMATS = ("huggingface", "openai", "safetensors", "onnx")
 
 
 def build_parser() -> Parser:
     """The command line."""
     parser = Parser(prog="python -m misc.export", description=__doc__)
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint_best.pth of a run, or other weights"
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where to write")
-    parser.add_argument("--format", required=True, choices=FORMATS, dest="format_name", help="see above")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="options in place of those that the checkpoint holds"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="such as model.altclip_pretrained=FOLDER"
-    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint_best.pth of a run, or other weights")
+    add("folder", type=Path, metavar="DIR", help="output folder")
+    add("--format", required=True, choices=FORMATS, dest="format_name", help="see above")
+    add("--config", type=Path, metavar="FILE", help="options in place of those saved in the checkpoint")
+    add("--overwrite", action="store_true", help="allow a folder that contains files")
+    overrides = {"nargs": "*", "metavar": "key.path=value"}
+    add("overrides", **overrides, help="for example model.altclip_pretrained=FOLDER")
     return parser
 
 
 def open_folder(folder: Path, overwrite: bool) -> None:
-    """Make DIR; raises UserError where it cannot be used, or holds files and may not be overwritten."""
+    """Create DIR; raises UserError if it cannot be used, or contains files without --overwrite."""
     from misc.process.durable import make_folder
 
     make_folder(folder, "DIR")
     if any(folder.iterdir()) and not overwrite:
-        raise UserError(f"DIR: '{folder}' holds files; name another folder, or add --overwrite")
+        raise UserError(f"DIR: '{folder}' contains files; name another folder, or add --overwrite")
 
 
 def export(flags: argparse.Namespace) -> None:
-    """Write the format into a folder in DIR, and move it there once it has passed its check."""
+    """Write the format into a temporary folder in DIR, and move the files to DIR after the comparison."""
     from misc.export.huggingface import export_huggingface
     from misc.export.onnx_graphs import check_packages, export_onnx
     from misc.export.readme import write_readme
@@ -69,26 +66,25 @@ def export(flags: argparse.Namespace) -> None:
     if flags.format_name == "onnx":
         check_packages()
     source = load_source(flags.checkpoint, flags.config, flags.overrides)
-    with tempfile.TemporaryDirectory(dir=flags.folder, prefix=".export-") as unfinished:
-        write[flags.format_name](source, Path(unfinished))
-        write_readme(source, flags.format_name, flags.checkpoint, Path(unfinished))
-        for file in sorted(Path(unfinished).iterdir()):
+    with tempfile.TemporaryDirectory(dir=flags.folder, prefix=".export-") as temporary:
+        write[flags.format_name](source, Path(temporary))
+        write_readme(source, flags.format_name, flags.checkpoint, Path(temporary))
+        for file in sorted(Path(temporary).iterdir()):
             size = file.stat().st_size
             shutil.move(file, flags.folder / file.name)
-            LOGGER.info("%s: %s bytes", flags.folder / file.name, f"{size:,}")
+            logger.info("%s: %s bytes", flags.folder / file.name, f"{size:,}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
+    """Run the command line; returns the exit status, 2 for a user error."""
 
     def work() -> None:
-        """Export as the flags say."""
         flags = build_parser().parse_intermixed_args(arguments)
         from misc.process.logs import start_logging
 
         start_logging()
         export(flags)
-        LOGGER.info("done: %s in %s", flags.format_name, flags.folder)
+        logger.info("done: %s in %s", flags.format_name, flags.folder)
 
     return exit_status(work)
 

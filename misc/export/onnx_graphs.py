@@ -1,4 +1,4 @@
-"""A checkpoint as two ONNX graphs, one of each tower, checked by onnxruntime."""
+"""Export to two ONNX graphs, for images and captions, checked with onnxruntime."""
 
 import importlib.util
 import warnings
@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from misc.export.processors import write_json, write_processors
-from misc.export.source import Source
+from misc.export.source import Source, write_json
+from model.protocol import Embedder, JsonObject
 from options import UserError
 
 TOLERANCE = 1e-3
@@ -19,31 +19,31 @@ IMAGE_INPUTS, TEXT_INPUTS, OUTPUT = ("pixel_values",), ("input_ids", "attention_
 
 
 class ImageGraph(nn.Module):
-    """(B, 3, H, W) -> (B, D)."""
+    """(B, 3, H, W) -> (B, E)."""
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, model: Embedder) -> None:
         super().__init__()
-        self.clip = clip
+        self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Features, not normalised."""
-        return self.clip.encode_image(pixel_values)
+        return self.model.embed(pixel_values)
 
 
 class TextGraph(nn.Module):
-    """Two of (B, L) int64 -> (B, D)."""
+    """Ids and mask, (B, L) int64 each -> (B, E)."""
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, model: Embedder) -> None:
         super().__init__()
-        self.clip = clip
+        self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Features, not normalised."""
-        return self.clip.encode_text({"input_ids": input_ids, "attention_mask": attention_mask})
+        return self.model.embed({"input_ids": input_ids, "attention_mask": attention_mask})
 
 
 def check_packages() -> None:
-    """Raises UserError where a package is missing that these graphs alone need."""
+    """Raise UserError if a package that only this format needs is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -52,25 +52,25 @@ def check_packages() -> None:
 
 
 def export_onnx(source: Source, folder: Path) -> None:
-    """Write image.onnx and text.onnx, export.json, which tells what goes in and comes out, and the files of
-    the tokenizer and the image processor; compare the graphs with ours.
+    """Write image.onnx and text.onnx, export.json, which describes inputs and outputs, and the files of the
+    tokenizer and the image processor; compare the features of the graphs with those of the model.
 
     Raises:
-        UserError: features beyond 1e-3.
+        UserError: features differ by more than 1e-3.
     """
     height, width = source.processor.image_size
     tokens = source.tokenizer(source.captions[:2])
     pixels = torch.zeros(2, 3, height, width)
     batch, caption = {0: "batch"}, {0: "batch", 1: "length"}
-    _export(ImageGraph(source.clip), (pixels,), dict.fromkeys(IMAGE_INPUTS, batch), folder / "image.onnx")
+    _export(ImageGraph(source.model), (pixels,), dict.fromkeys(IMAGE_INPUTS, batch), folder / "image.onnx")
     _export(
-        TextGraph(source.clip),
+        TextGraph(source.model),
         tuple(tokens[name] for name in TEXT_INPUTS),
         dict.fromkeys(TEXT_INPUTS, caption),
         folder / "text.onnx",
     )
     write_json(folder / "export.json", _description(source))
-    write_processors(source, folder)
+    source.save_processors(folder)
     _check(source, folder)
 
 
@@ -78,8 +78,8 @@ def _export(
     graph: nn.Module, inputs: tuple[Tensor, ...], axes: dict[str, dict[int, str]], file: Path
 ) -> None:
     with warnings.catch_warnings():
-        # The tracer warns of every shape that Python reads, and of its age. It is the one exporter that
-        # torch 2.4 and today's share; whether a trace was right is what the check at the end tells.
+        # The tracer warns about each shape that Python code reads, and about its deprecation. It is the only
+        # exporter in both torch 2.4 and current versions; the comparison afterwards detects wrong traces.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph.eval(),
@@ -93,9 +93,8 @@ def _export(
         )
 
 
-def _description(source: Source) -> dict[str, object]:
-    processor, clip = source.processor, source.clip
-    height, width = processor.image_size
+def _description(source: Source) -> JsonObject:
+    clip, (height, width) = source.model.clip, source.processor.image_size
     return {
         "backbone": source.options.model.backbone,
         "image": {
@@ -111,7 +110,7 @@ def _description(source: Source) -> dict[str, object]:
             "max_length": source.tokenizer.text_length,
             "tokenizer": "AutoTokenizer of transformers, from this folder",
         },
-        "output": {OUTPUT: f"float32 (batch, {clip.embed_dim}), not normalised"},
+        "output": {OUTPUT: f"float32 (batch, {source.model.embed_dim}), not normalised"},
         "logit_scale": clip.logit_scale.exp().item(),
         "logit_bias": float(clip.logit_bias),
     }

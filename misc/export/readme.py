@@ -1,9 +1,10 @@
-"""The README.md that goes along with an export: what it is, and code that encodes an image and a caption."""
+"""The README.md of an export: what it contains, and code that encodes an image and a caption."""
 
 from pathlib import Path
 
 from misc.export.source import Source
 from model.processor import ImageProcessor
+from text_utils.tokenizer import CLIPTokenizer
 
 INTRODUCTION = """\
 # {title}
@@ -12,19 +13,19 @@ Exported from `{checkpoint}`: {backbone}, images of {height} x {width} pixels (h
 at most {text_length} tokens, features of {embed_dim} numbers.
 {notes}"""
 PROCESSOR_NOTE = """
-`{kind}Processor` of transformers 4.36 or newer loads from here too; `AutoImageProcessor` is for all versions.
+`{processor}` of transformers 4.36 or newer loads this folder too; `AutoImageProcessor` works in all versions.
 """
 BIAS_NOTE = """
-Its sigmoid loss had a learned bias, {bias:.4f}, which this format has no place for. No ranking feels it.
+Its sigmoid loss had a learned bias, {bias:.4f}, which this format cannot contain; it affects no ranking.
 """
 CAPTIONS = """
-Captions were cleaned before they were tokenised, which no tokenizer does by itself: `clean` below. Without \
-it the same caption has other features.
+The model was trained on cleaned captions, and the tokenizer does not clean them: call `clean` below first. \
+Without it the same caption has other features.
 
 ```python
 {imports}
 
-FOLDER = "."  # where this README lies
+FOLDER = "."  # the folder of this README
 
 
 def clean(caption: str) -> str:
@@ -40,12 +41,13 @@ images = [Image.new("RGB", (60, 160), "red")]
 print(torch.nn.functional.normalize(text_features) @ torch.nn.functional.normalize(image_features).T)
 ```
 """
-MENDED = "html.unescape(html.unescape(ftfy.fix_text(caption)))"  # `openai_clean` of text_utils/tokenizer.py
+# As `openai_clean` of text_utils/tokenizer.py.
+OPENAI_CLEAN = "html.unescape(html.unescape(ftfy.fix_text(caption)))"
 PROCESSORS = """\
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 processor = AutoImageProcessor.from_pretrained(FOLDER)
 """
-# Ours is PIL's. What transformers 5 takes by itself differs by a grey level, and in the features.
+# The model was trained with PIL's resizing; the default of transformers 5 differs by a grey level.
 PROCESSORS_PIL = PROCESSORS.replace(
     "Processor.from_pretrained(FOLDER", 'Processor.from_pretrained(FOLDER, backend="pil"'
 )
@@ -83,7 +85,7 @@ USAGE = {
 }
 SAFETENSORS = """
 The tensors have the names of the code that trained them; the options of the run are in `options.yaml`, and \
-as JSON in the metadata of `model.safetensors`. In that code's repository:
+as JSON in the metadata of `model.safetensors`. In the repository of that code:
 
 ```bash
 python main.py --config FOLDER/options.yaml --evaluate FOLDER/model.safetensors --output-dir runs/exported
@@ -100,18 +102,19 @@ TITLES = {
 def write_readme(source: Source, format_name: str, checkpoint: Path, folder: Path) -> None:
     """Write README.md for one of the formats."""
     height, width = source.processor.image_size
-    kind, bias = "AltCLIP" if source.is_altclip else "CLIP", float(source.clip.logit_bias)
-    notes = PROCESSOR_NOTE.format(kind=kind) if format_name == "huggingface" else ""
+    model, bias, notes = source.backbone.transformers_class, float(source.model.clip.logit_bias), ""
+    if format_name == "huggingface":
+        notes = PROCESSOR_NOTE.format(processor=model.replace("Model", "Processor"))
     if bias and format_name in ("huggingface", "openai"):
         notes += BIAS_NOTE.format(bias=bias)
     text = INTRODUCTION.format(
         title=TITLES[format_name],
         checkpoint=checkpoint.name,
-        backbone=kind,
+        backbone=source.backbone.title,
         height=height,
         width=width,
         text_length=source.tokenizer.text_length,
-        embed_dim=source.clip.embed_dim,
+        embed_dim=source.model.embed_dim,
         notes=notes,
     )
     text += SAFETENSORS if format_name == "safetensors" else _usage(source, *USAGE[format_name])
@@ -119,12 +122,13 @@ def write_readme(source: Source, format_name: str, checkpoint: Path, folder: Pat
 
 
 def _usage(source: Source, imports: str, code: str) -> str:
-    model = "AltCLIPModel" if source.is_altclip else "CLIPModel"
+    model = source.backbone.transformers_class
     processors = PROCESSORS_PIL if isinstance(source.processor, ImageProcessor) else PROCESSORS
-    to_clean = [] if source.is_altclip else ["import html\n", "import ftfy"]
-    lines = [*to_clean, "import torch", "from PIL import Image", imports.format(model=model)]
+    needs_openai_clean = isinstance(source.tokenizer, CLIPTokenizer)  # its transformers version does less
+    modules = ["import html\n", "import ftfy"] if needs_openai_clean else []
+    lines = [*modules, "import torch", "from PIL import Image", imports.format(model=model)]
     return CAPTIONS.format(
         imports="\n".join(lines),
-        cleaned="caption" if source.is_altclip else MENDED,
+        cleaned=OPENAI_CLEAN if needs_openai_clean else "caption",
         code=code.format(model=model, processors=processors),
     )

@@ -1,95 +1,109 @@
-"""What is exported, what goes along with every format, and the comparison that each one must pass."""
+"""The model to export, the files that formats share, and the comparison that each format must pass."""
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.synthetic.render import render_people
 from misc.checkpoints.run_options import options_for
-from model import build_model
+from model import backbone_of, build_model
+from model.protocol import Backbone, JsonObject, Processor, Tokenizer
+from model.tbps import TBPS
 from options import Options, UserError
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+EncodeImage = Callable[[Tensor], Tensor]
+EncodeText = Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model in evaluation mode, with three drawn people and captions of them to try it on.
+    """A model in evaluation mode, with three synthetic images and captions to compare features on.
 
     Attributes:
-        images: PIL images, of several sizes.
-        captions: cleaned; two words, a sentence, and one that is longer than the text length.
+        images: PIL images of several sizes.
+        captions: cleaned; two words, a sentence, and one that exceeds the text length.
     """
 
     options: Options
-    clip: nn.Module
-    tokenizer: Any
-    processor: Any
+    model: TBPS
+    tokenizer: Tokenizer
+    processor: Processor
     images: list[Image.Image]
     captions: list[str]
 
     @property
-    def is_altclip(self) -> bool:
-        """Whether the towers are AltCLIP's."""
-        return self.options.model.backbone == "altclip"
+    def backbone(self) -> Backbone:
+        """The registry entry of the backbone."""
+        return backbone_of(self.options)
 
-    def square_side(self, advice: str) -> int:
-        """The side of the square image; raises UserError, with the advice, where it is none."""
-        height, width = self.processor.image_size
-        if height != width:
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        """Encode B captions with the model itself; returns (B, E) features."""
+        return self.model.embed(self.tokenizer(captions))
+
+    def save_processors(self, folder: Path) -> None:
+        """Write the files that `AutoTokenizer` and `AutoImageProcessor` of transformers load."""
+        write_json(folder / "preprocessor_config.json", self.processor.settings())
+        self.tokenizer.save(folder)
+
+    def check_no_heads(self, format_name: str) -> None:
+        """Raise UserError if the features need more than the towers."""
+        if self.model.embed_dim != self.model.clip.embed_dim:
             raise UserError(
-                f"data.image_size: a square is expected for this format, not {height}, {width}; {advice}"
+                f"--format {format_name}: the features of this model come from a head too, which this format "
+                "cannot contain; use safetensors or onnx"
             )
-        return height
 
     @torch.no_grad()
-    def largest_difference(
-        self, encode_image: Callable[[Tensor], Tensor], encode_text: Callable[[Sequence[str]], Tensor]
-    ) -> float:
-        """Of any feature from ours, over batches of one short caption, of one full one and of all three.
+    def largest_difference(self, encode_image: EncodeImage, encode_text: EncodeText) -> float:
+        """The largest absolute difference from the features of the model, over batches of one short caption,
+        of one that is cut, and of all three.
 
         Args:
-            encode_image: (B, 3, H, W) -> (B, D).
-            encode_text: B captions -> (B, D).
+            encode_image: (B, 3, H, W) -> (B, E).
+            encode_text: B captions -> (B, E).
         """
         differences = []
         for rows in (slice(0, 1), slice(2, 3), slice(0, 3)):
             pixels = self.processor(images=self.images[rows], return_tensors="pt")["pixel_values"]
-            tokens = self.tokenizer(self.captions[rows])
             differences += [
-                encode_image(pixels) - self.clip.encode_image(pixels),
-                encode_text(self.captions[rows]) - self.clip.encode_text(tokens),
+                encode_image(pixels) - self.model.embed(pixels),
+                encode_text(self.captions[rows]) - self.encode_text(self.captions[rows]),
             ]
         return max(difference.abs().max().item() for difference in differences)
 
     def check(
-        self,
-        by: str,
-        encode_image: Callable[[Tensor], Tensor],
-        encode_text: Callable[[Sequence[str]], Tensor],
-        tolerance: float,
+        self, program: str, encode_image: EncodeImage, encode_text: EncodeText, tolerance: float
     ) -> None:
-        """Say how far what was written is from ours; raises UserError where that is beyond the tolerance."""
+        """Log the largest difference of features computed by `program` from the exported files; raises
+        UserError if it exceeds the tolerance.
+        """
         difference = self.largest_difference(encode_image, encode_text)
         if not difference <= tolerance:  # NaN too
             raise UserError(
-                f"export: features by {by} differ from ours by {difference:.1e}, {tolerance:.0e} at most is "
-                "expected, so nothing was written; try other versions of the packages, or another --format"
+                f"export: features computed by {program} differ by {difference:.1e}, expected at most "
+                f"{tolerance:.0e}; nothing was written. Try other package versions, or another --format"
             )
-        LOGGER.info("features by %s: largest difference from ours %.1e", by, difference)
+        logger.info("features computed by %s: largest difference %.1e", program, difference)
+
+
+def write_json(path: Path, content: JsonObject) -> None:
+    """Write indented JSON, non-ASCII characters unescaped."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str]) -> Source:
-    """The model of a checkpoint, by the options saved in it or, where `config` is given, by those.
+    """Load the model of a checkpoint, with the options of `config` or, if None, those saved in it.
 
     Raises:
-        UserError: weights or options that cannot be read, or that do not go together; no options.
+        UserError: weights or options cannot be read or do not match, or there are no options.
     """
     options = options_for(checkpoint, config, overrides)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
@@ -97,5 +111,4 @@ def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str])
     sentences = [tokenizer.clean(caption) for caption, _ in people]
     captions = ["a man", sentences[0], " ".join(sentences * options.experiment.text_length)]
     images = [image for _, image in people]
-    clip = model.clip.eval().requires_grad_(False)
-    return Source(options, clip, tokenizer, processor, images, captions)
+    return Source(options, model.eval().requires_grad_(False), tokenizer, processor, images, captions)

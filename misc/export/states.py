@@ -1,84 +1,60 @@
-"""A checkpoint as a plain state dict: under OpenAI's names for open_clip, or under ours."""
+"""Export to a state dict: under OpenAI's names for open_clip, or under the names of this project."""
 
 import importlib.util
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from misc.checkpoints.run_folder import write_options
-from misc.export.processors import write_json
-from misc.export.source import Source
+from misc.export.source import Source, write_json
 from model import build_model
-from model.weights.altclip_files import BIAS
 from options import UserError, to_dict
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
 TOLERANCE = 1e-4
 
 
 def export_openai(source: Source, folder: Path) -> None:
     """Write open_clip_pytorch_model.bin, an fp32 state dict under OpenAI's names, and open_clip_config.json;
-    compare with what open_clip makes of them, where it is installed.
+    load and compare them if open_clip is installed.
 
     Raises:
-        UserError: AltCLIP's towers, which OpenAI has no names for; features beyond 1e-4.
+        UserError: OpenAI has no names for the towers; the features need a head; features differ by more than
+            1e-4.
     """
-    if source.is_altclip:
+    if source.backbone.to_openai is None:
         raise UserError(
-            "--format openai: OpenAI has no names for AltCLIP's towers; use huggingface, safetensors or onnx"
+            f"--format openai: OpenAI has no names for the towers of {source.backbone.title}; use "
+            "huggingface, safetensors or onnx"
         )
-    tensors = source.clip.state_dict()
-    state = {name.removeprefix("text."): tensor for name, tensor in tensors.items() if name != BIAS}
+    source.check_no_heads("openai")
+    state, model_config = source.backbone.to_openai(source.model.clip)
     torch.save(state, folder / "open_clip_pytorch_model.bin")
-    write_json(folder / "open_clip_config.json", _open_clip_config(source))
-    if importlib.util.find_spec("open_clip"):
-        _check_by_open_clip(source, folder)
-    else:
-        LOGGER.info("open_clip is not installed: not compared with it")
-
-
-def _open_clip_config(source: Source) -> dict[str, Any]:
-    visual, text, processor = source.clip.visual, source.clip.text, source.processor
-    vocab_size, text_width = text.token_embedding.weight.shape
-    image_width, _, patch_size, _ = visual.conv1.weight.shape
-    blocks = visual.transformer.resblocks
-    model = {
-        "embed_dim": source.clip.embed_dim,
-        "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": visual.image_size,
-            "patch_size": patch_size,
-            "width": image_width,
-            "layers": len(blocks),
-            "head_width": image_width // blocks[0].attn.heads,
-        },
-        "text_cfg": {
-            "context_length": len(text.positional_embedding),
-            "vocab_size": vocab_size,
-            "width": text_width,
-            "layers": len(text.transformer.resblocks),
-            "heads": text.transformer.resblocks[0].attn.heads,
-        },
-    }
-    preprocess = {
-        "mean": processor.image_mean,
-        "std": processor.image_std,
+    settings = source.processor.settings()
+    preprocess_config = {
+        "mean": settings["image_mean"],
+        "std": settings["image_std"],
         "interpolation": "bicubic",
         "resize_mode": "squash",
     }
-    return {"model_cfg": model, "preprocess_cfg": preprocess}
+    config = {"model_cfg": model_config, "preprocess_cfg": preprocess_config}
+    write_json(folder / "open_clip_config.json", config)
+    if importlib.util.find_spec("open_clip"):
+        _check_with_open_clip(source, folder)
+    else:
+        logger.info("open_clip is not installed: features were not compared")
 
 
-def _check_by_open_clip(source: Source, folder: Path) -> None:
+def _check_with_open_clip(source: Source, folder: Path) -> None:
     import open_clip
 
-    logging.disable(logging.INFO)  # it tells of every step
+    logging.disable(logging.INFO)  # open_clip logs every step
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     logging.disable(logging.NOTSET)
@@ -90,21 +66,21 @@ def _check_by_open_clip(source: Source, folder: Path) -> None:
 
 
 def export_safetensors(source: Source, folder: Path) -> None:
-    """Write model.safetensors, the tensors under our names with the options as JSON among its metadata, and
-    options.yaml; load the file again.
+    """Write model.safetensors, with the options as JSON in its metadata, and options.yaml; load the file and
+    compare its features.
 
     Raises:
-        UserError: features beyond 1e-4.
+        UserError: features differ by more than 1e-4.
     """
-    file = folder / "model.safetensors"
-    tensors = {name: tensor.contiguous() for name, tensor in source.clip.state_dict().items()}
+    file, state = folder / "model.safetensors", source.model.state_dict()
+    tensors = {name.removeprefix("clip."): tensor.contiguous() for name, tensor in state.items()}
     metadata = {"format": "pt", "options": json.dumps(to_dict(source.options))}
     safetensors.torch.save_file(tensors, file, metadata=metadata)
     write_options(source.options, folder)
     model, tokenizer, _ = build_model(source.options, num_identities=0, weights=str(file))
-    clip = model.clip.eval()
+    model.eval()
 
     def encode_text(captions: Sequence[str]) -> Tensor:
-        return clip.encode_text(tokenizer(captions))
+        return model.embed(tokenizer(captions))
 
-    source.check("the file, loaded again", clip.encode_image, encode_text, TOLERANCE)
+    source.check("this program from the file", model.embed, encode_text, TOLERANCE)
