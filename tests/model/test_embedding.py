@@ -4,45 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from model import build_model
-from model.losses import tal_loss
-from model.objective import Objective, Pairs, Rows, Sizes
 from model.objectives import OBJECTIVES
 from model.tbps import TBPS
-from options import ExperimentOptions, UserError, load_options
+from options import UserError, load_options
+from tests.helpers.embedding_head import Largest
 from tests.helpers.gradients import assert_same_gradients, in_parts, whole
 from tests.helpers.tiny import SIZES, tiny_batch, tiny_model
-
-
-class Largest(Objective):
-    """TAL on the largest projected tokens: trained through its head, and part of the embedding."""
-
-    head_name = "largest"
-    acts_at_test = True
-    embed_dim = 6
-
-    def __init__(self, width: int) -> None:
-        self.head = nn.Linear(width, self.embed_dim)
-
-    @classmethod
-    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "Largest":
-        return cls(sizes.embed_dim)
-
-    def embed(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        rows = self.head(tokens)
-        if mask is not None:
-            rows = rows.masked_fill(mask[..., None] == 0, -torch.inf)
-        return rows.amax(dim=1)
-
-    def project(self, features: Rows) -> Rows:
-        return {f"{name}/largest": features[f"{name}/largest"] for name in self.inputs}
-
-    def __call__(self, pairs: Pairs) -> Tensor:
-        both = pairs.cosines("view1/largest", "tokens/largest")
-        return sum(tal_loss(cosines, pairs.positives) for cosines in both)
 
 
 @pytest.fixture
