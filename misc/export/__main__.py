@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for a user error."""
 
     def work() -> None:
+        """Export as the flags say."""
         flags = build_parser().parse_intermixed_args(arguments)
         from misc.process.logs import start_logging
 

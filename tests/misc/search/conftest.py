@@ -11,8 +11,7 @@ from misc.search.index import Index
 from misc.search.page import Page
 from misc.search.truth import load_ground_truth
 from misc.search.update import update_index
-from tests.helpers.search_page import running, small_page
-from tests.helpers.search_runs import image_folder, small_encoder
+from tests.helpers.search import image_folder, running, small_encoder, small_page
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from data.formats import read_splits
 from misc.search.index import Index
 from misc.search.page import Page
 from misc.search.truth import load_ground_truth
-from tests.helpers.search_page import ODD_NAME, running, small_page
+from tests.helpers.search import ODD_NAME, running, small_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: pip install playwright")
 expect = playwright.expect

@@ -1,5 +1,6 @@
 """An index of a folder: its content, its updates, interrupts and damage."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from misc.search.index import Index, check_identity
 from misc.search.update import update_index
 from misc.search.walk import find_images, image_suffixes
 from options import UserError
-from tests.helpers.search_runs import save_image, save_run, small_encoder
+from tests.helpers.search import save_image, save_run, small_encoder
 
 
 def assert_whole(encoder: Encoder, folder: Path) -> Index:
@@ -424,3 +425,11 @@ def test_an_image_of_any_mode_has_the_features_of_evaluation(encoder: Encoder) -
     expected = encoder.model.clip.encode_image(pixels)
     assert encoder.encode_images([grey]).allclose(torch.nn.functional.normalize(expected), atol=1e-6)
     assert encoder.encode_images([]).shape == (0, encoder.embed_dim)
+
+
+def test_the_identity_is_that_of_indexes_written_before_data_cleaning_was_an_option(encoder: Encoder) -> None:
+    keys = ("model.backbone", "data.image_size", "data.normalization", "experiment.text_length")
+    values = ("clip", [16, 8], "imagenet", 12)
+    features = dict(zip(keys, values, strict=True)) | {"experiment.use_altclip_processor": False}
+    written = json.dumps([hashlib.sha256(encoder.checkpoint.read_bytes()).hexdigest(), features])
+    assert encoder.identity == hashlib.sha256(written.encode()).hexdigest()

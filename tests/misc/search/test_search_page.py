@@ -24,8 +24,7 @@ from misc.search.index import Index
 from misc.search.page import MAX_RESULTS, Page
 from misc.search.truth import load_ground_truth
 from options import UserError
-from tests.helpers.search_page import ODD_NAME, ask, running, small_page
-from tests.helpers.search_runs import save_run
+from tests.helpers.search import ODD_NAME, ask, running, save_run, small_page
 
 SENTENCE = "a woman in a red coat"
 

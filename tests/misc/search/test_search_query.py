@@ -23,7 +23,7 @@ from misc.search.index import Index
 from misc.search.queries import WITHOUT_WEIGHT, Query, query_features
 from misc.search.update import update_index
 from options import UserError
-from tests.helpers.search_runs import SETTINGS, save_run, small_encoder
+from tests.helpers.search import SETTINGS, save_run, small_encoder
 
 Search = Callable[..., list[dict[str, Any]]]
 
