@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from config.checks import BELOW_ONE, BLOCK_NUMBERS, BLOCKS, NOT_NEGATIVE, SIZE, VOCABULARY, option
 
-CLIP, ALTCLIP = "backbone=clip", "backbone=altclip"  # conditions for options to have an effect
+CLIP, ALTCLIP = "backbone!=altclip", "backbone=altclip"  # conditions for options to have an effect
 
 
 @dataclass(frozen=True)
