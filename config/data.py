@@ -22,8 +22,8 @@ class DataOptions:
     )
     dataset: str = option(
         "auto",
-        "format of the annotations; auto: detected from the content",
-        one_of("auto", *FORMATS),
+        "format of the annotations: a name in data/types.py: FORMATS; auto: detected from the content",
+        one_of("auto", *FORMATS)._replace(choices=()),  # a new format leaves config.yaml as it is
     )
     languages: tuple[str, ...] = option(("en",), "languages of the captions to use", NOT_EMPTY)
     cleaning: str = option(

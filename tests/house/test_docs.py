@@ -11,6 +11,7 @@ import yaml
 
 from data.annotations import MAX_BAD_PERCENT, read_splits
 from data.check.__main__ import build_parser as check_parser
+from data.types import FORMATS
 from main import parse_command_line
 from misc.benchmark.__main__ import build_parser as benchmark_parser
 from misc.benchmark.memory import build_parser as memory_parser
@@ -30,6 +31,7 @@ from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, load_option
 from tests.helpers.documents import (
     ADDRESS,
     DOCUMENTS,
+    FENCE,
     OPTIONS,
     ROOMS,
     SECTIONS,
@@ -61,13 +63,22 @@ DOTTED = re.compile(rf"((?:{'|'.join(ROOMS)})(?:\.\w+)*\.(?!py\b|yaml\b|\d)\w+)(
 FLAGS_OF_OTHERS = re.compile(
     r"--(local_addr|rdzv_conf|signals-to-handle|max-restarts|signal|requeue|gpus-per-\w+)"
 )
+EXTENDING = TEXTS["docs/extending.md"]
+ADDED_FILES = set(re.findall(r"^\+\+\+ b/(\S+)$", EXTENDING, re.MULTILINE))  # test_extending.py applies them
+ADDED_OPTIONS = {
+    f"experiment.{name}" for name in re.findall(r"^\+    (\w+): (?:bool|float) = ", EXTENDING, re.M)
+}
+ADDED = re.compile("|".join(map(re.escape, [*ADDED_OPTIONS, "config/convgru.yaml"])))
 document = pytest.mark.parametrize("name", DOCUMENTS)
 
 
 @document
 def test_every_command_is_understood(name: str) -> None:
     for program, words in calls(TEXTS[name]):
-        if program not in WITHOUT_ARGUMENTS:
+        if program in WITHOUT_ARGUMENTS:
+            assert not words
+            assert exists_in_code(f"{program}.__main__")
+        elif not ADDED.search(" ".join(words)):
             words = [re.sub(r"^(runs|config/mine).*yaml$", "config/demo.yaml", word) for word in words]
             words = ["64" if word == "N" else word for word in words]
             PROGRAMS[program](words)
@@ -83,7 +94,9 @@ def test_every_make_target_named_exists(name: str) -> None:
 @document
 def test_every_option_named_exists(name: str) -> None:
     named = {key for line in code(TEXTS[name]) for key in OPTION.findall(line)} - {"experiment.NAME_ratio"}
-    assert not {key for key in named - OPTIONS if key not in RUN_FILES and not exists_in_code(key)}
+    assert not {
+        key for key in named - OPTIONS - ADDED_OPTIONS if key not in RUN_FILES and not exists_in_code(key)
+    }
 
 
 @document
@@ -93,7 +106,7 @@ def test_every_file_named_exists(name: str) -> None:
     folder = Path(name).parent
     assert not [link for link in links if not (folder / link).exists()]
     pattern = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|yaml|md|txt|png|gz|toml|jsonl)\b|^[\w/.-]+/$")
-    named = {path for line in code(text) for path in pattern.findall(line)} - MADE
+    named = {path for line in code(text) for path in pattern.findall(line)} - MADE - ADDED_FILES
     for path in sorted(path for path in named if not MADE_BY_USERS.search(path)):
         assert Path(path).exists() or (folder / path).exists(), path
 
@@ -144,7 +157,7 @@ def test_every_yaml_file_shown_loads(name: str, tmp_path: Path) -> None:
 
 @document
 def test_no_figure_is_missing(name: str) -> None:
-    assert "@@" not in TEXTS[name]
+    assert "@@" not in FENCE.sub("", TEXTS[name])
 
 
 def test_the_python_shown_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +172,7 @@ def test_the_annotations_shown_are_read(tmp_path: Path) -> None:
     (record,) = read_splits(tmp_path, ["train"])["train"]["en"]
     assert len(record.captions) == len(record.back_translations) == 2
     table = next(block for block in blocks(TEXTS["docs/data.md"], "text") if block.startswith("image,"))
+    assert all(f"`{name}`" in TEXTS["docs/data.md"] for name in FORMATS)
     (tmp_path / "mine.csv").write_text(table, encoding="utf-8")
     assert len(read_splits(tmp_path / "mine.csv", ["train"], languages=None)["train"]) == 2
 
