@@ -200,6 +200,8 @@ def test_running_gives_the_numbers_and_names_of_the_code() -> None:
     assert f"after {heartbeat.PATIENCE:.0f} s." in RUNNING
     assert f"more than {MAX_BAD_PERCENT} % of the training images" in TEXTS["docs/data.md"]
     assert f"waits {saver.LAST_TRIES * saver.PAUSE / 60:.0f} minutes for" in RUNNING
+    (message,) = re.findall(r"; (resume with .*)$", RUNNING, re.MULTILINE)
+    assert message in Path("misc/training/engine.py").read_text(encoding="utf-8")
     for name in (*RUN_FILES, checkpoint.LAST, checkpoint.BEST, checkpoint.OLDER.format("N"), BAD_IMAGES):
         assert f"`{name}`" in RUNNING
 
