@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from misc.benchmark.report import Row
-from misc.process.workers import num_cores
+from misc.process.workers import cpu_name, num_cores
 
 Product = tuple[int, int, int]  # rows, inputs, outputs of a linear layer
 STATUS = Path("/proc/self/status")
@@ -30,14 +30,6 @@ def describe(device: torch.device) -> Row:
         "python": platform.python_version(),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def cpu_name() -> str:
-    """The processor's model name, or the architecture where the system does not report it."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:

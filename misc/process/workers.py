@@ -1,13 +1,23 @@
-"""Work on many files by all cores."""
+"""The processor, and work on many files by all its cores."""
 
 import multiprocessing
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
+
+
+def cpu_name() -> str:
+    """The processor's model name, or the architecture where the system does not report it."""
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def num_cores() -> int:

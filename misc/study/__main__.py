@@ -1,7 +1,7 @@
 """Compare recipes at equal compute, several seeds each: `make study`, or python -m misc.study.
 
-Every run is `main.py` in a process of one thread; as many run side by side as there are cores. What is done
-stays, what was stopped goes on from its last epoch. The report is `misc/study/report.py`.
+Every run is `main.py` in a process of one thread, with as many processes in parallel as there are cores.
+Finished runs are kept, interrupted ones resume from their last epoch. The report: `misc/study/report.py`.
 """
 
 import argparse
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from misc.study.report import Outcome, num_cores, write_report
+from misc.cli import Parser, exit_status
+from misc.process.workers import num_cores
+from misc.study.report import Outcome, write_report
 from options import Options, UserError, load_options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe changes on the full one of `config/study.yaml`, in the words of its row of the table."""
+    """A row of the table: its title, and its overrides of the full recipe of `config/study.yaml`."""
 
     title: str
     overrides: tuple[str, ...]
@@ -56,7 +57,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training of one recipe with one seed, in a folder of its own."""
+    """One training of one recipe with one seed, in its own folder."""
 
     recipe: str
     seed: int
@@ -65,45 +66,48 @@ class Run:
 
     @property
     def overrides(self) -> list[str]:
-        """What stands behind `main.py --config`."""
-        return [
-            *RECIPES[self.recipe].overrides,
-            f"misc.seed={self.seed}",
-            f"output.dir={self.folder}",
-        ]
+        """The overrides on the command line of `main.py`."""
+        return [*RECIPES[self.recipe].overrides, f"misc.seed={self.seed}", f"output.dir={self.folder}"]
 
     def options(self) -> Options:
-        """The options that it has, or had."""
+        """The options of the run."""
         return load_options(self.config, self.overrides)
 
-    def is_its_own(self) -> bool:
-        """Whether the folder holds this very run, finished or not, and not one of other options."""
+    def can_resume(self) -> bool:
+        """Whether the folder is new, or holds a run with the same options, finished or not."""
         written, own = self.folder / "options.yaml", self.options()
         try:
             return not written.exists() or replace(load_options(written), output=own.output) == own
-        except UserError:  # written by another version of the options
+        except UserError:  # of another version
             return False
 
     def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return (self.folder / "results.json").exists() and self.is_its_own()
+        """Whether the folder holds the results of this run."""
+        return (self.folder / "results.json").exists() and self.can_resume()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """The process that makes it, going on where an earlier one was stopped."""
-        how = ["--resume"] if self.is_its_own() else ["output.overwrite=true"]
-        command = [sys.executable, str(ROOT / "main.py"), "--config", str(self.config), *self.overrides, *how]
-        with self.screen.open("wb") as screen:
+        """Start its process, which resumes an interrupted run."""
+        mode = ["--resume"] if self.can_resume() else ["output.overwrite=true"]
+        command = [
+            sys.executable,
+            str(ROOT / "main.py"),
+            "--config",
+            str(self.config),
+            *self.overrides,
+            *mode,
+        ]
+        with self.console.open("wb") as console:
             return subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | ONE_THREAD, stdout=screen, stderr=subprocess.STDOUT
+                command, cwd=ROOT, env=os.environ | ONE_THREAD, stdout=console, stderr=subprocess.STDOUT
             )
 
     @property
-    def screen(self) -> Path:
-        """What the run would have shown."""
+    def console(self) -> Path:
+        """The file with the console output of the process."""
         return self.folder.with_suffix(".txt")
 
     def outcome(self) -> Outcome:
-        """The figures of a finished run, and what they cost: samples seen and seconds of training."""
+        """The figures of a finished run, and their cost: samples seen and seconds of training."""
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         steps = [record for record in map(json.loads, lines) if record["kind"] == "train"]
         batch_size, last, seconds = self.options().data.batch_size, 0, 0.0
@@ -114,13 +118,14 @@ class Run:
         return Outcome(self.recipe, self.seed, last * batch_size, seconds, figures["R1"], figures["mAP"])
 
 
-def make(runs: Sequence[Run], jobs: int) -> None:
-    """Make the runs that are not finished, `jobs` at a time.
+def train(runs: Sequence[Run], jobs: int) -> None:
+    """Train the runs that are not finished, `jobs` at a time.
 
     Raises:
-        UserError: a run that fails; the others are stopped, to go on when the study is started again.
+        UserError: a run failed; the others are terminated, and resume when the study is started again.
     """
-    waiting, active = [run for run in runs if not run.is_finished()], {}
+    waiting = [run for run in runs if not run.is_finished()]
+    active: dict[Run, subprocess.Popen[bytes]] = {}
     begin, total = time.monotonic(), len(waiting)
     with tqdm(total=len(runs), initial=len(runs) - total, desc="runs", unit="run", disable=None) as bar:
         try:
@@ -130,11 +135,11 @@ def make(runs: Sequence[Run], jobs: int) -> None:
                     active[run] = run.start()
                 time.sleep(0.2)
                 for run in [run for run, process in active.items() if process.poll() is not None]:
-                    _finish(run, active.pop(run).returncode)
+                    _check_status(run, active.pop(run).returncode)
                     bar.update()
-                    left = len(waiting) + len(active)
-                    seconds = (time.monotonic() - begin) / (total - left) * left
-                    tqdm.write(f"{_line(run.outcome())}; about {timedelta(seconds=round(seconds))} left")
+                    remaining = len(waiting) + len(active)
+                    seconds = (time.monotonic() - begin) / (total - remaining) * remaining
+                    tqdm.write(f"{_line(run.outcome())}; about {timedelta(seconds=round(seconds))} remaining")
         finally:
             for process in active.values():
                 process.terminate()
@@ -142,12 +147,12 @@ def make(runs: Sequence[Run], jobs: int) -> None:
                 process.wait()
 
 
-def _finish(run: Run, status: int) -> None:
+def _check_status(run: Run, status: int) -> None:
     if status:
-        last = run.screen.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+        last = run.console.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
         raise UserError(
             f"study: the run {run.folder.name} ended with status {status} ({' / '.join(last)}); "
-            f"see '{run.screen}'"
+            f"see '{run.console}'"
         )
 
 
@@ -158,17 +163,20 @@ def _line(outcome: Outcome) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one line for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m misc.study", description="Compare recipes at equal compute.", allow_abbrev=False
-    )
-    parser.add_argument("--config", type=Path, default=ROOT / "config/study.yaml", help="model and data")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="all of them")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="0 1 2")
-    parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="folder of the runs")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of study.md and study.png")
-    flags: Any = parser.parse_args(arguments)
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(prog="python -m misc.study", description="Compare recipes at equal compute.")
+    add = parser.add_argument
+    add("--config", type=Path, default=ROOT / "config/study.yaml", help="model and data (config/study.yaml)")
+    add("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="default: all")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    add("--runs", type=Path, default=Path("runs/study"), help="the folder of the runs (runs/study)")
+    add("--out", type=Path, default=Path("docs"), help="the folder for study.md and study.png (docs)")
+    return parser
+
+
+def study(flags: argparse.Namespace) -> int:
+    """Train the runs and write the report; returns the exit status."""
     runs = [
         Run(recipe, seed, flags.config.resolve(), flags.runs.resolve() / f"{recipe}-{seed}")
         for seed in flags.seeds
@@ -176,18 +184,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     flags.runs.mkdir(parents=True, exist_ok=True)
     try:
-        make(runs, jobs=num_cores())
+        train(runs, jobs=num_cores())
         titles = {name: RECIPES[name].title for name in flags.recipes}
         write_report([run.outcome() for run in runs], titles, runs[0].options(), flags.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command resumes the study", file=sys.stderr)
         return 130
     return 0
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 2 and an error line for a user error, or 130 after an
+    interrupt.
+    """
+    return exit_status(lambda: study(build_parser().parse_args(arguments)))
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # killed, it ends its runs too, as on Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # terminates its runs as well, as on Ctrl-C
     sys.exit(main())

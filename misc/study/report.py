@@ -1,21 +1,20 @@
-"""What the study says: `study.md` with the table and what it shows, `study.png` with every run as a dot."""
+"""The report of a study: `study.md` with the table and its findings, `study.png` with a dot for each run."""
 
 import math
-import os
-import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from misc.process.workers import cpu_name, num_cores
 from options import Options
 
-DOT, MEAN = "#0072B2", "#D55E00"  # Okabe and Ito's: colour-blind eyes tell them apart
+DOT, MEAN = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, for colour-blind readers
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run: samples seen, seconds of training on one core, test R@1 and mAP in percent."""
+    """A finished run: samples seen, seconds of training on one core, test R@1 and mAP in percent."""
 
     recipe: str
     seed: int
@@ -27,7 +26,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """One recipe over its seeds: the times of training, sorted; means and sample standard deviations."""
+    """One recipe over its seeds: sorted training times; (mean, sample standard deviation) of the figures."""
 
     title: str
     num_samples: int
@@ -37,7 +36,7 @@ class Summary:
 
 
 def summarise(outcomes: Sequence[Outcome], title: str) -> Summary:
-    """The runs of one recipe as a row of the table."""
+    """The runs of one recipe, as a row of the table."""
     return Summary(
         title,
         outcomes[0].num_samples,
@@ -55,8 +54,8 @@ def write_report(outcomes: Sequence[Outcome], titles: dict[str, str], options: O
     """Write `study.md` and `study.png` into `folder`.
 
     Args:
-        titles: of the recipes, in the order of the table; all are compared with the first.
-        options: of one of the runs, for the description.
+        titles: of the recipes, in the order of the table; the others are compared with the first.
+        options: of any of the runs, for the description.
     """
     by_recipe = {name: [o for o in outcomes if o.recipe == name] for name in titles}
     rows = [summarise(by_recipe[name], title) for name, title in titles.items()]
@@ -93,23 +92,11 @@ Equal compute: the full recipe puts four views of an image through the tower whe
 makes fewer epochs. The column "training" is the time of all steps on one core, data included: the median of \
 the seeds, and the shortest and longest. It is time by the clock, which other work on the machine lengthens.
 
-Machine: {_processor()}, {num_cores()} cores, no GPU, torch {version}. These are small \
+Machine: {cpu_name()}, {num_cores()} cores, no GPU, torch {version}. These are small \
 models on drawn people: the table says what the pieces do there, and nothing about the figures of the papers.
 
 ![R@1 and mAP of every run](study.png)
 """
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _table(rows: Sequence[Summary]) -> str:

@@ -1,4 +1,4 @@
-"""The study: its figures, that it goes on where it was stopped, and what it says of a run that fails."""
+"""The study: its figures, that it resumes, and its error for a run that fails."""
 
 import json
 import math
@@ -124,59 +124,45 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
     assert "it does not help here" in (tmp_path / "study.md").read_text(encoding="utf-8")
 
 
-def test_a_study_goes_on_where_it_was_stopped_and_keeps_what_is_finished(
+def test_a_study_resumes_keeps_finished_runs_and_replaces_those_of_other_options(
     study_config: Path, tmp_path: Path
 ) -> None:
     runs, out = tmp_path / "runs", tmp_path / "out"
+    other = Run("no-trick", 0, study_config, runs / "no-trick-0")
+    other.folder.mkdir(parents=True)
+    shutil.copy(study_config, other.folder / "options.yaml")  # of the full recipe, into another folder
+    (other.folder / "results.json").write_text("{}")
+    assert not other.can_resume()
     command = ["--config", str(study_config), "--runs", str(runs), "--out", str(out), "--seeds", "0"]
-    assert main([*command, "--recipes", "no-trick", "full"]) == 0
+    command += ["--recipes", "no-trick", "full"]
+    assert main(command) == 0
+    assert other.is_finished()
+    assert json.loads((other.folder / "results.json").read_text())["split"] == "test"
     table = (out / "study.md").read_text(encoding="utf-8")
-    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in other.folder.rglob("*") if path.is_file()}
     figures = json.loads((runs / "full-0" / "results.json").read_text())["average"]["t2i"]
     steps = [json.loads(line) for line in (runs / "full-0" / "metrics.jsonl").read_text().splitlines()]
     num_samples = 16 * max(step["step"] for step in steps)
     assert f"| TBPS-CLIP, full | {num_samples} |" in table
     assert f"| {figures['R1']:.2f} | {figures['mAP']:.2f} |" in table
 
-    (runs / "full-0" / "results.json").unlink()  # stopped after its last epoch, before its report
-    assert main([*command, "--recipes", "no-trick", "full"]) == 0
+    (runs / "full-0" / "results.json").unlink()  # interrupted after its last epoch, before its report
+    assert main(command) == 0
     again = json.loads((runs / "full-0" / "results.json").read_text())["average"]["t2i"]
     assert again == figures
-    kept = {path for path in before if "no-trick" in str(path)}
-    assert kept
-    assert all(path.stat().st_mtime_ns == before[path] for path in kept)
+    assert before
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+    (other.folder / "options.yaml").write_text("experiment: {no_such_option: 1}")  # of another version
+    assert not other.is_finished()
 
 
-def test_a_run_of_other_options_is_made_anew_and_is_then_the_studys_own(
-    study_config: Path, tmp_path: Path
-) -> None:
-    runs = tmp_path / "runs"
-    run = Run("no-trick", 0, study_config, runs / "no-trick-0")
-    run.folder.mkdir(parents=True)
-    shutil.copy(study_config, run.folder / "options.yaml")  # the full recipe's, into another folder
-    (run.folder / "results.json").write_text("{}")
-    assert not run.is_its_own()
-    command = ["--config", str(study_config), "--runs", str(runs), "--out", str(tmp_path / "out")]
-    assert main([*command, "--seeds", "0", "--recipes", "no-trick"]) == 0
-    assert run.is_finished()
-    assert json.loads((run.folder / "results.json").read_text())["split"] == "test"
-
-    (run.folder / "options.yaml").write_text("experiment: {no_such_option: 1}")  # of another version
-    assert not run.is_finished()
-
-
-def test_a_run_that_fails_is_named_with_its_last_words(
+def test_a_run_that_fails_is_named_with_its_last_lines(
     study_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study_config.write_text(study_config.read_text().replace("image_size: [64, 32]", "image_size: [65, 32]"))
-    command = [
-        "--config",
-        str(study_config),
-        "--runs",
-        str(tmp_path / "runs"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    folders = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    command = ["--config", str(study_config), *folders]
     assert main([*command, "--seeds", "0", "--recipes", "tal"]) == 2
     error = capsys.readouterr().err
     assert "the run tal-0 ended with status 2" in error
