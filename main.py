@@ -1,71 +1,24 @@
 """Text-based person search: train a model that finds people by description, or evaluate one.
 
-    torchrun --nproc_per_node=4 main.py [--simplified]    train with config/config.yaml (or the lean recipe)
+    torchrun --nproc_per_node=4 main.py [--simplified]    train the full recipe, or the simplified one
     python main.py --evaluate FILE                        evaluate a checkpoint, or saved features
 
-Every option stands in config/config.yaml with its meaning; `section.name=value` on the command line beats it.
+config/config.yaml lists every option with its meaning; `section.name=value` on the command line overrides it.
 """
 
-import argparse
-import re
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import config
-from config.reader import is_name
-from misc.cli import Parser, exit_status
-from options import Options, UserError, load_options
-
-OVERRIDE = re.compile(r"\w+(\.\w+)+=")
+from config.command_line import Flags, parse_command_line
+from misc.cli import exit_status
+from misc.process.signals import StopSignals
+from options import Options, UserError
 
 
-def parse_command_line(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
-    """The flags, and the options that file, flags and overrides make together."""
-    parser = Parser(description=__doc__)
-    recipe, add = parser.add_mutually_exclusive_group(), parser.add_argument
-    recipe.add_argument("--config", metavar="FILE", help="the options: config/config.yaml")
-    recipe.add_argument("--simplified", action="store_true", help="the lean recipe: config/s.config.yaml")
-    add("--backbone", choices=("clip", "altclip"), help="model.backbone; altclip with config/altclip.yaml")
-    resume = "go on from a checkpoint; auto (or nothing): the newest good one of the output folder, if any"
-    add("--resume", metavar="FILE", nargs="?", const="auto", help=resume)
-    evaluate = "evaluate these weights, or a folder of --save-features, on the test split; no training"
-    add("--evaluate", metavar="FILE", help=evaluate)
-    add("--save-rankings", metavar="FILE", help="write the ten best of each test query, .csv or .jsonl")
-    add("--save-features", metavar="DIR", help="write the test sets' features, for --evaluate and eval.fuse")
-    add("--output-dir", metavar="DIR", help="folder for everything the run writes: output.dir")
-    add("overrides", nargs="*", metavar="key.path=value", help="such as schedule.epoch=3")
-    flags = parser.parse_intermixed_args(arguments)
-    if flags.resume and OVERRIDE.match(flags.resume):  # `--resume key=value`: no file
-        flags.overrides.insert(0, flags.resume)
-        flags.resume = "auto"
-    for name, value in vars(flags).items():  # an unset variable of the shell must not start a training
-        if value == "":
-            raise UserError(
-                f"--{name.replace('_', '-')}: its value is empty; fill it in or leave the flag out"
-            )
-        if isinstance(value, str) and not is_name(value):
-            problem = "is no name of a file or folder in UTF-8, or too long for one"
-            raise UserError(f"--{name.replace('_', '-')}: {value[:40]!r} {problem}")
-    flags.command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
-    if flags.evaluate and flags.resume:
-        raise UserError("--evaluate and --resume exclude each other")
-    recipe_file = "s.config.yaml" if flags.simplified else "config.yaml"
-    if flags.backbone == "clip":
-        flags.overrides.insert(0, "model.backbone=clip")
-    overlay = config.FOLDER / "altclip.yaml" if flags.backbone == "altclip" else None
-    options = load_options(flags.config or config.FOLDER / recipe_file, flags.overrides, overlay)
-    if flags.output_dir:
-        options = replace(options, output=replace(options.output, dir=flags.output_dir))
-    return flags, options
-
-
-def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
-    """Train, evaluating after every epoch; then report the test figures of the best one."""
+def train(options: Options, flags: Flags, stop: StopSignals) -> None:
+    """Train, evaluate after every epoch, and report the test results of the best one."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
     from misc.checkpoints import run_folder
@@ -117,8 +70,8 @@ def train(options: Options, flags: argparse.Namespace, stop: Any) -> None:
     runtime.stop()
 
 
-def evaluate(options: Options, flags: argparse.Namespace) -> None:
-    """Evaluate weights of any known format on the test split; nothing of the training split is touched."""
+def evaluate(options: Options, flags: Flags) -> None:
+    """Evaluate weights of any known format on the test split, without reading the training split."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
     from misc.checkpoints import run_folder
@@ -144,7 +97,7 @@ def evaluate(options: Options, flags: argparse.Namespace) -> None:
     runtime.stop()
 
 
-def score(options: Options, flags: argparse.Namespace) -> None:
+def score(options: Options, flags: Flags) -> None:
     """Evaluate the folder of an earlier --save-features, without model or images."""
     from misc.checkpoints import run_folder
     from misc.evaluation.features import load_features
@@ -164,8 +117,8 @@ def score(options: Options, flags: argparse.Namespace) -> None:
     runtime.stop()
 
 
-def run(options: Options, flags: argparse.Namespace, stop: Any) -> None:
-    """What the flags ask for; `stop` watches for signals."""
+def run(options: Options, flags: Flags, stop: StopSignals) -> None:
+    """Train, evaluate or score, as the flags say."""
     if not flags.evaluate:
         train(options, flags, stop)
     elif any(Path(flags.evaluate).glob("features.*")):
@@ -175,10 +128,8 @@ def run(options: Options, flags: argparse.Namespace, stop: Any) -> None:
 
 
 def start(arguments: Sequence[str] | None) -> int:
-    """Read the command line and run it; returns the exit status as `main` does."""
-    flags, options = parse_command_line(arguments)
-    from misc.process.signals import StopSignals
-
+    """Parse the command line and run it; returns the exit status as `main` does."""
+    flags, options = parse_command_line(arguments, __doc__)
     with StopSignals() as stop:  # before torch is imported, which takes seconds
         from misc.process.runtime import guarded
 
@@ -188,8 +139,8 @@ def start(arguments: Sequence[str] | None) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0; 2 with one line for what the user can mend; 75 where a signal ended the run, which goes on with
-    --resume; 1 where another process ended it.
+    0; 2 for a user error, in one line; 75 if a signal stopped the run, which --resume continues; 1 if another
+    process ended it.
     """
     return exit_status(partial(start, arguments))
 

@@ -10,14 +10,14 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import yaml
 
+import config
 from misc.cli import Parser, exit_status
 from options import Options, to_dict
 
-CONFIG = Path(__file__).with_name("config.yaml")
+PATH = config.FOLDER / "config.yaml"
 HEADER = """\
 # The full recipe of TBPS-CLIP (AAAI 2024), and the reference of every option: its default and its meaning.
 # A configuration file needs only what differs: `base: config.yaml` and the changed lines.
@@ -53,11 +53,11 @@ def work(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="python -m config", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only")
     if not parser.parse_args(arguments).check:
-        CONFIG.write_text(reference(), encoding="utf-8")
+        PATH.write_text(reference(), encoding="utf-8")
         return 0
-    if CONFIG.read_text(encoding="utf-8") == reference():
+    if PATH.read_text(encoding="utf-8") == reference():
         return 0
-    print(f"{CONFIG} differs from the defaults of options.py; run python -m config", file=sys.stderr)
+    print(f"{PATH} differs from the defaults of options.py; run python -m config", file=sys.stderr)
     return 1
 
 

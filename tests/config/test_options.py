@@ -40,7 +40,7 @@ def test_the_check_of_config_yaml_names_a_file_that_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "config.yaml", reference().replace("seed: 1 ", "seed: 2 "))
-    monkeypatch.setattr(config.__main__, "CONFIG", path)
+    monkeypatch.setattr(config.__main__, "PATH", path)
     assert config.__main__.main(["--check"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert config.__main__.main([]) == config.__main__.main(["--check"]) == 0

@@ -23,11 +23,6 @@ FLOORS = [
     )
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
-# To be removed: imports of higher floors, and of main at the start of a module.
-PENDING = {
-    ("misc.checkpoints.resume", "misc.training.engine"),
-    ("misc.checkpoints.resume", "misc.training.optimizer"),
-}
 # Modules that parse JSON, YAML, pickles and command lines: their input has no type before they check it.
 PARSERS = (
     *("config", "options", "misc.cli", "data.records", "data.table", "data.json_files"),
@@ -92,7 +87,6 @@ def is_in(module: str, *packages: str) -> bool:
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"misc"}))
 def test_a_file_imports_only_from_its_own_floor_and_lower_ones(module: str) -> None:
     upward = {name for name in own_imports(module) if floor(name) > floor(module)}
-    upward -= {name for importer, name in PENDING if importer == module}
     assert not upward, f"{MODULES[module]} imports from above: {', '.join(sorted(upward))}"
 
 
@@ -111,8 +105,6 @@ def test_no_import_leads_back_to_its_file() -> None:
         assert module not in path, f"a circle: {' -> '.join((*path[path.index(module) :], module))}"
         if module not in done:
             for name in sorted(own_imports(module)):
-                if (module, name) in PENDING:
-                    continue
                 visit(name, (*path, module))
             done.add(module)
 
@@ -122,7 +114,7 @@ def test_no_import_leads_back_to_its_file() -> None:
 
 def test_nothing_imports_main_but_the_check_of_releases_which_runs_it() -> None:
     for module in MODULES:
-        if "main" in own_imports(module) and (module, "main") not in PENDING:
+        if "main" in own_imports(module):
             assert module == "misc.verify_release", f"{MODULES[module]} imports main; import misc.cli"
             assert "main" not in imports_at_start(module), f"{MODULES[module]}: import main where it is run"
 

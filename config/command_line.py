@@ -1,0 +1,96 @@
+"""The command line of main.py: which options it makes, and which files it names."""
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import config
+from config.reader import is_name
+from misc.cli import Parser
+from options import Options, UserError, load_options
+
+OVERRIDE = re.compile(r"\w+(\.\w+)+=")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags that are no options.
+
+    Attributes:
+        command: the whole command line, for the model card.
+        resume: a checkpoint, or "auto": the newest one of the output folder; None: start from scratch.
+        evaluate: weights, or a folder of saved features, to evaluate instead of training.
+        save_rankings: file for the best images of each test query.
+        save_features: folder for the features of the test sets.
+    """
+
+    command: str
+    resume: str | None
+    evaluate: str | None
+    save_rankings: str | None
+    save_features: str | None
+
+
+def build_parser(description: str) -> Parser:
+    """The parser of all flags and overrides."""
+    parser = Parser(description=description)
+    recipe, add = parser.add_mutually_exclusive_group(), parser.add_argument
+    recipe.add_argument("--config", metavar="FILE", help="the options: config/config.yaml")
+    recipe.add_argument(
+        "--simplified", action="store_true", help="the simplified recipe: config/s.config.yaml"
+    )
+    add("--backbone", metavar="NAME", help="model.backbone: clip, altclip; with config/NAME.yaml, if any")
+    resume = "resume from a checkpoint; auto (or no value): from the newest of the output folder, if any"
+    add("--resume", metavar="FILE", nargs="?", const="auto", help=resume)
+    evaluate = "evaluate these weights, or a folder of --save-features, on the test split, without training"
+    add("--evaluate", metavar="FILE", help=evaluate)
+    add(
+        "--save-rankings", metavar="FILE", help="write the ten best images of each test query, .csv or .jsonl"
+    )
+    add("--save-features", metavar="DIR", help="write the test sets' features, for --evaluate and eval.fuse")
+    add("--output-dir", metavar="DIR", help="folder for all files of the run: output.dir")
+    add("overrides", nargs="*", metavar="key.path=value", help="an option, such as schedule.epoch=3")
+    return parser
+
+
+def parse_command_line(arguments: Sequence[str] | None, description: str = "") -> tuple[Flags, Options]:
+    """The flags, and the options of file, flags and overrides.
+
+    Args:
+        arguments: None: those of the process.
+
+    Raises:
+        UserError: an unknown flag, flags that exclude each other, a value that cannot be a name; whatever
+            `load_options` raises.
+    """
+    given = build_parser(description).parse_intermixed_args(arguments)
+    overrides = given.overrides
+    if given.resume and OVERRIDE.match(given.resume):  # `--resume key=value`: an override, not a file
+        overrides.insert(0, given.resume)
+        given.resume = "auto"
+    _check_names(vars(given))
+    if given.evaluate and given.resume:
+        raise UserError("--evaluate and --resume exclude each other")
+    overlay = given.backbone and config.FOLDER / f"{given.backbone}.yaml"
+    if overlay and not overlay.exists():
+        overlay, overrides = None, [f"model.backbone={given.backbone}", *overrides]
+    recipe = config.FOLDER / ("s.config.yaml" if given.simplified else "config.yaml")
+    options = load_options(given.config or recipe, overrides, overlay)
+    if given.output_dir:
+        options = replace(options, output=replace(options.output, dir=given.output_dir))
+    command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
+    return Flags(command, given.resume, given.evaluate, given.save_rankings, given.save_features), options
+
+
+def _check_names(values: dict[str, object]) -> None:
+    """Raise UserError for a value that is empty, as of an unset variable, or cannot be the name of a file."""
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value == "":
+            raise UserError(f"{flag}: its value is empty; fill it in or leave the flag out")
+        if isinstance(value, str) and not is_name(value):
+            raise UserError(
+                f"{flag}: {value[:40]!r} is not UTF-8, or too long for the name of a file or folder"
+            )
