@@ -270,7 +270,7 @@ _Batches.__getitems__ = lambda *_: os.kill(os.getpid(), signal.{name})
 def test_a_loader_worker_that_the_system_kills_is_named(name: str, config: Path, tmp_path: Path) -> None:
     program = write_program(tmp_path / "program.py", DYING_WORKER.format(name=name))
     command = [sys.executable, program, "--config", str(config), "data.num_workers=1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     _, line = done.stderr.split("error: ")  # what the worker itself says of a bus error ends in no new line

@@ -166,7 +166,7 @@ def test_processes_that_fill_a_cache_at_once_find_whole_entries_alone(
     )
     running = [start(code, tmp_path / "cache", *paths) for _ in range(3)]
     for process in running:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert (process.returncode, errors) == (0, "")
     assert entries(tmp_path / "cache") == []
     for path in paths * 2:
@@ -182,7 +182,7 @@ def test_a_process_killed_while_it_writes_leaves_no_entry(paths: list[Path], tmp
     process = start(
         KILLED + LIMITED + "ImageCache(sys.argv[1]).load(Path(sys.argv[2]))", tmp_path / "c", paths[0]
     )
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode < 0, "killed by the signal"
     (part,) = entries(tmp_path / "c")
     assert part.endswith(".part")
@@ -197,7 +197,7 @@ def test_a_full_disk_ends_nothing_and_is_told_once(paths: list[Path], tmp_path: 
         + "for path in map(Path, sys.argv[2:]):\n    print(images.load(path).sum())\n"
     )
     process = start(code, tmp_path / "cache", *paths)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0
     assert output.split() == [str(loaded(path).sum()) for path in paths]
     (line,) = errors.splitlines()

@@ -86,7 +86,7 @@ def _serve(connection: Connection) -> None:
         os.chdir(folder)
         torch.manual_seed(0)
         try:
-            distributed.start(torch.device("cpu"), "gloo", timeout_minutes=1)
+            distributed.start(torch.device("cpu"), "gloo", timeout_minutes=10)
             torch.save(function(*arguments), result)
             distributed.stop()
         except BaseException:

@@ -98,7 +98,7 @@ def test_processes_that_do_not_share_the_folder_are_told(config: Path, tmp_path:
     assert main([*common, "schedule.epoch=1"]) == 0
     program = write_program(tmp_path / "program.py", APART)
     process = torchrun(*common, "data.batch_size=8", "--resume", "auto", program=program)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, output
     for words in ("output.dir", "process 0 would resume after step 2, process 1 after step 0", "shared"):

@@ -90,7 +90,7 @@ def two_of() -> Iterator[Callable[[str], Pair]]:
 def test_a_silent_process_with_the_store_is_noticed_as_any_other(two_of: Callable[[str], Pair]) -> None:
     first, second = two_of(WAITS)
     first.send_signal(signal.SIGSTOP)
-    _, said = second.communicate(timeout=20)
+    _, said = second.communicate(timeout=600)
     assert second.returncode == 1
     assert "error: the store that joins the processes is gone" in said
 
@@ -98,13 +98,13 @@ def test_a_silent_process_with_the_store_is_noticed_as_any_other(two_of: Callabl
 def test_a_process_can_end_and_say_why_while_the_store_is_silent(two_of: Callable[[str], Pair]) -> None:
     first, second = two_of(ENDS)
     first.send_signal(signal.SIGSTOP)
-    said, _ = second.communicate("\n", timeout=20)
+    said, _ = second.communicate("\n", timeout=600)
     assert second.returncode == 3
     assert said == "True\n"
 
 
 def test_a_vote_waits_as_long_as_the_timeout_says(two_of: Callable[[str], Pair]) -> None:
     first, _ = two_of(VOTES)
-    said, _ = first.communicate(timeout=30)
+    said, _ = first.communicate(timeout=600)
     assert first.returncode == 3
     assert said == "gave up\n"

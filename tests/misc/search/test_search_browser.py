@@ -59,7 +59,7 @@ class opened:  # noqa: N801
 
     def __enter__(self) -> Any:
         page = self.context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: self.requested.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.server)

@@ -133,7 +133,7 @@ def test_a_nan_on_one_process_stops_all_and_names_the_images_of_that_one(
 ) -> None:
     program = write_program(tmp_path / "program.py", NAN_ON_ONE)
     process = torchrun("--config", str(config), "data.batch_size=2", program=program)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, output
     assert "epoch 1, step 1 " in lines[0]
