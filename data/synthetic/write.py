@@ -170,7 +170,7 @@ def all_annotation_names() -> list[str]:
     return [name for split in SPLITS for language in LANGUAGES for name in annotation_names(split, language)]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     """What a JSON file holds, or None where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -89,6 +89,8 @@ def patch_relevance(encoder: Encoder, image: Image.Image, text: Tensor) -> Tenso
     with torch.enable_grad(), AttentionRecorder() as recorder:
         feature = encoder.model.embed(pixels.requires_grad_())[0].float()
         score = F.cosine_similarity(feature, text.to(encoder.device), dim=0)
+    if not recorder.weights:
+        raise UserError("the image tower has no attention layers, so that its features cannot be explained")
     gradients = torch.autograd.grad(score, recorder.weights)
     relevance = torch.eye(recorder.weights[0].shape[-1], device=encoder.device)
     for weights, gradient in zip(recorder.weights, gradients, strict=True):

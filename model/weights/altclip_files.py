@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -16,6 +16,9 @@ from model.protocol import DualEncoder, JsonObject
 from model.weights.hub_folders import download_weights, find_model
 from model.weights.pretrained import read_folder, read_tensors
 from options import Options, UserError
+
+if TYPE_CHECKING:
+    from transformers import AltCLIPConfig, CLIPImageProcessor
 
 logger = logging.getLogger(__name__)
 # An older transformers imports deprecated names of a newer torch: users cannot change that.
@@ -60,7 +63,7 @@ def locate(pretrained: str | Path) -> str:
     return str(pretrained)
 
 
-def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> Any:
+def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> "AltCLIPConfig":
     """The `AltCLIPConfig` of a folder, cache root or hub id.
 
     Raises:
@@ -86,7 +89,7 @@ def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> Any:
     return config
 
 
-def load_model(pretrained: str | Path, config: Any, cache_dir: str | Path | None) -> nn.Module:
+def load_model(pretrained: str | Path, config: "AltCLIPConfig", cache_dir: str | Path | None) -> nn.Module:
     """`AltCLIPModel` with all its weights, fp32. The files are read here: older versions of transformers
     execute what is pickled in a pytorch_model.bin.
 
@@ -134,7 +137,9 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_image_processor(pretrained: str | Path, config: Any, cache_dir: str | Path | None) -> Any:
+def load_image_processor(
+    pretrained: str | Path, config: "AltCLIPConfig", cache_dir: str | Path | None
+) -> "CLIPImageProcessor":
     """AltCLIP's own image processor, from its files or, if there are none, with its default settings."""
     from transformers import CLIPImageProcessor
 

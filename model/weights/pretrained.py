@@ -207,11 +207,12 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]
 def _rename(path: Path, content: dict[str, Tensor]) -> dict[str, Tensor]:
     """The names of `CLIP`, and fp32 copies: a parameter must not be a view of a file that may change."""
     tensors: dict[str, Tensor] = {}
-    dropped = head_names().union(DROPPED)
+    beside, at_test = {*head_names(), *DROPPED}, head_names(at_test=True)
     for name, tensor in content.items():
         name = name.removeprefix("module.")  # of DistributedDataParallel
-        if name.split(".")[0] in dropped:
-            logger.info("%s: dropped %s, which is not part of CLIP", path, name)
+        if (first := name.split(".")[0]) in beside:
+            action = "left to its head, if that is enabled:" if first in at_test else "dropped"
+            logger.info("%s: %s %s, which is not part of CLIP", path, action, name)
             continue
         ours = name.removeprefix("clip.").removeprefix("base_model.").removeprefix("encode_text.")
         ours = f"text.{ours}" if ours.startswith(OPENAI_TEXT) else ours

@@ -29,7 +29,7 @@ PARSERS = (
     *("model.weights.pickles", "model.weights.pretrained", "model.weights.shapes"),
 )
 TOO_LARGE = {Path("tests/data")}  # to be split
-MAX_SHARED = 10  # to be lowered to 0
+MAX_SHARED = 0
 MAX_ANY = 85  # to be lowered to 5
 HEAVY = {"torch", "torchvision", "transformers", "numpy", "PIL", "matplotlib", "tqdm", "safetensors"}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from misc.search.explain import explain, overlay, patch_relevance
@@ -214,3 +214,11 @@ def test_the_overlay_is_grey_at_no_heat_and_bright_at_full_heat() -> None:
     assert pixels.shape == (10, 20, 3)
     assert len({*pixels[0, 0].tolist()}) == 1
     assert pixels[0, 15].sum() > 2 * pixels[0, 0].sum()
+
+
+def test_a_tower_without_attention_is_a_user_error() -> None:
+    clip, processor = small_clip()
+    clip.visual = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 16, 8))
+    clip.encode_image = clip.visual
+    with pytest.raises(UserError, match="no attention"):
+        explain(encoder_of(clip, processor, torch.ones(8)), noise(20, 30), "a man")
