@@ -218,7 +218,7 @@ def test_the_overlay_is_grey_at_no_heat_and_bright_at_full_heat() -> None:
 
 def test_a_tower_without_attention_is_a_user_error() -> None:
     clip, processor = small_clip()
-    clip.visual = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 16, 8))
-    clip.encode_image = clip.visual
+    encoder = encoder_of(clip, processor, torch.ones(8))
+    encoder.model.embed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 16, 8))
     with pytest.raises(UserError, match="no attention"):
-        explain(encoder_of(clip, processor, torch.ones(8)), noise(20, 30), "a man")
+        explain(encoder, noise(20, 30), "a man")
