@@ -1,11 +1,10 @@
-"""What a caption says of a person, and its wording in four languages.
+"""What a caption states about a person, and its text in four languages.
 
-What is said (a `Content`) is drawn once; every language then words it by itself, so that the four captions of
-an image agree in what they tell. A paraphrase is the same content in another frame with other synonyms.
+The content is drawn once and put into words by each language, so that the four captions of an image agree.
+A paraphrase has the same content in another sentence structure with other synonyms.
 """
 
 import random
-from typing import Any
 
 from data.synthetic.attributes import Identity, Item, pick
 from data.synthetic.camera import Shot
@@ -17,7 +16,7 @@ NUM_FRAMES = 6
 CAPTIONS_PER_IMAGE = 2
 UNDER_HAT = ("short", "curly", "bun", "bald")
 
-# How readily people mention a thing, once it is there to be seen.
+# How often people mention a thing that is visible.
 INTEREST = {
     "bag": 5, "hat": 4, "scarf": 4, "hair": 3, "hand": 3, "inner": 3, "shoes": 2.5, "glasses": 2, "mask": 2,
     "build": 1, "view": 1,
@@ -25,7 +24,7 @@ INTEREST = {
 
 
 def visible_items(identity: Identity, shot: Shot) -> dict[str, Item]:
-    """All that can be seen of a person in a shot and put into words."""
+    """Everything that is visible of a person in a shot, by field."""
     view = shot.pose.view
     fields = ("hair", "upper", "inner", "lower", "shoes", "hat", "glasses", "scarf", "mask", "bag", "hand")
     items = {field: getattr(identity, field) for field in fields}
@@ -47,7 +46,7 @@ def visible_items(identity: Identity, shot: Shot) -> dict[str, Item]:
 
 
 def draw_content(seen: dict[str, Item], sex: str, rng: random.Random) -> Content:
-    """A part of what is seen: mostly the clothes, and as much else as makes three to six things."""
+    """A random part of what is visible: usually the clothes, and others up to three to six things."""
     if "lower" in seen:
         mentioned = list(rng.choices((["upper", "lower"], ["upper"], ["lower"]), (86, 9, 5))[0])
     else:
@@ -65,7 +64,7 @@ def draw_content(seen: dict[str, Item], sex: str, rng: random.Random) -> Content
 
 
 def shorten(item: Item, rng: random.Random) -> Item:
-    """People leave out a pattern at times, or the colours of it."""
+    """At random, the item without its pattern, or without its colours."""
     if item.pattern and rng.random() < 0.15:
         return Item(item.kind, item.color)
     if item.pattern and rng.random() < 0.1:
@@ -73,7 +72,7 @@ def shorten(item: Item, rng: random.Random) -> Item:
     return item
 
 
-def image_captions(identity: Identity, shot: Shot, rng: random.Random) -> dict[str, dict[str, Any]]:
+def image_captions(identity: Identity, shot: Shot, rng: random.Random) -> dict[str, dict[str, list[str]]]:
     """The captions of an image: {language: {"captions": [2 texts], "captions_bt": [their paraphrases]}}."""
     seen = visible_items(identity, shot)
     contents: list[Content] = []

@@ -1,7 +1,7 @@
-"""The data set on disk: who goes into which split, what every file is called, and the work in parallel.
+"""The data set on disk: splits, file names, and rendering in parallel.
 
-Everything is decided by the seed before any image is drawn; a worker only carries out a task, so neither
-their number nor their order changes a byte.
+The seed determines every task before any image is drawn, so neither the number of workers nor their order
+changes a byte.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
@@ -22,16 +22,18 @@ from data.synthetic.render import render
 from misc.process.workers import in_processes
 from options import UserError
 
-# To be raised whenever the same parameters give other files: sets of an older version are then rebuilt.
+# Increase whenever the same parameters give other files: sets of an older version are then rebuilt.
 VERSION = 4
 MANIFEST = "synthetic.json"
 SPLITS = ("train", "val", "test")
 CHUNK = 24
 
+Records: TypeAlias = dict[str, dict[str, Any]]  # the JSON records of an image, by language
+
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a set depends on. `identities` counts those of all three splits."""
+    """What a set depends on; `identities` counts all three splits."""
 
     identities: int
     seed: int
@@ -51,7 +53,7 @@ class Parameters:
             )
         if self.val_identities + self.test_identities >= self.identities:
             raise UserError(
-                f"--identities: {self.identities} leaves none to train on beside val ({self.val_identities}) "
+                f"--identities: {self.identities} leaves none for train beside val ({self.val_identities}) "
                 f"and test ({self.test_identities}); ask for more of them"
             )
 
@@ -62,7 +64,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Task:
-    """One image to be made. `key` is its own randomness; it holds nothing of the identity's."""
+    """One image to render. `key` seeds its randomness and does not depend on the identity."""
 
     identity: Identity
     person_id: int
@@ -75,8 +77,8 @@ class Task:
 def plan(parameters: Parameters) -> dict[str, list[Task]]:
     """The tasks of every split, in the order of their records.
 
-    Person ids and file numbers come from shuffles of the whole set, and so does the order of the records:
-    neither a name nor a place tells who or in which split somebody is.
+    Person ids, file numbers and the order of the records come from shuffles of the whole set: no name or
+    position reveals an identity or a split.
     """
     seed, count = parameters.seed, parameters.identities
     rng = random.Random(f"{seed}:plan")
@@ -99,8 +101,8 @@ def plan(parameters: Parameters) -> dict[str, list[Task]]:
     return tasks
 
 
-def make_images(root: Path, tasks: list[Task]) -> list[dict[str, dict[str, Any]]]:
-    """Draws and saves the images of `tasks` under `root`; returns their records, by language."""
+def make_images(root: Path, tasks: list[Task]) -> list[Records]:
+    """Render and save the images of `tasks` under `root`; returns their records."""
     results = []
     for task in tasks:
         rng = random.Random(task.key)
@@ -113,20 +115,20 @@ def make_images(root: Path, tasks: list[Task]) -> list[dict[str, dict[str, Any]]
     return results
 
 
-def run_tasks(root: Path, tasks: list[Task], workers: int) -> Iterator[list[dict[str, dict[str, Any]]]]:
-    """`make_images` in chunks, in the order of the tasks; one worker stays in this process."""
+def run_tasks(root: Path, tasks: list[Task], workers: int) -> Iterator[list[Records]]:
+    """`make_images` in chunks, in the order of the tasks; a single worker is this process."""
     chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
     return in_processes(partial(make_images, root), chunks, workers)
 
 
 def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool = False) -> bool:
-    """Writes the data set to the folder `out`: `imgs/`, the annotations, and last `synthetic.json`.
+    """Write the data set to the folder `out`: `imgs/`, the annotations, and finally `synthetic.json`.
 
     Returns:
-        False where the very same set is there already and nothing was done.
+        False if the same set exists already and nothing was done.
 
     Raises:
-        UserError: `out` holds something else, or is no folder.
+        UserError: `out` holds other files, or is not a folder.
     """
     wanted = {"generator": "data.synthetic", "version": VERSION, **asdict(parameters)}
     if is_complete(out, wanted):
@@ -151,8 +153,8 @@ def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool
     return True
 
 
-def write_annotations(out: Path, split: str, records: list[dict[str, dict[str, Any]]]) -> None:
-    """One file for each language, aligned by index, and the English one once more as `{split}_reid.json`."""
+def write_annotations(out: Path, split: str, records: list[Records]) -> None:
+    """Write one file per language, aligned by index, and the English one also as `{split}_reid.json`."""
     for language in LANGUAGES:
         lines = [json.dumps(record[language], ensure_ascii=False) for record in records]
         text = "[\n" + ",\n".join(lines) + "\n]\n"
@@ -171,7 +173,7 @@ def all_annotation_names() -> list[str]:
 
 
 def read_json(path: Path) -> object:
-    """What a JSON file holds, or None where it cannot be read."""
+    """The content of a JSON file, or None if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -179,7 +181,7 @@ def read_json(path: Path) -> object:
 
 
 def read_manifest(out: Path) -> dict[str, Any] | None:
-    """The manifest of the set in `out`, or None where there is none of ours."""
+    """The manifest of the synthetic set in `out`, or None."""
     manifest = read_json(out / MANIFEST)
     return manifest if isinstance(manifest, dict) and manifest.get("generator") == "data.synthetic" else None
 
@@ -197,15 +199,14 @@ def is_complete(out: Path, wanted: dict[str, Any]) -> bool:
 
 
 def clear(out: Path) -> None:
-    """Removes the files of an earlier set, and nothing else."""
+    """Remove the files of an earlier set, and nothing else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: expected a folder, found the file '{out}'; name another place")
     if not out.exists() or not any(out.iterdir()):
         return
     if read_manifest(out) is None:
         raise UserError(
-            f"--out: '{out}' holds files but no earlier synthetic set (no {MANIFEST} of one); "
-            f"name an empty or a new folder"
+            f"--out: '{out}' holds files but no synthetic set (its {MANIFEST}); name an empty or new folder"
         )
     for name in all_annotation_names():
         (out / name).unlink(missing_ok=True)

@@ -39,12 +39,8 @@ def digests(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["data.synthetic", *map(str, arguments)])
-    try:
-        return main()
-    except SystemExit as end:
-        return end.code
+def texts(*arguments: object) -> list[str]:
+    return list(map(str, arguments))
 
 
 def shots_of(tasks: list[Task]) -> list:
@@ -182,12 +178,10 @@ def test_a_perfect_reader_of_attributes_finds_most_people_but_not_all() -> None:
     assert 0.75 < statistics.mean(shares) < 0.97
 
 
-def test_the_same_request_again_changes_nothing(
-    small_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_same_request_again_changes_nothing(small_set: Path, capsys: pytest.CaptureFixture) -> None:
     before = {path: path.stat().st_mtime_ns for path in small_set.rglob("*")}
     arguments = ("--identities", 9, "--seed", 5, "--val-identities", 2, "--test-identities", 3)
-    assert run_main(monkeypatch, "--out", small_set, *arguments) == 0
+    assert main(texts("--out", small_set, *arguments)) == 0
     assert capsys.readouterr().out.startswith("Nothing to do")
     assert {path: path.stat().st_mtime_ns for path in small_set.rglob("*")} == before
 
@@ -226,10 +220,10 @@ def test_a_rebuild_removes_its_own_files_only(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_other_things_is_refused_and_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "train_reid.json").write_text("mine")
-    assert run_main(monkeypatch, "--out", tmp_path, "--identities", 5) == 2
+    assert main(texts("--out", tmp_path, "--identities", 5)) == 2
     assert one_error_line(capsys)
     assert digests(tmp_path).keys() == {"train_reid.json"}
     assert (tmp_path / "train_reid.json").read_text() == "mine"
@@ -264,19 +258,16 @@ def test_a_bad_number_ends_with_status_2_and_one_line_that_names_it(
     arguments: list,
     named: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    assert run_main(monkeypatch, "--out", tmp_path / "set", *arguments) == 2
+    assert main(texts("--out", tmp_path / "set", *arguments)) == 2
     assert named in one_error_line(capsys)
     assert not (tmp_path / "set").exists()
 
 
-def test_a_file_in_the_place_of_the_folder_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "set").write_text("mine")
-    assert run_main(monkeypatch, "--out", tmp_path / "set", "--identities", 5) == 2
+    assert main(texts("--out", tmp_path / "set", "--identities", 5)) == 2
     assert "--out" in one_error_line(capsys)
 
 

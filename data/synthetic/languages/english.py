@@ -1,12 +1,14 @@
 """English captions."""
 
 import random
+from functools import partial
 
 from data.synthetic.attributes import Item
 from data.synthetic.languages.wording import (
     ACCESSORIES,
     GARMENTS,
     Content,
+    clothes,
     fresh_verb,
     listed,
     mentioned,
@@ -145,17 +147,6 @@ def hair(item: Item, rng: random.Random) -> str:
     return rng.choice(HAIR[item.kind]).format(rng.choice(COLORS.get(item.color, (item.color,))))
 
 
-def clothes(content: Content, fields: tuple[str, ...], rng: random.Random) -> list[str]:
-    """What is worn of these fields, an inner garment together with what is over it."""
-    worn = []
-    for field, item in mentioned(content, fields):
-        phrase = noun(item, rng)
-        if field == "upper" and "inner" in content.items:
-            phrase += rng.choice((" over ", " worn over ")) + noun(content.items["inner"], rng)
-        worn.append(phrase)
-    return worn
-
-
 def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
     their, used = "his" if content.sex == "man" else "her", {"has"} if "hair" in content.items else set()
@@ -168,9 +159,7 @@ def doings(content: Content, rng: random.Random) -> list[str]:
     return phrases
 
 
-def both(parts: list[str]) -> str:
-    """The parts with commas and a last "and"."""
-    return listed(parts, "and")
+both = partial(listed, conjunction="and")
 
 
 def caption(content: Content, frame: int, rng: random.Random) -> str:
@@ -179,7 +168,8 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
     person = rng.choice(PEOPLE[content.sex])
     if "build" in items:
         person = f"{rng.choice(BUILD[items['build'].kind])} {person}"
-    main, extra = clothes(content, GARMENTS, rng), clothes(content, ACCESSORIES, rng)
+    thing, over = partial(noun, rng=rng), lambda item: rng.choice((" over ", " worn over ")) + noun(item, rng)
+    main, extra = (clothes(content, fields, thing, over) for fields in (GARMENTS, ACCESSORIES))
     does = doings(content, rng)
     has = [f"has {hair(items['hair'], rng)}"] if "hair" in items else []
     with_hair = f" with {hair(items['hair'], rng)}" if has else ""

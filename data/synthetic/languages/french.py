@@ -1,6 +1,7 @@
 """French captions: adjectives follow the noun and agree with it in gender and number."""
 
 import random
+from functools import partial
 from typing import NamedTuple
 
 from data.synthetic.attributes import Item
@@ -8,6 +9,7 @@ from data.synthetic.languages.wording import (
     ACCESSORIES,
     GARMENTS,
     Content,
+    clothes,
     fresh_verb,
     listed,
     mentioned,
@@ -210,17 +212,6 @@ def of(words: str) -> str:
     return f"d'{bare(words)}" if bare(words)[0] in "aeéiou" else f"de {bare(words)}"
 
 
-def clothes(content: Content, fields: tuple[str, ...], rng: random.Random) -> list[str]:
-    """What is worn of these fields, an inner garment together with what is over it."""
-    worn = []
-    for field, item in mentioned(content, fields):
-        words = thing(item, rng)
-        if field == "upper" and "inner" in content.items:
-            words += f" par-dessus {thing(content.items['inner'], rng)}"
-        worn.append(words)
-    return worn
-
-
 def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
     him, seen = ("lui", "vu") if content.sex == "man" else ("elle", "vue")
@@ -233,9 +224,7 @@ def doings(content: Content, rng: random.Random) -> list[str]:
     return phrases + views
 
 
-def both(parts: list[str]) -> str:
-    """The parts with commas and a last "et"."""
-    return listed(parts, "et")
+both = partial(listed, conjunction="et")
 
 
 def caption(content: Content, frame: int, rng: random.Random) -> str:
@@ -247,7 +236,11 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
     a_person = f"{'un' if man else 'une'} {person}"
     the_person = f"l'{person}" if person[0] == "h" else f"{'le' if man else 'la'} {person}"
     he, dressed = ("il", "vêtu") if man else ("elle", "vêtue")
-    main, extra = clothes(content, GARMENTS, rng), clothes(content, ACCESSORIES, rng)
+    word = partial(thing, rng=rng)
+    main, extra = (
+        clothes(content, fields, word, lambda item: f" par-dessus {word(item)}")
+        for fields in (GARMENTS, ACCESSORIES)
+    )
     does, with_extra = doings(content, rng), f", avec {both(extra)}" if extra else ""
     has = [f"a {hair(items['hair'], rng)}"] if "hair" in items else []
     if frame == 0:

@@ -1,6 +1,7 @@
 """German captions: gender, case and adjective endings after the indefinite article or none."""
 
 import random
+from functools import partial
 from typing import NamedTuple
 
 from data.synthetic.attributes import Item
@@ -8,6 +9,7 @@ from data.synthetic.languages.wording import (
     ACCESSORIES,
     GARMENTS,
     Content,
+    clothes,
     fresh_verb,
     listed,
     mentioned,
@@ -178,17 +180,6 @@ def hair(item: Item, case: str, rng: random.Random) -> str:
     return " ".join([*(stem + ending for stem in adjectives), noun.word])
 
 
-def clothes(content: Content, fields: tuple[str, ...], case: str, rng: random.Random) -> list[str]:
-    """What is worn of these fields, an inner garment together with what is over it."""
-    worn = []
-    for field, item in mentioned(content, fields):
-        words = thing(item, case, rng)
-        if field == "upper" and "inner" in content.items:
-            words += f" über {thing(content.items['inner'], 'dat', rng)}"
-        worn.append(words)
-    return worn
-
-
 def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
     used = {"hat"} if "hair" in content.items else set()
@@ -199,9 +190,7 @@ def doings(content: Content, rng: random.Random) -> list[str]:
     return phrases + [rng.choice(VIEW[item.kind]) for _, item in mentioned(content, ("view",))]
 
 
-def both(parts: list[str]) -> str:
-    """The parts with commas and a last "und"."""
-    return listed(parts, "und")
+both = partial(listed, conjunction="und")
 
 
 def caption(content: Content, frame: int, rng: random.Random) -> str:
@@ -211,8 +200,18 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
     build = rng.choice(BUILD[items["build"].kind]) if "build" in items else ""
     a_person, he = phrase(noun, [build], "nom"), "er" if man else "sie"
     the_person = " ".join(filter(None, ["der" if man else "die", build and build + "e", noun.word]))
-    main = clothes(content, GARMENTS, "dat" if frame in (2, 3, 5) else "acc", rng)
-    extra = clothes(content, ACCESSORIES, "dat" if frame in (3, 5) else "acc", rng)
+    main, extra = (
+        clothes(
+            content,
+            fields,
+            lambda item, case=case: thing(item, case, rng),
+            lambda item: f" über {thing(item, 'dat', rng)}",
+        )
+        for fields, case in (
+            (GARMENTS, "dat" if frame in (2, 3, 5) else "acc"),
+            (ACCESSORIES, "dat" if frame in (3, 5) else "acc"),
+        )
+    )
     does, also = doings(content, rng), [f"trägt außerdem {both(extra)}"] if extra else []
     has = [f"hat {hair(items['hair'], 'acc', rng)}"] if "hair" in items else []
     with_hair = f" mit {hair(items['hair'], 'dat', rng)}" if has else ""

@@ -1,7 +1,7 @@
-"""What the languages share: what is to be said, and how lists and sentences are put together."""
+"""What the languages share: the content of a caption, lists and sentences."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from data.synthetic.attributes import Item
@@ -11,8 +11,9 @@ ACCESSORIES = ("hat", "scarf", "glasses", "mask")
 
 
 class Content(NamedTuple):
-    """What one caption says: the person's sex and the things mentioned, by field of `Identity`; besides
-    these "build" and "view" (an `Item` whose kind is the build or the view). "upper" or "lower" is there."""
+    """What a caption states: the person's sex, and the things mentioned, by field of `Identity` or as "build"
+    and "view" (an `Item` of that kind). "upper" or "lower" is always one of them.
+    """
 
     sex: str
     items: dict[str, Item]
@@ -24,7 +25,7 @@ def listed(parts: Sequence[str], conjunction: str) -> str:
 
 
 def fresh_verb(choices: Sequence[str], used: set[str], rng: random.Random) -> str:
-    """One of the verb phrases, rather one whose verb (its first word) is not in `used` yet; adds it there."""
+    """A verb phrase, preferably one whose verb (its first word) is not in `used`; adds the verb to it."""
     fresh = [phrase for phrase in choices if phrase.split()[0] not in used]
     chosen = rng.choice(fresh or choices)
     used.add(chosen.split()[0])
@@ -32,8 +33,21 @@ def fresh_verb(choices: Sequence[str], used: set[str], rng: random.Random) -> st
 
 
 def mentioned(content: Content, fields: Sequence[str]) -> list[tuple[str, Item]]:
-    """The things of these fields that a caption speaks of, in the order of `fields`."""
+    """The mentioned things of these fields, in the order of `fields`."""
     return [(field, content.items[field]) for field in fields if field in content.items]
+
+
+def clothes(
+    content: Content, fields: Sequence[str], thing: Callable[[Item], str], over: Callable[[Item], str]
+) -> list[str]:
+    """What is worn of these fields; `over` words an inner garment, which follows the upper one."""
+    worn = []
+    for field, item in mentioned(content, fields):
+        words = thing(item)
+        if field == "upper" and "inner" in content.items:
+            words += over(content.items["inner"])
+        worn.append(words)
+    return worn
 
 
 def paragraph(sentences: Sequence[str]) -> str:
