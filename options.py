@@ -11,17 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.checks import (
-    FRACTION,
-    MINUTES_OF_WAITING,
-    MOMENTS,
-    NOT_NEGATIVE,
-    PERIOD,
-    POSITIVE,
-    WEIGHTS,
-    one_of,
-    option,
-)
+from config.checks import FRACTION, MOMENTS, NOT_NEGATIVE, PERIOD, POSITIVE, TIMEOUT, WEIGHTS, one_of, option
 from config.data import DataOptions
 from config.experiment import IMAGE_AUGMENTATIONS as IMAGE_AUGMENTATIONS
 from config.experiment import LOSSES as LOSSES
@@ -37,13 +27,9 @@ class MiscOptions:
     """The process."""
 
     seed: int = option(1, "seed of all random numbers: weights, order, augmentation, dropout", NOT_NEGATIVE)
-    device: str = option(
-        "auto", "auto: a GPU where there is one, else the CPU", one_of("auto", "cpu", "cuda")
-    )
+    device: str = option("auto", "auto: a GPU if there is one, else the CPU", one_of("auto", "cpu", "cuda"))
     precision: str = option(
-        "auto",
-        "auto: bf16 on a GPU (fp16 before Ampere), fp32 on a CPU",
-        one_of("auto", "fp32", "bf16", "fp16"),
+        "auto", "auto: bf16 on a GPU (fp16 before Ampere), else fp32", one_of("auto", "fp32", "bf16", "fp16")
     )
 
 
@@ -52,37 +38,26 @@ class ScheduleOptions:
     """Optimisation."""
 
     lr: float = option(1e-4, "peak learning rate", POSITIVE)
-    lr_start: float = option(
-        1e-6, "learning rate at the first step of the warm-up", NOT_NEGATIVE, needs="epoch_warmup!=0.0"
-    )
+    lr_start: float = option(1e-6, "learning rate at the first step", NOT_NEGATIVE, needs="epoch_warmup!=0.0")
     lr_end: float = option(5e-6, "learning rate at the last step", NOT_NEGATIVE)
     epoch: int = option(5, "number of epochs", POSITIVE)
     epoch_warmup: float = option(1.0, "epochs of linear warm-up", NOT_NEGATIVE)
     weight_decay: float = option(
-        0.02,
-        "AdamW's weight decay; biases, norms and other one-dimensional parameters have none",
-        NOT_NEGATIVE,
+        0.02, "AdamW's weight decay; none on biases, norms and other one-dimensional parameters", NOT_NEGATIVE
     )
     betas: tuple[float, float] = option((0.9, 0.98), "AdamW's betas", MOMENTS)
     eps: float = option(1e-8, "AdamW's epsilon", POSITIVE)
     ratio_factor: float = option(
-        5.0,
-        "factor on the learning rate of the heads of MLM and ID",
-        POSITIVE,
-        needs="experiment.mlm experiment.id",
+        5.0, "factor on the rate of the heads of MLM and ID", POSITIVE, needs="experiment.mlm experiment.id"
     )
     accumulate: int = option(
-        1,
-        "parts that a batch is encoded in, to save memory; the gradient is that of the whole batch",
-        POSITIVE,
+        1, "parts a batch is encoded in, to save memory; the gradient is that of the whole batch", POSITIVE
     )
     clip_grad_norm: float | None = option(
         None, "maximum norm of the gradient, which is scaled down to it; null: no clipping", POSITIVE
     )
     skip_nonfinite: int = option(
-        0,
-        "number of steps with a loss or gradient that is not finite to skip before the run stops",
-        NOT_NEGATIVE,
+        0, "steps with a loss or gradient that is not finite to skip before the run stops", NOT_NEGATIVE
     )
     patience: int | None = option(
         None, "stop after this many epochs without a better R@1 on eval.select_on; null: never", POSITIVE
@@ -106,15 +81,8 @@ class EvalOptions:
         WEIGHTS,
     )
     rerank: bool = option(False, "also report the results of k-reciprocal re-ranking")
-    rerank_k1: int = option(
-        20, "k1: number of nearest neighbours that re-ranking compares", POSITIVE, needs="rerank"
-    )
-    rerank_k2: int = option(
-        6,
-        "k2: number of nearest neighbours to average over, the image itself included",
-        POSITIVE,
-        needs="rerank",
-    )
+    rerank_k1: int = option(20, "k1: nearest neighbours that re-ranking compares", POSITIVE, needs="rerank")
+    rerank_k2: int = option(6, "k2: neighbours to average over, itself included", POSITIVE, needs="rerank")
     rerank_lambda: float = option(
         0.3, "lambda: weight of the original distance; 1: no re-ranking", FRACTION, needs="rerank"
     )
@@ -126,13 +94,9 @@ class LogOptions:
 
     print_period: int = option(50, "steps between two log lines", POSITIVE)
     checkpoint_period: int | str | None = option(
-        "10 minutes",
-        "interval of the checkpoints in an epoch, in steps or minutes; null: at its end only",
-        PERIOD,
+        "10 minutes", "interval of checkpoints in an epoch, in steps or minutes; null: at its end", PERIOD
     )
-    keep_checkpoints: int = option(
-        1, "number of older checkpoints to keep beside the last and the best one", NOT_NEGATIVE
-    )
+    keep_checkpoints: int = option(1, "older checkpoints kept beside the last and the best one", NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -141,8 +105,7 @@ class OutputOptions:
 
     dir: str = option("runs/tbps", "folder for all files of a run")
     overwrite: bool = option(
-        False,
-        "whether a new run may replace the run in the folder, and --save-features existing features",
+        False, "whether a new run may replace the run in the folder, and --save-features existing features"
     )
 
 
@@ -151,9 +114,7 @@ class DistributedOptions:
     """Several processes, by the environment variables of torchrun."""
 
     backend: str = option("auto", "auto: nccl on GPUs, gloo on CPUs", one_of("auto", "nccl", "gloo"))
-    timeout: float = option(
-        30.0, "minutes that a process waits for the others before it fails", MINUTES_OF_WAITING
-    )
+    timeout: float = option(30.0, "minutes that a process waits for the others before it fails", TIMEOUT)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def between(lowest: int, highest: int) -> Check:
 SIZE, BLOCKS, VOCABULARY = between(1, MAX_SIDE), between(1, MAX_BLOCKS), between(1, MAX_TOKENS)
 TEXT_LENGTH = between(3, MAX_SIDE)  # start, one word, end
 WORKERS, BLOCKS_OR_NONE = between(0, MAX_WORKERS), between(0, MAX_BLOCKS)
-MINUTES_OF_WAITING = Check(lambda value: 0 < value <= 1e6, "a number above 0, up to a million")
+TIMEOUT = Check(lambda value: 0 < value <= 1e6, "a number above 0, up to a million")
 
 
 def one_of(*choices: str) -> Check:

@@ -7,7 +7,7 @@ from data.types import FORMATS
 from text_utils.captions import CLEANINGS
 
 # Under this condition images are prepared as the options say.
-OUR_PROCESSING = "model.backbone!=altclip experiment.use_altclip_processor=false"
+PREPARED = "model.backbone!=altclip experiment.use_altclip_processor=false"
 
 
 @dataclass(frozen=True)
@@ -17,39 +17,24 @@ class DataOptions:
     annotation_file: str = option(
         "datasets/CUHK-PEDES/reid_raw.json", "annotation file, or folder with a file for each split"
     )
-    image_root: str = option(
-        "datasets/CUHK-PEDES/imgs", "folder that the image paths of the annotations are relative to"
-    )
+    image_root: str = option("datasets/CUHK-PEDES/imgs", "folder that image paths are relative to")
     dataset: str = option(
         "auto",
         "format of the annotations: a name in data/types.py: FORMATS; auto: detected from the content",
         one_of("auto", *FORMATS)._replace(choices=()),  # a new format leaves config.yaml as it is
     )
     languages: tuple[str, ...] = option(("en",), "languages of the captions to use", NOT_EMPTY)
-    cleaning: str = option(
-        "tbps-clip",
-        "cleaning of the captions, which must be that of the weights",
-        one_of(*CLEANINGS),
-    )
+    cleaning: str = option("tbps-clip", "caption cleaning, which must be the weights'", one_of(*CLEANINGS))
     language_draw: str = option(
-        "all",
-        "all: one sample for each language; one: a language drawn at random for each caption",
-        one_of("all", "one"),
+        "all", "all: a sample for each language; one: a language drawn for each caption", one_of("all", "one")
     )
-    image_size: tuple[int, int] = option(
-        (224, 224), "height and width of the model's input", ALL_SIZES, needs=OUR_PROCESSING
-    )
-    normalization: str = option(
-        "imagenet", "pixel statistics", one_of("imagenet", "clip"), needs=OUR_PROCESSING
-    )
+    image_size: tuple[int, int] = option((224, 224), "input height and width", ALL_SIZES, needs=PREPARED)
+    normalization: str = option("imagenet", "pixel statistics", one_of("imagenet", "clip"), needs=PREPARED)
     batch_size: int = option(80, "training samples of each process in a step", POSITIVE)
     test_batch_size: int = option(256, "images or captions in a batch of the evaluation", POSITIVE)
     few_shot: float = option(1.0, "fraction of the training split to use, drawn with misc.seed", SHARE)
     few_shot_by: str = option(
-        "images",
-        "what few_shot draws: images or identities",
-        one_of("images", "identities"),
-        needs="few_shot!=1.0",
+        "images", "what few_shot draws", one_of("images", "identities"), needs="few_shot!=1.0"
     )
     num_workers: int = option(4, "data loader processes of each training process", WORKERS)
     on_bad_image: str = option(
@@ -57,6 +42,4 @@ class DataOptions:
         "training images that cannot be read: stop, or replace them, at most 1 % of all or one image",
         one_of("error", "skip"),
     )
-    cache: str | None = option(
-        None, "folder for decoded images, shared by the processes of a machine; null: no cache"
-    )
+    cache: str | None = option(None, "folder for decoded images, shared by a machine's processes; null: none")

@@ -41,12 +41,8 @@ class ExperimentOptions:
     )
     ritc_ratio: float = option(1.0, "weight of R-ITC", NOT_NEGATIVE, needs="ritc")
     citc: bool = loss(True, "C-ITC: cyclic consistency within and across the modalities")
-    citc_lambda1: float = option(
-        0.25, "weight of the term of C-ITC within the modalities", NOT_NEGATIVE, needs="citc"
-    )
-    citc_lambda2: float = option(
-        0.25, "weight of the term of C-ITC across the modalities", NOT_NEGATIVE, needs="citc"
-    )
+    citc_lambda1: float = option(0.25, "weight of C-ITC within the modalities", NOT_NEGATIVE, needs="citc")
+    citc_lambda2: float = option(0.25, "weight of C-ITC across the modalities", NOT_NEGATIVE, needs="citc")
     citc_ratio: float = option(0.1, "weight of C-ITC", NOT_NEGATIVE, needs="citc")
     ss: bool = loss(True, "SS: SimCLR between two strongly augmented views of the image")
     ss_ratio: float = option(0.4, "weight of SS", NOT_NEGATIVE, needs="ss")
@@ -60,9 +56,7 @@ class ExperimentOptions:
     )
     simclr_temperature: float = option(0.1, "temperature of SS and SS-T", POSITIVE, needs="ss ss_text")
     mvs_image: bool = option(True, "MVS-I: N-ITC averaged over two views of the image", needs="nitc")
-    mvs_text: bool = option(
-        False, "MVS-T: N-ITC averaged over two augmentations of the caption; both: MVS-IT", needs="nitc"
-    )
+    mvs_text: bool = option(False, "MVS-T: N-ITC averaged over two captions; both: MVS-IT", needs="nitc")
     mlm: bool = loss(False, "MLM: masked words predicted from the image and the other words")
     mlm_ratio: float = option(1.0, "weight of MLM", NOT_NEGATIVE, needs="mlm")
     cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", BLOCKS_OR_NONE, needs="mlm")
@@ -76,36 +70,22 @@ class ExperimentOptions:
     sigmoid_ratio: float = option(1.0, "weight of the sigmoid loss", NOT_NEGATIVE, needs="sigmoid")
     dropout: float = option(0.05, "dropout on the attention weights of the text tower", BELOW_ONE)
     image_aug: str = option(
-        "pool",
-        "augmentation of the image; pool: two operations drawn from six",
-        one_of(*IMAGE_AUGMENTATIONS),
+        "pool", "augmentation of the image; pool: two operations drawn from six", one_of(*IMAGE_AUGMENTATIONS)
     )
     text_aug: str = option(
-        "deletion",
-        "augmentation of the caption's words; eda: one of the four operations, drawn for each caption",
-        one_of(*TEXT_AUGMENTATIONS),
+        "deletion", "augmentation of the words; eda: one of the four at random", one_of(*TEXT_AUGMENTATIONS)
     )
-    eda_alpha: float = option(
-        0.05, "share of the caption's words that text_aug changes", BELOW_ONE, needs="text_aug!=none"
-    )
-    back_trans: bool = option(
-        True, "with probability backtrans_p replace a caption by its back-translation, if any"
-    )
+    eda_alpha: float = option(0.05, "share of words that text_aug changes", BELOW_ONE, needs="text_aug!=none")
+    back_trans: bool = option(True, "replace a caption by its back-translation with probability backtrans_p")
     backtrans_p: float = option(0.1, "that probability", FRACTION, needs="back_trans")
     mixgen: bool = option(False, "MixGen: join some pairs of a batch into new pairs")
-    mixgen_type: str = option(
-        "ori", "ori: pixels averaged; cat: images side by side", one_of("ori", "cat"), needs="mixgen"
-    )
+    mixgen_type: str = option("ori", "ori: averaged; cat: side by side", one_of("ori", "cat"), needs="mixgen")
     mixgen_p: float = option(0.1, "probability that a batch has joined pairs", FRACTION, needs="mixgen")
     mixgen_ratio: float = option(0.1, "share of joined pairs in such a batch", UP_TO_HALF, needs="mixgen")
     use_altclip_processor: bool = option(
-        False,
-        "AltCLIP's own preprocessing, which crops the centre, in place of data.image_size",
-        needs="model.backbone=altclip",
+        False, "AltCLIP's preprocessing (centre crop), not data.image_size", needs="model.backbone=altclip"
     )
-    text_length: int = option(
-        77, "captions are cut to this many tokens, start and end tokens included", TEXT_LENGTH
-    )
+    text_length: int = option(77, "captions are cut to this many tokens, start and end included", TEXT_LENGTH)
 
 
 LOSSES = tuple(f.name for f in dataclasses.fields(ExperimentOptions) if f.metadata["is_loss"])

@@ -14,12 +14,7 @@ from torch.nn import functional as F
 from data.types import EvaluationSet, Queries
 from main import main
 from misc.evaluation.evaluator import Encoded, Features, score
-from misc.evaluation.features import (
-    check_same_sets,
-    fuse,
-    load_features,
-    save_features,
-)
+from misc.evaluation.features import check_same_sets, fuse, load_features, save_features
 from options import UserError
 from tests.helpers.gloo import run_in_processes
 

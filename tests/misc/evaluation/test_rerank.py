@@ -82,12 +82,7 @@ def features(num_queries: int, num_images: int, seed: int = 0) -> tuple[Tensor, 
     ],
 )
 def test_scores_equal_the_formulas_whatever_the_blocks(
-    num_queries: int,
-    num_images: int,
-    k1: int,
-    k2: int,
-    lambda_: float,
-    monkeypatch: pytest.MonkeyPatch,
+    num_queries: int, num_images: int, k1: int, k2: int, lambda_: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries, gallery = features(num_queries, num_images)
     expected = -torch.tensor(naive(queries, gallery, k1, k2, lambda_))

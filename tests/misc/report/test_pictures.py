@@ -149,12 +149,7 @@ def train_line(step: int, steps_per_epoch: int = 10, loss: float = 3.0) -> dict[
         "step": step,
         "steps_per_epoch": steps_per_epoch,
         "lr": 1e-4 / step,
-    } | {
-        "loss": loss,
-        "parts": parts,
-        "logit_scale": 14.3,
-        "samples_per_second": 300.0,
-    }
+    } | {"loss": loss, "parts": parts, "logit_scale": 14.3, "samples_per_second": 300.0}
 
 
 def eval_line(epoch: int, best: bool = False, languages: tuple[str, ...] = ("en",)) -> dict[str, Any]:

@@ -191,10 +191,7 @@ def test_neither_memory_nor_open_files_grow(config: Path, tmp_path: Path) -> Non
         "log.checkpoint_period=50",
     ]
     done = subprocess.run(
-        [sys.executable, program, "--config", str(config), *more],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, program, "--config", str(config), *more], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     (memory, files), (memory_later, files_later) = json.loads(seen.read_text())
