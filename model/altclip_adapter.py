@@ -25,12 +25,12 @@ from model.weights.altclip_files import (
     locate,
     to_transformers,
 )
-from model.weights.shapes import resize_image_positions
+from model.weights.shapes import check_image_size, resize_image_positions
 from options import Options, UserError
 from text_utils.tokenizer import AltCLIPTokenizer
 
 if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor
+    from transformers import AltCLIPConfig, CLIPImageProcessor
 
 
 class AltVision(nn.Module):
@@ -197,18 +197,7 @@ def build_altclip_clip(
     from transformers import AltCLIPModel
 
     config = load_config(pretrained, cache_dir)
-    for option, width in (("embed_dim", embed_dim), ("projection_dim", projection_dim)):
-        if width not in (None, config.projection_dim):
-            raise UserError(
-                f"model.{option}: {width} is set, but the weights '{pretrained}' have "
-                f"{config.projection_dim}. Set it to null to take it from them."
-            )
-    longest = config.text_config.max_position_embeddings - 2
-    if text_length > longest:
-        raise UserError(
-            f"experiment.text_length: expected at most {longest}, the positions of '{pretrained}', "
-            f"found {text_length}."
-        )
+    _check_sizes(config, pretrained, text_length, embed_dim=embed_dim, projection_dim=projection_dim)
     config.text_config.attention_probs_dropout_prob = dropout
     config.text_config.hidden_dropout_prob = config.vision_config.attention_dropout = 0.0
     processor: ImageProcessor | AltImageProcessor
@@ -216,12 +205,7 @@ def build_altclip_clip(
         processor = AltImageProcessor(load_image_processor(pretrained, config, cache_dir))
     else:
         processor = ImageProcessor(image_size, *NORMALIZATIONS[normalization])
-    patch_size = config.vision_config.patch_size
-    if any(side % patch_size for side in processor.image_size):
-        raise UserError(
-            f"data.image_size: expected multiples of the patch size {patch_size}, found "
-            f"{processor.image_size[0]}, {processor.image_size[1]}."
-        )
+    check_image_size(processor.image_size, config.vision_config.patch_size)
     model = AltCLIPModel(config) if checkpoint else load_model(pretrained, config, cache_dir)
     if grad_checkpointing:
         old = model.gradient_checkpointing_enable
@@ -234,6 +218,24 @@ def build_altclip_clip(
     except ValueError as error:
         raise bad_altclip(pretrained, str(error)) from error
     return clip.train(), tokenizer, processor
+
+
+def _check_sizes(
+    config: "AltCLIPConfig", pretrained: str | Path, text_length: int, **widths: int | None
+) -> None:
+    """Raise UserError for widths that the weights do not have, or more tokens than they have positions."""
+    for option, width in widths.items():
+        if width not in (None, config.projection_dim):
+            raise UserError(
+                f"model.{option}: {width} is set, but the weights '{pretrained}' have "
+                f"{config.projection_dim}. Set it to null to take it from them."
+            )
+    longest = config.text_config.max_position_embeddings - 2
+    if text_length > longest:
+        raise UserError(
+            f"experiment.text_length: expected at most {longest}, the positions of '{pretrained}', "
+            f"found {text_length}."
+        )
 
 
 def _from_options(options: Options, weights: str | None) -> Built:

@@ -15,7 +15,7 @@ from model.towers.text import TextTransformer
 from model.towers.vision import VisionTransformer
 from model.weights.hf_clip import to_transformers
 from model.weights.pretrained import ClipWeights, load_clip_weights
-from model.weights.shapes import ClipShape, check_memory
+from model.weights.shapes import ClipShape, check_image_size, check_memory
 from options import Options, UserError
 from text_utils.tokenizer import CLIPTokenizer
 
@@ -89,11 +89,7 @@ def build_clip(
     weights = None if pretrained is None else load_clip_weights(pretrained, image_size)
     shape = _resolve_shape({name: value for name, value in sizes.items() if value is not None}, weights)
     height, width = image_size
-    if height % shape.patch_size or width % shape.patch_size:
-        raise UserError(
-            f"data.image_size: expected multiples of the patch size {shape.patch_size}, "
-            f"found {height}, {width}."
-        )
+    check_image_size(image_size, shape.patch_size)
     if weights is None:
         check_memory(shape)
     # On the meta device parameters take neither memory nor time; the weights replace them.

@@ -36,6 +36,15 @@ def bad_weights(path: Path, problem: str) -> UserError:
     return UserError(f"weights '{path}' {problem}.")
 
 
+def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
+    """Raise UserError unless (height, width) are multiples of the patch."""
+    if any(side % patch_size for side in image_size):
+        raise UserError(
+            f"data.image_size: expected multiples of the patch size {patch_size}, found "
+            f"{image_size[0]}, {image_size[1]}."
+        )
+
+
 def check_memory(shape: ClipShape) -> None:
     """Raise UserError if random towers of this shape are larger than the machine's memory.
 
