@@ -41,7 +41,7 @@ def policy_view(pixels: Tensor, size: tuple[int, int], rng: random.Random, polic
     The generator's state is put back afterwards: dropout in this process draws what it would have drawn.
     """
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would also start the GPUs' generators anew, and the fork does not put those back.
+        # torch.manual_seed would also seed the GPUs' generators, which the fork does not restore.
         torch.default_generator.manual_seed(rng.getrandbits(63))
         return policy(resize(pixels, size))
 

@@ -32,7 +32,7 @@ class ImageCache:
     An entry is written beside its name and renamed when it is whole: there is never a part of one, however
     many processes write it and whenever they are killed. Entries are read, not mapped: they come from the
     page cache either way (a folder in /dev/shm is nothing else), reading is as fast, and no other process can
-    take the pages away. They are not flushed to disk: one that a power cut left too short is written anew.
+    take the pages away. They are not flushed to disk: one that a power cut left too short is written again.
 
     Raises:
         UserError: a folder that cannot be made or written to.
@@ -64,13 +64,13 @@ class ImageCache:
         return pixels
 
     def log_size(self, paths: Sequence[Path]) -> None:
-        """Say what the images will take, and where that is more than there is; judged by some of them."""
+        """Log the space that the images need, estimated from some of them, and the space available."""
         probed = [_decoded_size(path) for path in paths[:: 1 + len(paths) // NUM_PROBED]]
         needed = len(paths) * sum(probed) / len(probed)
         free = shutil.disk_usage(self.folder).free - RESERVE
         logger.info(
             f"data.cache: {len(paths):,} decoded images take about {needed / 1e9:.1f} GB in '{self.folder}', "
-            f"where {max(0, free) / 1e9:.1f} GB are to be had; what finds no room is decoded each time"
+            f"where {max(0, free) / 1e9:.1f} GB are available; images that do not fit are decoded each time"
         )
 
     def _write(self, entry: Path, header: bytes, pixels: Pixels) -> None:
@@ -91,8 +91,8 @@ class ImageCache:
             if part:
                 Path(part).unlink(missing_ok=True)
             logger.warning(
-                f"data.cache: '{self.folder}' takes no more ({error.strerror or error}): images that are not "
-                "in it are decoded each time"
+                f"data.cache: cannot write to '{self.folder}' ({error.strerror or error}): images that are "
+                "not in it are decoded each time"
             )
 
 

@@ -27,7 +27,7 @@ Choice = tuple[Record, int]  # a record and the number of a caption in it
 
 
 def seeded(*key: int) -> random.Random:
-    """A generator that depends on the numbers of `key` alone: not on process, worker or prefetch."""
+    """A generator that depends only on the numbers of `key`, not on process, worker or prefetch."""
     return random.Random("/".join(map(str, key)))  # strings are hashed (SHA-512): close keys are unrelated
 
 

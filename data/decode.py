@@ -26,7 +26,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow speaks of what is mended or refused here, in lines that name no file.
+# Pillow warns of what is handled here, in messages that name no file.
 warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 

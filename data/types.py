@@ -1,6 +1,6 @@
 """The vocabulary of the data: records, splits, evaluation sets, batches. A leaf: every room may import it.
 
-torch is imported for annotations alone, so that programs that only read files start fast.
+torch is imported only for type annotations, so that programs that only read files start fast.
 """
 
 from __future__ import annotations

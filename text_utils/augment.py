@@ -48,7 +48,7 @@ def back_translate(caption: str, back_translation: str | None, p: float, rng: ra
 def random_deletion(caption: str, p: float, rng: random.Random) -> str:
     """`caption` with each of its words deleted with probability `p`, but never all of them.
 
-    Where every word would go, one of them, drawn at random, stays; a caption of one word is left alone.
+    Where every word would go, one of them, drawn at random, stays; a caption of one word is not changed.
     """
     words = caption.split()
     if len(words) < 2:

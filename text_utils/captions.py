@@ -10,7 +10,7 @@ Clean = Callable[[str], str]
 def clean_caption(text: str) -> str:
     """TBPS-CLIP's cleaning: lower case, each of `. ! " ( ) * # : ; ~` a space, single spaces.
 
-    Idempotent. Punctuation alone gives "". The tokenizer alone limits the length.
+    Idempotent. Punctuation alone gives "". Only the tokenizer limits the length.
     """
     return " ".join(text.lower().translate(TO_SPACE).split())
 

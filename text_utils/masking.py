@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens of a caption are hidden, and what stands in their place."""
+"""Masked language modelling: which tokens of a caption are hidden, and what replaces them."""
 
 import random
 from collections.abc import Collection

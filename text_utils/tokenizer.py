@@ -41,7 +41,7 @@ class CLIPTokenizer:
         cleaning: a name of `CLEANINGS`, applied first.
 
     The ids equal `open_clip`'s, but for two choices. The rare word of the last merge ("jekyll") is spelt in
-    two tokens, since its id is the mask's. And captions are text alone: whatever a caption spells,
+    two tokens, since its id is the mask's. And captions are only text: whatever a caption spells,
     `<|endoftext|>`, `<|mask|>` or `<end_of_text>` (which open_clip takes for the token), it never yields a
     special id, so that no caption can move the position that its feature is read from.
 

@@ -69,7 +69,7 @@ def _examine_all(root: Path, images: list[str]) -> list[Oddity]:
 def _examine(root: Path, image: str) -> list[Oddity]:
     path = root / image
     if path.is_file() and path.stat().st_size == 0:
-        return [(image, EMPTY, "download it anew")]
+        return [(image, EMPTY, "download it again")]
     try:
         load_image(path)
     except UserError as error:

@@ -201,7 +201,7 @@ def test_a_full_disk_ends_nothing_and_is_told_once(paths: list[Path], tmp_path: 
     assert process.returncode == 0
     assert output.split() == [str(loaded(path).sum()) for path in paths]
     (line,) = errors.splitlines()
-    assert "takes no more" in line
+    assert "data.cache: cannot write to" in line
     assert entries(tmp_path / "cache") == [], "nor is half an entry left"
 
 

@@ -28,7 +28,7 @@ PARSERS = (
     *("config", "options", "misc.cli", "data.records", "data.table", "data.json_files"),
     *("model.weights.pickles", "model.weights.pretrained", "model.weights.shapes"),
 )
-TOO_LARGE = {Path("tests/data")}  # to be split
+TOO_LARGE: set[Path] = set()
 MAX_SHARED = 0
 MAX_ANY = 85  # to be lowered to 5
 HEAVY = {"torch", "torchvision", "transformers", "numpy", "PIL", "matplotlib", "tqdm", "safetensors"}
