@@ -169,16 +169,21 @@ def report(findings: Sequence[Finding], out: Path) -> None:
     for finding in some:
         word = "defect" if finding.is_defect else "warning"
         head = f"{word}: {finding.title}: {len(finding.details):,}"
-        details = [f"    {' '.join(detail.split())}" for detail in finding.details]
+        details = [f"    {_printable(detail)}" for detail in finding.details]
         lines += [head, *details, ""]
         print(f"\n{head}", *(line[:160] for line in details[:NUM_SHOWN]), sep="\n")
         if len(details) > NUM_SHOWN:
             print(f"    ... and {len(details) - NUM_SHOWN:,} more")
     file = out / FINDINGS
-    file.write_text("\n".join(lines) or "nothing found\n", encoding="utf-8", errors="backslashreplace")
+    file.write_text("\n".join(lines) or "nothing found\n", encoding="utf-8")
     defects = sum(f.is_defect for f in some)
     verdict = f"not fit for training; kinds of defects: {defects}," if defects else "fit for training; kinds"
     print(f"verdict: {verdict} of warnings: {len(some) - defects}")
+
+
+def _printable(detail: str) -> str:
+    """One line; unpaired surrogates, which UTF-8 cannot encode, are escaped."""
+    return " ".join(detail.split()).encode("utf-8", "backslashreplace").decode()
 
 
 def run(flags: argparse.Namespace) -> int:

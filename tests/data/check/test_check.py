@@ -272,6 +272,12 @@ def test_twelve_defects_at_once_are_all_named_on_screen_and_in_the_file(
     assert "verdict: not fit for training; kinds of defects: 8, of warnings: " in printed
 
 
+def test_an_unpaired_surrogate_is_printed_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check.report([check.Finding("malformed records", True, ["'x\udcff' is no key"])], tmp_path)
+    assert "'x\\udcff' is no key" in capsys.readouterr().out
+    assert "'x\\udcff' is no key" in (tmp_path / "findings.txt").read_text(encoding="utf-8")
+
+
 def test_sound_data_is_fit_for_training(data: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     status, listed = run(data, "--languages", "en")
     assert status == 0
