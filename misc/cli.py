@@ -3,8 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from options import UserError
 
@@ -12,14 +13,16 @@ from options import UserError
 class Parser(argparse.ArgumentParser):
     """A parser that prints its description as written, takes no abbreviations, and raises `UserError`."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: str) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=formatter, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
         """As argparse has it.
 
         Raises:

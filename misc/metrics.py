@@ -19,6 +19,7 @@ class Results(TypedDict, total=False):
     rows: "dict[str, Results]"
 
 
+@torch.no_grad()
 def retrieval_metrics(
     query_features: Tensor, gallery_features: Tensor, query_ids: Tensor, gallery_ids: Tensor, chunk: int = 512
 ) -> dict[str, float]:
@@ -34,26 +35,17 @@ def retrieval_metrics(
     Raises:
         ValueError: a query has no hit in the gallery, or a feature is not finite.
     """
-    rows = query_metrics(query_features, gallery_features, query_ids, gallery_ids, chunk)
-    return summarise(rows)
+    if not (query_features.isfinite().all() and gallery_features.isfinite().all()):
+        raise ValueError("features hold NaN or infinity, which have no rank")
+    queries = F.normalize(query_features.float(), dim=1)
+    gallery = F.normalize(gallery_features.float(), dim=1)
+    return summarise(score_metrics(lambda rows: queries[rows] @ gallery.T, query_ids, gallery_ids, chunk))
 
 
 def summarise(rows: Tensor) -> dict[str, float]:
     """(Q, 5) figures of single queries -> their means in percent, by name."""
     means = rows.double().mean(dim=0) * 100
     return dict(zip(METRICS, means.tolist(), strict=True))
-
-
-@torch.no_grad()
-def query_metrics(
-    query_features: Tensor, gallery_features: Tensor, query_ids: Tensor, gallery_ids: Tensor, chunk: int = 512
-) -> Tensor:
-    """The (Q, 5) figures of single queries, columns as METRICS; arguments as for `retrieval_metrics`."""
-    if not (query_features.isfinite().all() and gallery_features.isfinite().all()):
-        raise ValueError("features hold NaN or infinity, which have no rank")
-    queries = F.normalize(query_features.float(), dim=1)
-    gallery = F.normalize(gallery_features.float(), dim=1)
-    return score_metrics(lambda rows: queries[rows] @ gallery.T, query_ids, gallery_ids, chunk)
 
 
 @torch.no_grad()

@@ -123,7 +123,6 @@ def score(encoded: Encoded, scorer: Callable[[Tensor, Tensor], ScoresOf] = cosin
 
     Args:
         scorer: (queries, gallery) features -> what scores queries.
-
     """
     images, gallery_ids, languages = encoded.features.images, encoded.evaluation_set.person_ids, {}
     for language, texts in encoded.features.texts.items():

@@ -107,9 +107,7 @@ def load_features(folder: Path, named_by: str) -> SavedFeatures:
         raise UserError(f"{named_by}: '{folder}' has no {INDEX}; give a folder that --save-features wrote")
     try:
         record = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        json.dumps(
-            record, ensure_ascii=False
-        ).encode()  # JSON may have unpaired surrogates, which UTF-8 has not
+        json.dumps(record, ensure_ascii=False).encode()  # raises for unpaired surrogates, which JSON may have
         _require(record["format"] == FORMAT, f"format {record['format']!r} is not {FORMAT}")
         tensors = load_file(folder / TENSORS)
         sets = {name: _encoded(name, entry, tensors) for name, entry in record["sets"].items()}

@@ -1,5 +1,6 @@
 """--save-rankings: a row for each query, to look at failures."""
 
+import codecs
 import csv
 import json
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,8 @@ def save_rankings(sets: Mapping[str, Encoded], path: Path, top: int = 10) -> Non
     """
     best = [f"{name}_{place}" for place in range(1, top + 1) for name in ("image", "score", "person_id")]
     columns = ["set", "language", "query", "caption", "image", "person_id", "first_hit_rank", *best]
-    with replacing(path, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as binary:
+        file = codecs.getwriter("utf-8")(binary)
         if path.suffix == ".jsonl":
             for row in _rows(sets, top):
                 file.write(json.dumps(dict.fromkeys(columns) | row, ensure_ascii=False) + "\n")

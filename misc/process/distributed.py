@@ -5,16 +5,18 @@ import time
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from misc.process.heartbeat import Heartbeat
 from options import UserError
 
+T = TypeVar("T")
 _HEARTBEAT: list[Heartbeat] = []  # of this process, while it is in a group
 _TIMEOUT: list[timedelta] = []  # of that group
 _BUCKET = 2**25  # bytes of gradients that go over the wire in one piece, as in DistributedDataParallel
@@ -127,14 +129,13 @@ def stop() -> None:
 def first_to_report() -> bool:
     """Whether this process is the first of the world to ask: it alone prints the error that ends them all.
 
-    A mistake found on every rank is said once, one found on a single rank is said by that rank. Before the
-    group exists every machine's first process speaks: only what all of them see alike can fail by then.
+    Before the group exists the first process of each machine does: what fails by then fails on all alike.
     """
     if not _HEARTBEAT:
         return local_rank() == 0
     if _HEARTBEAT[0].is_first():
         return True
-    time.sleep(2.0)  # torchrun ends the others when one leaves: the first must have spoken by then
+    time.sleep(2.0)  # torchrun ends the others when one leaves: the first must have printed by then
     return False
 
 
@@ -145,7 +146,7 @@ def announce_end() -> None:
 
 
 def cause_of(error: BaseException) -> str | None:
-    """The process whose end is behind a collective's `error`, in a sentence; None: the error is our own."""
+    """The process whose end is behind a collective's `error`, in a sentence; None: an error of its own."""
     words = ("gloo", "nccl", "connection", "peer", "socket", "store")
     is_collective = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
     if not _HEARTBEAT or not is_collective:
@@ -154,7 +155,7 @@ def cause_of(error: BaseException) -> str | None:
 
 
 def missing_process() -> str | None:
-    """A process that is gone without a word, in a sentence; None where the others end as this one does."""
+    """A process that is gone without notice, in a sentence; None where the others end as this one does."""
     return _HEARTBEAT[0].await_others() if _HEARTBEAT else None
 
 
@@ -217,10 +218,9 @@ def _average(bucket: list[Tensor]) -> None:
 
 def _rows_of_all(rows: Tensor) -> list[Tensor]:
     """The tensors of all ranks in rank order; their shapes must be equal."""
-    parts = [
-        torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())
-    ]
-    dist.all_gather(parts, rows.contiguous())
+    rows = rows.contiguous()
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows)
     return parts
 
 
@@ -228,11 +228,11 @@ class _GatherWithGradient(torch.autograd.Function):
     """All rows of all ranks; backward sums over the ranks what each of them wants from the local rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
         return torch.cat(_rows_of_all(rows))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         return _own_rows_of_sum(gradient)
 
 
@@ -277,7 +277,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def broadcast_object(value: Any) -> Any:
+def broadcast_object(value: T) -> T:
     """What rank 0 holds, on every rank: rank 0 decides, the others follow."""
     if not dist.is_initialized():
         return value
@@ -286,10 +286,10 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
-def gather_objects(value: Any) -> list[Any]:
+def gather_objects(value: T) -> list[T]:
     """The values of all ranks in rank order, on every rank."""
     if not dist.is_initialized():
         return [value]
-    box: list[Any] = [None] * dist.get_world_size()
+    box = [value] * dist.get_world_size()
     dist.all_gather_object(box, value)
     return box

@@ -5,20 +5,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 from options import UserError
 
 
 @contextmanager
-def replacing(
-    path: Path, mode: str = "wb", before_rename: Callable[[Path], None] | None = None, **settings: Any
-) -> Iterator[IO[Any]]:
+def replacing(path: Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """A file to write in place of `path`, which keeps its content until the block has ended well.
 
     Args:
         before_rename: called with the new file once it is on the disk; an exception keeps the old one.
-        settings: of `open`, such as `encoding`.
 
     Raises:
         OSError: a write failed, such as on a full disk; `path` keeps its content, unless only the flush of
@@ -26,7 +23,7 @@ def replacing(
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open(mode, **settings) as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -41,8 +38,8 @@ def replacing(
 
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, completely or not at all; raises OSError as `replacing` does."""
-    with replacing(path, "w", encoding="utf-8") as file:
-        file.write(text)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 PERIOD = 1.0  # seconds between two signs of life
 SOON = 5.0  # of silence, after which a process counts as gone where something is known to be wrong
@@ -17,19 +17,30 @@ ENDED = "ended"
 T = TypeVar("T")
 
 
-class Heartbeat:
-    """A thread that says in the store that this process is alive, and listens to the others; and one that
-    judges what it heard.
+class Store(Protocol):
+    """The part of a torch.distributed store that a heartbeat uses."""
 
-    It has to be a thread that ends the process: a rank that waits in a collective for one that is gone cannot
+    def get(self, key: str) -> bytes: ...
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def add(self, key: str, value: int) -> int: ...
+
+    def multi_get(self, keys: list[str]) -> list[bytes]: ...
+
+
+class Heartbeat:
+    """A thread that exchanges signs of life with the other processes, and one that evaluates them.
+
+    A thread has to end the process: a rank that waits in a collective for one that is gone cannot
     be reached otherwise, on NCCL for as long as its timeout. It asks the store nothing itself: one on a
     machine that is gone answers nothing, and no error either, for minutes.
 
     Args:
-        store: a store (torch.distributed) that all share, through a connection of its own: waiting blocks it.
+        store: shared by all processes, through a connection of its own: waiting blocks it.
     """
 
-    def __init__(self, store: Any, rank: int, world_size: int) -> None:
+    def __init__(self, store: Store, rank: int, world_size: int) -> None:
         self._store, self._rank = store, rank
         self._others = [other for other in range(world_size) if other != rank]
         self._heard: dict[int, tuple[str, float]] = {}
@@ -87,7 +98,7 @@ class Heartbeat:
         return None
 
     def await_others(self, seconds: float = 8.0) -> str | None:
-        """A sentence on a process that is gone without a word; None: the others end as well, or go on."""
+        """A sentence on a process that is gone without notice; None: the others end as well, or continue."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and len(self._ended()) < len(self._others):
             if gone := self._gone(SOON):

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Iterable, Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
 from misc.process import distributed
 from misc.process.durable import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +30,13 @@ def progress(steps: Iterable[T], title: str) -> Iterable[T]:
 
 
 def start_logging() -> None:
-    """Let rank 0 speak on standard output. Others are heard on errors: they warn of what rank 0 warns of."""
+    """Let rank 0 log to standard output, the others only errors: their warnings repeat those of rank 0."""
     root = logging.getLogger()
     root.setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
     early = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    root.handlers = [console, early]  # what is said before the run has a folder, kept for its log
+    root.handlers = [console, early]  # keeps what is logged before the run has a folder
     logging.captureWarnings(True)
 
 
@@ -62,8 +65,7 @@ class _LogFile(logging.FileHandler):
 class RunLog:
     """metrics.jsonl and TensorBoard scalars of one run; on ranks other than 0 it writes nothing.
 
-    A disk that takes no more ends no run: the lines are written with the next ones that it takes, and
-    TensorBoard's scalars are left out.
+    A full disk does not end the run: the lines are written later, TensorBoard's scalars are left out.
 
     Args:
         folder: the run's output folder.
@@ -74,7 +76,7 @@ class RunLog:
     def __init__(self, folder: Path, step: int, epoch: int) -> None:
         self._path, self._board_folder = folder / "metrics.jsonl", folder / "tensorboard"
         self._waiting: list[dict[str, Any]] = []
-        self._board: Any = None
+        self._board: SummaryWriter | None = None
         if distributed.is_main():
             done = {"train": ("step", step), "eval": ("epoch", epoch)}
             kept = [line + "\n" for line in _read_lines(self._path) if _is_done(line, done)]
@@ -89,7 +91,7 @@ class RunLog:
             self._write_waiting()
             self._draw(record)
         except OSError as error:
-            logger.warning("'%s' takes no more (%s): the run goes on", self._path.parent, error.strerror)
+            logger.warning("writing '%s' failed (%s): the run continues", self._path.parent, error.strerror)
 
     def _write_waiting(self) -> None:
         _append(self._path, "".join(json.dumps(record) + "\n" for record in self._waiting))

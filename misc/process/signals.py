@@ -3,14 +3,15 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 )
 RESUME_ME = getattr(os, "EX_TEMPFAIL", 75)  # "try again later", by sysexits.h
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Stopped(BaseException):
@@ -28,7 +29,7 @@ class StopSignals:
         self.requested: signal.Signals | None = None
         self._is_deferred = True
         self._process = os.getpid()
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
@@ -49,7 +50,7 @@ class StopSignals:
         self._is_deferred = True
 
     def _handle(self, number: int, _: object) -> None:
-        if os.getpid() != self._process:  # a worker that was forked a moment ago: its parent hears it, too
+        if os.getpid() != self._process:  # a worker that was just forked: its parent receives the signal, too
             return
         is_second = self.requested is not None
         self.requested = signal.Signals(number)

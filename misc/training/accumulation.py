@@ -99,9 +99,7 @@ def _cache_features(
 
 
 def _allocate_gradients(model: nn.Module) -> None:
-    """All gradients, before anything else: allocated in the middle of a part, they would leave holes between
-    them that the next part does not fit into.
-    """
+    """Allocate all gradients first: in the middle of a part they would leave holes too small for the next."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -13,6 +13,7 @@ import config.__main__
 from config.__main__ import reference
 from misc.process.device import pick_precision
 from options import LOSSES, ExperimentOptions, Options, UserError, ineffective_settings, load_options, to_dict
+from tests.helpers.whole_runs import assert_mentions
 
 CONFIG = Path("config")
 
@@ -116,9 +117,7 @@ def test_the_resolved_options_are_a_valid_config_of_the_same_meaning(tmp_path: P
     ],
 )
 def test_a_mistaken_override_is_named_with_what_was_expected(override: str, said: list[str]) -> None:
-    message = mistake(CONFIG / "config.yaml", override)
-    for words in said:
-        assert words in message
+    assert_mentions(mistake(CONFIG / "config.yaml", override), *said)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +150,7 @@ LAUGHS = "".join(
         ("schedule: {epoch: " + "[" * 5000, "not valid YAML"),
         ("schedule: {epoch: " + "[" * 300 + "]" * 300 + "}", "schedule.epoch: expected a whole number"),
         (f"a: &a [x, x]\n{LAUGHS}schedule: {{epoch: *i}}", "a: no such option"),
-        (
-            f"schedule:\n  epoch: 1\neval: {{fuse: &a [x, x], select_on: {'x' * 5000}}}\n",
-            "eval.fuse: expected",
-        ),
+        (f"eval: {{fuse: &a [x, x], select_on: {'x' * 5000}}}\n", "eval.fuse: expected"),
         ("schedule: &s {epoch: *s}", "schedule.epoch: expected a whole number"),
         ("schedule: {betas: &b [*b, *b]}", "schedule.betas: expected"),
         ("schedule: {epoch: 2024-13-45}", "not valid YAML (month must be"),

@@ -1,5 +1,7 @@
 """Whole runs of the main job in the tests: what they leave behind, and how two of them compare."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -7,15 +9,61 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+
+from main import main
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def train_lines(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in read_metrics(folder) if line["kind"] == "train"]
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in train_lines(folder)]
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What is new on standard error: one line, that of a user error."""
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def status_and_error(arguments: list[str]) -> tuple[int, str]:
+    """What the main job returns, and what it writes to standard error."""
+    with contextlib.redirect_stderr(io.StringIO()) as written:
+        status = main(arguments)
+    return status, written.getvalue()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """The one user error in the output of a process, once it has ended, and the whole output."""
+    output, _ = process.communicate(timeout=600)
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, output
+    return lines[0], output
+
+
+def assert_mentions(text: str, *words: str) -> None:
+    missing = [word for word in words if word not in text]
+    assert not missing, f"{missing} not in: {text}"
+
+
 def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def content(path: Path) -> dict[str, Any]:
@@ -46,8 +94,7 @@ def assert_same_runs(first: Path, second: Path) -> None:
     for name in ("checkpoint_last.pth", "checkpoint_best.pth"):
         assert_same(content(first / name), content(second / name), name)
     assert_same(timeless(read_metrics(first)), timeless(read_metrics(second)), "metrics.jsonl")
-    ends = [json.loads((folder / "results.json").read_text()) for folder in (first, second)]
-    assert_same(ends[0]["languages"], ends[1]["languages"], "results.json")
+    assert_same(results_of(first)["languages"], results_of(second)["languages"], "results.json")
 
 
 def torchrun(

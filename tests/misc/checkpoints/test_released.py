@@ -1,6 +1,5 @@
 """Released checkpoints of TBPS-CLIP, IRRA and RDE as they are: into --evaluate and into training."""
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from tests.helpers.released import (
     our_weights,
     tbps_clip,
 )
+from tests.helpers.whole_runs import assert_same, error_line, results_of
 
 SIZE = (64, 32)
 LAYOUTS = {"zip": True, "old": False}
@@ -43,16 +43,10 @@ def save(content: object, path: Path, layout: str = "zip") -> Path:
     return path
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
-        assert torch.equal(tensor, expected[name]), name
-
-
 def figures(config: Path, weights: Path, out: Path, *overrides: str) -> dict[str, Any]:
     arguments = ["--config", str(config), "--evaluate", str(weights), "--output-dir", str(out), *overrides]
     assert main(arguments) == 0
-    return json.loads((out / "results.json").read_text())["languages"]
+    return results_of(out)["languages"]
 
 
 # TBPS-CLIP
@@ -66,7 +60,7 @@ def test_a_release_of_tbps_clip_gives_our_weights_and_names_its_heads(
     path = save(tbps_clip(ours, recipe), tmp_path / "checkpoint_best.pth", layout)
     with caplog.at_level(logging.INFO, logger="model.weights.pretrained"):
         weights = load_clip_weights(path)
-    assert_same(weights.tensors, ours)
+    assert_same(dict(weights.tensors), dict(ours))
     assert weights.grid == (4, 2)
     dropped = {name for name in heads(SIMCLR) if f"dropped {name}," in caplog.text}
     assert dropped == (set(heads(SIMCLR)) if recipe == "full" else set())
@@ -85,7 +79,7 @@ def test_a_release_evaluates_to_the_figures_of_ours(
 def test_a_release_starts_a_training(config: Path, ours: dict[str, Tensor], tmp_path: Path) -> None:
     path = save(tbps_clip(ours), tmp_path / "theirs.pth")
     model, _, _ = build_model(load_options(config, [f"model.clip_pretrained={path}"]), 5)
-    assert_same(model.clip.state_dict(), ours)
+    assert_same(dict(model.clip.state_dict()), dict(ours))
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -173,5 +167,4 @@ def test_a_mistake_in_the_file_to_evaluate_does_not_name_the_option_of_another(
 ) -> None:
     path = save([1], tmp_path / "list.pth")
     assert main(["--config", str(config), "--evaluate", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert error == f"error: weights '{path}' holds a list; a state dict is expected.\n"
+    assert error_line(capsys) == f"error: weights '{path}' holds a list; a state dict is expected."

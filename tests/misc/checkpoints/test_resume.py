@@ -7,27 +7,31 @@ import pytest
 import torch
 
 from main import main, parse_command_line
+from misc.process import distributed
 from misc.training.engine import Trainer
+from tests.helpers.gloo import run_in_processes
 from tests.helpers.tiny_config import without_val
-from tests.helpers.whole_runs import assert_same_runs, torchrun, write_program
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+from tests.helpers.whole_runs import (
+    assert_mentions,
+    assert_same_runs,
+    error_line,
+    files,
+    status_and_error,
+)
 
 
 def test_resume_auto_leaves_a_run_alone_of_which_it_can_read_nothing(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert main(["--config", str(config), "schedule.epoch=1"]) == 0
+    shutil.copytree(finished_run, run)
     for path in run.glob("*.pth"):
         path.write_bytes(b"")
     before = files(run)
     capsys.readouterr()
     for more in ([], ["output.overwrite=true"]):
         assert main(["--config", str(config), "--resume", "auto", *more]) == 2
-        assert "none can be read" in capsys.readouterr().err
+        assert "none can be read" in error_line(capsys)
         assert files(run) == before
 
 
@@ -66,15 +70,14 @@ def test_a_run_that_goes_on_from_another_folder_mixes_nothing(config: Path, tmp_
 
 
 def test_a_checkpoint_is_of_the_folder_however_the_two_are_written(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished_run, tmp_path / "run")
     (tmp_path / "link").symlink_to("run")
-    common = ["--config", str(config), "schedule.epoch=1"]
-    assert main([*common, "--output-dir", "run"]) == 0
     checkpoint = str(tmp_path / "run" / "checkpoint_last.pth")
     for folder in ("run", "link"):
-        assert main([*common, "--output-dir", folder, "--resume", checkpoint]) == 0
+        assert main(["--config", str(config), "--output-dir", folder, "--resume", checkpoint]) == 0
 
 
 def test_a_file_to_resume_from_may_have_a_sign_of_equality_in_its_name() -> None:
@@ -87,22 +90,21 @@ def test_a_file_to_resume_from_may_have_a_sign_of_equality_in_its_name() -> None
         assert (flags.resume, options.schedule.epoch) == (resume, epochs)
 
 
-APART = """
-if os.environ['RANK'] == '1':
-    sys.argv[sys.argv.index('--output-dir') + 1] += ' of another machine'
-"""
+def each_in_its_folder(config: str, folders: list[str]) -> tuple[int, str]:
+    arguments = ["--config", config, "data.batch_size=8", "--resume", "auto", "--output-dir"]
+    return status_and_error([*arguments, folders[distributed.rank()]])
 
 
-def test_processes_that_do_not_share_the_folder_are_told(config: Path, tmp_path: Path) -> None:
-    common = ["--config", str(config), "--output-dir", str(tmp_path / "run")]
-    assert main([*common, "schedule.epoch=1"]) == 0
-    program = write_program(tmp_path / "program.py", APART)
-    process = torchrun(*common, "data.batch_size=8", "--resume", "auto", program=program)
-    output, _ = process.communicate(timeout=600)
-    lines = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, output
-    for words in ("output.dir", "process 0 would resume after step 2, process 1 after step 0", "shared"):
-        assert words in lines[0]
+def test_processes_that_do_not_share_the_folder_are_told(
+    config: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    folders = [str(tmp_path / "run"), str(tmp_path / "run of another machine")]
+    ranks = run_in_processes(each_in_its_folder, 2, tmp_path, str(config), folders)
+    assert [status for status, _ in ranks] == [2, 2]
+    (error,) = [error for _, error in ranks if error]
+    assert_mentions(error, "output.dir", "process 0 would resume after step 4, process 1 after step 0")
+    assert "shared" in error
 
 
 def test_what_an_epoch_is_drawn_by_may_change_only_at_its_end(
@@ -111,13 +113,11 @@ def test_what_an_epoch_is_drawn_by_may_change_only_at_its_end(
     run = tmp_path / "run"
     common = ["--config", str(config), "log.checkpoint_period=1", "log.keep_checkpoints=5"]
     assert main([*common, "schedule.epoch=1"]) == 0
-    before, changes = (files(run), ("misc.seed=7", "data.languages=[ch]", "data.few_shot_by=identities"))
+    before, changes = files(run), ("misc.seed=7", "data.languages=[ch]", "data.few_shot_by=identities")
     for change in changes:
         capsys.readouterr()
         assert main([*common, change, "--resume", str(run / "checkpoint_step_1.pth")]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith(f"error: {change.split('=')[0]}: ")
-        assert "\n" not in error.strip()
+        assert error_line(capsys).startswith(f"error: {change.split('=')[0]}: ")
     assert files(run) == before
     assert main([*common, *changes, "--resume", "auto"]) == 0
 
@@ -134,6 +134,4 @@ def test_the_best_epoch_is_selected_again_on_another_split(
         assert (best["epoch"], best["best"]["epoch"]) == (number, number)
     capsys.readouterr()
     assert main([*common, "schedule.epoch=4", "eval.select_on=test"]) == 2
-    error = capsys.readouterr().err
-    for words in ("checkpoint_best.pth", "'test'", "schedule.epoch"):
-        assert words in error
+    assert_mentions(error_line(capsys), "checkpoint_best.pth", "'test'", "schedule.epoch")

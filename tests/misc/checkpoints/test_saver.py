@@ -11,13 +11,8 @@ from misc.checkpoints.read import BEST, LAST, load_checkpoint
 from misc.checkpoints.saver import Saver
 from misc.checkpoints.write import save_best
 from misc.process import distributed
+from tests.helpers.checkpoints import state
 from tests.helpers.gloo import run_in_processes
-
-
-def state(step: int) -> dict[str, Any]:
-    names = ("optimizer", "scaler", "best", "ranks", "steps_per_epoch", "skipped_steps", "bad_images")
-    kept = {name: {} for name in (*names, "options")}
-    return {"model": {"w": torch.full((2,), step)}, "epoch": step, "step": step, **kept}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2])
@@ -70,7 +65,7 @@ def finish_on_this_rank(folder: str) -> bool:
     def written_late(state: dict[str, Any], *arguments: Any) -> None:
         tries.append(1)
         if len(tries) < 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            refuse()
         save_best(state, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ from data.synthetic.write import Parameters, generate
 from main import main
 from misc.evaluation.tables import metrics_table, summary_table
 from misc.metrics import METRICS, retrieval_metrics
+from misc.training.engine import Trainer
 from model.clip import build_clip
 from tests.helpers.openai_format import IMAGE_SIZE, openai_state_dict, save_torchscript
 from tests.helpers.tiny_config import write_tiny
+from tests.helpers.whole_runs import assert_mentions, error_line, results_of
 from text_utils.captions import clean_caption
 
 
@@ -42,16 +45,11 @@ def sets(others: Path) -> str:
 def trained(people: Path, sets: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run on `people`, tested on `others` as well, re-ranked."""
     folder = tmp_path_factory.mktemp("trained")
-    config = folder / "tiny.yaml"
     run = folder / "run"
-    write_tiny(config, people, run)
+    config = write_tiny(folder / "tiny.yaml", people, run)
     extra = ["--save-rankings", str(folder / "rankings.csv"), "--save-features", str(folder / "features")]
     assert main(["--config", str(config), sets, "eval.rerank=true", *extra]) == 0
     return run
-
-
-def results_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
 
 
 Evaluate = Callable[..., dict[str, Any]]
@@ -98,12 +96,8 @@ def test_the_screen_shows_each_set_and_a_summary(trained: Path) -> None:
     tables = log[log.index("test, test split") :]
     assert tables.index("test, test split") < tables.index("others, test split") < tables.index("all test")
     summary = tables[tables.index("all test sets") :]
-    assert re.findall(r"^(\w+(?:, \w+)?) +\d", summary, re.MULTILINE)[:4] == [
-        "test",
-        "test, rerank",
-        "others",
-        "others, rerank",
-    ]
+    rows = re.findall(r"^(\w+(?:, \w+)?) +\d", summary, re.MULTILINE)
+    assert rows[:4] == ["test", "test, rerank", "others", "others, rerank"]
 
 
 def test_tables_are_aligned_whatever_the_names() -> None:
@@ -204,7 +198,7 @@ def test_weights_that_are_no_numbers_have_no_figures(
     torch.save(state, tmp_path / "broken.pth")
     arguments = ["--config", str(trained / "options.yaml"), "--evaluate", str(tmp_path / "broken.pth")]
     assert main([*arguments, "--output-dir", str(tmp_path / "out")]) == 2
-    assert "not finite" in capsys.readouterr().err
+    assert "not finite" in error_line(capsys)
     assert not (tmp_path / "out" / "results.json").exists()
 
 
@@ -224,13 +218,10 @@ def test_the_model_card_says_what_made_the_checkpoint(trained: Path, people: Pat
     card = (trained / "model_card.md").read_text(encoding="utf-8")
     train = json.loads((people / "train_reid_en.json").read_text())
     captions = sum(len(record["captions"]) for record in train)
-    assert f"| train | 10 | {len(train)} | {captions} |" in card
-    assert f"`{people}`" in card
-    assert "  lr: 0.001" in card
+    assert_mentions(card, f"| train | 10 | {len(train)} | {captions} |", f"`{people}`")
     assert "weight_decay" not in card, "it is the default"
-    assert f"torch {torch.__version__.split('+')[0]}" in card
-    assert "python main.py --config" in card
-    assert "selected on val (R@1 " in card
+    torch_version = f"torch {torch.__version__.split('+')[0]}"
+    assert_mentions(card, "  lr: 0.001", torch_version, "python main.py --config", "selected on val (R@1 ")
     figure = results_of(trained)["sets"]["others"]["languages"]["en"]["t2i"]["mAP"]
     assert f"{figure:8.2f}" in card
 
@@ -239,12 +230,8 @@ def test_the_card_of_an_earlier_run_goes_with_it(trained: Path, tmp_path: Path) 
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     arguments = ["--config", str(run / "options.yaml"), "--output-dir", str(run), "output.overwrite=true"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "misc.training.engine.Trainer.fit", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            main(arguments)
+    with mock.patch.object(Trainer, "fit", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        main(arguments)
     assert not (run / "model_card.md").exists()
 
 
@@ -294,8 +281,4 @@ def test_what_evaluation_needs_is_checked_before_training(
     monkeypatch.setattr("misc.training.engine.Trainer.fit", lambda self: pytest.fail("trained"))
     capsys.readouterr()
     assert main(["--config", str(config), *map(placed, overrides)]) == 2
-    line = capsys.readouterr().err.strip()
-    assert line.startswith("error: ")
-    assert "\n" not in line
-    for words in said:
-        assert placed(words) in line, line
+    assert_mentions(error_line(capsys), *map(placed, said))

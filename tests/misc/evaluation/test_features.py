@@ -17,6 +17,7 @@ from misc.evaluation.evaluator import Encoded, Features, score
 from misc.evaluation.features import check_same_sets, fuse, load_features, save_features
 from options import UserError
 from tests.helpers.gloo import run_in_processes
+from tests.helpers.whole_runs import assert_mentions, error_line, results_of
 
 OPTIONS = {"data.image_size": (384, 128), "model.backbone": "clip"}
 
@@ -56,10 +57,8 @@ def test_what_is_saved_is_read_back_to_the_bit(saved: Path, tmp_path: Path) -> N
     for name, expected in (("a", encoded(0)), ("b/c d", encoded(1, num_images=5))):
         got = read.sets[name]
         assert torch.equal(got.features.images, expected.features.images)
-        assert (got.evaluation_set.image_root, got.evaluation_set.images) == (
-            Path("imgs"),
-            expected.evaluation_set.images,
-        )
+        assert got.evaluation_set.image_root == Path("imgs")
+        assert got.evaluation_set.images == expected.evaluation_set.images
         for language, queries in expected.evaluation_set.queries.items():
             assert torch.equal(got.features.texts[language], expected.features.texts[language])
             assert got.evaluation_set.queries[language].captions == queries.captions
@@ -149,28 +148,20 @@ def in_tensors(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path
 def test_damage_is_said_in_one_line(saved: Path, damage: object, capsys: pytest.CaptureFixture[str]) -> None:
     damage(saved)
     assert main(["--evaluate", str(saved), "misc.device=cpu"]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert str(saved) in lines[0]
-    assert "damaged" in lines[0]
+    assert_mentions(error_line(capsys), str(saved), "damaged")
 
 
-def test_half_a_folder_of_features_is_told_from_weights(
+def test_sets_that_were_not_saved_and_features_without_index_are_refused_and_nothing_is_saved_again(
     saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    evaluate = ["--evaluate", str(saved), "misc.device=cpu"]
+    assert main([*evaluate, "eval.test_sets={x: [y, z]}"]) == 2
+    assert "no features of 'x'" in error_line(capsys)
+    assert main([*evaluate, "--save-features", "x"]) == 2
+    assert "leave it out" in error_line(capsys)
     (saved / "features.json").unlink()
-    assert main(["--evaluate", str(saved), "misc.device=cpu"]) == 2
-    assert "has no features.json" in capsys.readouterr().err
-
-
-def test_a_set_that_was_not_saved_is_missed(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--evaluate", str(saved), "misc.device=cpu", "eval.test_sets={x: [y, z]}"]) == 2
-    assert "no features of 'x'" in capsys.readouterr().err
-
-
-def test_saved_features_are_not_saved_again(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--evaluate", str(saved), "--save-features", "x", "misc.device=cpu"]) == 2
-    assert "leave it out" in capsys.readouterr().err
+    assert main(evaluate) == 2
+    assert "has no features.json" in error_line(capsys)
 
 
 def test_processes_together_give_the_figures_of_one(saved: Path, tmp_path: Path) -> None:
@@ -178,7 +169,7 @@ def test_processes_together_give_the_figures_of_one(saved: Path, tmp_path: Path)
     arguments = ["--evaluate", str(saved), "misc.device=cpu", *rows, "--output-dir"]
     assert main([*arguments, str(tmp_path / "1")]) == 0
     assert run_in_processes(main, 2, tmp_path, [*arguments, str(tmp_path / "2")]) == [0, 0]
-    alone, together = (json.loads((tmp_path / n / "results.json").read_text())["sets"] for n in "12")
+    alone, together = (results_of(tmp_path / number)["sets"] for number in "12")
     for name in alone:
         assert together[name]["languages"] == alone[name]["languages"]
         assert alone[name]["rows"].keys() == {"fusion", "rerank", "fusion+rerank"}
@@ -199,26 +190,16 @@ def test_fused_similarities_are_the_weighted_mean() -> None:
 
 def test_features_of_other_sets_are_not_fused(saved: Path) -> None:
     read = load_features(saved, "eval.fuse")
-    same = encoded(5).evaluation_set
+    same, changed_caption, changed_person = (encoded(5).evaluation_set for _ in range(3))
+    changed_caption.queries["en"].captions[3] = "else"
+    changed_person.person_ids[6] = 9
     check_same_sets({"a": same}, read)
     for name, gallery, said in (
         ("x", same, "no features of the set 'x', only of a, b/c d"),
         ("b/c d", same, "5 in it, 7"),
-        ("a", other_caption(), "captions in 'en': number 3 is 'en 3 é 红' in it, 'else'"),
-        ("a", other_person(), "persons of the images: number 6"),
+        ("a", changed_caption, "captions in 'en': number 3 is 'en 3 é 红' in it, 'else'"),
+        ("a", changed_person, "persons of the images: number 6"),
     ):
         with pytest.raises(UserError, match=r"eval\.fuse") as caught:
             check_same_sets({name: gallery}, read)
         assert said in str(caught.value)
-
-
-def other_caption() -> EvaluationSet:
-    gallery = encoded(0).evaluation_set
-    gallery.queries["en"].captions[3] = "else"
-    return gallery
-
-
-def other_person() -> EvaluationSet:
-    gallery = encoded(0).evaluation_set
-    gallery.person_ids[6] = 9
-    return gallery

@@ -20,34 +20,42 @@ from misc.checkpoints import saver
 from misc.evaluation.evaluator import Evaluator
 from misc.training.engine import Trainer
 from tests.helpers.gloo import run_in_processes
+from tests.helpers.tiny_config import write_tiny
 from tests.helpers.whole_runs import (
+    assert_mentions,
     assert_same_runs,
     content,
+    ended,
+    error_line,
+    losses,
     read_metrics,
     say_pid,
-    timeless,
     torchrun,
     write_program,
 )
 
 STEPS = 10  # of an epoch: 40 samples in batches of 4
+Run = Callable[..., int]
+COMMON = ["data.batch_size=4", "experiment.dropout=0.3", "log.print_period=3"]
+
+
+@pytest.fixture(scope="module")
+def whole(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two epochs that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(["--config", str(write_tiny(folder / "tiny.yaml", people, folder / "run")), *COMMON]) == 0
+    return folder / "run"
 
 
 @pytest.fixture
-def run(config: Path, tmp_path: Path) -> Callable[..., int]:
-    """Runs two epochs with dropout into a folder of the name given first."""
+def parted(tmp_path: Path) -> Path:
+    """The folder of those of `run`."""
+    return tmp_path / "run"
 
-    def start(name: str, *more: str) -> int:
-        common = [
-            "--config",
-            str(config),
-            "data.batch_size=4",
-            "experiment.dropout=0.3",
-            "log.print_period=3",
-        ]
-        return main([*common, "--output-dir", str(tmp_path / name), *more])
 
-    return start
+@pytest.fixture
+def run(config: Path) -> Run:
+    return lambda *more: main(["--config", str(config), *COMMON, *more])
 
 
 @contextmanager
@@ -74,38 +82,35 @@ def send(number: signal.Signals) -> Callable[[], None]:
     [("SIGTERM", 4), ("SIGINT", 9), ("SIGUSR1", STEPS), ("SIGTERM", STEPS + 1), ("SIGINT", 2 * STEPS)],
 )
 def test_a_signal_lets_the_step_end_and_saves(
-    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, step: int
+    run: Run, whole: Path, parted: Path, capsys: pytest.CaptureFixture[str], name: str, step: int
 ) -> None:
-    assert run("whole") == 0
-    capsys.readouterr()
     with in_step(step, send(getattr(signal, name))):
-        assert run("parted") == 75
+        assert run() == 75
     error = capsys.readouterr().err.strip()
     assert error.startswith(f"stopped by {name}")
     assert "\n" not in error
-    saved = content(tmp_path / "parted" / checkpoint.LAST)["step"]
+    saved = content(parted / checkpoint.LAST)["step"]
     assert saved in (step, step + 1)  # the ranks agree on an end while the next step is computed
     torch.rand(1)  # whatever the process drew in between
-    assert run("parted", "--resume") == 0
-    assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+    assert run("--resume") == 0
+    assert_same_runs(whole, parted)
 
 
 def test_a_signal_during_the_evaluation_loses_no_step(
-    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, whole: Path, parted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("whole") == 0
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "encode", lambda _: os.kill(os.getpid(), signal.SIGTERM))
-        assert run("parted") == 75
-    state = content(tmp_path / "parted" / checkpoint.LAST)
+        assert run() == 75
+    state = content(parted / checkpoint.LAST)
     assert (state["step"], state["epoch"]) == (STEPS, 0)
-    assert run("parted", "--resume") == 0
-    assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+    assert run("--resume") == 0
+    assert_same_runs(whole, parted)
 
 
-def test_signals_do_what_they_did_once_the_run_is_over(run: Callable[..., int]) -> None:
+def test_signals_do_what_they_did_once_the_run_is_over(run: Run) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
-    assert run("run", "schedule.epoch=1") == 0
+    assert run("schedule.epoch=1") == 0
     after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
     assert after == before
 
@@ -120,23 +125,21 @@ def crash() -> None:
 
 @pytest.mark.parametrize("period", ["4", "0.000000001 minutes"])
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint_inside_the_epoch(
-    run: Callable[..., int], tmp_path: Path, period: str
+    run: Run, whole: Path, parted: Path, period: str
 ) -> None:
-    assert run("whole") == 0
     with in_step(STEPS + 8, crash), pytest.raises(CrashError):
-        run("parted", f"log.checkpoint_period={period}")
-    state = content(tmp_path / "parted" / checkpoint.LAST)
+        run(f"log.checkpoint_period={period}")
+    state = content(parted / checkpoint.LAST)
     assert state["step"] == (STEPS + 6 if period == "4" else STEPS + 7)
-    assert run("parted", "--resume") == 0
-    assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+    assert run("--resume") == 0
+    assert_same_runs(whole, parted)
 
 
-def test_workers_go_on_with_the_same_samples(run: Callable[..., int], tmp_path: Path) -> None:
-    assert run("whole") == 0
+def test_workers_go_on_with_the_same_samples(run: Run, whole: Path, parted: Path) -> None:
     with in_step(5, send(signal.SIGINT)):
-        assert run("parted", "data.num_workers=2") == 75
-    assert run("parted", "data.num_workers=1", "--resume") == 0
-    assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+        assert run("data.num_workers=2") == 75
+    assert run("data.num_workers=1", "--resume") == 0
+    assert_same_runs(whole, parted)
 
 
 def test_a_crash_does_not_wait_for_the_workers(config: Path, tmp_path: Path) -> None:
@@ -149,9 +152,8 @@ def test_a_crash_does_not_wait_for_the_workers(config: Path, tmp_path: Path) -> 
 
 
 def test_a_run_that_dies_after_its_evaluation_reports_it_once(
-    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, whole: Path, parted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("whole") == 0
 
     def save(state: dict[str, Any], *_: Any) -> None:
         assert state["epoch"] == 1  # the evaluation's lines are in the log
@@ -160,25 +162,24 @@ def test_a_run_that_dies_after_its_evaluation_reports_it_once(
     with monkeypatch.context() as patch:
         patch.setattr(saver, "save_best", save)
         with pytest.raises(CrashError):
-            run("parted")
-    assert [line["kind"] for line in read_metrics(tmp_path / "parted")].count("eval") == 2
-    assert run("parted", "--resume") == 0
-    assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+            run()
+    assert [line["kind"] for line in read_metrics(parted)].count("eval") == 2
+    assert run("--resume") == 0
+    assert_same_runs(whole, parted)
 
 
 def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(
-    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, whole: Path, parted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("whole") == 0
     with in_step(STEPS + 8, crash), pytest.raises(CrashError):
-        run("parted", "log.checkpoint_period=2")
-    last = tmp_path / "parted" / checkpoint.LAST
+        run("log.checkpoint_period=2")
+    last = parted / checkpoint.LAST
     damaged = bytearray(last.read_bytes())
     damaged[len(damaged) // 2] ^= 0xFF
     last.write_bytes(damaged)
-    assert run("parted", "log.checkpoint_period=2", "--resume") == 0
-    assert "passed over" in (tmp_path / "parted" / "log.txt").read_text()
-    assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+    assert run("log.checkpoint_period=2", "--resume") == 0
+    assert "passed over" in (parted / "log.txt").read_text()
+    assert_same_runs(whole, parted)
 
 
 def full(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
@@ -199,68 +200,56 @@ def full(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
 
 
 def test_a_full_disk_costs_neither_the_run_nor_its_best_epoch(
-    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, whole: Path, parted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    period = "log.checkpoint_period=3"
-    assert run("whole", period) == 0
-    best = content(tmp_path / "whole" / checkpoint.BEST)["step"]
+    best = content(whole / checkpoint.BEST)["step"]
     for steps in (range(3, best + 1), range(best, best + 1), range(2 * STEPS, 2 * STEPS + 1)):
         with monkeypatch.context() as patch:
             full(patch, steps)
-            assert run("full", period, "output.overwrite=true") == 0
-        assert "No space left on device" in (tmp_path / "full" / "log.txt").read_text()
-        assert_same_runs(tmp_path / "whole", tmp_path / "full")
+            assert run("log.checkpoint_period=3", "output.overwrite=true") == 0
+        assert "No space left on device" in (parted / "log.txt").read_text()
+        assert_same_runs(whole, parted)
 
 
 def test_a_disk_that_stays_full_ends_with_what_there_is(
-    run: Callable[..., int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, whole: Path, parted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("whole") == 0
     with monkeypatch.context() as patch:
         full(patch, range(STEPS + 1, 2 * STEPS + 1))
         patch.setattr(saver.time, "sleep", lambda _: None)
-        assert run("full", "log.checkpoint_period=3") == 2
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1
-    for words in ("output.dir", "step 10", "free some space"):
-        assert words in error[0]
-    assert run("full", "--resume") == 0
-    assert_same_runs(tmp_path / "whole", tmp_path / "full")
+        assert run("log.checkpoint_period=3") == 2
+    assert_mentions(error_line(capsys), "output.dir", "step 10", "free some space")
+    assert run("--resume") == 0
+    assert_same_runs(whole, parted)
 
 
 def test_a_run_that_could_not_save_does_not_say_that_it_has(
-    run: Callable[..., int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, parted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for steps, said in (
-        (range(4, 9), f"the last checkpoint is '{tmp_path / 'full' / checkpoint.LAST}' of step 3"),
-        (range(9), f"the checkpoints in '{tmp_path / 'full'}' are unchanged since the run began"),
-        (range(0), f"saved in '{tmp_path / 'full'}'"),
+        (range(4, 9), f"the last checkpoint is '{parted / checkpoint.LAST}' of step 3"),
+        (range(9), f"the checkpoints in '{parted}' are unchanged since the run began"),
+        (range(0), f"saved in '{parted}'"),
     ):
         with monkeypatch.context() as patch, in_step(5, send(signal.SIGTERM)):
             full(patch, steps)
-            assert run("full", "log.checkpoint_period=3", "output.overwrite=true") == 75
+            assert run("log.checkpoint_period=3", "output.overwrite=true") == 75
         error = capsys.readouterr().err.strip()
         assert f": {said}; resume with the same command and --resume auto" in error
         assert ("saved in" in error) == (not steps)
 
 
-def test_training_ends_when_patience_does(run: Callable[..., int], tmp_path: Path) -> None:
-    flat = ["schedule.lr=1e-12", "schedule.lr_start=0", "schedule.lr_end=0", "schedule.patience=2"]
-    assert run("run", "schedule.epoch=6", *flat) == 0
-    state = content(tmp_path / "run" / checkpoint.LAST)
+def test_training_ends_when_patience_does(run: Run, parted: Path, tmp_path: Path) -> None:
+    flat = ["schedule.lr=1e-12", "schedule.lr_start=0", "schedule.lr_end=0"]
+    flat += ["schedule.patience=2", "schedule.epoch=6"]
+    last, other = parted / checkpoint.LAST, tmp_path / "other"
+    assert run(*flat) == 0
+    state, before = content(last), last.read_bytes()
     assert (state["best"]["epoch"], state["epoch"]) == (1, 3)
-    before = (tmp_path / "run" / checkpoint.LAST).read_bytes()
-    assert run("run", "schedule.epoch=6", *flat, "--resume") == 0
-    assert (tmp_path / "run" / checkpoint.LAST).read_bytes() == before
-    other = ["--resume", str(tmp_path / "run" / checkpoint.LAST)]
-    assert run("other", "schedule.epoch=6", *flat, *other) == 0  # has yet to find its best: waits anew
-    assert content(tmp_path / "other" / checkpoint.LAST)["best"]["epoch"] == 4
+    assert run(*flat, "--resume") == 0
+    assert last.read_bytes() == before
+    assert run(*flat, "--resume", str(last), "--output-dir", str(other)) == 0  # has no best epoch yet
+    assert content(other / checkpoint.LAST)["best"]["epoch"] == 4
 
 
 def test_a_run_of_one_process_goes_on_in_two_with_half_the_batch(
@@ -269,26 +258,18 @@ def test_a_run_of_one_process_goes_on_in_two_with_half_the_batch(
     common = ["--config", str(config), "log.checkpoint_period=2", "experiment.dropout=0"]
     one, folder = ["data.batch_size=8"], tmp_path / "run"
     assert main([*common, *one]) == 0
-    whole = timeless(read_metrics(folder))
+    whole = losses(folder)
     with in_step(4, send(signal.SIGTERM)):
         assert main([*common, *one, "output.overwrite=true"]) == 75
     capsys.readouterr()
     assert run_in_processes(main, 2, tmp_path, [*common, "data.batch_size=4", "--resume"]) == [0, 0]
     assert "checkpoint is of 1 processes, not 2" in (folder / "log.txt").read_text(encoding="utf-8")
-    losses = [
-        [line["loss"] for line in lines if line["kind"] == "train"] for lines in (whole, read_metrics(folder))
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # no dropout here: the same but for sums' order
+    assert losses(folder) == pytest.approx(whole, rel=1e-3)  # no dropout here: the same but for sums' order
 
     assert main([*common, "data.batch_size=3", "--resume"]) == 2
-    error = capsys.readouterr().err
-    for words in (
-        "data.batch_size",
-        "8 samples (4 on each of 2",
-        "3 (3 on each of 1",
-        "set data.batch_size=8",
-    ):
-        assert words in error
+    error = error_line(capsys)
+    assert error.startswith("error: data.batch_size")
+    assert_mentions(error, "8 samples (4 on each of 2", "3 (3 on each of 1", "set data.batch_size=8")
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -298,25 +279,17 @@ def test_when_a_process_is_killed_the_other_ends_and_names_it(
     pids = tmp_path / "pids"
     pids.mkdir()
     program = write_program(tmp_path / "program.py", say_pid(pids))
-    arguments = [
-        "--config",
-        str(config),
-        "schedule.epoch=1000",
-        "data.batch_size=4",
-        "log.checkpoint_period=1",
-    ]
-    process = torchrun(*arguments, program=program)
+    changes = ("schedule.epoch=1000", "data.batch_size=4", "log.checkpoint_period=1")
+    process = torchrun("--config", str(config), *changes, program=program)
     end = time.monotonic() + 600
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "the run did not begin"
         time.sleep(0.05)
     os.kill(int((pids / str(victim)).read_text()), signal.SIGKILL)
-    output, _ = process.communicate(timeout=600)
-    lines = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, output
-    assert lines[0].startswith(f"error: process {victim} (on ")
-    assert f"pid {(pids / str(victim)).read_text()}) is gone" in lines[0]
+    error, output = ended(process)
+    assert error.startswith(f"error: process {victim} (on ")
+    assert f"pid {(pids / str(victim)).read_text()}) is gone" in error
     assert "Traceback" not in output.split("error: process")[0]
 
 
@@ -329,10 +302,7 @@ def test_an_error_on_one_process_ends_both_with_its_message_alone(
     for path in records[::5]:
         path.write_bytes(path.read_bytes()[:200])
     arguments = [f"data.annotation_file={data}", f"data.image_root={data}/imgs", "data.batch_size=1"]
-    process = torchrun("--config", str(config), *arguments)
-    output, _ = process.communicate(timeout=600)
-    lines = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, output
-    assert "cannot be read" in lines[0]
+    error, output = ended(torchrun("--config", str(config), *arguments))
+    assert "cannot be read" in error
     assert "rank0]: Traceback" not in output
     assert "rank1]: Traceback" not in output

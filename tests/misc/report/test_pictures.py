@@ -88,9 +88,8 @@ def test_characters_without_a_glyph_and_odd_captions_are_drawn(tmp_path: Path, b
 def test_a_long_caption_stays_in_its_column_and_its_row(
     tmp_path: Path, blue_image: Path, caption: str
 ) -> None:
-    pixels = drawn(
-        tmp_path / "long.png", [RankingRow(caption, blue_image, []), RankingRow("", blue_image, [])]
-    )
+    rows = [RankingRow(text, blue_image, []) for text in (caption, "")]
+    pixels = drawn(tmp_path / "long.png", rows)
     right_edge = pictures.MARGIN + pictures.CAPTION_WIDTH
     row_end = pictures.MARGIN + pictures.HEADER_HEIGHT + pictures.ROW_HEIGHT - pictures.ROW_GAP
     blank = is_color(pixels, pictures.PAPER) | is_color(pixels, pictures.RULE)
@@ -141,15 +140,9 @@ def test_twelve_rows_are_1600_pixels_wide_and_below_three_megabytes(tmp_path: Pa
 
 
 def train_line(step: int, steps_per_epoch: int = 10, loss: float = 3.0) -> dict[str, Any]:
-    parts = {"nitc": loss - 1, "ritc": 1.0}
-    epoch = (step - 1) // steps_per_epoch + 1
-    return {
-        "kind": "train",
-        "epoch": epoch,
-        "step": step,
-        "steps_per_epoch": steps_per_epoch,
-        "lr": 1e-4 / step,
-    } | {"loss": loss, "parts": parts, "logit_scale": 14.3, "samples_per_second": 300.0}
+    line = {"kind": "train", "epoch": (step - 1) // steps_per_epoch + 1, "step": step, "lr": 1e-4 / step}
+    line |= {"steps_per_epoch": steps_per_epoch, "logit_scale": 14.3, "samples_per_second": 300.0}
+    return line | {"loss": loss, "parts": {"nitc": loss - 1, "ritc": 1.0}}
 
 
 def eval_line(epoch: int, best: bool = False, languages: tuple[str, ...] = ("en",)) -> dict[str, Any]:
@@ -174,11 +167,8 @@ def test_a_half_written_or_empty_last_line_changes_nothing(tmp_path: Path) -> No
 
 def test_a_line_logged_again_after_a_resume_replaces_the_first(tmp_path: Path) -> None:
     fresh = [train_line(5), train_line(10), eval_line(1, best=True), train_line(15)]
-    stale = [
-        train_line(5, loss=9.0),
-        train_line(10, loss=8.0),
-        eval_line(1) | {"average": None, "languages": {}},
-    ]
+    stale = [train_line(5, loss=9.0), train_line(10, loss=8.0)]
+    stale += [eval_line(1) | {"average": None, "languages": {}}]
     assert (curves(tmp_path, stale + fresh) == curves(tmp_path, fresh)).all()
 
 

@@ -17,7 +17,7 @@ from tests.helpers.gloo import run_in_processes
 from tests.helpers.gradients import SOFT_LABEL, assert_same_gradients, gradients, in_parts, whole
 from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 from tests.helpers.tiny_config import write_tiny
-from tests.helpers.whole_runs import read_metrics
+from tests.helpers.whole_runs import losses
 
 # torch 2.4, of its own checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
@@ -72,16 +72,16 @@ def test_two_processes_in_parts_give_what_one_gives_that_has_all_rows(
 
 
 def test_a_run_of_two_processes_has_the_losses_of_whole_batches(people: Path, tmp_path: Path) -> None:
-    losses = []
+    found = []
     for number in (1, 4):
         out = tmp_path / f"run-{number}"
         config = write_tiny(tmp_path / f"{number}.yaml", people, out)
         changes = (f"schedule.accumulate={number}", "experiment.dropout=0", "log.print_period=1")
         arguments = ["--config", str(config), *changes]
         assert run_in_processes(main, 2, tmp_path, arguments) == [0, 0]
-        losses.append([line["loss"] for line in read_metrics(out) if line["kind"] == "train"])
-    assert len(losses[0]) >= 2
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+        found.append(losses(out))
+    assert len(found[0]) >= 2
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("case", [ALL, "nitc", "ss_text", "mlm"])

@@ -1,7 +1,6 @@
 """AltCLIP in training and evaluation: losses, locks, checkpoints."""
 
 import dataclasses
-import json
 import logging
 import re
 from pathlib import Path
@@ -30,6 +29,7 @@ from tests.helpers.altclip_folders import (
     of_people,
     settings,
 )
+from tests.helpers.whole_runs import error_line, results_of
 
 # Losses
 
@@ -153,10 +153,6 @@ def run_arguments(config: Path, folder: Path, *overrides: str) -> list[str]:
     return ["--config", str(config), "--backbone", "altclip", *common, *overrides]
 
 
-def figures(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())["languages"]
-
-
 @pytest.mark.parametrize(
     "own", [("experiment.use_altclip_processor=true", "data.language_draw=one"), ("experiment.sigmoid=true",)]
 )
@@ -165,12 +161,12 @@ def test_a_checkpoint_evaluates_to_the_figures_of_its_run(
 ) -> None:
     run, again = tmp_path / "run", tmp_path / "again"
     assert main(run_arguments(config, folder, "schedule.epoch=1", *own)) == 0
-    assert figures(run).keys() == {"en", "ch"}
+    assert results_of(run)["languages"].keys() == {"en", "ch"}
     bare = copied(folder, tmp_path / "bare", (WEIGHTS,))  # what is evaluated are the checkpoint's own
     arguments = ["--config", str(run / "options.yaml"), f"model.altclip_pretrained={bare}"]
     arguments += ["--output-dir", str(again), "--evaluate", str(run / "checkpoint_best.pth")]
     assert main(arguments) == 0
-    assert figures(again) == figures(run)
+    assert results_of(again)["languages"] == results_of(run)["languages"]
 
 
 def test_weights_without_their_bias_are_enough_to_evaluate(folder: Path, tmp_path: Path) -> None:
@@ -195,11 +191,6 @@ def test_a_checkpoint_fits_whatever_its_transformers_called_the_blocks(
     assert all(torch.equal(value, clip.state_dict()[key]) for key, value in again.state_dict().items())
 
 
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
-
-
 def test_a_checkpoint_of_the_other_backbone_is_refused(
     folder: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,14 +200,14 @@ def test_a_checkpoint_of_the_other_backbone_is_refused(
     torch.save({"model": clip.state_dict(), "options": to_dict(clip_options)}, path)
     capsys.readouterr()
     assert main([*run_arguments(config, folder, "data.normalization=imagenet"), "--evaluate", str(path)]) == 2
-    assert re.search(r"model\.backbone.*clip\.pth.*trained with clip.*altclip", one_line(capsys))
+    assert re.search(r"model\.backbone.*clip\.pth.*trained with clip.*altclip", error_line(capsys))
     torch.save(clip.state_dict(), path)
     assert main([*run_arguments(config, folder), "--evaluate", str(path)]) == 2
-    assert re.search(r"clip\.pth.*AltCLIP's tensors.*another model", one_line(capsys))
+    assert re.search(r"clip\.pth.*AltCLIP's tensors.*another model", error_line(capsys))
     torch.save(build(folder, 64, 32).state_dict(), path)
     capsys.readouterr()
     assert main(["--config", str(config), "--evaluate", str(path)]) == 2
-    assert "clip.pth" in one_line(capsys)
+    assert "clip.pth" in error_line(capsys)
 
 
 def test_a_checkpoint_of_another_size_or_none_is_refused_in_one_line(
@@ -227,7 +218,7 @@ def test_a_checkpoint_of_another_size_or_none_is_refused_in_one_line(
     capsys.readouterr()
     for evaluated, expected in ((path, "position_embedding"), (tmp_path / "none.pth", "does not exist")):
         assert main([*run_arguments(config, folder), "--evaluate", str(evaluated)]) == 2
-        line = one_line(capsys)
+        line = error_line(capsys)
         assert expected in line
         assert evaluated.name in line
         assert "OpenAI" not in line

@@ -24,7 +24,7 @@ from options import LOSSES, load_options
 from tests.helpers.gradients import gradients
 from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 from tests.helpers.tiny_config import write_tiny
-from tests.helpers.whole_runs import content, read_metrics
+from tests.helpers.whole_runs import content, losses
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
@@ -113,9 +113,9 @@ def test_a_run_learns_and_saves(
     config = write_tiny(tmp_path / "tiny.yaml", people, tmp_path / "run")
     changes += ("misc.device=cuda", f"misc.precision={precision}", "schedule.epoch=12", "log.print_period=1")
     assert main(["--config", str(config), *changes]) == 0
-    losses = [line["loss"] for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
-    assert all(loss > 0 for loss in losses[-4:]), "steps were skipped to the end"
-    assert sum(losses[-4:]) / 4 < 0.98 * max(losses)
+    found = losses(tmp_path / "run")
+    assert all(loss > 0 for loss in found[-4:]), "steps were skipped to the end"
+    assert sum(found[-4:]) / 4 < 0.98 * max(found)
     saved = content(tmp_path / "run" / "checkpoint_last.pth")
     assert bool(saved["scaler"]) == (precision == "fp16")
 
@@ -161,7 +161,7 @@ def test_collectives_of_a_group_of_one_on_nccl() -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
 def test_two_processes_on_nccl_have_the_first_loss_of_one(people: Path, tmp_path: Path) -> None:
-    losses = []
+    found = []
     for world in (1, 2):
         out = tmp_path / f"run-{world}"
         config = write_tiny(tmp_path / "tiny.yaml", people, out)
@@ -170,5 +170,5 @@ def test_two_processes_on_nccl_have_the_first_loss_of_one(people: Path, tmp_path
         arguments += [f"data.batch_size={2 * NUM_ROWS // world}", "experiment.dropout=0", "schedule.epoch=1"]
         run = subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
-        losses.append([line["loss"] for line in read_metrics(out) if line["kind"] == "train"])
-    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3)
+        found.append(losses(out)[0])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)

@@ -6,75 +6,70 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
 from main import main
+from misc.process import distributed
 from misc.training.guards import BadImages
 from misc.training.optimizer import AdamW, build_optimizer
+from model import objectives
 from options import UserError
-from tests.helpers.whole_runs import content, read_metrics, torchrun, write_program
+from tests.helpers.gloo import run_in_processes
+from tests.helpers.whole_runs import (
+    assert_mentions,
+    content,
+    error_line,
+    status_and_error,
+    train_lines,
+    write_program,
+)
 
 STEPS = 10  # of an epoch: 40 samples in batches of 4
+Run, Poison = Callable[..., int], Callable[[int, float], None]
 
 
 @pytest.fixture
-def run(config: Path) -> Callable[..., int]:
+def run(config: Path) -> Run:
     return lambda *more: main(["--config", str(config), "data.batch_size=4", "log.print_period=1", *more])
 
 
 @pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
     """Makes the loss of a step, counted from 1, something else."""
-    import model.objectives
 
     def plant(step: int, factor: float) -> None:
         calls: list[int] = []
-        original = model.objectives.ritc_loss
+        original = objectives.ritc_loss
 
         def poisoned(*arguments: Any) -> torch.Tensor:
             calls.append(1)
             return original(*arguments) * (factor if len(calls) == 2 * step else 1.0)  # two directions a step
 
-        monkeypatch.setattr(model.objectives, "ritc_loss", poisoned)
+        monkeypatch.setattr(objectives, "ritc_loss", poisoned)
 
     return plant
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(
-    run: Callable[..., int],
-    poison: Callable[[int, float], None],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    factor: float,
+    run: Run, poison: Poison, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float
 ) -> None:
     poison(STEPS + 3, factor)
     assert run("log.checkpoint_period=2") == 2
-    error = capsys.readouterr().err.strip()
-    for words in (
-        "not finite",
-        "epoch 2, step 13",
-        f"ritc {factor:.4g}",
-        ".jpg",
-        "schedule.lr",
-        "skip_nonfinite",
-    ):
-        assert words in error
-    assert f"{tmp_path / 'run' / 'checkpoint_last.pth'}' of step 12" in error
-    assert "\n" not in error
+    error = error_line(capsys)
+    assert_mentions(error, "not finite", "epoch 2, step 13", f"ritc {factor:.4g}", ".jpg", "schedule.lr")
+    assert_mentions(error, "skip_nonfinite", f"{tmp_path / 'run' / 'checkpoint_last.pth'}' of step 12")
     state = content(tmp_path / "run" / "checkpoint_last.pth")
     assert state["step"] == STEPS + 2
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
 def test_as_many_steps_as_allowed_are_skipped_and_named(
-    run: Callable[..., int],
-    poison: Callable[[int, float], None],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, poison: Poison, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     poison(4, float("nan"))
     assert run("schedule.epoch=1", "schedule.skip_nonfinite=1") == 0
@@ -82,10 +77,8 @@ def test_as_many_steps_as_allowed_are_skipped_and_named(
     made = {int(moments["step"]) for moments in state["optimizer"]["state"].values()}
     assert (state["step"], state["skipped_steps"], made) == (STEPS, 1, {STEPS - 1})
     assert all(value.isfinite().all() for value in state["model"].values())
-    said = capsys.readouterr().out
-    assert "1 of at most 1 skipped" in said
-    assert "images of the batch: " in said
-    train = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert_mentions(capsys.readouterr().out, "1 of at most 1 skipped", "images of the batch: ")
+    train = train_lines(tmp_path / "run")
     assert [line["loss"] == 0 for line in train] == [step == 4 for step in range(1, STEPS + 1)]
     assert all(line["gradient_norm"] > 0 for line in train if line["step"] != 4)
 
@@ -106,7 +99,7 @@ def test_a_skipped_step_changes_neither_weights_nor_moments() -> None:
 
 
 def test_gradients_are_cut_to_the_norm_asked_for(
-    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     norms = []
 
@@ -117,29 +110,25 @@ def test_gradients_are_cut_to_the_norm_asked_for(
     monkeypatch.setattr(AdamW, "step", step)
     assert run("schedule.epoch=1", "schedule.clip_grad_norm=0.25") == 0
     assert norms == pytest.approx([0.25] * STEPS, rel=1e-3)
-    train = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
-    assert min(line["gradient_norm"] for line in train) > 0.3
+    assert min(line["gradient_norm"] for line in train_lines(tmp_path / "run")) > 0.3
 
 
-NAN_ON_ONE = """
-import model.objectives
-original = model.objectives.ritc_loss
-model.objectives.ritc_loss = lambda *a: original(*a) * (float('nan') if os.environ['RANK'] == '1' else 1.0)
-"""
+def nan_on_rank_1(arguments: list[str]) -> tuple[int, str]:
+    original, factor = objectives.ritc_loss, float("nan") if distributed.rank() == 1 else 1.0
+    with mock.patch.object(objectives, "ritc_loss", lambda *inputs: original(*inputs) * factor):
+        return status_and_error(arguments)
 
 
 def test_a_nan_on_one_process_stops_all_and_names_the_images_of_that_one(
     config: Path, tmp_path: Path
 ) -> None:
-    program = write_program(tmp_path / "program.py", NAN_ON_ONE)
-    process = torchrun("--config", str(config), "data.batch_size=2", program=program)
-    output, _ = process.communicate(timeout=600)
-    lines = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, output
-    assert "epoch 1, step 1 " in lines[0]
-    assert "ritc nan" in lines[0]
-    assert lines[0].count(".jpg") == 2, "the batch of the other process is not at fault"
-    assert "Traceback" not in output.split("error: ")[0]
+    ranks = run_in_processes(nan_on_rank_1, 2, tmp_path, ["--config", str(config), "data.batch_size=2"])
+    assert [status for status, _ in ranks] == [2, 2]
+    (error,) = [error for _, error in ranks if error]
+    assert error.startswith("error: ")
+    assert_mentions(error, "epoch 1, step 1 ", "ritc nan")
+    assert error.count(".jpg") == 2, "the batch of the other process is not at fault"
+    assert error.count("\n") == 1
 
 
 def test_bad_images_are_counted_once_checked_together_and_listed(
@@ -184,12 +173,8 @@ atexit.register(lambda: json.dump(seen, open({seen!r}, 'w')))
 def test_neither_memory_nor_open_files_grow(config: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen.json"
     program = write_program(tmp_path / "program.py", RECORDING.format(seen=str(seen)))
-    more = [
-        "data.batch_size=4",
-        "data.languages=[en,ch,de,fr]",
-        "schedule.epoch=13",
-        "log.checkpoint_period=50",
-    ]
+    more = ["data.batch_size=4", "schedule.epoch=13", "data.languages=[en,ch,de,fr]"]
+    more += ["log.checkpoint_period=50"]
     done = subprocess.run(
         [sys.executable, program, "--config", str(config), *more], capture_output=True, text=True, check=False
     )

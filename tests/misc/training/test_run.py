@@ -1,6 +1,5 @@
 """The main job from the command line: what a run writes, how it resumes, and that evaluation agrees."""
 
-import json
 import os
 import shutil
 import signal
@@ -22,32 +21,32 @@ from misc.training.optimizer import build_optimizer, set_learning_rate
 from model import build_model
 from options import load_options
 from tests.helpers.tiny_config import without_val
-from tests.helpers.whole_runs import assert_same, read_metrics, timeless, torchrun
+from tests.helpers.whole_runs import (
+    assert_same,
+    assert_same_runs,
+    content,
+    files,
+    read_metrics,
+    results_of,
+    torchrun,
+    train_lines,
+)
 
 FIGURES = {"R1", "R5", "R10", "mAP", "mINP"}
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["model"]
 
 
 @pytest.mark.usefixtures("pictures")
 def test_a_run_writes_all_its_files_and_an_evaluation_agrees_with_them(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(["--config", str(config)]) == 0
-    lines = read_metrics(run)
-    evaluations = [line for line in lines if line["kind"] == "eval"]
-    assert [(line["epoch"], line["split"]) for line in evaluations] == [
-        (1, "val"),
-        (1, "test"),
-        (2, "val"),
-        (2, "test"),
-    ]
-    train = [line for line in lines if line["kind"] == "train"]
-    assert train[-1]["step"] == 2 * train[-1]["steps_per_epoch"]
-    assert train[-1]["loss"] == pytest.approx(sum(train[-1]["parts"].values()), rel=1e-5)
+    evaluations = [line for line in read_metrics(run) if line["kind"] == "eval"]
+    places = [(line["epoch"], line["split"]) for line in evaluations]
+    assert places == [(1, "val"), (1, "test"), (2, "val"), (2, "test")]
+    last = train_lines(run)[-1]
+    assert last["step"] == 2 * last["steps_per_epoch"]
+    assert last["loss"] == pytest.approx(sum(last["parts"].values()), rel=1e-5)
 
-    results = json.loads((run / "results.json").read_text())
+    results = results_of(run)
     assert (results["split"], results["select_on"]) == ("test", "val")
     assert results["languages"]["en"]["t2i"].keys() == results["average"]["i2t"].keys() == FIGURES
     by_val = [line["average"]["t2i"]["R1"] for line in evaluations if line["split"] == "val"]
@@ -64,13 +63,12 @@ def test_a_run_writes_all_its_files_and_an_evaluation_agrees_with_them(config: P
     again = tmp_path / "again"
     arguments = ["--config", str(run / "options.yaml"), "--output-dir", str(again)]
     assert main([*arguments, "--evaluate", str(run / "checkpoint_best.pth")]) == 0
-    evaluated = json.loads((again / "results.json").read_text())
-    assert evaluated["languages"] == logged["languages"]
+    assert results_of(again)["languages"] == logged["languages"]
 
     before = (run / "results.json").read_bytes()
     assert main(["--config", str(config), "--evaluate", str(run / "checkpoint_best.pth")]) == 0
     assert (run / "results.json").read_bytes() == before, "an evaluation must not touch the run in its folder"
-    assert json.loads((run / "evaluation" / "results.json").read_text())["languages"] == logged["languages"]
+    assert results_of(run / "evaluation")["languages"] == logged["languages"]
 
 
 def test_an_evaluation_reads_nothing_of_the_training_split(
@@ -97,9 +95,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(config: Path, tmp_path: Path
     torch.rand(1)  # whatever the process drew in between
     assert main([*common, "--output-dir", str(parted), "--resume", "auto"]) == 0
 
-    ends = [torch.load(folder / "checkpoint_last.pth", weights_only=True) for folder in (whole, parted)]
-    assert_same(*[{k: v for k, v in end.items() if k != "options"} for end in ends])
-    assert timeless(read_metrics(whole)) == timeless(read_metrics(parted))
+    assert_same_runs(whole, parted)
 
 
 def fails_in_epoch(epoch: int) -> Any:
@@ -130,24 +126,18 @@ def test_a_killed_run_of_two_processes_resumes_to_the_same_end(config: Path, tmp
     for process in (uninterrupted, resumed):
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
-    assert_same(weights(whole / "checkpoint_last.pth"), weights(killed / "checkpoint_last.pth"))
-    ends = [json.loads((folder / "results.json").read_text()) for folder in (whole, killed)]
-    assert ends[0]["languages"] == ends[1]["languages"]
-    assert timeless(read_metrics(whole)) == timeless(read_metrics(killed))
+    assert_same_runs(whole, killed)
 
 
-def test_resume_auto_starts_afresh_where_there_is_nothing(config: Path, tmp_path: Path) -> None:
-    assert main(["--config", str(config), "schedule.epoch=1", "--resume", "auto"]) == 0
-    assert (tmp_path / "run" / "results.json").exists()
-
-
-def test_a_finished_run_resumed_reports_the_same_again(config: Path, tmp_path: Path) -> None:
-    assert main(["--config", str(config), "schedule.epoch=1"]) == 0
-    before = weights(tmp_path / "run" / "checkpoint_last.pth")
-    report = (tmp_path / "run" / "results.json").read_bytes()
-    assert main(["--config", str(config), "--resume", "schedule.epoch=1"]) == 0
-    assert_same(before, weights(tmp_path / "run" / "checkpoint_last.pth"))
-    assert (tmp_path / "run" / "results.json").read_bytes() == report
+def test_resume_auto_starts_from_scratch_where_there_is_nothing_and_reports_a_finished_run_again(
+    config: Path, tmp_path: Path
+) -> None:
+    run, resumed = tmp_path / "run", ["--config", str(config), "schedule.epoch=1", "--resume", "auto"]
+    assert main(resumed) == 0
+    before, report = content(run / "checkpoint_last.pth"), (run / "results.json").read_bytes()
+    assert main(resumed) == 0
+    assert_same(before, content(run / "checkpoint_last.pth"))
+    assert (run / "results.json").read_bytes() == report
 
 
 def test_a_fresh_run_replaces_an_earlier_one_only_when_asked(config: Path, tmp_path: Path) -> None:
@@ -155,11 +145,10 @@ def test_a_fresh_run_replaces_an_earlier_one_only_when_asked(config: Path, tmp_p
     arguments = ["--config", str(config), "schedule.epoch=1"]
     assert main(arguments) == 0
     (run / "notes.txt").write_text("mine")
-    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    assert main(arguments) == 2
-    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
-    assert main([*arguments, "output.overwrite=true", "data.annotation_file=nowhere"]) == 2
-    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    before = files(run)
+    for wrong in ([], ["output.overwrite=true", "data.annotation_file=nowhere"]):
+        assert main([*arguments, *wrong]) == 2
+        assert files(run) == before
     assert main([*arguments, "output.overwrite=true", "misc.seed=7"]) == 0
     assert (run / "notes.txt").read_text() == "mine"
     assert (run / "checkpoint_last.pth").read_bytes() != before["checkpoint_last.pth"]
@@ -170,7 +159,7 @@ def test_without_a_val_split_the_last_epoch_counts_and_the_report_says_so(
 ) -> None:
     data = without_val(people, tmp_path / "no val")
     assert main(["--config", str(config), *data]) == 0
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = results_of(tmp_path / "run")
     last = read_metrics(tmp_path / "run")[-1]
     assert results["select_on"] == "last"
     assert (last["epoch"], last["split"]) == (2, "test")
@@ -179,9 +168,8 @@ def test_without_a_val_split_the_last_epoch_counts_and_the_report_says_so(
 
 def test_every_language_is_trained_evaluated_and_averaged(config: Path, tmp_path: Path) -> None:
     languages = ["en", "ch", "de", "fr"]
-    overrides = ["data.languages=[en,ch,de,fr]", "schedule.epoch=1"]
-    assert main(["--config", str(config), *overrides]) == 0
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert main(["--config", str(config), "data.languages=[en,ch,de,fr]", "schedule.epoch=1"]) == 0
+    results = results_of(tmp_path / "run")
     assert list(results["languages"]) == languages
     mean = sum(results["languages"][language]["t2i"]["mAP"] for language in languages) / 4
     assert results["average"]["t2i"]["mAP"] == pytest.approx(mean)
@@ -190,8 +178,7 @@ def test_every_language_is_trained_evaluated_and_averaged(config: Path, tmp_path
 def test_the_full_recipe_trains_and_all_its_losses_are_logged(config: Path, tmp_path: Path) -> None:
     full = [f"experiment.{name}=true" for name in ("citc", "ss", "mvs_image")]
     assert main(["--config", str(config), *full, "schedule.epoch=1"]) == 0
-    train = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
-    assert train[-1]["parts"].keys() == {"nitc", "ritc", "citc", "ss"}
+    assert train_lines(tmp_path / "run")[-1]["parts"].keys() == {"nitc", "ritc", "citc", "ss"}
     evaluation = ["--evaluate", str(tmp_path / "run" / "checkpoint_best.pth")]
     assert main(["--config", str(config), *evaluation]) == 0, "the heads are not needed"
 
