@@ -2,7 +2,7 @@
 
 from data.synthetic.attributes import RGB, Item
 from data.synthetic.body import Body
-from data.synthetic.pen import Pen, Point, shade
+from data.synthetic.pen import Pen, Point, outline, shade
 
 METAL = (120, 122, 126)
 
@@ -18,12 +18,8 @@ def draw_backpack(pen: Pen, bag: Item | None, body: Body) -> None:
         return
     color, half = RGB[bag.color], body.shoulder * 0.8
     pen.line([(-0.02, 0.188), (-0.014, 0.172), (0.014, 0.172), (0.02, 0.188)], shade(color, 0.6), 0.01)
-    outline = [(-half * 0.7, 0.185), (half * 0.7, 0.185), (half, 0.22), (half, 0.44), (half * 0.85, 0.465)]
-    pen.shape(outline + [(-x, y) for x, y in (outline[4], outline[3], outline[2])], color)
-    pen.shape(
-        [(half * x, y) for x, y in ((-0.72, 0.33), (0.72, 0.33), (0.72, 0.44), (-0.72, 0.44))],
-        shade(color, 0.84),
-    )
+    pen.shape(outline(0, (0.185, half * 0.7), (0.22, half), (0.44, half), (0.465, half * 0.85)), color)
+    pen.shape(outline(0, (0.33, half * 0.72), (0.44, half * 0.72)), shade(color, 0.84))
     pen.line([(-half * 0.72, 0.35), (half * 0.72, 0.35)], shade(color, 0.55), 0.006)
 
 
@@ -31,7 +27,7 @@ def draw_backpack_edges(pen: Pen, bag: Item | None, body: Body) -> None:
     """What shows of a backpack on either side of the torso, from the front."""
     if is_a(bag, "backpack"):
         half = body.shoulder * 1.02
-        pen.shape([(-half, 0.2), (half, 0.2), (half, 0.44), (-half, 0.44)], RGB[bag.color])
+        pen.shape(outline(0, (0.2, half), (0.44, half)), RGB[bag.color])
 
 
 def draw_straps(pen: Pen, bag: Item | None, body: Body) -> None:
@@ -47,9 +43,8 @@ def draw_backpack_side(pen: Pen, bag: Item | None) -> None:
     if not is_a(bag, "backpack"):
         return
     color = RGB[bag.color]
-    pen.shape(
-        [(-0.03, 0.19), (-0.1, 0.2), (-0.15, 0.25), (-0.155, 0.42), (-0.13, 0.455), (-0.03, 0.45)], color
-    )
+    back = [(-0.03, 0.19), (-0.1, 0.2), (-0.15, 0.25), (-0.155, 0.42), (-0.13, 0.455), (-0.03, 0.45)]
+    pen.shape(back, color)
     pen.shape([(-0.135, 0.33), (-0.175, 0.345), (-0.172, 0.43), (-0.135, 0.44)], shade(color, 0.84))
 
 
@@ -64,10 +59,8 @@ def draw_shoulder_bag(pen: Pen, bag: Item | None, body: Body) -> None:
     else:
         pen.line([(-body.shoulder * 0.55, 0.172), (body.hip * 0.95, 0.46)], shade(color, 0.75), 0.017)
         x = body.hip + 0.012
-    pen.shape([(x - 0.065, 0.45), (x + 0.065, 0.45), (x + 0.065, 0.555), (x - 0.065, 0.555)], color)
-    pen.shape(
-        [(x - 0.065, 0.45), (x + 0.065, 0.45), (x + 0.05, 0.505), (x - 0.05, 0.505)], shade(color, 0.85)
-    )
+    pen.shape(outline(x, (0.45, 0.065), (0.555, 0.065)), color)
+    pen.shape(outline(x, (0.45, 0.065), (0.505, 0.05)), shade(color, 0.85))
 
 
 def draw_hand_bag(pen: Pen, bag: Item | None, hand: Point) -> None:
@@ -75,27 +68,15 @@ def draw_hand_bag(pen: Pen, bag: Item | None, hand: Point) -> None:
     x, y = hand
     if is_a(bag, "handbag"):
         color = RGB[bag.color]
-        pen.line(
-            [(x - 0.04, y + 0.065), (x - 0.02, y), (x + 0.02, y), (x + 0.04, y + 0.065)],
-            shade(color, 0.7),
-            0.011,
-        )
-        pen.shape(
-            [(x - 0.056, y + 0.06), (x + 0.056, y + 0.06), (x + 0.075, y + 0.15), (x - 0.075, y + 0.15)],
-            color,
-        )
+        handle = [(x - 0.04, y + 0.065), (x - 0.02, y), (x + 0.02, y), (x + 0.04, y + 0.065)]
+        pen.line(handle, shade(color, 0.7), 0.011)
+        pen.shape(outline(x, (y + 0.06, 0.056), (y + 0.15, 0.075)), color)
         pen.blob(x, y + 0.075, 0.008, 0.008, (222, 190, 90))
     elif is_a(bag, "shopping bag"):
         color = RGB[bag.color]
         pen.line([(x - 0.03, y + 0.05), (x, y), (x + 0.03, y + 0.05)], shade(color, 0.65), 0.008)
-        pen.shape(
-            [(x - 0.06, y + 0.045), (x + 0.06, y + 0.045), (x + 0.064, y + 0.215), (x - 0.064, y + 0.215)],
-            color,
-        )
-        pen.shape(
-            [(x - 0.03, y + 0.1), (x + 0.03, y + 0.1), (x + 0.03, y + 0.15), (x - 0.03, y + 0.15)],
-            shade(color, 0.7),
-        )
+        pen.shape(outline(x, (y + 0.045, 0.06), (y + 0.215, 0.064)), color)
+        pen.shape(outline(x, (y + 0.1, 0.03), (y + 0.15, 0.03)), shade(color, 0.7))
 
 
 def draw_suitcase(pen: Pen, bag: Item | None, body: Body) -> None:
@@ -108,17 +89,7 @@ def draw_suitcase(pen: Pen, bag: Item | None, body: Body) -> None:
         pen.line([(hand_x + shift, hand_y), (x + shift, 0.72)], METAL, 0.008)
     for shift in (-0.045, 0.045):
         pen.blob(x + shift, 0.985, 0.015, 0.015, (30, 30, 32))
-    pen.shape(
-        [
-            (x - 0.075, 0.7),
-            (x + 0.075, 0.7),
-            (x + 0.08, 0.72),
-            (x + 0.08, 0.97),
-            (x - 0.08, 0.97),
-            (x - 0.08, 0.72),
-        ],
-        color,
-    )
+    pen.shape(outline(x, (0.7, 0.075), (0.72, 0.08), (0.97, 0.08)), color)
     for shift in (-0.035, 0.0, 0.035):
         pen.line([(x + shift, 0.73), (x + shift, 0.95)], shade(color, 0.75), 0.008)
 
@@ -130,35 +101,17 @@ def draw_held(pen: Pen, item: Item | None, hand: Point, body: Body) -> None:
     x, y = hand
     if item.kind == "umbrella":
         color = RGB[item.color]
-        pen.line(
-            [(x - 0.012, y - 0.05), (x, y - 0.06), (x + 0.012, y - 0.045), (x + 0.012, y)],
-            (96, 64, 40),
-            0.011,
-        )
-        pen.limb(
-            ((x + 0.012, y + 0.02), (x + 0.02, y + 0.14), (x + 0.03, y + 0.3)), (0.03, 0.046, 0.01), color
-        )
+        handle = [(x - 0.012, y - 0.05), (x, y - 0.06), (x + 0.012, y - 0.045), (x + 0.012, y)]
+        pen.line(handle, (96, 64, 40), 0.011)
+        cloth = ((x + 0.012, y + 0.02), (x + 0.02, y + 0.14), (x + 0.03, y + 0.3))
+        pen.limb(cloth, (0.03, 0.046, 0.01), color)
         pen.line([(x + 0.016, y + 0.03), (x + 0.028, y + 0.27)], shade(color, 0.7), 0.006)
+    elif body.pose.view == "back":
         return
-    if body.pose.view == "back":
-        return
-    if item.kind == "phone":
-        pen.shape(
-            [(x - 0.02, y - 0.055), (x + 0.02, y - 0.055), (x + 0.02, y + 0.02), (x - 0.02, y + 0.02)],
-            (26, 26, 30),
-        )
-        pen.shape(
-            [(x - 0.013, y - 0.046), (x + 0.013, y - 0.046), (x + 0.013, y + 0.008), (x - 0.013, y + 0.008)],
-            (150, 200, 230),
-            outline=False,
-        )
+    elif item.kind == "phone":
+        pen.shape(outline(x, (y - 0.055, 0.02), (y + 0.02, 0.02)), (26, 26, 30))
+        screen = outline(x, (y - 0.046, 0.013), (y + 0.008, 0.013))
+        pen.shape(screen, (150, 200, 230), outline=False)
     else:
-        pen.shape(
-            [(x - 0.026, y - 0.06), (x + 0.026, y - 0.06), (x + 0.018, y + 0.02), (x - 0.018, y + 0.02)],
-            (238, 236, 230),
-        )
-        pen.shape(
-            [(x - 0.023, y - 0.035), (x + 0.023, y - 0.035), (x + 0.02, y), (x - 0.02, y)],
-            (140, 92, 56),
-            outline=False,
-        )
+        pen.shape(outline(x, (y - 0.06, 0.026), (y + 0.02, 0.018)), (238, 236, 230))
+        pen.shape(outline(x, (y - 0.035, 0.023), (y, 0.02)), (140, 92, 56), outline=False)

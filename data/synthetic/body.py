@@ -7,7 +7,11 @@ from data.synthetic.attributes import SKIN, Identity
 from data.synthetic.pen import Color, Point
 
 BUILD = {"slim": 0.86, "average": 1.0, "heavy": 1.24}
+LEG, ARM = (0.215, 0.215), (0.155, 0.14)
 BULK = {"puffer": 0.016, "coat": 0.01, "jacket": 0.007, "blazer": 0.005, "hoodie": 0.007, "sweater": 0.004}
+
+Limb = tuple[Point, Point, Point]
+Limbs = tuple[tuple[Limb, ...], tuple[Limb, ...]]
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Body:
     shoulder: float
     waist: float
     hip: float
-    legs: tuple[tuple[Point, Point, Point], ...]
-    arms: tuple[tuple[Point, Point, Point], ...]
+    legs: tuple[Limb, ...]
+    arms: tuple[Limb, ...]
 
     @property
     def is_side(self) -> bool:
@@ -50,9 +54,7 @@ def step(start: Point, length: float, angle: float) -> Point:
     return start[0] + length * math.sin(angle), start[1] + length * math.cos(angle)
 
 
-def chain(
-    start: Point, lengths: tuple[float, float], angles: tuple[float, float]
-) -> tuple[Point, Point, Point]:
+def chain(start: Point, lengths: tuple[float, float], angles: tuple[float, float]) -> Limb:
     """A limb of two bones."""
     middle = step(start, lengths[0], angles[0])
     return start, middle, step(middle, lengths[1], angles[1])
@@ -65,17 +67,11 @@ def build_body(identity: Identity, pose: Pose) -> Body:
         shoulder, waist, hip = 0.062, 0.058, 0.066
     else:
         shoulder, waist, hip = (0.114, 0.086, 0.084) if man else (0.1, 0.07, 0.089)
-    girth = build**1.5
+    shoulder, girth, hip = shoulder * build**0.6, build**1.5, hip * build
     limbs = side_limbs if pose.view == "side" else front_limbs
     bulk = BULK.get(identity.upper.kind, 0.0)
-    legs, arms = limbs(pose, shoulder * build**0.6 + bulk, hip * build, identity.hand is not None)
-    return Body(
-        pose, SKIN[identity.skin], bulk, shoulder * build**0.6, waist * girth, hip * build, legs, arms
-    )
-
-
-Limbs = tuple[tuple[tuple[Point, Point, Point], ...], tuple[tuple[Point, Point, Point], ...]]
-LEG, ARM = (0.215, 0.215), (0.155, 0.14)
+    legs, arms = limbs(pose, shoulder + bulk, hip, identity.hand is not None)
+    return Body(pose, SKIN[identity.skin], bulk, shoulder, waist * girth, hip, legs, arms)
 
 
 def front_limbs(pose: Pose, shoulder: float, hip: float, holds: bool) -> Limbs:

@@ -51,14 +51,10 @@ def draw_shot(rng: random.Random, camera: int) -> Shot:
     cut = rng.random() < 0.12
     span = rng.uniform(1.05, 1.22) if cut else rng.uniform(0.8, 0.93)
     crown = rng.uniform(0.02, 0.05) if cut else rng.uniform(0.03, 0.97 - span)
+    view = pick(rng, {"front": 4, "back": 3.5, "side": 2.5})
     return Shot(
         camera=camera,
-        pose=Pose(
-            pick(rng, {"front": 4, "back": 3.5, "side": 2.5}),
-            rng.choice((-1, 1)),
-            rng.random(),
-            rng.uniform(-1, 1),
-        ),
+        pose=Pose(view, rng.choice((-1, 1)), rng.random(), rng.uniform(-1, 1)),
         size=(width, height),
         span=span,
         crown=crown,

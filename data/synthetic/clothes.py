@@ -2,7 +2,7 @@
 
 from data.synthetic.attributes import RGB, Identity, Item
 from data.synthetic.body import Body
-from data.synthetic.pen import Color, Fabric, Pen, Point, shade
+from data.synthetic.pen import Color, Fabric, Pen, Point, outline, shade
 
 HEM = {"coat": 0.735, "dress": 0.70, "blazer": 0.575, "jacket": 0.555, "tank top": 0.53}
 LEG_WIDTHS = {
@@ -36,19 +36,20 @@ def draw_legs(pen: Pen, identity: Identity, body: Body) -> None:
             pen.limb((*leg[:2], between(leg[1], leg[2], 0.95)), widths, fabric)
             draw_leg_details(pen, lower, leg, widths)
         elif lower is not None and lower.kind == "shorts":
-            widths = (0.1 * grow, 0.094 * grow)
-            pen.limb((leg[0], between(leg[0], leg[1], 0.86)), widths, fabric)
-            draw_leg_details(pen, lower, (leg[0], between(leg[0], leg[1], 0.86)), widths)
+            thigh, widths = (leg[0], between(leg[0], leg[1], 0.86)), (0.1 * grow, 0.094 * grow)
+            pen.limb(thigh, widths, fabric)
+            draw_leg_details(pen, lower, thigh, widths)
         if body.is_side and index == 0:
-            halves = [width * 0.48 for width in bare]
-            left = [(x - half, y) for (x, y), half in zip(leg, halves, strict=True)]
-            right = [(x + half, y) for (x, y), half in zip(leg, halves, strict=True)]
+            left, right = (
+                [(x + sign * 0.48 * width, y) for (x, y), width in zip(leg, bare, strict=True)]
+                for sign in (-1, 1)
+            )
             pen.shadow([*left, *reversed(right)], 45)
     if lower is not None and lower.kind == "skirt":
         draw_skirt(pen, fabric, body)
     elif lower is not None:
         hip = body.hip
-        pen.shape([(-hip * 0.95, 0.46), (hip * 0.95, 0.46), (hip, 0.54), (-hip, 0.54)], fabric, outline=False)
+        pen.shape(outline(0, (0.46, hip * 0.95), (0.54, hip)), fabric, outline=False)
 
 
 def draw_leg_details(pen: Pen, lower: Item, leg: tuple[Point, ...], widths: tuple[float, ...]) -> None:
@@ -67,15 +68,7 @@ def draw_leg_details(pen: Pen, lower: Item, leg: tuple[Point, ...], widths: tupl
 def draw_skirt(pen: Pen, fabric: Fabric, body: Body) -> None:
     """A skirt to the knee, swinging with the step."""
     hip, swing = body.hip, 0.03 * body.pose.stride * body.is_side
-    outline = [
-        (-hip * 0.82, 0.43),
-        (hip * 0.82, 0.43),
-        (hip * 1.05, 0.52),
-        (hip * 1.3 + swing, 0.7),
-        (-hip * 1.3 - swing, 0.7),
-        (-hip * 1.05, 0.52),
-    ]
-    pen.shape(outline, fabric)
+    pen.shape(outline(0, (0.43, hip * 0.82), (0.52, hip * 1.05), (0.7, hip * 1.3 + swing)), fabric)
     for x in (-0.4, 0.1, 0.5):
         pen.line([(hip * x, 0.58), (hip * x * 1.2, 0.69)], shade(fabric.color, 0.75), 0.005)
 
@@ -84,50 +77,27 @@ def draw_shoe(pen: Pen, shoes: Item, leg: tuple[Point, ...], body: Body) -> None
     """One shoe at the end of a leg."""
     color = RGB[shoes.color]
     x, y = leg[2]
-    toe = 0.064 if body.is_side else 0.004
-    half = 0.026 if body.is_side else 0.027
+    half, length = (0.026, 0.064) if body.is_side else (0.027, 0.004)
+    toe = x + half + length
     if shoes.kind == "boots":
         pen.limb((between(leg[1], leg[2], 0.52), (x, y + 0.01)), (0.062, 0.056), color)
     if shoes.kind == "sandals":
-        pen.shape(
-            [
-                (x - half, y + 0.005),
-                (x + half + toe, y + 0.016),
-                (x + half + toe, y + 0.034),
-                (x - half, y + 0.034),
-            ],
-            body.skin,
-        )
+        foot = [(x - half, y + 0.005), (toe, y + 0.016), (toe, y + 0.034), (x - half, y + 0.034)]
+        pen.shape(foot, body.skin)
         for at in (0.2, 0.75):
-            band = x - half + (2 * half + toe) * at
+            band = x - half + (2 * half + length) * at
             pen.line([(band - 0.01, y + 0.002), (band + 0.014, y + 0.034)], color, 0.011)
-        pen.line([(x - half, y + 0.036), (x + half + toe, y + 0.036)], color, 0.011)
+        pen.line([(x - half, y + 0.036), (toe, y + 0.036)], color, 0.011)
         return
     if shoes.kind == "high heels":
-        pen.shape(
-            [
-                (x - half * 0.8, y),
-                (x + half * 0.8, y),
-                (x + half + toe, y + 0.038),
-                (x - half * 0.2, y + 0.036),
-            ],
-            color,
-        )
+        sides = [(x - half * 0.8, y), (x + half * 0.8, y), (toe, y + 0.038), (x - half * 0.2, y + 0.036)]
+        pen.shape(sides, color)
         pen.line([(x - half * 0.7, y + 0.004), (x - half * 0.7, y + 0.042)], color, 0.007)
         return
-    top = y - 0.008
-    pen.shape(
-        [
-            (x - half, top),
-            (x + half * 0.8, top),
-            (x + half + toe, y + 0.018),
-            (x + half + toe, y + 0.042),
-            (x - half - 0.004, y + 0.042),
-        ],
-        color,
-    )
+    upper = [(x - half, y - 0.008), (x + half * 0.8, y - 0.008), (toe, y + 0.018)]
+    pen.shape([*upper, (toe, y + 0.042), (x - half - 0.004, y + 0.042)], color)
     sole = (236, 236, 232) if shoes.kind == "sneakers" and shoes.color != "white" else shade(color, 0.5)
-    pen.line([(x - half, y + 0.041), (x + half + toe, y + 0.041)], sole, 0.011)
+    pen.line([(x - half, y + 0.041), (toe, y + 0.041)], sole, 0.011)
 
 
 def draw_arm(pen: Pen, identity: Identity, body: Body, fabric: Fabric, index: int) -> None:
@@ -173,16 +143,12 @@ def draw_torso(pen: Pen, identity: Identity, body: Body, fabric: Fabric) -> None
     pen.limb(((0.004, 0.12), (0.0, 0.19)), (0.05, 0.062), body.skin)
     if kind == "tank top":
         chest = body.shoulder * 0.86
-        pen.shape(
-            [(-0.03, 0.165), (-chest, 0.2), (-chest, 0.27), (chest, 0.27), (chest, 0.2), (0.03, 0.165)],
-            body.skin,
-        )
-    outline = torso_outline(identity, body)
-    pen.shape(outline, fabric)
-    half = len(outline) // 2
-    far_side = outline[half:]
-    inner = [(x * 0.62, y) for x, y in reversed(far_side)]
-    pen.shadow([*far_side, *inner], 30)
+        skin = [(-0.03, 0.165), (-chest, 0.2), (-chest, 0.27), (chest, 0.27), (chest, 0.2), (0.03, 0.165)]
+        pen.shape(skin, body.skin)
+    torso = torso_outline(identity, body)
+    pen.shape(torso, fabric)
+    far_side = torso[len(torso) // 2 :]
+    pen.shadow([*far_side, *((x * 0.62, y) for x, y in reversed(far_side))], 30)
     draw_collar(pen, kind, fabric.color, body)
     if body.pose.view == "front":
         draw_front(pen, identity, fabric.color, body)
@@ -192,31 +158,22 @@ def draw_torso(pen: Pen, identity: Identity, body: Body, fabric: Fabric) -> None
     if kind == "coat" and body.pose.view == "back":
         pen.line([(-body.waist, 0.42), (body.waist, 0.42)], shade(fabric.color, 0.6), 0.014)
     if kind == "sweater":
-        hem = [(-body.hip, 0.532), (body.hip, 0.532)]
-        pen.line(hem, shade(fabric.color, 0.7), 0.014)
+        pen.line([(-body.hip, 0.532), (body.hip, 0.532)], shade(fabric.color, 0.7), 0.014)
 
 
 def draw_collar(pen: Pen, kind: str, color: Color, body: Body) -> None:
     """What the garment does at the neck, seen from any side."""
     neck = 0.036 if body.is_side else 0.046
     back = body.pose.view == "back"
-    if kind == "hoodie":
-        if back:
-            pen.shape(
-                [(-0.062, 0.165), (0.062, 0.165), (0.05, 0.235), (0, 0.262), (-0.05, 0.235)],
-                shade(color, 0.88),
-            )
-        else:
-            x = -0.03 if body.is_side else 0.0
-            pen.blob(x, 0.172, neck + 0.018, 0.026, shade(color, 0.85), outline=True)
+    if kind == "hoodie" and back:
+        hood = [(-0.062, 0.165), (0.062, 0.165), (0.05, 0.235), (0, 0.262), (-0.05, 0.235)]
+        pen.shape(hood, shade(color, 0.88))
+    elif kind == "hoodie":
+        pen.blob(-0.03 * body.is_side, 0.172, neck + 0.018, 0.026, shade(color, 0.85), outline=True)
     elif kind in ("puffer", "coat", "jacket"):
-        pen.shape(
-            [(-neck, 0.142), (neck, 0.142), (neck + 0.012, 0.185), (-neck - 0.012, 0.185)], shade(color, 0.9)
-        )
+        pen.shape(outline(0, (0.142, neck), (0.185, neck + 0.012)), shade(color, 0.9))
     elif kind in ("shirt", "blazer"):
-        pen.shape(
-            [(-neck, 0.152), (neck, 0.152), (neck + 0.008, 0.178), (-neck - 0.008, 0.178)], shade(color, 0.92)
-        )
+        pen.shape(outline(0, (0.152, neck), (0.178, neck + 0.008)), shade(color, 0.92))
     elif kind == "sweater":
         pen.line([(-neck, 0.168), (neck, 0.168)], shade(color, 0.7), 0.016)
     elif not back and kind != "tank top":
@@ -237,7 +194,7 @@ def draw_front(pen: Pen, identity: Identity, color: Color, body: Body) -> None:
     elif upper.kind == "puffer":
         pen.line([(0, 0.15), (0, hem)], dark, 0.008)
     elif upper.kind == "hoodie":
-        pen.shape([(-0.045, 0.42), (0.045, 0.42), (0.062, 0.5), (-0.062, 0.5)], shade(color, 0.88))
+        pen.shape(outline(0, (0.42, 0.045), (0.5, 0.062)), shade(color, 0.88))
         for x in (-0.016, 0.016):
             pen.line([(x, 0.19), (x, 0.26)], (238, 238, 236) if color[0] < 200 else dark, 0.006)
     elif upper.kind == "dress":
@@ -245,8 +202,7 @@ def draw_front(pen: Pen, identity: Identity, color: Color, body: Body) -> None:
     elif upper.kind == "tank top":
         pen.blob(0, 0.172, 0.042, 0.034, body.skin)
     if upper.pattern == "logo":
-        mark = RGB[upper.color2]
-        pen.shape([(-0.045, 0.275), (0.045, 0.275), (0.03, 0.345), (-0.03, 0.345)], mark, outline=False)
+        pen.shape(outline(0, (0.275, 0.045), (0.345, 0.03)), RGB[upper.color2], outline=False)
         pen.blob(0, 0.305, 0.013, 0.013, color)
 
 
@@ -254,9 +210,9 @@ def draw_opening(pen: Pen, identity: Identity, color: Color, hem: float) -> None
     """The open front of a jacket, blazer or coat, with its lapels."""
     inner, dark = RGB[identity.inner.color], shade(color, 0.62)
     if identity.upper.kind == "jacket":
-        pen.shape([(-0.034, 0.165), (0.034, 0.165), (0.036, hem - 0.02), (-0.036, hem - 0.02)], inner)
+        pen.shape(outline(0, (0.165, 0.034), (hem - 0.02, 0.036)), inner)
     else:
-        pen.shape([(-0.042, 0.163), (0.042, 0.163), (0.012, 0.40), (-0.012, 0.40)], inner)
+        pen.shape(outline(0, (0.163, 0.042), (0.40, 0.012)), inner)
         pen.line([(0, 0.4), (0, hem)], dark, 0.006)
         for y in (0.43, 0.48):
             pen.blob(0.012, y, 0.006, 0.006, dark)

@@ -4,39 +4,33 @@ import math
 
 from data.synthetic.attributes import HAIR_RGB, RGB, Identity, Item
 from data.synthetic.body import Body
-from data.synthetic.pen import Color, Pen, Point, shade
+from data.synthetic.pen import Color, Pen, Point, outline, shade
 
 HEAD_Y, HEAD_RX, HEAD_RY = 0.074, 0.05, 0.066
 DARK = (40, 38, 40)
 
 
-def arc(rx: float, ry: float, start: float, end: float, x: float = 0.0, y: float = HEAD_Y) -> list[Point]:
+def arc(
+    rx: float, ry: float, start: float, end: float, x: float = 0.0, y: float = HEAD_Y, steps: int = 14
+) -> list[Point]:
     """Points of an ellipse's arc; degrees, 0 to the right, 90 up."""
-    steps = 14
     angles = [math.radians(start + (end - start) * i / steps) for i in range(steps + 1)]
     return [(x + rx * math.cos(a), y - ry * math.sin(a)) for a in angles]
 
 
 def draw_head(pen: Pen, identity: Identity, body: Body) -> None:
     """Skull, face, hair, glasses, mask and hat, as the view shows them."""
-    view = body.pose.view
-    hair = HAIR_RGB.get(identity.hair.color, DARK)
-    if view == "side":
-        draw_side_head(pen, identity, body, hair)
-    elif view == "back":
-        draw_back_head(pen, identity, body, hair)
-    else:
-        draw_face(pen, identity, body, hair)
+    painters = {"front": draw_face, "back": draw_back_head, "side": draw_side_head}
+    painters[body.pose.view](pen, identity, body, HAIR_RGB.get(identity.hair.color, DARK))
     if identity.hat is not None:
-        draw_hat(pen, identity.hat, view)
+        draw_hat(pen, identity.hat, body.pose.view)
 
 
 def draw_hair_behind(pen: Pen, identity: Identity, body: Body) -> None:
     """Hair that hangs behind the shoulders, seen from the front."""
-    if identity.hair.kind != "long":
-        return
-    color = HAIR_RGB[identity.hair.color]
-    pen.shape([*arc(0.06, 0.07, 180, 0), (0.074, 0.27), (-0.074, 0.27)], color)
+    if identity.hair.kind == "long":
+        hair = [*arc(0.06, 0.07, 180, 0), (0.074, 0.27), (-0.074, 0.27)]
+        pen.shape(hair, HAIR_RGB[identity.hair.color])
 
 
 def draw_face(pen: Pen, identity: Identity, body: Body, hair: Color) -> None:
@@ -62,10 +56,8 @@ def draw_face(pen: Pen, identity: Identity, body: Body, hair: Color) -> None:
         fringe = [(0.04, 0.058), (0.024, 0.034), (-0.02, 0.04), (-0.044, 0.062)]
         pen.shape([*arc(0.055, 0.073, 172, 8), *fringe], hair)
     if identity.mask is not None:
-        pen.shape(
-            [(-0.047, 0.086), (0, 0.078), (0.047, 0.086), (0.034, 0.126), (0, 0.14), (-0.034, 0.126)],
-            RGB[identity.mask.color],
-        )
+        mask = [(-0.047, 0.086), (0, 0.078), (0.047, 0.086), (0.034, 0.126), (0, 0.14), (-0.034, 0.126)]
+        pen.shape(mask, RGB[identity.mask.color])
     draw_glasses(pen, identity.glasses, [(look - 0.02, 0.074), (look + 0.02, 0.074)])
 
 
@@ -80,9 +72,8 @@ def draw_back_head(pen: Pen, identity: Identity, body: Body, hair: Color) -> Non
     if kind == "curly":
         draw_curls(pen, hair, 0.066, 0.0)
     elif kind == "long":
-        pen.shape(
-            [*arc(0.058, 0.073, 180, 0), (0.075, 0.24), (0.05, 0.29), (-0.05, 0.29), (-0.075, 0.24)], hair
-        )
+        ends = [(0.075, 0.24), (0.05, 0.29), (-0.05, 0.29), (-0.075, 0.24)]
+        pen.shape([*arc(0.058, 0.073, 180, 0), *ends], hair)
     elif kind == "bob":
         pen.shape([*arc(0.06, 0.073, 180, 0), (0.064, 0.15), (-0.064, 0.15)], hair)
     else:
@@ -137,11 +128,7 @@ def draw_glasses(pen: Pen, glasses: Item | None, lenses: list[Point]) -> None:
         if glasses.kind == "sunglasses":
             pen.blob(x, y, 0.0175, 0.014, (22, 22, 26))
         else:
-            ring = [
-                (x + 0.016 * math.cos(a / 8 * math.pi), y + 0.014 * math.sin(a / 8 * math.pi))
-                for a in range(17)
-            ]
-            pen.line(ring, (24, 24, 28), 0.008)
+            pen.line(arc(0.016, 0.014, 0, -360, x, y, steps=16), (24, 24, 28), 0.008)
     pen.line([lenses[0], lenses[-1]], (24, 24, 28), 0.007)
 
 
@@ -155,7 +142,7 @@ def draw_hat(pen: Pen, hat: Item, view: str) -> None:
         return
     if hat.kind == "beanie":
         pen.shape([*arc(0.06, 0.082, 180, 0, y=0.066), (0.06, 0.07), (-0.06, 0.07)], color)
-        pen.shape([(-0.063, 0.04), (0.063, 0.04), (0.063, 0.066), (-0.063, 0.066)], shade(color, 0.82))
+        pen.shape(outline(0, (0.04, 0.063), (0.066, 0.063)), shade(color, 0.82))
         return
     pen.shape(arc(0.058, 0.072, 180, 0, y=0.06), color)
     if view == "side":
@@ -172,17 +159,7 @@ def draw_scarf(pen: Pen, scarf: Item | None, body: Body) -> None:
         return
     color, view = RGB[scarf.color], body.pose.view
     half = 0.048 if view == "side" else 0.06
-    pen.shape(
-        [
-            (-half, 0.138),
-            (half, 0.138),
-            (half + 0.012, 0.165),
-            (half, 0.192),
-            (-half, 0.192),
-            (-half - 0.012, 0.165),
-        ],
-        color,
-    )
+    pen.shape(outline(0, (0.138, half), (0.165, half + 0.012), (0.192, half)), color)
     pen.line([(-half, 0.166), (half, 0.16)], shade(color, 0.7), 0.006)
     if view != "back":
         x = 0.03

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,12 +20,22 @@ def shade(color: Color, factor: float) -> Color:
     return tuple(min(255, int(channel * factor)) for channel in color)
 
 
+def outline(x: float, *rows: Point) -> list[Point]:
+    """An outline that is symmetric about the vertical at `x`, clockwise from its upper left corner.
+
+    Args:
+        rows: (y, half the width there), from the top to the bottom.
+    """
+    right, left = [(x + half, y) for y, half in rows], [(x - half, y) for y, half in rows]
+    return [left[0], *right, *left[:0:-1]]
+
+
+@dataclass(frozen=True)
 class Fabric:
     """What a shape is filled with: a colour, and over it a picture of the pattern where there is one."""
 
-    def __init__(self, color: Color, picture: Image.Image | None = None) -> None:
-        self.color = color
-        self.picture = picture
+    color: Color
+    picture: Image.Image | None = None
 
 
 class Pen:
@@ -74,9 +85,9 @@ class Pen:
 
     def blob(self, x: float, y: float, rx: float, ry: float, color: Color, outline: bool = False) -> None:
         """An ellipse about (x, y)."""
-        (x0, y0), (x1, y1) = sorted_corners(self.pixels([(x - rx, y - ry), (x + rx, y + ry)]))
+        box = np.sort(self.pixels([(x - rx, y - ry), (x + rx, y + ry)]), axis=0)
         rim = shade(color, 0.62) if outline else None
-        self.draw.ellipse((x0, y0, x1, y1), fill=color, outline=rim, width=self.width(0.005))
+        self.draw.ellipse(box.ravel().tolist(), fill=color, outline=rim, width=self.width(0.005))
 
     def limb(self, joints: Sequence[Point], widths: Sequence[float], fabric: Fabric | Color) -> None:
         """A bent tube through `joints`, as wide as `widths` there, with a dark rim and a shaded side."""
@@ -116,11 +127,6 @@ class Pen:
         self.canvas.paste(fabric.picture.crop(box), box, mask)
 
 
-def sorted_corners(box: np.ndarray) -> np.ndarray:
-    """A box given by any two opposite corners, as upper left and lower right."""
-    return np.sort(box, axis=0)
-
-
 def tube(centres: np.ndarray, radii: np.ndarray) -> list[np.ndarray]:
     """The polygons that make a tube: a disc at every joint, a trapezium between two."""
     parts = [centre + CIRCLE * radius for centre, radius in zip(centres, radii, strict=True)]
@@ -128,9 +134,8 @@ def tube(centres: np.ndarray, radii: np.ndarray) -> list[np.ndarray]:
         along = centres[a + 1] - centres[a]
         across = np.array((-along[1], along[0])) / max(1e-6, math.hypot(*along))
         start, end = across * radii[a], across * radii[a + 1]
-        parts.append(
-            np.array((centres[a] + start, centres[a + 1] + end, centres[a + 1] - end, centres[a] - start))
-        )
+        corners = (centres[a] + start, centres[a + 1] + end, centres[a + 1] - end, centres[a] - start)
+        parts.append(np.array(corners))
     return parts
 
 

@@ -7,9 +7,9 @@ changes a byte.
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,10 +47,8 @@ class Parameters:
             if value < least:
                 raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
         if self.images_per_identity > NUM_CAMERAS:
-            raise UserError(
-                f"--images-per-identity: expected at most {NUM_CAMERAS} (one for each camera), "
-                f"found {self.images_per_identity}"
-            )
+            found = f"expected at most {NUM_CAMERAS} (one for each camera), found {self.images_per_identity}"
+            raise UserError(f"--images-per-identity: {found}")
         if self.val_identities + self.test_identities >= self.identities:
             raise UserError(
                 f"--identities: {self.identities} leaves none for train beside val ({self.val_identities}) "
@@ -115,12 +113,6 @@ def make_images(root: Path, tasks: list[Task]) -> list[Records]:
     return results
 
 
-def run_tasks(root: Path, tasks: list[Task], workers: int) -> Iterator[list[Records]]:
-    """`make_images` in chunks, in the order of the tasks; a single worker is this process."""
-    chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
-    return in_processes(partial(make_images, root), chunks, workers)
-
-
 def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool = False) -> bool:
     """Write the data set to the folder `out`: `imgs/`, the annotations, and finally `synthetic.json`.
 
@@ -140,15 +132,15 @@ def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool
     for camera in range(NUM_CAMERAS):
         (out / "imgs" / f"cam_{camera + 1}").mkdir(exist_ok=True)
     ordered = [task for split in SPLITS for task in tasks[split]]
+    chunks = [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
+    records: list[Records] = []
     with tqdm(total=len(ordered), unit="image", disable=not progress) as bar:
-        records = []
-        for chunk in run_tasks(out / "imgs", ordered, workers):
-            records += chunk
-            bar.update(len(chunk))
-    start = 0
+        for made in in_processes(partial(make_images, out / "imgs"), chunks, workers):
+            records += made
+            bar.update(len(made))
+    remaining = iter(records)
     for split in SPLITS:
-        write_annotations(out, split, records[start : start + len(tasks[split])])
-        start += len(tasks[split])
+        write_annotations(out, split, list(islice(remaining, len(tasks[split]))))
     (out / MANIFEST).write_text(json.dumps({**wanted, "complete": True}, indent=1) + "\n")
     return True
 
@@ -191,9 +183,7 @@ def is_complete(out: Path, wanted: dict[str, Any]) -> bool:
     if read_manifest(out) != {**wanted, "complete": True}:
         return False
     annotations = [read_json(out / name) for name in all_annotation_names()]
-    if not all(annotations):
-        return False
-    return all(
+    return all(annotations) and all(
         (out / "imgs" / record["file_path"]).is_file() for records in annotations for record in records
     )
 

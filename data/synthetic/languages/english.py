@@ -4,16 +4,8 @@ import random
 from functools import partial
 
 from data.synthetic.attributes import Item
-from data.synthetic.languages.wording import (
-    ACCESSORIES,
-    GARMENTS,
-    Content,
-    clothes,
-    fresh_verb,
-    listed,
-    mentioned,
-    paragraph,
-)
+from data.synthetic.languages import wording
+from data.synthetic.languages.wording import ACCESSORIES, GARMENTS, Content, fresh_verb, paragraph
 
 PEOPLE = {
     "man": ("man", "man", "guy", "male pedestrian", "gentleman"),
@@ -61,17 +53,9 @@ KINDS = {
     "cup": ("paper cup", "coffee cup", "cup of coffee"),
 }
 PLURAL = (
-    "trousers",
-    "jeans",
-    "sweatpants",
-    "leggings",
-    "shorts",
-    "sneakers",
-    "boots",
-    "leather shoes",
-    "sandals",
-)
-PLURAL += ("high heels", "glasses", "sunglasses")
+    "trousers", "jeans", "sweatpants", "leggings", "shorts", "glasses", "sunglasses",
+    "sneakers", "boots", "leather shoes", "sandals", "high heels",
+)  # fmt: skip
 COLORS = {
     "gray": ("gray", "grey"),
     "navy": ("navy", "dark blue", "navy blue"),
@@ -125,6 +109,9 @@ CARRY = {
 }
 
 
+both = partial(wording.listed, conjunction="and")
+
+
 def article(phrase: str) -> str:
     """`phrase` with "a" or "an" before it."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
@@ -147,19 +134,18 @@ def hair(item: Item, rng: random.Random) -> str:
     return rng.choice(HAIR[item.kind]).format(rng.choice(COLORS.get(item.color, (item.color,))))
 
 
+def over(inner: Item, rng: random.Random) -> str:
+    """What is added to an open garment for the one below it."""
+    return rng.choice((" over ", " worn over ")) + noun(inner, rng)
+
+
 def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
     their, used = "his" if content.sex == "man" else "her", {"has"} if "hair" in content.items else set()
-    phrases = [
-        fresh_verb(CARRY[item.kind], used, rng).format(noun(item, rng), their)
-        for _, item in mentioned(content, ("bag", "hand"))
-    ]
+    phrases = wording.carried(content, CARRY, used, noun, their, rng)
     if "view" in content.items:
         phrases.append(fresh_verb(VIEW[content.items["view"].kind], used, rng).format(their))
     return phrases
-
-
-both = partial(listed, conjunction="and")
 
 
 def caption(content: Content, frame: int, rng: random.Random) -> str:
@@ -168,18 +154,15 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
     person = rng.choice(PEOPLE[content.sex])
     if "build" in items:
         person = f"{rng.choice(BUILD[items['build'].kind])} {person}"
-    thing, over = partial(noun, rng=rng), lambda item: rng.choice((" over ", " worn over ")) + noun(item, rng)
-    main, extra = (clothes(content, fields, thing, over) for fields in (GARMENTS, ACCESSORIES))
+    main, extra = (wording.clothes(content, fields, noun, over, rng) for fields in (GARMENTS, ACCESSORIES))
     does = doings(content, rng)
     has = [f"has {hair(items['hair'], rng)}"] if "hair" in items else []
     with_hair = f" with {hair(items['hair'], rng)}" if has else ""
     with_extra = f", with {both(extra)}" if extra else ""
     wears = rng.choice(("wears", "is wearing"))
     if frame == 0:
-        sentences = [
-            f"{article(person)}{with_hair} {wears} {both(main + extra)}",
-            does and f"{he} {both(does)}",
-        ]
+        sentences = [f"{article(person)}{with_hair} {wears} {both(main + extra)}"]
+        sentences.append(does and f"{he} {both(does)}")
     elif frame == 1:
         also = [f"also wears {both(extra)}"] if extra else []
         sentences = [f"the {person} {both([*has, f'{wears} {both(main)}'])}"]
@@ -188,20 +171,16 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
         seen = both(does) if does else rng.choice(("can be seen here", "appears in the picture"))
         sentences = [f"wearing {both(main + extra)}, {article(person)}{with_hair} {seen}"]
     elif frame == 3:
-        sentences = [
-            f"{article(person)} in {both(main)}{with_extra}",
-            (has or does) and f"{he} {both(has + does)}",
-        ]
+        sentences = [f"{article(person)} in {both(main)}{with_extra}"]
+        sentences.append((has or does) and f"{he} {both(has + does)}")
     elif frame == 4:
-        sentences = [
-            f"this is {article(person)}{with_hair}{',' if has else ''} dressed in {both(main)}{with_extra}"
-        ]
+        comma = "," if has else ""
+        sentences = [f"this is {article(person)}{with_hair}{comma} dressed in {both(main)}{with_extra}"]
         sentences.append(does and f"{he} {both(does)}")
     else:
-        opening = (
-            f"the {person} {both(has + does)}"
-            if has or does
-            else f"there is {article(person)} in the picture"
-        )
-        sentences = [opening, f"{he} {wears} {both(main + extra)}"]
+        seen = f"the {person} {both(has + does)}" if has or does else ""
+        sentences = [
+            seen or f"there is {article(person)} in the picture",
+            f"{he} {wears} {both(main + extra)}",
+        ]
     return paragraph(sentences)

@@ -5,16 +5,8 @@ from functools import partial
 from typing import NamedTuple
 
 from data.synthetic.attributes import Item
-from data.synthetic.languages.wording import (
-    ACCESSORIES,
-    GARMENTS,
-    Content,
-    clothes,
-    fresh_verb,
-    listed,
-    mentioned,
-    paragraph,
-)
+from data.synthetic.languages import wording
+from data.synthetic.languages.wording import ACCESSORIES, GARMENTS, Content, mentioned, paragraph
 
 
 class Noun(NamedTuple):
@@ -73,53 +65,38 @@ KINDS = {
 }
 STRIPES, BANDS = Noun("rayures", "fp"), Noun("bandes", "fp")
 CHECKS, DOTS = Noun("carreaux", "mp"), Noun("pois", "mp")
+Forms = dict[str, str]  # of an adjective, by the noun's form
 LOGO, PRINT = Noun("logo", "m"), Noun("imprimé", "m")
 
 
-def regular(stem: str, feminine: str = "") -> dict[str, str]:
+def regular(stem: str, feminine: str = "") -> Forms:
     """The four forms of an adjective; its plurals take an s, after s or x none."""
     feminine = feminine or (stem if stem.endswith("e") else stem + "e")
     plural = stem if stem[-1] in "sx" else stem + "s"
     return {"m": stem, "f": feminine, "mp": plural, "fp": feminine + "s"}
 
 
-def fixed(words: str) -> dict[str, str]:
+def fixed(words: str) -> Forms:
     """A colour that never changes ("marron", "bleu marine")."""
     return dict.fromkeys(("m", "f", "mp", "fp"), words)
 
 
 COLORS = {
-    "black": (regular("noir"),),
-    "white": (regular("blanc", "blanche"),),
-    "gray": (regular("gris"),),
-    "red": (regular("rouge"),),
-    "blue": (regular("bleu"),),
-    "navy": (fixed("bleu marine"), fixed("bleu foncé")),
-    "light blue": (fixed("bleu clair"), fixed("bleu ciel")),
-    "green": (regular("vert"),),
-    "olive": (fixed("vert olive"), fixed("kaki")),
-    "yellow": (regular("jaune"),),
-    "orange": (fixed("orange"),),
-    "brown": (fixed("marron"),),
-    "beige": (regular("beige"),),
-    "pink": (regular("rose"),),
-    "purple": (regular("violet", "violette"),),
-    "": (fixed(""),),
-}
-HAIR_COLORS = {
-    "black": (regular("noir"),),
-    "brown": (regular("brun"), regular("châtain")),
-    "blond": (regular("blond"),),
+    "black": (regular("noir"),), "white": (regular("blanc", "blanche"),), "gray": (regular("gris"),),
+    "red": (regular("rouge"),), "blue": (regular("bleu"),), "green": (regular("vert"),),
+    "yellow": (regular("jaune"),), "orange": (fixed("orange"),), "brown": (fixed("marron"),),
+    "beige": (regular("beige"),), "pink": (regular("rose"),), "purple": (regular("violet", "violette"),),
+    "navy": (fixed("bleu marine"), fixed("bleu foncé")), "olive": (fixed("vert olive"), fixed("kaki")),
+    "light blue": (fixed("bleu clair"), fixed("bleu ciel")), "": (fixed(""),),
+}  # fmt: skip
+HAIR_COLORS = COLORS | {
+    "brown": (regular("brun"), regular("châtain")), "blond": (regular("blond"),),
     "red": (regular("roux", "rousse"),),
-    "gray": (regular("gris"),),
-    "": (fixed(""),),
-}
+}  # fmt: skip
 HAIR = {
-    "short": ("courts",),
-    "curly": ("frisés", "bouclés"),
-    "bob": ("mi-longs", "coupés au carré"),
+    "short": ("courts",), "curly": ("frisés", "bouclés"), "bob": ("mi-longs", "coupés au carré"),
     "long": ("longs",),
-}
+}  # fmt: skip
 TIED = {"ponytail": Noun("queue de cheval", "f"), "bun": Noun("chignon", "m")}
 UNCOLORED = {
     "stripes": ("à rayures", "à rayures horizontales"),
@@ -148,14 +125,15 @@ CARRY = {
 ARTICLES = {"m": "un", "f": "une", "mp": "des", "fp": "des"}
 
 
-def agree(noun: Noun, *colors: dict[str, str]) -> str:
+both = partial(wording.listed, conjunction="et")
+
+
+def agree(noun: Noun, *colors: Forms) -> str:
     """The noun with one colour, or with two joined by "et"."""
     return f"{noun.word} {' et '.join(color[noun.form] for color in colors)}".strip()
 
 
-def patterned(
-    noun: Noun, pattern: str, color: dict[str, str], second: dict[str, str], rng: random.Random
-) -> str:
+def patterned(noun: Noun, pattern: str, color: Forms, second: Forms, rng: random.Random) -> str:
     """A noun with the pattern and both its colours."""
     plain = agree(noun, color)
     choices = {
@@ -176,9 +154,8 @@ def patterned(
 
 def thing(item: Item, rng: random.Random) -> str:
     """A thing with article, colours and pattern."""
-    noun, color, second = (
-        rng.choice(table) for table in (KINDS[item.kind], COLORS[item.color], COLORS[item.color2])
-    )
+    noun = rng.choice(KINDS[item.kind])
+    color, second = rng.choice(COLORS[item.color]), rng.choice(COLORS[item.color2])
     if not item.pattern:
         words = agree(noun, color)
     elif item.color:
@@ -212,19 +189,18 @@ def of(words: str) -> str:
     return f"d'{bare(words)}" if bare(words)[0] in "aeéiou" else f"de {bare(words)}"
 
 
+def over(inner: Item, rng: random.Random) -> str:
+    """What is added to an open garment for the one below it."""
+    return f" par-dessus {thing(inner, rng)}"
+
+
 def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
     him, seen = ("lui", "vu") if content.sex == "man" else ("elle", "vue")
     used = {"a"} if "hair" in content.items else set()
-    phrases = [
-        fresh_verb(CARRY[item.kind], used, rng).format(thing(item, rng), him)
-        for _, item in mentioned(content, ("bag", "hand"))
-    ]
+    phrases = wording.carried(content, CARRY, used, thing, him, rng)
     views = [rng.choice(VIEW[item.kind]).format(vu=seen) for _, item in mentioned(content, ("view",))]
     return phrases + views
-
-
-both = partial(listed, conjunction="et")
 
 
 def caption(content: Content, frame: int, rng: random.Random) -> str:
@@ -236,11 +212,7 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
     a_person = f"{'un' if man else 'une'} {person}"
     the_person = f"l'{person}" if person[0] == "h" else f"{'le' if man else 'la'} {person}"
     he, dressed = ("il", "vêtu") if man else ("elle", "vêtue")
-    word = partial(thing, rng=rng)
-    main, extra = (
-        clothes(content, fields, word, lambda item: f" par-dessus {word(item)}")
-        for fields in (GARMENTS, ACCESSORIES)
-    )
+    main, extra = (wording.clothes(content, fields, thing, over, rng) for fields in (GARMENTS, ACCESSORIES))
     does, with_extra = doings(content, rng), f", avec {both(extra)}" if extra else ""
     has = [f"a {hair(items['hair'], rng)}"] if "hair" in items else []
     if frame == 0:
@@ -251,10 +223,8 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
         sentences = [f"{the_person} {both([*has, f'porte {both(main)}'])}"]
         sentences.append((also or does) and f"{he} {both(also + does)}")
     elif frame == 2:
-        seen = (
-            both(has + does) if has or does else rng.choice(("se trouve sur l'image", "apparaît sur l'image"))
-        )
-        sentences = [f"portant {both(main + extra)}, {a_person} {seen}"]
+        seen = has + does or [rng.choice(("se trouve sur l'image", "apparaît sur l'image"))]
+        sentences = [f"portant {both(main + extra)}, {a_person} {both(seen)}"]
     elif frame == 3:
         outfit = both([bare(words) for words in main])
         sentences = [f"{a_person} en {outfit}{with_extra}", (has or does) and f"{he} {both(has + does)}"]

@@ -5,16 +5,8 @@ from functools import partial
 from typing import NamedTuple
 
 from data.synthetic.attributes import Item
-from data.synthetic.languages.wording import (
-    ACCESSORIES,
-    GARMENTS,
-    Content,
-    clothes,
-    fresh_verb,
-    listed,
-    mentioned,
-    paragraph,
-)
+from data.synthetic.languages import wording
+from data.synthetic.languages.wording import ACCESSORIES, GARMENTS, Content, mentioned, paragraph
 
 
 class Noun(NamedTuple):
@@ -71,24 +63,17 @@ KINDS = {
     "cup": (Noun("Becher", "m"), Noun("Kaffeebecher", "m"), Noun("Pappbecher", "m")),
 }  # fmt: skip
 # Each colour: as an adjective's stem, before another colour ("rosa-weiß"), as a noun ("in Rosa").
-COLORS = {
-    "black": (("schwarz", "schwarz", "Schwarz"),),
-    "white": (("weiß", "weiß", "Weiß"),),
-    "gray": (("grau", "grau", "Grau"),),
-    "red": (("rot", "rot", "Rot"),),
-    "blue": (("blau", "blau", "Blau"),),
-    "navy": (("dunkelblau", "dunkelblau", "Dunkelblau"), ("marineblau", "marineblau", "Marineblau")),
-    "light blue": (("hellblau", "hellblau", "Hellblau"), ("himmelblau", "himmelblau", "Himmelblau")),
-    "green": (("grün", "grün", "Grün"),),
+COLORS = {name: tuple((stem, stem, stem.capitalize()) for stem in stems) for name, stems in {
+    "black": ("schwarz",), "white": ("weiß",), "gray": ("grau",), "red": ("rot",), "blue": ("blau",),
+    "navy": ("dunkelblau", "marineblau"), "light blue": ("hellblau", "himmelblau"), "green": ("grün",),
+    "yellow": ("gelb",), "brown": ("braun",), "blond": ("blond",), "": ("",),
+}.items()}  # fmt: skip
+COLORS |= {
     "olive": (("olivgrün", "olivgrün", "Olivgrün"), ("khakifarben", "khaki", "Khaki")),
-    "yellow": (("gelb", "gelb", "Gelb"),),
     "orange": (("orangefarben", "orange", "Orange"),),
-    "brown": (("braun", "braun", "Braun"),),
     "beige": (("beigefarben", "beige", "Beige"), ("sandfarben", "beige", "Beige")),
     "pink": (("rosafarben", "rosa", "Rosa"),),
     "purple": (("violett", "violett", "Violett"), ("lilafarben", "lila", "Lila")),
-    "blond": (("blond", "blond", "Blond"),),
-    "": (("", "", ""),),
 }
 HAIR = {
     "short": ("kurz",),
@@ -146,6 +131,9 @@ ENDINGS = {
 }
 
 
+both = partial(wording.listed, conjunction="und")
+
+
 def phrase(noun: Noun, stems: list[str], case: str) -> str:
     """Article, declined adjectives and noun; a plural has no article."""
     ending = ENDINGS[case][noun.gender]
@@ -154,11 +142,10 @@ def phrase(noun: Noun, stems: list[str], case: str) -> str:
     return " ".join(filter(None, [ARTICLES[case].get(noun.gender, ""), " ".join(adjectives), word]))
 
 
-def thing(item: Item, case: str, rng: random.Random) -> str:
+def thing(case: str, item: Item, rng: random.Random) -> str:
     """A thing with its colours and pattern."""
-    noun, color, second = (
-        rng.choice(table) for table in (KINDS[item.kind], COLORS[item.color], COLORS[item.color2])
-    )
+    noun = rng.choice(KINDS[item.kind])
+    color, second = rng.choice(COLORS[item.color]), rng.choice(COLORS[item.color2])
     if not item.pattern:
         return phrase(noun, [color[0]], case)
     before, after = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern])
@@ -180,17 +167,17 @@ def hair(item: Item, case: str, rng: random.Random) -> str:
     return " ".join([*(stem + ending for stem in adjectives), noun.word])
 
 
+def clothes(content: Content, fields: tuple[str, ...], case: str, rng: random.Random) -> list[str]:
+    """What is worn of these fields, an inner garment in the dative after what is over it."""
+    in_case, over = partial(thing, case), lambda inner, rng: f" über {thing('dat', inner, rng)}"
+    return wording.clothes(content, fields, in_case, over, rng)
+
+
 def doings(content: Content, rng: random.Random) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
     used = {"hat"} if "hair" in content.items else set()
-    phrases = [
-        fresh_verb(CARRY[item.kind], used, rng).format(thing(item, "acc", rng))
-        for _, item in mentioned(content, ("bag", "hand"))
-    ]
+    phrases = wording.carried(content, CARRY, used, partial(thing, "acc"), "", rng)
     return phrases + [rng.choice(VIEW[item.kind]) for _, item in mentioned(content, ("view",))]
-
-
-both = partial(listed, conjunction="und")
 
 
 def caption(content: Content, frame: int, rng: random.Random) -> str:
@@ -200,18 +187,8 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
     build = rng.choice(BUILD[items["build"].kind]) if "build" in items else ""
     a_person, he = phrase(noun, [build], "nom"), "er" if man else "sie"
     the_person = " ".join(filter(None, ["der" if man else "die", build and build + "e", noun.word]))
-    main, extra = (
-        clothes(
-            content,
-            fields,
-            lambda item, case=case: thing(item, case, rng),
-            lambda item: f" über {thing(item, 'dat', rng)}",
-        )
-        for fields, case in (
-            (GARMENTS, "dat" if frame in (2, 3, 5) else "acc"),
-            (ACCESSORIES, "dat" if frame in (3, 5) else "acc"),
-        )
-    )
+    main = clothes(content, GARMENTS, "dat" if frame in (2, 3, 5) else "acc", rng)
+    extra = clothes(content, ACCESSORIES, "dat" if frame in (3, 5) else "acc", rng)
     does, also = doings(content, rng), [f"trägt außerdem {both(extra)}"] if extra else []
     has = [f"hat {hair(items['hair'], 'acc', rng)}"] if "hair" in items else []
     with_hair = f" mit {hair(items['hair'], 'dat', rng)}" if has else ""
@@ -226,15 +203,11 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
         sentences.append((also or does) and f"{he} {both(also + does)}")
     elif frame == 3:
         with_extra = f", mit {both(extra)}" if extra else ""
-        sentences = [
-            f"{a_person} in {both(main)}{with_extra}",
-            (has or does) and f"{he} {both(has + does)}",
-        ]
+        sentences = [f"{a_person} in {both(main)}{with_extra}"]
+        sentences.append((has or does) and f"{he} {both(has + does)}")
     elif frame == 4:
-        sentences = [
-            f"auf dem Bild trägt {a_person}{with_hair} {both(main + extra)}",
-            does and f"{he} {both(does)}",
-        ]
+        sentences = [f"auf dem Bild trägt {a_person}{with_hair} {both(main + extra)}"]
+        sentences.append(does and f"{he} {both(does)}")
     else:
         opening = f"{the_person} {both(has + does)}" if has or does else f"man sieht {see(noun, build)}"
         sentences = [opening, f"bekleidet ist {he} mit {both(main + extra)}"]

@@ -49,23 +49,12 @@ KINDS = {
     "cup": ("个", "纸杯", "咖啡杯"),
 }  # fmt: skip
 COLORS = {
-    "black": ("黑色",),
-    "white": ("白色",),
-    "gray": ("灰色",),
-    "red": ("红色",),
-    "blue": ("蓝色",),
-    "navy": ("深蓝色", "藏青色"),
-    "light blue": ("浅蓝色", "天蓝色"),
-    "green": ("绿色",),
-    "olive": ("橄榄绿色", "军绿色"),
-    "yellow": ("黄色",),
-    "orange": ("橙色", "橘色"),
-    "brown": ("棕色", "褐色"),
-    "beige": ("米色", "米黄色"),
-    "pink": ("粉色", "粉红色"),
-    "purple": ("紫色",),
+    "black": ("黑色",), "white": ("白色",), "gray": ("灰色",), "red": ("红色",), "blue": ("蓝色",),
+    "navy": ("深蓝色", "藏青色"), "light blue": ("浅蓝色", "天蓝色"), "green": ("绿色",),
+    "olive": ("橄榄绿色", "军绿色"), "yellow": ("黄色",), "orange": ("橙色", "橘色"),
+    "brown": ("棕色", "褐色"), "beige": ("米色", "米黄色"), "pink": ("粉色", "粉红色"), "purple": ("紫色",),
     "": ("",),
-}
+}  # fmt: skip
 HAIR_COLORS = {"black": "黑色", "brown": "棕色", "blond": "金色", "red": "红色", "gray": "灰白色", "": ""}
 HAIR = {
     "short": ("{}短发", "利落的{}短发"),
@@ -120,9 +109,8 @@ def thing(item: Item, rng: random.Random) -> str:
     measure, *names = KINDS[item.kind]
     name, color, second = rng.choice(names), rng.choice(COLORS[item.color]), rng.choice(COLORS[item.color2])
     if item.pattern:
-        words = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern]).format(
-            c=color, d=second, k=name
-        )
+        pattern = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern])
+        words = pattern.format(c=color, d=second, k=name)
     else:
         words = f"{color}{rng.choice(('', '的')) if color else ''}{name}"
     return f"一{measure}{words}"

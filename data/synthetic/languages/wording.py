@@ -8,6 +8,7 @@ from data.synthetic.attributes import Item
 
 GARMENTS = ("upper", "lower", "shoes")
 ACCESSORIES = ("hat", "scarf", "glasses", "mask")
+Thing = Callable[[Item, random.Random], str]
 
 
 class Content(NamedTuple):
@@ -38,16 +39,29 @@ def mentioned(content: Content, fields: Sequence[str]) -> list[tuple[str, Item]]
 
 
 def clothes(
-    content: Content, fields: Sequence[str], thing: Callable[[Item], str], over: Callable[[Item], str]
+    content: Content, fields: Sequence[str], thing: Thing, over: Thing, rng: random.Random
 ) -> list[str]:
-    """What is worn of these fields; `over` words an inner garment, which follows the upper one."""
-    worn = []
-    for field, item in mentioned(content, fields):
-        words = thing(item)
-        if field == "upper" and "inner" in content.items:
-            words += over(content.items["inner"])
-        worn.append(words)
-    return worn
+    """What is worn of these fields, as `thing` words it; an inner garment (`over`) with what is over it."""
+    return [
+        thing(item, rng)
+        + (over(content.items["inner"], rng) if field == "upper" and "inner" in content.items else "")
+        for field, item in mentioned(content, fields)
+    ]
+
+
+def carried(
+    content: Content,
+    verbs: dict[str, tuple[str, ...]],
+    used: set[str],
+    thing: Thing,
+    word: str,
+    rng: random.Random,
+) -> list[str]:
+    """What a person carries, as verb phrases with the thing and the pronoun `word` filled in."""
+    return [
+        fresh_verb(verbs[item.kind], used, rng).format(thing(item, rng), word)
+        for _, item in mentioned(content, ("bag", "hand"))
+    ]
 
 
 def paragraph(sentences: Sequence[str]) -> str:
