@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -92,19 +94,15 @@ def test_other_models_in_a_cache_root_are_passed_over_but_not_a_second_altclip(
         locate(root)
 
 
-def test_a_hub_id_is_found_in_its_cache_without_a_network(folder: Path, tmp_path: Path) -> None:
+def test_a_hub_id_is_found_in_its_cache_offline_with_safetensors_or_pytorch_model_bin(
+    folder: Path, tmp_path: Path
+) -> None:
     root = cache_root(with_tensors(folder, tmp_path / "other", scaled), tmp_path / "cache")
     assert loads("BAAI/AltCLIP", root) == 1.5
     weights = root / "models--BAAI--AltCLIP" / "snapshots" / COMMIT / WEIGHTS
     torch.save(safetensors.torch.load_file(weights), weights.with_name("pytorch_model.bin"))
     weights.unlink()
-    assert loads("BAAI/AltCLIP", root) == 1.5
-
-
-def test_pytorch_model_bin_loads_as_safetensors_do(folder: Path, tmp_path: Path) -> None:
-    old = copied(folder, tmp_path / "old", (WEIGHTS,))
-    torch.save(scaled(safetensors.torch.load_file(folder / WEIGHTS)), old / "pytorch_model.bin")
-    assert loads(old) == 1.5
+    assert loads("BAAI/AltCLIP", root) == loads(weights.parent) == 1.5
 
 
 def test_a_malicious_pytorch_model_bin_is_refused_and_runs_nothing(folder: Path, tmp_path: Path) -> None:
@@ -122,31 +120,18 @@ def test_the_image_towers_blocks_load_under_either_of_their_names(
     folder: Path, tmp_path: Path, name: str
 ) -> None:
     """transformers 5 saves `layer`; the hub's files and transformers 4 have `layers`."""
-    if name == "layer" and not new_transformers():
+    if name == "layer" and int(version("transformers").split(".")[0]) < 5:
         pytest.skip("transformers 4 never wrote it, and does not read it")
-
-    def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        block = "vision_model.encoder.layer"
-        return {
-            key.replace(f"{block}s.", f"{block}.").replace(
-                f"{block}.", f"vision_model.encoder.{name}."
-            ): value
-            for key, value in tensors.items()
-        }
-
-    there = with_tensors(folder, tmp_path / "model", renamed)
+    block = re.compile(r"(?<=vision_model\.encoder\.)layers?(?=\.)")
+    there = with_tensors(
+        folder, tmp_path / "model", lambda t: {block.sub(name, key): value for key, value in t.items()}
+    )
     images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     with torch.no_grad():
         expected, found = (
             build_altclip_clip(path)[0].eval().encode_image(images) for path in (folder, there)
         )
     assert torch.equal(found, expected)
-
-
-def new_transformers() -> bool:
-    import transformers
-
-    return int(transformers.__version__.split(".")[0]) >= 5
 
 
 def test_counted_buffers_of_older_files_are_no_surprise(folder: Path, tmp_path: Path) -> None:
@@ -198,56 +183,50 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda tensors: {key: value for key, value in tensors.items() if key != name}
 
 
-def file(folder: Path, tmp_path: Path) -> Path:
-    return folder / WEIGHTS
-
-
 def empty(folder: Path, tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     return tmp_path / "empty"
 
 
-def damaged(folder: Path, tmp_path: Path) -> Path:
-    to = copied(folder, tmp_path / "damaged")
-    (to / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000])
-    return to
+def rewritten(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Path], Path]:
+    """A copy of the model folder with one file changed."""
+
+    def plant(folder: Path, tmp_path: Path) -> Path:
+        to = copied(folder, tmp_path / "changed")
+        (to / name).write_bytes(change((folder / name).read_bytes()))
+        return to
+
+    return plant
 
 
-def changed_config(folder: Path, tmp_path: Path) -> Path:
-    """Of one block more than the weights have."""
-    to = copied(folder, tmp_path / "deeper")
-    config = json.loads((to / "config.json").read_text())
+def deeper(content: bytes) -> bytes:
+    """The config of one block more than the weights have."""
+    config = json.loads(content)
     config["text_config"]["num_hidden_layers"] = 3
-    (to / "config.json").write_text(json.dumps(config))
-    return to
-
-
-def no_json(folder: Path, tmp_path: Path) -> Path:
-    to = copied(folder, tmp_path / "broken")
-    (to / "config.json").write_text("{")
-    return to
+    return json.dumps(config).encode()
 
 
 def wider(folder: Path, tmp_path: Path) -> Path:
     """The config of one model, the weights of another."""
     write_altclip(tmp_path / "wide", width=48)
-    to = copied(folder, tmp_path / "mixed", (WEIGHTS,))
-    (to / WEIGHTS).write_bytes((tmp_path / "wide" / WEIGHTS).read_bytes())
-    return to
+    return rewritten(WEIGHTS, lambda _: (tmp_path / "wide" / WEIGHTS).read_bytes())(folder, tmp_path)
 
 
 REFUSED = {
-    "a file": (file, ["is a file"]),
+    "a file": (lambda model, _: model / WEIGHTS, ["is a file"]),
     "a missing path": (lambda _, tmp: tmp / "no" / "such", ["does not exist", "huggingface-cli download"]),
     "a missing name": (lambda *_: "AltCLIP", ["does not exist", "huggingface-cli download"]),
     "a hub id offline": (lambda *_: "BAAI/AltCLIP", ["huggingface-cli download BAAI/AltCLIP"]),
     "another hub id offline": (lambda *_: "BAAI/AltCLIP-m9", ["huggingface-cli download BAAI/AltCLIP-m9"]),
     "a missing folder that looks like a hub id": (lambda *_: "weights/altclip", ["is no folder"]),
     "an empty folder": (empty, ["config.json", "snapshots"]),
-    "a broken config": (no_json, ["config.json"]),
+    "a broken config": (rewritten("config.json", lambda _: b"{"), ["config.json"]),
     "a plain CLIP": (lambda _, tmp: plain_clip(tmp / "clip"), ["type 'clip'", "an AltCLIP is expected"]),
     "no weights": (lambda model, tmp: copied(model, tmp / "bare", (WEIGHTS,)), ["no weights"]),
-    "damaged weights": (damaged, ["no weights that can be read", "is damaged"]),
+    "damaged weights": (
+        rewritten(WEIGHTS, lambda content: content[:5000]),
+        ["no weights that can be read", "is damaged"],
+    ),
     "a tensor too few": (
         lambda model, tmp: with_tensors(model, tmp / "few", without("text_projection.weight")),
         ["1 tensors missing", "text_projection.weight"],
@@ -256,7 +235,10 @@ REFUSED = {
         lambda model, tmp: with_tensors(model, tmp / "many", lambda t: t | {"extra.weight": torch.ones(1)}),
         ["1 tensors unexpected", "extra.weight"],
     ),
-    "a block too few": (changed_config, ["tensors missing", "text_model.roberta.encoder.layer", ".2."]),
+    "a block too few": (
+        rewritten("config.json", deeper),
+        ["tensors missing", "text_model.roberta.encoder.layer", ".2."],
+    ),
     "other sizes": (wider, []),
     "no tokenizer": (lambda model, tmp: copied(model, tmp / "mute", TOKENIZER_FILES), ["no tokenizer"]),
 }
@@ -279,15 +261,9 @@ def test_what_is_no_altclip_is_refused_in_one_line(
     capfd.readouterr()
     overrides = [f"model.altclip_pretrained={pretrained}", "model.embed_dim=null", *cache]
     assert main(["--config", str(config), "--backbone", "altclip", *overrides]) == 2
-    line = error_line(capfd.readouterr().err)
+    (line,) = capfd.readouterr().err.strip().splitlines()
     assert [record for record in caplog.records if record.name.startswith("transformers")] == []
     assert line.startswith("error: model.altclip_pretrained: ")
     assert str(pretrained) in line
     for word in expected:
         assert word in line
-
-
-def error_line(text: str) -> str:
-    """The only line on standard error."""
-    (line,) = text.strip().splitlines()
-    return line

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,18 @@ def to_parts(folder: Path) -> Path:
     return folder
 
 
-def with_positions(folder: Path) -> Path:
-    """Older files hold these two buffers."""
+def changed(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    counts = {"text": torch.arange(77)[None], "vision": torch.arange(10)[None]}
-    tensors |= {f"{name}_model.embeddings.position_ids": count for name, count in counts.items()}
+    change(tensors)
     safetensors.torch.save_file(tensors, folder / WEIGHTS)
     return folder
+
+
+def with_positions(folder: Path) -> Path:
+    """Older files hold these two buffers."""
+    counts = {"text": torch.arange(77)[None], "vision": torch.arange(10)[None]}
+    buffers = {f"{name}_model.embeddings.position_ids": count for name, count in counts.items()}
+    return changed(folder, lambda tensors: tensors.update(buffers))
 
 
 def with_config(folder: Path, section: str, **changes: object) -> Path:
@@ -148,13 +154,6 @@ def test_a_hub_cache_and_one_model_of_it_load_their_snapshot(
         assert torch.equal(load_clip_weights(path).tensors["visual.proj"], expected["visual.proj"])
 
 
-def changed(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
-    tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    change(tensors)
-    safetensors.torch.save_file(tensors, folder / WEIGHTS)
-    return folder
-
-
 def without(folder: Path, name: str) -> Path:
     next(folder.glob(name)).unlink()
     return folder
@@ -165,20 +164,29 @@ def with_text(folder: Path, name: str, text: str) -> Path:
     return folder
 
 
-KEY = "text_model.encoder.layers.1.self_attn.k_proj.weight"
+def spoiling(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], Path]:
+    return lambda folder: changed(folder, change)
+
+
+KEY, INDEX = "text_model.encoder.layers.1.self_attn.k_proj.weight", f"{WEIGHTS}.index.json"
+NO_INDEX, TEXT_TOWER = "is not an index of weights", '{"model_type": "clip", "text_config": "small"}'
+CONFIGS: list[tuple[str, str, object, str]] = [
+    ("vision_config", "hidden_act", "gelu", r"vision_config.hidden_act 'gelu'; 'quick_gelu' is expected"),
+    ("text_config", "layer_norm_eps", 1e-6, r"text_config.layer_norm_eps 1e-06; 1e-05 is expected"),
+    ("text_config", "eos_token_id", 7, r"text_config.eos_token_id 7; CLIP's tokenizer has 49407"),
+    (
+        "vision_config",
+        "num_attention_heads",
+        5,
+        r"model.image_heads: expected a divisor of model.image_width, 32",
+    ),
+    ("text_config", "num_attention_heads", "2", r"has text_heads '2'; a whole number is expected"),
+    ("vision_config", "image_size", [32, 32], r"has image_size \[32, 32\]; a whole number is expected"),
+]
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "another activation": (
-        lambda f: with_config(f, "vision_config", hidden_act="gelu"),
-        r"vision_config.hidden_act 'gelu'; 'quick_gelu' is expected",
-    ),
-    "another epsilon": (
-        lambda f: with_config(f, "text_config", layer_norm_eps=1e-6),
-        r"text_config.layer_norm_eps 1e-06; 1e-05 is expected",
-    ),
-    "another end": (
-        lambda f: with_config(f, "text_config", eos_token_id=7),
-        r"text_config.eos_token_id 7; CLIP's tokenizer has 49407",
-    ),
+    f"{section}.{name} {value}": (partial(with_config, section=section, **{name: value}), message)
+    for section, name, value, message in CONFIGS
+} | {
     "another model": (
         lambda f: with_text(f, "config.json", '{"model_type": "siglip"}'),
         r"a model of type 'siglip'; a CLIP is expected\.$",
@@ -187,40 +195,22 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a broken config": (lambda f: with_text(f, "config.json", "{"), r"a model of type 'None'"),
     "no weights": (lambda f: without(f, WEIGHTS), r"neither model.safetensors nor pytorch_model.bin"),
     "a missing part": (lambda f: without(to_parts(f), "model-00002*"), r"-00002-of-00002.* does not exist"),
-    "a broken index": (
-        lambda f: with_text(without(f, WEIGHTS), f"{WEIGHTS}.index.json", "[]"),
-        r"is not an index of weights",
-    ),
+    "a broken index": (lambda f: with_text(without(f, WEIGHTS), INDEX, "[]"), NO_INDEX),
     "an index of numbers": (
-        lambda f: with_text(without(f, WEIGHTS), f"{WEIGHTS}.index.json", '{"weight_map": {"a": 3}}'),
-        r"is not an index of weights",
+        lambda f: with_text(without(f, WEIGHTS), INDEX, '{"weight_map": {"a": 3}}'),
+        NO_INDEX,
     ),
     "a missing tensor": (
-        lambda f: changed(f, lambda t: t.pop(KEY)),
+        spoiling(lambda t: t.pop(KEY)),
         r"lacks 1 of CLIP's tensors \(first: 'text.transformer.resblocks.1.attn.in_proj_weight'\)",
     ),
-    "a tensor of another shape": (
-        lambda f: changed(f, lambda t: t.update({KEY: torch.ones(32, 31)})),
-        r"lacks 1 of CLIP's tensors",
-    ),
+    "another shape": (spoiling(lambda t: t.update({KEY: torch.ones(32, 31)})), r"lacks 1 of CLIP's tensors"),
     "a tensor too many": (
-        lambda f: changed(f, lambda t: t.update(extra=torch.ones(1))),
+        spoiling(lambda t: t.update(extra=torch.ones(1))),
         r"1 unexpected tensors .*'extra'",
     ),
-    "other heads": (
-        lambda f: with_config(f, "vision_config", num_attention_heads=5),
-        r"model.image_heads: expected a divisor of model.image_width, 32",
-    ),
-    "heads of text": (
-        lambda f: with_config(f, "text_config", num_attention_heads="2"),
-        r"has text_heads '2'; a whole number is expected",
-    ),
-    "two sides": (
-        lambda f: with_config(f, "vision_config", image_size=[32, 32]),
-        r"has image_size \[32, 32\]; a whole number is expected",
-    ),
     "a tower of text": (
-        lambda f: with_text(f, "config.json", '{"model_type": "clip", "text_config": "small"}'),
+        lambda f: with_text(f, "config.json", TEXT_TOWER),
         r"holds no CLIP|model.text_heads|positions for|disagree",
     ),
 }
