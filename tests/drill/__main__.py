@@ -34,10 +34,12 @@ class Row:
 
 
 def inject(fault: Fault, subject: Subject, rng: random.Random) -> str:
-    """Inject a fault, again if it did not happen; raises NoFaultError if it never does."""
+    """Inject a fault into a fresh run, again if it did not happen; raises NoFaultError if it never does."""
     for _ in range(MAX_ATTEMPTS - 1):
         with contextlib.suppress(NoFaultError):
+            subject.clean()
             return fault(subject, rng)
+    subject.clean()
     return fault(subject, rng)
 
 

@@ -35,7 +35,6 @@ def killed(target: str, moment: str) -> Fault:
     """SIGKILL to a rank or to all: at a random moment, after a random step, or during a save."""
 
     def fault(subject: Subject, rng: random.Random) -> str:
-        subject.clean()
         subject.start()
         if moment == "at any time":
             subject.wait_until(subject.has_begun)
@@ -59,7 +58,6 @@ def killed(target: str, moment: str) -> Fault:
 
 def restarted(subject: Subject, rng: random.Random) -> str:
     """SIGKILL to a rank under torchrun --max-restarts: the run resumes by itself."""
-    subject.clean()
     subject.start(restarts=2)
     step = rng.randrange(1, STEPS)
     subject.wait_until(lambda: subject.step() >= step)
@@ -83,7 +81,6 @@ def signalled(number: signal.Signals, target: str) -> Fault:
     """A signal that requests a stop, to torchrun (which forwards it) or to a single rank."""
 
     def fault(subject: Subject, rng: random.Random) -> str:
-        subject.clean()
         subject.start()
         step = rng.randrange(1, STEPS - 4)
         subject.wait_until(lambda: subject.step() >= step)
@@ -100,7 +97,6 @@ def signalled(number: signal.Signals, target: str) -> Fault:
 
 def full_disk(subject: Subject, rng: random.Random) -> str:
     """A small tmpfs that is full for a while; without the right to mount, a limit on the size of files."""
-    subject.clean()
     subject.run.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(subject.run)]
     is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
@@ -148,7 +144,6 @@ def damaged_checkpoint(how: str) -> Fault:
     """A run is killed and its last checkpoint damaged."""
 
     def fault(subject: Subject, rng: random.Random) -> str:
-        subject.clean()
         subject.start()
         step = rng.randrange(10, STEPS)
         subject.wait_until(lambda: subject.step() >= step)
@@ -180,7 +175,6 @@ def bad_image(how: str) -> Fault:
     """A training image is deleted or truncated during the run, then restored, and the run resumes."""
 
     def fault(subject: Subject, rng: random.Random) -> str:
-        subject.clean()
         path = _some_image(subject, rng)
         content = path.read_bytes()
         subject.start()
@@ -201,7 +195,6 @@ def bad_image(how: str) -> Fault:
 
 def skipped_image(subject: Subject, rng: random.Random) -> str:
     """The same with data.on_bad_image=skip: the image is lost by choice, and a kill loses nothing else."""
-    subject.clean()
     path = _some_image(subject, rng)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -222,7 +215,6 @@ def skipped_image(subject: Subject, rng: random.Random) -> str:
 
 def nan_stops(subject: Subject, rng: random.Random) -> str:
     """A loss that is NaN on both ranks: the run stops before the step, and resumes without the NaN."""
-    subject.clean()
     subject.start(injected=NAN.format(step=rng.randrange(2, STEPS)))
     assert subject.wait() != 0
     assert NOT_FINITE in subject.log(), subject.log()[-600:]
@@ -231,7 +223,6 @@ def nan_stops(subject: Subject, rng: random.Random) -> str:
 
 def nan_is_skipped(subject: Subject, rng: random.Random) -> str:
     """The same with schedule.skip_nonfinite: only this step is lost, by choice, the same in two runs."""
-    subject.clean()
     for is_first in (True, False):
         subject.start("schedule.skip_nonfinite=1", injected=NAN.format(step=STEPS // 2))
         assert subject.wait() == 0, subject.log()[-600:]

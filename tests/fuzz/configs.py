@@ -18,6 +18,16 @@ KEYS = [
     for field in dataclasses.fields(section.default_factory)
 ]
 WORDS = sorted({word for key in KEYS for word in key.split(".")} | {"base", "<<", "anno_dir", "device"})
+EPOCHS = (
+    "!!python/object/apply:os.system ['touch @BOX/harm']", "!!python/name:os.system ", "!!int 'x'",
+    "!!binary '???'", "!!timestamp 'x'", "!!bool 'x'", "!!null 'x'", "!unknown 3", "2024-13-45",
+    "2024-01-01 25:61:61", "2001-12-14t21:59:43.10-99:99", "0x", "_",
+)  # fmt: skip
+BASES = (
+    "../../../../etc/passwd", "/dev/null", ".", "options.yaml", "nowhere.yaml", '"a\\0b"', '"\\uD800"', "3",
+    "{a: 1}", "''", "false", "~",
+)  # fmt: skip
+FOLDERS = ('"a\\0b"', '"\\uD800"', "''", "/dev/null", "/proc/x", "@BOX/options.yaml")
 SNIPPETS = (
     "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
     "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c]\n"
@@ -33,29 +43,16 @@ SNIPPETS = (
     "schedule: {<<: [1, 2]}\n",
     "schedule: {<<: 3}\n",
     "a: &a {<<: [*z]}\n",
-    "schedule: {epoch: !!python/object/apply:os.system ['touch @BOX/harm']}\n",
     "!!python/object/new:os.system ['touch @BOX/harm']\n",
-    "schedule: {epoch: !!python/name:os.system }\n",
-    "schedule: {epoch: !!int 'x'}\n",
     "schedule: {epoch: !!float 'x', lr: !!float ''}\n",
-    "schedule: {epoch: !!binary '???'}\n",
-    "schedule: {epoch: !!timestamp 'x'}\n",
-    "schedule: {epoch: !!bool 'x'}\n",
-    "schedule: {epoch: !!null 'x'}\n",
     "schedule: {epoch: !!set {a, b}, lr: !!omap [a: 1], eps: !!pairs [a: 1]}\n",
-    "schedule: {epoch: !unknown 3}\n",
     "? [a, b]\n: 3\n",
     "? {a: b}\n: 3\n",
     "? !!set {a}\n: 3\n",
     "schedule: {? [1] : 2}\n",
     "2024-01-01: 3\n2.5: {a: 1}\nnull: 1\ntrue: {x: 1}\n",
-    "schedule: {epoch: 2024-13-45}\n",
-    "schedule: {epoch: 2024-01-01 25:61:61}\n",
-    "schedule: {epoch: 2001-12-14t21:59:43.10-99:99}\n",
     "schedule: {epoch: 1:60, lr: 1:2.5, eps: 0o7, weight_decay: 0b12, patience: 09}\n",
     "schedule: {epoch: 0b2}\nx: 0x_\n",
-    "schedule: {epoch: 0x}\n",
-    "schedule: {epoch: _}\n",
     "schedule: {epoch: +_1, lr: 1_.}\n",
     "schedule: {lr: .inf, eps: .nan}\n",
     "schedule: {lr: 1e400}\n",
@@ -68,24 +65,6 @@ SNIPPETS = (
     "schedule:\n  epoch: 1\n  epoch: 2\n",
     "schedule: {}\nschedule: {}\n",
     "schedule.epoch: 3\n",
-    "base: ../../../../etc/passwd\n",
-    "base: /dev/null\n",
-    "base: .\n",
-    "base: options.yaml\n",
-    "base: nowhere.yaml\n",
-    'base: "a\\0b"\n',
-    'base: "\\uD800"\n',
-    "base: 3\n",
-    "base: {a: 1}\n",
-    "base: ''\n",
-    "base: false\n",
-    "base: ~\n",
-    'output: {dir: "a\\0b"}\n',
-    'output: {dir: "\\uD800"}\n',
-    "output: {dir: ''}\n",
-    "output: {dir: /dev/null}\n",
-    "output: {dir: /proc/x}\n",
-    "output: {dir: @BOX/options.yaml}\n",
     "eval: {test_sets: {'': [a, b]}}\n",
     "eval: {test_sets: {1: [a, b], [x]: 3}}\n",
     "eval: {fuse: {@GOOD/features: 1e308}}\n",
@@ -97,6 +76,9 @@ SNIPPETS = (
     "data: {annotation_file: @GOOD/run/checkpoint_last.pth}\n",
     "data: {annotation_file: /dev/null}\n",
     "data: {annotation_file: @GOOD/images}\n",
+    *(f"schedule: {{epoch: {value}}}\n" for value in EPOCHS),
+    *(f"base: {value}\n" for value in BASES),
+    *(f"output: {{dir: {value}}}\n" for value in FOLDERS),
 )
 COMMAND = ("--config", "@BOX/options.yaml", "data.num_workers=0")
 

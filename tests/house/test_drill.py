@@ -18,6 +18,8 @@ class Idle:
     def kill_all(self) -> None:
         pass
 
+    clean = kill_all
+
     def difference(self) -> str:
         return ""
 
