@@ -75,17 +75,13 @@ def image_cases(draw: DrawFn, good: Path) -> Case:
     if draw(st.integers(0, 5)) == 0:
         image = draw(st.one_of(st.binary(max_size=200), damaged_bytes(st.sampled_from(HEADS))))
     name = f"imgs/a{draw(st.sampled_from(sorted(FORMATS.values())))}"
-    records = [
-        {
-            "split": split,
-            "file_path": f"{split}{number}{suffix}" if split != where else name[5:],
-            "id": number,
-            "captions": ["a man"],
-        }
-        for where in (draw(st.sampled_from(("train", "test"))),)
+    where = draw(st.sampled_from(("train", "test")))
+    paths = [
+        (split, number, f"{split}{number}{suffix}" if split != where else name[5:])
         for split in ("train", "val", "test")
         for number in range(4 if split != where else 1)
     ]
+    records = [{"split": s, "file_path": path, "id": n, "captions": ["a man"]} for s, n, path in paths]
     good_images = {f"imgs/{record['file_path']}" for record in records} - {name}
     files: dict[str, Any] = {name: image, "a.json": json.dumps(records).encode()}
     files |= {path: Damaged(source, ()) for path in good_images}

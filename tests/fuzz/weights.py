@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ USES: dict[str, tuple[str, tuple[str, ...]]] = {
     "index": ("misc.search", ("index", "@BOX/weights", "@GOOD/images", "--out", "@BOX/out/index")),
     "query": ("misc.search", ("query", "@GOOD/index", "a man", "--checkpoint", "@BOX/weights")),
 }
+Change = tuple[str, int, Any]  # its kind, a number that selects the entry, the value
 SHAPES = ((), (0,), (1,), (8,), (8, 8), (1, 8), (3, 2, 1), (10**6,), (0, 10**9))
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8)
 
@@ -72,7 +74,7 @@ STRANGE = (
 )
 
 
-def _change() -> st.SearchStrategy[tuple[str, int, Any]]:
+def _change() -> st.SearchStrategy[Change]:
     fills = st.sampled_from((0.0, 1.0, float("nan"), float("inf"), 1e30))
     tensors = st.builds(_Tensor, st.sampled_from(SHAPES), st.sampled_from(DTYPES), fills)
     holders = ([], {}, (), [[]], {"a": {}}, {1: 2}, {"model": 3}, [1, 2], {"image_size": ["x", {}]})
@@ -81,23 +83,20 @@ def _change() -> st.SearchStrategy[tuple[str, int, Any]]:
     return st.tuples(kinds, st.integers(0, 10**6), values)
 
 
+@dataclass(frozen=True)
 class _Tensor:
     """The description of a tensor, so that a case prints short."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, fill: float) -> None:
-        self.shape, self.dtype, self.fill = shape, dtype, fill
-
-    def __repr__(self) -> str:
-        return f"tensor({self.shape}, {self.dtype}, {self.fill})"
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    fill: float
 
     def tensor(self) -> Tensor:
         fill = self.fill if self.dtype.is_floating_point else 1
         return torch.full(self.shape, fill, dtype=self.dtype)
 
 
-def _splicer(
-    container: str, form: str, changes: list[tuple[str, int, Any]]
-) -> Callable[[Path, Path], object]:
+def _splicer(container: str, form: str, changes: list[Change]) -> Callable[[Path, Path], object]:
     def write(path: Path, good: Path) -> None:
         content = read_pickled(good / container)
         for kind, number, value in changes:

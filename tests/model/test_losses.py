@@ -113,6 +113,9 @@ def test_a_perfect_match_has_the_least_loss() -> None:
     assert ss_loss(rows, rows, rows, rows, 0, 0.1).item() == pytest.approx(math.log(1 + 6 * math.exp(-10)))
     assert mlm_loss(logits, people, torch.tensor(4.0)).item() == pytest.approx(0, abs=1e-12)
     assert id_loss(logits, logits, people).item() == pytest.approx(0, abs=1e-12)
+    assert sdm_loss(q, q).item() == pytest.approx(0, abs=1e-7)
+    assert tal_loss(q, q.bool()).item() == 0
+    assert sigmoid_loss(100 * q - 50, q.bool()).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_one_person_alone_in_the_batch_asks_for_a_uniform_row() -> None:
@@ -125,24 +128,25 @@ def test_one_person_alone_in_the_batch_asks_for_a_uniform_row() -> None:
     uneven = torch.randn(4, 4, generator=generator).double()
     assert nitc_loss(uneven, q) > nitc_loss(zeros, q)
     assert ritc_loss(uneven, q) > ritc_loss(zeros, q)
+    assert sdm_loss(zeros, q).item() == pytest.approx(math.log(0.25 / (0.25 + 1e-8)))
+    assert tal_loss(zeros, q.bool()).item() == 0  # no negatives
+    assert sigmoid_loss(zeros, q.bool()).item() == pytest.approx(4 * math.log(2))
 
 
 def test_a_batch_of_one_row_has_nothing_to_tell_apart() -> None:
-    image, text = F.normalize(
-        torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(0)).double(), dim=2
-    )
-    q = targets_of([1])
+    generator = torch.Generator().manual_seed(0)
+    image, text = F.normalize(torch.randn(2, 1, 8, generator=generator).double(), dim=2)
+    q, cosine = targets_of([1]), matrix([[0.3]])
     assert nitc_loss(image @ text.T, q, 0.5).item() == 0
     assert ritc_loss(image @ text.T, q, 0.01).item() == pytest.approx(-math.log(1.01))
     assert citc_loss(image, text, image, text).item() == pytest.approx(0)
     assert ss_loss(image, text, image, text, 0).item() == pytest.approx(0)  # the partner is the only choice
+    assert sdm_loss(cosine, q).item() == pytest.approx(-1e-8, abs=1e-12)
+    assert tal_loss(cosine, q.bool()).item() == 0
+    assert sigmoid_loss(10 * cosine, q.bool()).item() == pytest.approx(math.log1p(math.exp(-3)))
 
 
 TAU_LN2 = 0.015 * math.log(2)
-
-
-def positives_of(ids: Tensor) -> Tensor:
-    return ids[:, None] == ids
 
 
 def test_sdm_by_hand() -> None:
@@ -204,25 +208,3 @@ def test_sigmoid_by_hand() -> None:
 def test_sigmoid_of_a_hopeless_pair_is_its_distance_and_not_infinite(dtype: torch.dtype) -> None:
     logits = torch.tensor([[-200.0, 200.0]], dtype=dtype)
     assert sigmoid_loss(logits, torch.tensor([[True, False]])).item() == pytest.approx(400)
-
-
-def test_a_perfect_match_has_the_least_loss_of_the_peers() -> None:
-    cosines, alone = torch.eye(4).double(), torch.eye(4).bool()
-    assert sdm_loss(cosines, cosines).item() == pytest.approx(0, abs=1e-7)
-    assert tal_loss(cosines, alone).item() == 0
-    assert sigmoid_loss(100 * cosines - 50, alone).item() == pytest.approx(0, abs=1e-12)
-
-
-def test_one_person_alone_in_the_batch_has_no_negative() -> None:
-    ids = torch.tensor([7, 7, 7, 7])
-    q, positives, zeros = identity_targets(ids, ids).double(), positives_of(ids), torch.zeros(4, 4).double()
-    assert sdm_loss(zeros, q).item() == pytest.approx(math.log(0.25 / (0.25 + 1e-8)))
-    assert tal_loss(zeros, positives).item() == 0
-    assert sigmoid_loss(zeros, positives).item() == pytest.approx(4 * math.log(2))
-
-
-def test_the_peers_losses_have_nothing_to_tell_apart_in_a_batch_of_one_row() -> None:
-    cosine, one = matrix([[0.3]]), torch.ones(1, 1)
-    assert sdm_loss(cosine, one.double()).item() == pytest.approx(-1e-8, abs=1e-12)
-    assert tal_loss(cosine, one.bool()).item() == 0
-    assert sigmoid_loss(10 * cosine, one.bool()).item() == pytest.approx(math.log1p(math.exp(-3)))
