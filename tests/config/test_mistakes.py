@@ -232,7 +232,7 @@ _Batches.__getitems__ = lambda *_: os.kill(os.getpid(), signal.{name})
 """
 
 
-@pytest.mark.parametrize("name", ["SIGBUS", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGBUS", pytest.param("SIGKILL", marks=pytest.mark.slow)])
 def test_a_loader_worker_that_the_system_kills_is_named(name: str, config: Path, tmp_path: Path) -> None:
     program = write_program(tmp_path / "program.py", DYING_WORKER.format(name=name))
     command = [sys.executable, program, "--config", str(config), "data.num_workers=1"]

@@ -70,8 +70,8 @@ def test_lines_that_a_full_disk_held_back_are_written_at_the_end(
 def test_lines_that_are_lost_with_a_full_disk_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = RunLog(tmp_path, step=0, epoch=0)
     monkeypatch.setattr(logs, "_append", full)
+    run = RunLog(tmp_path, step=0, epoch=0)
     run.write({"kind": "train", "step": 1, "loss": 2.0})
     run.close()
     assert f"the last lines of '{tmp_path / 'metrics.jsonl'}' are lost: 1 (No space left" in caplog.text

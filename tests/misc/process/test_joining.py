@@ -47,9 +47,8 @@ os._exit(3)
 Pair = tuple[subprocess.Popen[str], subprocess.Popen[str]]
 
 
-def go_on(process: subprocess.Popen[str]) -> None:
-    process.stdin.write("\n")
-    process.stdin.flush()
+def expect(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdout.readline() == f"{word}\n", process.communicate()[1]
 
 
 @pytest.fixture
@@ -62,23 +61,18 @@ def two_of() -> Iterator[Callable[[str], Pair]]:
 
     def start(program: str) -> Pair:
         place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", "import os" + START + program]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         for rank in "01":
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", "import os" + START + program],
-                    env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        for word in ("ready\n", "begun\n"):
-            for process in started:
-                assert process.stdout.readline() == word, process.communicate()[1]
-            if word == "ready\n":
-                for process in started:
-                    go_on(process)
+            environment = os.environ | place | {"RANK": rank, "LOCAL_RANK": rank}
+            started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+        for process in started:
+            expect(process, "ready")
+        for process in started:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in started:
+            expect(process, "begun")
         return started[0], started[1]
 
     yield start

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from options import LOSSES
@@ -74,8 +73,7 @@ def test_a_part_has_its_loss_times_its_weight(name: str) -> None:
 
 def test_dropout_changes_the_captions_of_training_alone() -> None:
     """Else the sums above, made with dropout off, would say nothing of it."""
-    model = tiny_model({"experiment.dropout": 0.5})
-    batch = tiny_batch()
+    model, batch = tiny_model({"experiment.dropout": 0.5}), tiny_batch()
     assert model(batch, 0.0).total.item() != model(batch, 0.0).total.item()
     model.eval()
     assert model(batch, 0.0).total.item() == model(batch, 0.0).total.item()
@@ -176,19 +174,7 @@ def test_the_scale_is_clamped_to_a_hundred() -> None:
 
 def test_the_order_of_rows_in_a_batch_does_not_matter() -> None:
     whole, order = tiny_batch(), torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
-
-    def shuffled(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor[order] for name, tensor in values.items()}
-
-    other = replace(
-        whole,
-        images=shuffled(whole.images),
-        tokens=shuffled(whole.tokens),
-        tokens2=shuffled(whole.tokens2),
-        masked_tokens=shuffled(whole.masked_tokens),
-        mlm_labels=whole.mlm_labels[order],
-        person_ids=whole.person_ids[order],
-    )
+    other = whole.map(lambda tensor: tensor[order])
     model = tiny_model(switched_on(EVERYTHING))
     torch.testing.assert_close(model(other, SOFT_LABEL).parts, model(whole, SOFT_LABEL).parts)
 
