@@ -39,15 +39,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def open_folder(folder: Path, overwrite: bool) -> None:
-    """Create DIR; raises UserError if it cannot be used, or contains files without --overwrite."""
-    from misc.process.durable import make_folder
-
-    make_folder(folder, "DIR")
-    if any(folder.iterdir()) and not overwrite:
-        raise UserError(f"DIR: '{folder}' contains files; name another folder, or add --overwrite")
-
-
 def export(flags: argparse.Namespace) -> None:
     """Write the format into a temporary folder in DIR, and move the files to DIR after the comparison."""
     from misc.export.huggingface import export_huggingface
@@ -55,19 +46,18 @@ def export(flags: argparse.Namespace) -> None:
     from misc.export.readme import write_readme
     from misc.export.source import load_source
     from misc.export.states import export_openai, export_safetensors
+    from misc.process.durable import make_folder
 
-    write = {
-        "huggingface": export_huggingface,
-        "openai": export_openai,
-        "safetensors": export_safetensors,
-        "onnx": export_onnx,
-    }
-    open_folder(flags.folder, flags.overwrite)
+    writers = (export_huggingface, export_openai, export_safetensors, export_onnx)
+    write = dict(zip(FORMATS, writers, strict=True))[flags.format_name]
+    make_folder(flags.folder, "DIR")
+    if any(flags.folder.iterdir()) and not flags.overwrite:
+        raise UserError(f"DIR: '{flags.folder}' contains files; name another folder, or add --overwrite")
     if flags.format_name == "onnx":
         check_packages()
     source = load_source(flags.checkpoint, flags.config, flags.overrides)
     with tempfile.TemporaryDirectory(dir=flags.folder, prefix=".export-") as temporary:
-        write[flags.format_name](source, Path(temporary))
+        write(source, Path(temporary))
         write_readme(source, flags.format_name, flags.checkpoint, Path(temporary))
         for file in sorted(Path(temporary).iterdir()):
             size = file.stat().st_size
@@ -79,7 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for a user error."""
 
     def work() -> None:
-        """Export as the flags say."""
         flags = build_parser().parse_intermixed_args(arguments)
         from misc.process.logs import start_logging
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,27 +14,25 @@ from options import UserError
 TOLERANCE = 1e-3
 OPSET = 17
 PACKAGES = ("onnx", "onnxruntime")
-IMAGE_INPUTS, TEXT_INPUTS, OUTPUT = ("pixel_values",), ("input_ids", "attention_mask"), "features"
+IMAGE_INPUT, TEXT_INPUTS, OUTPUT = "pixel_values", ("input_ids", "attention_mask"), "features"
 
 
-class ImageGraph(nn.Module):
-    """(B, 3, H, W) -> (B, E)."""
-
+class _Graph(nn.Module):
     def __init__(self, model: Embedder) -> None:
         super().__init__()
         self.model = model
+
+
+class ImageGraph(_Graph):
+    """(B, 3, H, W) -> (B, E)."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Features, not normalised."""
         return self.model.embed(pixel_values)
 
 
-class TextGraph(nn.Module):
+class TextGraph(_Graph):
     """Ids and mask, (B, L) int64 each -> (B, E)."""
-
-    def __init__(self, model: Embedder) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Features, not normalised."""
@@ -60,34 +57,27 @@ def export_onnx(source: Source, folder: Path) -> None:
     """
     height, width = source.processor.image_size
     tokens = source.tokenizer(source.captions[:2])
-    pixels = torch.zeros(2, 3, height, width)
-    batch, caption = {0: "batch"}, {0: "batch", 1: "length"}
-    _export(ImageGraph(source.model), (pixels,), dict.fromkeys(IMAGE_INPUTS, batch), folder / "image.onnx")
-    _export(
-        TextGraph(source.model),
-        tuple(tokens[name] for name in TEXT_INPUTS),
-        dict.fromkeys(TEXT_INPUTS, caption),
-        folder / "text.onnx",
-    )
+    image_inputs = {IMAGE_INPUT: torch.zeros(2, 3, height, width)}
+    _export(ImageGraph(source.model), image_inputs, {0: "batch"}, folder / "image.onnx")
+    text_inputs = {name: tokens[name] for name in TEXT_INPUTS}
+    _export(TextGraph(source.model), text_inputs, {0: "batch", 1: "length"}, folder / "text.onnx")
     write_json(folder / "export.json", _description(source))
     source.save_processors(folder)
     _check(source, folder)
 
 
-def _export(
-    graph: nn.Module, inputs: tuple[Tensor, ...], axes: dict[str, dict[int, str]], file: Path
-) -> None:
+def _export(graph: _Graph, inputs: dict[str, Tensor], axes: dict[int, str], file: Path) -> None:
     with warnings.catch_warnings():
         # The tracer warns about each shape that Python code reads, and about its deprecation. It is the only
         # exporter in both torch 2.4 and current versions; the comparison afterwards detects wrong traces.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph.eval(),
-            inputs,
+            tuple(inputs.values()),
             str(file),
-            input_names=list(axes),
+            input_names=list(inputs),
             output_names=[OUTPUT],
-            dynamic_axes=axes | {OUTPUT: {0: "batch"}},
+            dynamic_axes={**dict.fromkeys(inputs, axes), OUTPUT: {0: "batch"}},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -99,7 +89,7 @@ def _description(source: Source) -> JsonObject:
         "backbone": source.options.model.backbone,
         "image": {
             "file": "image.onnx",
-            "inputs": {IMAGE_INPUTS[0]: f"float32 (batch, 3, {height}, {width})"},
+            "inputs": {IMAGE_INPUT: f"float32 (batch, 3, {height}, {width})"},
             "height": height,
             "width": width,
             "preprocessing": "preprocessor_config.json",
@@ -128,11 +118,9 @@ def _check(source: Source, folder: Path) -> None:
         values = {key: value.numpy() for key, value in inputs.items()}
         return torch.from_numpy(sessions[name].run([OUTPUT], values)[0])
 
-    def encode_image(pixels: Tensor) -> Tensor:
-        return run("image", {IMAGE_INPUTS[0]: pixels})
-
-    def encode_text(captions: Sequence[str]) -> Tensor:
-        tokens = source.tokenizer(captions)
-        return run("text", {name: tokens[name] for name in TEXT_INPUTS})
-
-    source.check(f"onnxruntime {onnxruntime.__version__}", encode_image, encode_text, TOLERANCE)
+    source.check(
+        f"onnxruntime {onnxruntime.__version__}",
+        lambda pixels: run("image", {IMAGE_INPUT: pixels}),
+        lambda captions: run("text", source.tokenizer(captions)),
+        TOLERANCE,
+    )

@@ -19,9 +19,6 @@ from options import Options, UserError
 
 logger = logging.getLogger(__name__)
 
-EncodeImage = Callable[[Tensor], Tensor]
-EncodeText = Callable[[Sequence[str]], Tensor]
-
 
 @dataclass(frozen=True)
 class Source:
@@ -62,13 +59,22 @@ class Source:
             )
 
     @torch.no_grad()
-    def largest_difference(self, encode_image: EncodeImage, encode_text: EncodeText) -> float:
-        """The largest absolute difference from the features of the model, over batches of one short caption,
-        of one that is cut, and of all three.
+    def check(
+        self,
+        program: str,
+        encode_image: Callable[[Tensor], Tensor],
+        encode_text: Callable[[Sequence[str]], Tensor],
+        tolerance: float = 1e-4,
+    ) -> None:
+        """Log the largest absolute difference of features computed by `program` from the exported files, over
+        batches of one short caption, of one that is cut, and of all three.
 
         Args:
             encode_image: (B, 3, H, W) -> (B, E).
             encode_text: B captions -> (B, E).
+
+        Raises:
+            UserError: the difference exceeds the tolerance.
         """
         differences = []
         for rows in (slice(0, 1), slice(2, 3), slice(0, 3)):
@@ -77,15 +83,7 @@ class Source:
                 encode_image(pixels) - self.model.embed(pixels),
                 encode_text(self.captions[rows]) - self.encode_text(self.captions[rows]),
             ]
-        return max(difference.abs().max().item() for difference in differences)
-
-    def check(
-        self, program: str, encode_image: EncodeImage, encode_text: EncodeText, tolerance: float
-    ) -> None:
-        """Log the largest difference of features computed by `program` from the exported files; raises
-        UserError if it exceeds the tolerance.
-        """
-        difference = self.largest_difference(encode_image, encode_text)
+        difference = max(difference.abs().max().item() for difference in differences)
         if not difference <= tolerance:  # NaN too
             raise UserError(
                 f"export: features computed by {program} differ by {difference:.1e}, expected at most "

@@ -43,11 +43,6 @@ def run_index(flags: argparse.Namespace) -> int:
     from misc.search.results import printable
     from misc.search.update import SKIPPED, update_index
 
-    for override in flags.overrides:
-        if "=" not in override:
-            raise UserError(
-                f"'{override}': expected an override key.path=value after CHECKPOINT and IMAGE_ROOT"
-            )
     start_logging()
     approximate = True if flags.approximate else False if flags.exact else None
     encoder = load_encoder(flags.checkpoint, flags.config, flags.overrides)
@@ -88,9 +83,7 @@ def add_query_flags(parser: Parser) -> None:
     add("--json", nargs="?", const="-", metavar="FILE.json", help="write JSON; to stdout without a name")
     add("--csv", nargs="?", const="-", metavar="FILE.csv", help="write CSV; to stdout without a name")
     add("--figure", type=Path, metavar="FILE.png", help="draw the images with ranks, scores and names")
-    add(
-        "--explain", type=Path, metavar="DIR", help="draw the regions that the score of each image depends on"
-    )
+    add("--explain", type=Path, metavar="DIR", help="draw the regions that each score depends on")
 
 
 def run_query(flags: argparse.Namespace) -> int:
@@ -136,7 +129,7 @@ def add_serve_flags(parser: Parser) -> None:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="mark the correct images by the test split of a data set",
+        help="mark the correct images by this data set's test split",
     )
     add("--images", type=Path, metavar="DIR", help="image root of the annotations, if not that of the index")
     add("--browse", action="store_true", help="open the page in a browser")
@@ -165,14 +158,16 @@ def check_query_flags(flags: argparse.Namespace) -> None:
         raise UserError(f"--image-weight: expected 0 to 1, found {flags.image_weight}")
     if flags.json == flags.csv == "-":
         raise UserError("--json and --csv: only one of them can be written to stdout; name a file")
-    files = {"--json": flags.json, "--csv": flags.csv, "--figure": flags.figure}
-    for (flag, file), suffix in zip(files.items(), (".json", ".csv", ".png"), strict=True):
+    for name, suffix in (("json", ".json"), ("csv", ".csv"), ("figure", ".png")):
+        file = getattr(flags, name)
         if file is None or file == "-":
             continue
         if Path(file).suffix.lower() != suffix:
-            raise UserError(f"{flag}: expected a file name in {suffix}, found '{file}'; sentences come first")
+            raise UserError(
+                f"--{name}: expected a file name in {suffix}, found '{file}'; sentences come first"
+            )
         if not os.access(Path(file).absolute().parent, os.W_OK):
-            raise UserError(f"{flag}: '{file}' cannot be written; name a file in a writable folder")
+            raise UserError(f"--{name}: '{file}' cannot be written; name a file in a writable folder")
 
 
 def read_sentences(file: Path) -> list[str]:

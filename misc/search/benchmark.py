@@ -22,8 +22,8 @@ from misc.cli import Parser, exit_status
 from misc.search import store
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.engines import build_approximate
-from misc.search.index import APPROXIMATE, EXACT, Index, approximate_file
-from misc.search.store import Segment
+from misc.search.index import Index
+from misc.search.store import APPROXIMATE, EXACT, Header, Segment
 from misc.search.update import update_index
 from misc.search.walk import ImageFile, decode, find_images
 
@@ -43,14 +43,13 @@ def normalise(rows: np.ndarray) -> np.ndarray:
 
 def write_index(folder: Path, features: np.ndarray, kind: str) -> float:
     """Write an index of these features, as an update does; returns the seconds that building IVF-PQ took."""
-    header = {"image_root": str(folder), "checkpoint": "", "identity": "", "options": {}}
     images = [ImageFile(f"camera_{row % 8}/{row:012d}.jpg", 10_000, row) for row in range(len(features))]
-    segment = Segment(folder, "1")
+    segment = Segment(folder, 1)
     segment.write(images, lambda file: np.save(file, features))
     started = time.perf_counter()
     if kind == APPROXIMATE:
-        build_approximate(segment.features(*features.shape), approximate_file(folder, 1))
-    store.write_header(folder, {**header, "embed_dim": WIDTH, "generation": 1, "kind": kind})
+        build_approximate(segment.features(*features.shape), segment.approximate_file)
+    store.write_header(folder, Header(str(folder), "", "", {}, WIDTH, 1, kind))
     return time.perf_counter() - started
 
 

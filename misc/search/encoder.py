@@ -3,17 +3,19 @@
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.types import Tokens
 from misc.checkpoints.run_options import features_depend_on, options_for
 from misc.evaluation.features import file_digest
 from misc.process.device import pick_device, pick_precision
@@ -21,6 +23,7 @@ from model import build_model
 from model.protocol import Embedder, Processor, Tokenizer
 from options import Options
 
+T = TypeVar("T")
 MAX_CPU_BATCH = 32  # larger batches are no faster on a CPU, and an interrupt would lose more work
 
 
@@ -68,39 +71,37 @@ class Encoder:
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Encode N images of any size; returns (N, E) normalised features, fp32 on the CPU."""
-        parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
-        batches = (self.processor(images=part, return_tensors="pt")["pixel_values"] for part in parts)
+        return self._encode(images, lambda part: self.processor(images=part)["pixel_values"])
+
+    def encode_texts(self, captions: Sequence[str]) -> Tensor:
+        """Encode N captions; returns (N, E) normalised features, fp32 on the CPU."""
+        return self._encode(captions, self.tokenizer)
+
+    def _encode(self, items: Sequence[T], preprocess: Callable[[Sequence[T]], Tensor | Tokens]) -> Tensor:
+        starts = range(0, len(items), self.batch_size)
+        batches = (preprocess(items[start : start + self.batch_size]) for start in starts)
         return torch.cat([torch.zeros(0, self.embed_dim), *self.encode_batches(batches)])
 
     @torch.no_grad()
-    def encode_texts(self, captions: Sequence[str]) -> Tensor:
-        """Encode N captions; returns (N, E) normalised features, fp32 on the CPU."""
-        parts = [torch.zeros(0, self.embed_dim)]
-        for start in range(0, len(captions), self.batch_size):
-            tokens = self.tokenizer(captions[start : start + self.batch_size])
-            tokens = {name: values.to(self.device) for name, values in tokens.items()}
-            parts.append(self._embed(self.model, tokens, self.device).cpu())
-        return torch.cat(parts)
-
-    @torch.no_grad()
-    def encode_batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encode batches of preprocessed images, (B, 3, H, W) each; yields (B, E) normalised features each,
-        in order, fp32 on the CPU.
+    def encode_batches(self, batches: Iterable[Tensor | Tokens]) -> Iterator[Tensor]:
+        """Encode batches of preprocessed images, (B, 3, H, W) each, or of tokens; yields (B, E) normalised
+        features each, in order, fp32 on the CPU.
 
         Batches are distributed over the GPUs in turn. Features are copied back only after the next batch has
         been launched, so that no GPU waits for a copy.
         """
         pending: deque[Tensor] = deque()
         max_pending = len(self.replicas) if self.on_gpu else 0
-        for (device, model), pixels in zip(cycle(self.replicas), batches, strict=False):
-            pending.append(self._embed(model, pixels.to(device, non_blocking=True), device))
+        for (device, model), inputs in zip(cycle(self.replicas), batches, strict=False):
+            if isinstance(inputs, Tensor):
+                inputs = inputs.to(device, non_blocking=True)
+            else:
+                inputs = {name: values.to(device) for name, values in inputs.items()}
+            with torch.autocast(device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+                pending.append(F.normalize(model.embed(inputs).float(), dim=1))
             while len(pending) > max_pending:
                 yield pending.popleft().cpu()
         yield from (features.cpu() for features in pending)
-
-    def _embed(self, model: Embedder, inputs: Tensor | Mapping[str, Tensor], device: torch.device) -> Tensor:
-        with torch.autocast(device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            return F.normalize(model.embed(inputs).float(), dim=1)
 
 
 def load_encoder(checkpoint: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> Encoder:

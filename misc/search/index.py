@@ -8,11 +8,8 @@ import numpy as np
 from misc.search import store
 from misc.search.encoder import Encoder, build_encoder
 from misc.search.engines import ApproximateEngine, ExactEngine
-from misc.search.store import Segment
-from model.protocol import JsonObject
+from misc.search.store import Header, Segment
 from options import UserError, load_options
-
-EXACT, APPROXIMATE = "exact", "approximate"
 
 
 @dataclass(frozen=True)
@@ -21,23 +18,22 @@ class Index:
 
     Attributes:
         folder: the folder of the index.
-        image_root: the folder of the images, absolute.
+        header: the content of its `index.json`.
         paths: N paths relative to `image_root`, sorted.
         features: (N, E) fp16, normalised, memory-mapped.
-        identity: `Encoder.identity` of the encoder that made the features.
-        checkpoint: its weights file, absolute.
-        options: its options, as `to_dict` returns them.
         engine: compares queries with the features.
     """
 
     folder: Path
-    image_root: Path
+    header: Header
     paths: list[str]
     features: np.ndarray
-    identity: str
-    checkpoint: Path
-    options: JsonObject
     engine: ExactEngine | ApproximateEngine
+
+    @property
+    def image_root(self) -> Path:
+        """The folder of the images, absolute."""
+        return Path(self.header.image_root)
 
     @staticmethod
     def open(folder: Path) -> "Index":
@@ -51,28 +47,17 @@ class Index:
             raise UserError(
                 f"INDEX: '{folder}' contains no index; create one with python -m misc.search index"
             )
-        if header["generation"] == 0:
+        if header.generation == 0:
             raise UserError(f"INDEX: '{folder}' was never finished; run the same index command again")
-        segment = Segment(folder, str(header["generation"]))
-        try:
+        segment = Segment(folder, header.generation)
+        with store.reporting_damage(folder):
             paths = [image.path for image in segment.images()]
-            features = segment.features(len(paths), header["embed_dim"])
-            if header["kind"] == EXACT:
+            features = segment.features(len(paths), header.embed_dim)
+            if header.kind == store.EXACT:
                 engine = ExactEngine(features)
             else:
-                engine = ApproximateEngine(approximate_file(folder, header["generation"]), features)
-        except store.READ_ERRORS as error:
-            raise store.damaged(folder, error) from error
-        return Index(
-            folder=folder,
-            image_root=Path(header["image_root"]),
-            paths=paths,
-            features=features,
-            identity=header["identity"],
-            checkpoint=Path(header["checkpoint"]),
-            options=header["options"],
-            engine=engine,
-        )
+                engine = ApproximateEngine(segment.approximate_file, features)
+        return Index(folder, header, paths, features, engine)
 
     def load_encoder(self, checkpoint: Path | None = None) -> Encoder:
         """Load the encoder for queries.
@@ -83,11 +68,11 @@ class Index:
         Raises:
             UserError: the file does not exist, or contains other weights.
         """
-        file = checkpoint or self.checkpoint
+        file = checkpoint or Path(self.header.checkpoint)
         if not file.exists():
             raise UserError(f"CHECKPOINT: '{file}' does not exist; name its new place with --checkpoint FILE")
-        encoder = build_encoder(load_options(self.options), file)
-        check_identity(self.folder, self.identity, self.checkpoint, encoder)
+        encoder = build_encoder(load_options(self.header.options), file)
+        check_identity(self.folder, self.header, encoder)
         return encoder
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,15 +89,10 @@ class Index:
         return self.engine.search(np.ascontiguousarray(queries, np.float32), min(k, len(self.paths)))
 
 
-def check_identity(folder: Path, identity: str, checkpoint: str | Path, encoder: Encoder) -> None:
+def check_identity(folder: Path, header: Header, encoder: Encoder) -> None:
     """Raise UserError unless the encoder has the identity of the index in `folder`."""
-    if identity != encoder.identity:
+    if header.identity != encoder.identity:
         raise UserError(
             f"CHECKPOINT: '{folder}' was made by another model than '{encoder.checkpoint}' with these "
-            f"options: by '{checkpoint}' as it was then; use that one, or index into another folder"
+            f"options: by '{header.checkpoint}' as it was then; use that one, or index into another folder"
         )
-
-
-def approximate_file(folder: Path, generation: int) -> Path:
-    """The file of the approximate index of a generation."""
-    return folder / f"approximate-{generation}.faiss"

@@ -159,13 +159,7 @@ class Page:
         return load_image(self.index.image_root / self.index.paths[row])
 
 
-def serve(
-    index: Index,
-    encoder: Encoder,
-    port: int = 7860,
-    truth: GroundTruth | None = None,
-    browse: bool = False,
-) -> None:
+def serve(index: Index, encoder: Encoder, port: int, truth: GroundTruth | None, browse: bool) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C.
 
     Args:

@@ -9,10 +9,13 @@ parts.
 
 import json
 import re
+import shutil
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO
+from typing import IO, get_origin
 
 import numpy as np
 
@@ -22,8 +25,7 @@ from model.protocol import JsonObject
 from options import UserError
 
 HEADER, FORMAT = "index.json", 1
-HEADER_TYPES = dict.fromkeys(("image_root", "checkpoint", "identity", "kind"), str)
-HEADER_TYPES |= {"options": dict, "embed_dim": int, "generation": int}
+EXACT, APPROXIMATE = "exact", "approximate"
 # What reading damaged files raises: JSON, numpy's headers (which are Python literals), FAISS.
 READ_ERRORS = (OSError, ValueError, LookupError, TypeError, EOFError, AttributeError, RuntimeError)
 READ_ERRORS += (MemoryError, SyntaxError, tokenize.TokenError)
@@ -46,51 +48,72 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         ) from error
 
 
-def damaged(folder: Path, error: Exception) -> UserError:
-    """The error for an index whose files cannot be what was written."""
-    reason = " ".join(str(error).split())[:150]
-    return UserError(
-        f"INDEX: '{folder}' is damaged ({type(error).__name__}: {reason}); delete it and index again"
-    )
+@contextmanager
+def reporting_damage(folder: Path) -> Iterator[None]:
+    """Raise UserError where the block finds that the files of an index cannot be what was written."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise UserError(f"INDEX: '{folder}' is damaged ({reason}); delete it and index again") from error
 
 
-def write_header(folder: Path, header: JsonObject) -> None:
+@dataclass(frozen=True)
+class Header:
+    """The content of `index.json`.
+
+    Attributes:
+        image_root: the folder of the images, absolute.
+        checkpoint: the weights file of the encoder that made the features, absolute.
+        identity: `Encoder.identity` of that encoder.
+        options: its options, as `to_dict` returns them.
+        embed_dim: E, the width of the features.
+        generation: 0 until the first update has finished.
+        kind: `EXACT` or `APPROXIMATE`.
+    """
+
+    image_root: str
+    checkpoint: str
+    identity: str
+    options: JsonObject
+    embed_dim: int
+    generation: int = 0
+    kind: str = EXACT
+
+
+def write_header(folder: Path, header: Header) -> None:
     """Write `index.json`."""
-    text = json.dumps({"format": FORMAT, **header}, indent=1) + "\n"
+    text = json.dumps({"format": FORMAT, **vars(header)}, indent=1) + "\n"
     write_atomically(folder / HEADER, lambda file: file.write(text.encode()))
 
 
-def read_header(folder: Path) -> JsonObject | None:
-    """Read `index.json`; None if there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        for key, kind in HEADER_TYPES.items():
-            if not isinstance(header[key], kind):
-                raise ValueError(f"'{key}' of {HEADER} is not of type {kind.__name__}")
-        if header["format"] != FORMAT:
-            raise ValueError(f"expected format {FORMAT}, found {header['format']!r}")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except READ_ERRORS as error:
-        raise damaged(folder, error) from error
+def read_header(folder: Path) -> Header | None:
+    """Read `index.json`; None if there is none; raises UserError if it is damaged."""
+    with reporting_damage(folder):
+        if not (folder / HEADER).exists():
+            return None
+        content = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        header = Header(**{field.name: content[field.name] for field in fields(Header)})
+        for field in fields(Header):
+            if not isinstance(getattr(header, field.name), get_origin(field.type) or field.type):
+                raise ValueError(f"'{field.name}' of {HEADER} is not of type {field.type}")
+        if content["format"] != FORMAT:
+            raise ValueError(f"expected format {FORMAT}, found {content['format']!r}")
     return header
 
 
 class Segment:
-    """A pair of files with images and their features. The list of images is written last: if it exists, the
-    features are complete.
-
-    Args:
-        folder: the folder of the files.
-        name: what follows `images-` and `features-` in their names.
+    """The files `images-NUMBER.json`, `features-NUMBER.npy` and, of an approximate index,
+    `approximate-NUMBER.faiss` of a folder. The list of images is written after their features: if it exists,
+    the features are complete.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.features_file, self.images_file = folder / f"features-{name}.npy", folder / f"images-{name}.json"
+    def __init__(self, folder: Path, number: int) -> None:
+        self.images_file, self.features_file = (
+            folder / f"images-{number}.json",
+            folder / f"features-{number}.npy",
+        )
+        self.approximate_file = folder / f"approximate-{number}.faiss"
 
     def write(self, images: Sequence[ImageFile], features: Callable[[IO[bytes]], object]) -> None:
         """Write both files; `features` writes the array to the file that it is given."""
@@ -110,6 +133,12 @@ class Segment:
                 raise ValueError(f"expected a path below the image root, found {image.path!r}")
         return images
 
+    def complete_images(self, width: int) -> list[ImageFile]:
+        """As `images`, where the features, of this width, are those of as many images."""
+        images = self.images()
+        self.features(len(images), width)
+        return images
+
     def features(self, count: int, width: int) -> np.ndarray:
         """(count, width) fp16, memory-mapped; raises one of `READ_ERRORS` if the file has another array."""
         rows = np.lib.format.open_memmap(self.features_file, mode="r")
@@ -124,24 +153,20 @@ class Parts:
     def __init__(self, folder: Path, width: int) -> None:
         self.folder, self.width = folder / "parts", width
 
-    def segments(self) -> list[tuple[Segment, list[ImageFile]]]:
+    def segments(self) -> list[tuple[list[ImageFile], Segment]]:
         """The complete segments, each with its images."""
         found = []
-        for number in self._numbers():
-            segment = Segment(self.folder, str(number))
-            try:
-                images = segment.images()
-                segment.features(len(images), self.width)
-            except READ_ERRORS:  # the disk lost data after a crash: its images are encoded again
-                continue
-            found.append((segment, images))
+        for segment in (Segment(self.folder, number) for number in self._numbers()):
+            # Where the disk lost data after a crash, the images are encoded again.
+            with suppress(*READ_ERRORS):
+                found.append((segment.complete_images(self.width), segment))
         return found
 
     def append(self, images: Sequence[ImageFile], features: np.ndarray) -> None:
         """Write the (n, E) fp16 features of n images."""
         self.folder.mkdir(exist_ok=True)
-        number = max(self._numbers(), default=0) + 1
-        Segment(self.folder, str(number)).write(images, lambda file: np.save(file, features))
+        segment = Segment(self.folder, max(self._numbers(), default=0) + 1)
+        segment.write(images, lambda file: np.save(file, features))
 
     def _numbers(self) -> list[int]:
         matches = (PART.fullmatch(file.name) for file in self.folder.glob("images-*.json"))
@@ -154,19 +179,20 @@ def remove_stale(folder: Path, generation: int) -> None:
     for file in (file for pattern in patterns for file in folder.glob(pattern)):
         if file.name.split(".")[0].rpartition("-")[2] != str(generation) or file.suffix == ".tmp":
             file.unlink(missing_ok=True)
-    for file in (folder / "parts").glob("*"):
-        file.unlink(missing_ok=True)
-    if (folder / "parts").exists():
-        (folder / "parts").rmdir()
+    shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
 def write_gathered(
-    sources: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], count: int, width: int, file: IO[bytes]
+    sources: Sequence[tuple[Callable[[], np.ndarray], np.ndarray, np.ndarray]],
+    count: int,
+    width: int,
+    file: IO[bytes],
 ) -> None:
     """Write a (count, width) fp16 array as .npy, one chunk in memory at a time.
 
     Args:
-        sources: (features, rows, targets) each: `features[rows]` become the rows `targets`, which ascend.
+        sources: (features, rows, targets) each: `features()[rows]` become the rows `targets`, which ascend.
+            Each is opened for a chunk only: all parts of a long update would be too many open files.
     """
     header = {"descr": "<f2", "fortran_order": False, "shape": (count, width)}
     np.lib.format.write_array_header_1_0(file, header)
@@ -175,5 +201,6 @@ def write_gathered(
         block = np.empty((stop - start, width), np.float16)
         for features, rows, targets in sources:
             first, last = np.searchsorted(targets, (start, stop))
-            block[targets[first:last] - start] = features[rows[first:last]]
+            if first < last:
+                block[targets[first:last] - start] = features()[rows[first:last]]
         file.write(block.tobytes())

@@ -6,7 +6,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,9 @@ from misc.process.durable import make_folder
 from misc.search import store
 from misc.search.encoder import Encoder
 from misc.search.engines import build_approximate
-from misc.search.index import APPROXIMATE, EXACT, approximate_file, check_identity
-from misc.search.store import Parts, Segment
+from misc.search.index import check_identity
+from misc.search.store import APPROXIMATE, EXACT, Header, Parts, Segment
 from misc.search.walk import ImageFile, decode, find_images
-from model.protocol import JsonObject
 from options import UserError, to_dict
 
 logger = logging.getLogger(__name__)
@@ -57,25 +57,26 @@ def update_index(encoder: Encoder, image_root: Path, folder: Path, approximate: 
     if not image_root.is_dir():
         raise UserError(f"IMAGE_ROOT: '{image_root}' is not a folder; name the folder of the images")
     header = _open_or_create(encoder, image_root, folder)
+    generation = header.generation
     skipped: dict[str, str] = {}
     found = _find(image_root, folder, skipped)
-    previous, sources = _sources(folder, header)
+    sources = _sources(folder, header)
+    previous = sources[0][0] if generation else []
     known = {image for images, _ in sources for image in images}
     new = [image for image in found if image not in known]
     if new:
         _encode(encoder, image_root, Parts(folder, encoder.embed_dim), new, skipped)
-        _, sources = _sources(folder, header)
+        sources = _sources(folder, header)
         known = {image for images, _ in sources for image in images}
     _write_skipped(folder, skipped)
     indexed = [image for image in found if image in known]
     if not indexed:
         raise UserError(f"IMAGE_ROOT: none of {len(found)} images can be read; see '{folder / SKIPPED}'")
     kind = APPROXIMATE if (len(indexed) > MAX_EXACT if approximate is None else approximate) else EXACT
-    generation = header["generation"]
-    if indexed != previous or kind != header["kind"]:
+    if indexed != previous or kind != header.kind:
         generation += 1
-        _write_generation(folder, generation, indexed, sources, encoder.embed_dim, kind)
-    store.write_header(folder, {**_describe(encoder, image_root), "generation": generation, "kind": kind})
+        _write_segment(Segment(folder, generation), indexed, sources, encoder.embed_dim, kind)
+    store.write_header(folder, replace(_header(encoder, image_root), generation=generation, kind=kind))
     store.remove_stale(folder, generation)
     removed = len({image.path for image in previous} - {image.path for image in indexed})
     return Update(len(indexed), len(known & set(new)), removed, kind, skipped)
@@ -83,9 +84,8 @@ def update_index(encoder: Encoder, image_root: Path, folder: Path, approximate: 
 
 def _find(image_root: Path, folder: Path, skipped: dict[str, str]) -> list[ImageFile]:
     """The images of the root, sorted; raises UserError if there is none."""
-    walk = find_images(image_root, folder, skipped)
-    show = sys.stderr.isatty()
-    found = sorted(tqdm(walk, desc="scanning", unit="image", leave=False, disable=not show))
+    walk, hide = find_images(image_root, folder, skipped), not sys.stderr.isatty()
+    found = sorted(tqdm(walk, desc="scanning", unit="image", leave=False, disable=hide))
     if not found:
         raise UserError(f"IMAGE_ROOT: no image below '{image_root}'; the index is unchanged")
     return found
@@ -96,45 +96,34 @@ def _write_skipped(folder: Path, skipped: dict[str, str]) -> None:
     store.write_atomically(folder / SKIPPED, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
-def _describe(encoder: Encoder, image_root: Path) -> JsonObject:
-    return {
-        "image_root": os.path.abspath(image_root),
-        "checkpoint": os.path.abspath(encoder.checkpoint),
-        "identity": encoder.identity,
-        "options": to_dict(encoder.options),
-        "embed_dim": encoder.embed_dim,
-    }
+def _header(encoder: Encoder, image_root: Path) -> Header:
+    places = os.path.abspath(image_root), os.path.abspath(encoder.checkpoint)
+    return Header(*places, encoder.identity, to_dict(encoder.options), encoder.embed_dim)
 
 
-def _open_or_create(encoder: Encoder, image_root: Path, folder: Path) -> JsonObject:
+def _open_or_create(encoder: Encoder, image_root: Path, folder: Path) -> Header:
     """The content of `index.json`, which is created if the folder is empty."""
     make_folder(folder, "INDEX")
     header = store.read_header(folder)
     if header is None:
         if any(folder.iterdir()):
             raise UserError(f"INDEX: '{folder}' contains files but no index; name a new or an empty folder")
-        header = {**_describe(encoder, image_root), "generation": 0, "kind": EXACT}
+        header = _header(encoder, image_root)
         store.write_header(folder, header)
-    check_identity(folder, header["identity"], header["checkpoint"], encoder)
+    check_identity(folder, header, encoder)
     return header
 
 
-def _sources(folder: Path, header: JsonObject) -> tuple[list[ImageFile], list[Source]]:
-    """The images of the previous index, and all segments that features can be taken from, that index first.
-
-    Raises:
-        UserError: the index is damaged.
+def _sources(folder: Path, header: Header) -> list[Source]:
+    """All segments that features can be taken from, the previous index, if any, first; raises UserError if
+    it is damaged.
     """
-    parts = [(images, segment) for segment, images in Parts(folder, header["embed_dim"]).segments()]
-    if header["generation"] == 0:
-        return [], parts
-    segment = Segment(folder, str(header["generation"]))
-    try:
-        images = segment.images()
-        segment.features(len(images), header["embed_dim"])
-    except store.READ_ERRORS as error:
-        raise store.damaged(folder, error) from error
-    return images, [(images, segment), *parts]
+    parts = Parts(folder, header.embed_dim).segments()
+    if header.generation == 0:
+        return parts
+    segment = Segment(folder, header.generation)
+    with store.reporting_damage(folder):
+        return [(segment.complete_images(header.embed_dim), segment), *parts]
 
 
 def _encode(
@@ -177,23 +166,17 @@ def _encoded(
         yield [new[index] for index in pending.popleft()], features.half().numpy()
 
 
-def _write_generation(
-    folder: Path,
-    generation: int,
-    indexed: Sequence[ImageFile],
-    sources: Sequence[Source],
-    width: int,
-    kind: str,
+def _write_segment(
+    segment: Segment, indexed: Sequence[ImageFile], sources: Sequence[Source], width: int, kind: str
 ) -> None:
     """Write the features of `indexed`, taken from the sources, and the approximate index if it is one."""
     target_of, gathered = {image: target for target, image in enumerate(indexed)}, []
-    for images, segment in sources:
+    for images, source in sources:
         pairs = sorted((target_of.pop(image), row) for row, image in enumerate(images) if image in target_of)
         if pairs:
             targets, rows = np.array(pairs, np.int64).T
-            gathered.append((segment.features(len(images), width), rows, targets))
-    segment = Segment(folder, str(generation))
+            gathered.append((partial(source.features, len(images), width), rows, targets))
     segment.write(indexed, lambda file: store.write_gathered(gathered, len(indexed), width, file))
     if kind == APPROXIMATE:
         logger.info("building the approximate index")
-        build_approximate(segment.features(len(indexed), width), approximate_file(folder, generation))
+        build_approximate(segment.features(len(indexed), width), segment.approximate_file)

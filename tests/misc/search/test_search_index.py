@@ -305,7 +305,7 @@ def test_another_model_is_refused_and_the_same_one_under_another_name_is_not(
 ) -> None:
     other = small_encoder(tmp_path, seed=1)
     for work in (
-        lambda: check_identity(index.folder, index.identity, index.checkpoint, other),
+        lambda: check_identity(index.folder, index.header, other),
         lambda: index.load_encoder(other.checkpoint),
         lambda: update_index(other, index.image_root, index.folder),
     ):
