@@ -42,14 +42,10 @@ PLURAL = (
     "sneakers", "boots", "leather shoes", "sandals", "high heels",
 )  # fmt: skip
 COLORS = {
-    "gray": ("gray", "grey"),
-    "navy": ("navy", "dark blue", "navy blue"),
-    "light blue": ("light blue", "pale blue", "sky blue"),
-    "olive": ("olive", "olive green", "khaki"),
-    "beige": ("beige", "tan", "sand-coloured"),
-    "purple": ("purple", "violet"),
-    "blond": ("blond", "fair"),
-}
+    "gray": ("gray", "grey"), "navy": ("navy", "dark blue", "navy blue"),
+    "light blue": ("light blue", "pale blue", "sky blue"), "olive": ("olive", "olive green", "khaki"),
+    "beige": ("beige", "tan", "sand-coloured"), "purple": ("purple", "violet"), "blond": ("blond", "fair"),
+}  # fmt: skip
 HAIR = {
     "short": ("short {} hair", "short {} hair", "{} hair cut short"),
     "curly": ("curly {} hair", "{} curls"),

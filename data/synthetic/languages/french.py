@@ -114,13 +114,10 @@ VIEW = {
 }
 CARRY = {
     "backpack": ("porte {}", "a {} sur le dos"),
-    "handbag": ("porte {}", "tient {}"),
     "shoulder bag": ("porte {}", "a {} sur le côté"),
     "suitcase": ("tire {}", "traîne {} derrière {}"),
-    "shopping bag": ("porte {}", "tient {}"),
-    "phone": ("tient {}", "a {} à la main"),
-    "umbrella": ("tient {}", "a {} à la main"),
-    "cup": ("tient {}", "a {} à la main"),
+    **dict.fromkeys(("handbag", "shopping bag"), ("porte {}", "tient {}")),
+    **dict.fromkeys(("phone", "umbrella", "cup"), ("tient {}", "a {} à la main")),
 }
 ARTICLES = {"m": "un", "f": "une", "mp": "des", "fp": "des"}
 

@@ -114,13 +114,10 @@ VIEW = {
 }
 CARRY = {
     "backpack": ("trägt {}", "hat {} auf dem Rücken"),
-    "handbag": ("trägt {}", "hat {} in der Hand"),
     "shoulder bag": ("trägt {}", "hat {} dabei"),
     "suitcase": ("zieht {}", "zieht {} hinter sich her"),
-    "shopping bag": ("trägt {}", "hat {} in der Hand"),
-    "phone": ("hält {}", "hat {} in der Hand"),
-    "umbrella": ("hält {}", "hat {} in der Hand"),
-    "cup": ("hält {}", "hat {} in der Hand"),
+    **dict.fromkeys(("handbag", "shopping bag"), ("trägt {}", "hat {} in der Hand")),
+    **dict.fromkeys(("phone", "umbrella", "cup"), ("hält {}", "hat {} in der Hand")),
 }
 ARTICLES = {"nom": {"m": "ein", "f": "eine", "n": "ein"}, "acc": {"m": "einen", "f": "eine", "n": "ein"}}
 ARTICLES["dat"] = {"m": "einem", "f": "einer", "n": "einem"}
