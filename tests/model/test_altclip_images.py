@@ -23,9 +23,8 @@ def original_pixels(folder: Path, paths: list[Path]) -> Tensor:
 
 
 def loaders_of(folder: Path, people: Path, **others: object) -> Loaders:
-    options = settings(
-        folder, "nitc", experiment__use_altclip_processor="true", **of_people(people, **others)
-    )
+    others["experiment__use_altclip_processor"] = "true"
+    options = settings(folder, "nitc", **of_people(people, **others))
     model, tokenizer, processor = build_model(options, 10)
     assert processor.image_size == (IMAGE_SIZE, IMAGE_SIZE)
     return build_loaders(options, load_data(options), tokenizer, processor, model.inputs)
@@ -46,9 +45,8 @@ def test_training_and_evaluation_see_what_transformers_makes_of_the_files(folder
 def test_augmented_views_are_cropped_to_the_models_size(folder: Path, people: Path) -> None:
     loaders = loaders_of(folder, people, experiment__mvs_image="true", experiment__ss="true")
     batch = next(iter(loaders.train))
-    assert {view: tuple(values.shape) for view, values in batch.images.items()} == dict.fromkeys(
-        ("view1", "view2", "simclr1", "simclr2"), (6, 3, IMAGE_SIZE, IMAGE_SIZE)
-    )
+    assert batch.images.keys() == {"view1", "view2", "simclr1", "simclr2"}
+    assert {values.shape for values in batch.images.values()} == {(6, 3, IMAGE_SIZE, IMAGE_SIZE)}
     assert not torch.equal(batch.images["view1"], batch.images["view2"])
 
 

@@ -149,14 +149,10 @@ def test_the_processor_is_torchvisions_bicubic_resize_and_normalisation(mode):
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 256, (90, 40, 3), dtype=np.uint8)).convert(mode)
     processor = ImageProcessor((64, 32), *NORMALIZATIONS["clip"])
-    expected = v2.Compose(
-        [
-            v2.Resize((64, 32), InterpolationMode.BICUBIC, antialias=True),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(processor.image_mean, processor.image_std),
-        ]
-    )(image.convert("RGB"))
+    resize = v2.Resize((64, 32), InterpolationMode.BICUBIC, antialias=True)
+    normalize = v2.Normalize(processor.image_mean, processor.image_std)
+    prepare = v2.Compose([resize, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalize])
+    expected = prepare(image.convert("RGB"))
     pixels = processor(images=[image, image], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(pixels, torch.stack([expected, expected]))
     assert processor.image_mean[0] == 0.48145466
