@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from main import main
+from options import Options, to_dict
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -70,6 +71,13 @@ def content(path: Path) -> dict[str, Any]:
     """A checkpoint but for the options, which name the folder."""
     loaded = torch.load(path, weights_only=True)
     return {key: value for key, value in loaded.items() if key != "options"}
+
+
+def checkpoint_state(step: float) -> dict[str, Any]:
+    """What a checkpoint holds, of a model of one tensor, in which every number is the step."""
+    names = ("optimizer", "scaler", "best", "ranks", "steps_per_epoch", "skipped_steps", "bad_images")
+    progress = {"epoch": step, "step": step, "options": to_dict(Options())}
+    return {"model": {"w": torch.full((2,), step)}} | progress | {name: {} for name in names}
 
 
 def assert_same(first: Any, second: Any, where: str = "") -> None:

@@ -19,9 +19,9 @@ from misc.checkpoints.read import BEST, LAST, find_checkpoint, load_checkpoint, 
 from misc.checkpoints.run_options import check_trained_with, saved_options
 from misc.checkpoints.write import check_space, save_best, save_last
 from options import Options, UserError
-from tests.helpers.checkpoints import state
 from tests.helpers.malicious import Creates, torchscript_that_writes
 from tests.helpers.whole_runs import assert_mentions, files
+from tests.helpers.whole_runs import checkpoint_state as state
 
 
 def write(content: dict[str, Any], folder: Path, is_best: bool, keep: int = 1) -> None:

@@ -11,8 +11,8 @@ from misc.checkpoints.read import BEST, LAST, load_checkpoint
 from misc.checkpoints.saver import Saver
 from misc.checkpoints.write import save_best
 from misc.process import distributed
-from tests.helpers.checkpoints import state
 from tests.helpers.gloo import run_in_processes
+from tests.helpers.whole_runs import checkpoint_state as state
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2])
