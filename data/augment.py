@@ -17,12 +17,19 @@ from data.transforms import POOL, Operation, blur, color_jitter, resize, simclr_
 View = Callable[[Tensor, tuple[int, int], random.Random], Tensor]
 Policy = Callable[[Tensor], Tensor]
 
-JITTER, ROTATION, CROP, GRAYSCALE, FLIP, ERASING = POOL
+OF_POOL = ("color_jitter", "rotation", "crop", "grayscale", "flip", "erasing")  # the names of `POOL`
 
 
-def view_of(operations: tuple[Operation, ...]) -> View:
+def view_of(*operations: Operation) -> View:
     """The view that is resized, then changed by each of `operations` in their order."""
-    return partial(_operate, operations=operations)
+
+    def view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:
+        pixels = resize(pixels, size)
+        for operation in operations:
+            pixels = operation(pixels, rng)
+        return pixels
+
+    return view
 
 
 def random_blur(pixels: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
@@ -46,28 +53,14 @@ def policy_view(pixels: Tensor, size: tuple[int, int], rng: random.Random, polic
         return policy(resize(pixels, size))
 
 
-def _operate(
-    pixels: Tensor, size: tuple[int, int], rng: random.Random, operations: tuple[Operation, ...]
-) -> Tensor:
-    pixels = resize(pixels, size)
-    for operation in operations:
-        pixels = operation(pixels, rng)
-    return pixels
-
-
 IMAGE_VIEWS: dict[str, View] = {
     "pool": train_view,
-    "none": view_of(()),
-    "color_jitter": view_of((JITTER,)),
-    "rotation": view_of((ROTATION,)),
-    "crop": view_of((CROP,)),
-    "grayscale": view_of((GRAYSCALE,)),
-    "flip": view_of((FLIP,)),
-    "erasing": view_of((ERASING,)),
-    "blur": view_of((random_blur,)),
-    "hue": view_of((partial(color_jitter, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.1),)),
-    "vertical_flip": view_of((random_vertical_flip,)),
-    "stack": view_of(POOL),
+    "none": view_of(),
+    **{name: view_of(operation) for name, operation in zip(OF_POOL, POOL, strict=True)},
+    "blur": view_of(random_blur),
+    "hue": view_of(partial(color_jitter, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.1)),
+    "vertical_flip": view_of(random_vertical_flip),
+    "stack": view_of(*POOL),
     "autoaugment": partial(policy_view, policy=v2.AutoAugment()),
     "randaugment": partial(policy_view, policy=v2.RandAugment(num_ops=2, magnitude=9)),
     "trivialaugment": partial(policy_view, policy=v2.TrivialAugmentWide()),

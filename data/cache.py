@@ -43,9 +43,7 @@ class ImageCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"data.cache: '{folder}' cannot be made ({error.strerror}). Name another"
-            ) from error
+            raise UserError(f"data.cache: cannot make '{folder}' ({error.strerror}). Name another") from error
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"data.cache: '{folder}' cannot be written to. Name another folder")
 
@@ -74,7 +72,7 @@ class ImageCache:
         )
 
     def _write(self, entry: Path, header: bytes, pixels: Pixels) -> None:
-        """Keep `pixels` if there is room. A full disk ends no run: this process just writes no more."""
+        """Store `pixels` if there is room. A full disk ends no run: this process only stops writing."""
         if self.is_full:
             return
         part = None
@@ -100,14 +98,11 @@ def _read(entry: Path, stamp: tuple[bytes, int, int]) -> Pixels | None:
     """The pixels of an entry; None where there is none, or one of another state of the file."""
     try:
         content = np.fromfile(entry, np.uint8)
-    except OSError:
+        *found, height, width = HEADER.unpack_from(content)
+    except (OSError, struct.error):  # struct: shorter than its header
         return None
-    if len(content) < HEADER.size:
-        return None
-    *found, height, width = HEADER.unpack_from(content)
-    if tuple(found) != stamp or len(content) != HEADER.size + 3 * height * width:
-        return None
-    return content[HEADER.size :].reshape(height, width, 3)
+    is_whole = tuple(found) == stamp and len(content) == HEADER.size + 3 * height * width
+    return content[HEADER.size :].reshape(height, width, 3) if is_whole else None
 
 
 def _decoded_size(path: Path) -> int:

@@ -1,7 +1,7 @@
 """What a sample is: one caption with the views of its image; and what evaluation ranks."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,20 +86,16 @@ class TrainingSet(Dataset[Sample]):
         on_bad_image: str = "error",
         cache: ImageCache | None = None,
     ) -> None:
-        self.choices: list[tuple[Choice, ...]]
-        if language_draw == "one":
-            self.choices = [
-                tuple((record, number % len(record.captions)) for record in of_image)
-                for of_image in zip(*records.values(), strict=True)  # the languages are aligned by index
-                for number in range(max(len(record.captions) for record in of_image))
-            ]
-        else:
-            self.choices = [
-                ((record, number),)
-                for in_language in records.values()
-                for record in in_language
-                for number in range(len(record.captions))
-            ]
+        aligned: Iterable[tuple[Record, ...]] = (
+            zip(*records.values(), strict=True)
+            if language_draw == "one"
+            else ((record,) for in_language in records.values() for record in in_language)
+        )
+        self.choices: list[tuple[Choice, ...]] = [
+            tuple((record, number % len(record.captions)) for record in of_image)
+            for of_image in aligned
+            for number in range(max(len(record.captions) for record in of_image))
+        ]
         ids = sorted({choices[0][0].person_id for choices in self.choices})
         self.person_labels = {person_id: label for label, person_id in enumerate(ids)}
         self.image_root, self.image_size = Path(image_root), image_size

@@ -107,11 +107,9 @@ def build_loaders(
             the batches hold. They always hold `tokens`.
     """
     assert set(inputs) <= set(INPUTS), f"unknown inputs among {sorted(inputs)}"
-    data = options.data
-    workers = {
-        "num_workers": data.num_workers,
-        "pin_memory": options.misc.device != "cpu" and torch.cuda.is_available(),
-    }
+    data, experiment = options.data, options.experiment
+    pin_memory = options.misc.device != "cpu" and torch.cuda.is_available()
+    workers = {"num_workers": data.num_workers, "pin_memory": pin_memory}
     val, test = (
         evaluation_set(part, data.image_root, CLEANINGS[data.cleaning]) if part else None
         for part in (splits.val, splits.test)
@@ -123,12 +121,10 @@ def build_loaders(
     if training_set.cache and rank == 0:
         training_set.cache.log_size(training_set.image_paths())
     sampler = TrainSampler(len(training_set), data.batch_size, options.misc.seed, rank, world_size)
+    mask = _mask(tokenizer) if "masked_tokens" in inputs else None
+    mix = partial(mixgen, kind=experiment.mixgen_type, p=experiment.mixgen_p, ratio=experiment.mixgen_ratio)
     collate = Collate(
-        tokenizer,
-        processor.finish,
-        processor.normalise,
-        _mask(tokenizer) if "masked_tokens" in inputs else None,
-        _mix(options.experiment) if options.experiment.mixgen else None,
+        tokenizer, processor.finish, processor.normalise, mask, mix if experiment.mixgen else None
     )
     persistent = data.num_workers > 0
     train = Loader(training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers)
@@ -191,23 +187,16 @@ def text_augmentation(experiment: ExperimentOptions, records: ByLanguage, clean:
 
 
 def _synonyms(records: ByLanguage, clean: Clean) -> dict[str, tuple[str, ...]]:
-    english = records.get("en", [])
-    texts = {text for record in english for text in (*record.captions, *record.back_translations)}
     logger.info("reading WordNet for the synonyms of the captions' words")
+    texts = (text for record in records.get("en", []) for text in record.captions + record.back_translations)
     words = {word for text in texts for word in clean(text).split()}
     return english_synonyms(words) if words else {}
 
 
 def _mask(tokenizer: Tokenizer) -> Mask:
-    """Masking with the ids of `tokenizer`."""
     assert tokenizer.mask_token_id is not None, "this tokenizer has no mask token"
     ids = {"mask_id": tokenizer.mask_token_id, "special_ids": tokenizer.special_ids}
     return partial(mask_tokens, **ids, vocab_size=tokenizer.vocab_size)
-
-
-def _mix(experiment: ExperimentOptions) -> Mix:
-    kind, p, ratio = experiment.mixgen_type, experiment.mixgen_p, experiment.mixgen_ratio
-    return partial(mixgen, kind=kind, p=p, ratio=ratio)
 
 
 def image_loader(

@@ -6,7 +6,7 @@ torch is imported only for type annotations, so that programs that only read fil
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,18 +177,11 @@ class Batch:
     def map(self, change: Change) -> Batch:
         """The batch with every tensor changed, such as to some of its rows."""
 
-        def changed(tokens: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-            if isinstance(tokens, Views):
-                return tokens.map(change)
-            return {name: change(tensor) for name, tensor in tokens.items()}
+        def changed(value: Mapping[str, Tensor] | Tensor | list[str] | None) -> object:
+            if isinstance(value, Views):
+                return value.map(change)
+            if isinstance(value, Mapping):
+                return {name: change(tensor) for name, tensor in value.items()}
+            return value if value is None or isinstance(value, list) else change(value)
 
-        return replace(
-            self,
-            images=changed(self.images),
-            tokens=changed(self.tokens),
-            person_ids=change(self.person_ids),
-            indices=change(self.indices),
-            tokens2=self.tokens2 and changed(self.tokens2),
-            masked_tokens=self.masked_tokens and changed(self.masked_tokens),
-            mlm_labels=None if self.mlm_labels is None else change(self.mlm_labels),
-        )
+        return replace(self, **{each.name: changed(getattr(self, each.name)) for each in fields(self)})

@@ -31,10 +31,9 @@ def mask_tokens(
             caption is read at its end token, so a second one would move it).
     """
     masked, labels = input_ids.clone(), torch.full_like(input_ids, IGNORED)
-    for position, (token, is_real) in enumerate(
-        zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
-    ):
-        if not is_real or token in special_ids or rng.random() >= MASKED_SHARE:
+    real = attention_mask.tolist()
+    for position, token in enumerate(input_ids.tolist()):
+        if not real[position] or token in special_ids or rng.random() >= MASKED_SHARE:
             continue
         labels[position] = token
         draw = rng.random()

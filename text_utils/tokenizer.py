@@ -81,8 +81,7 @@ class CLIPTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of one cleaned caption, start and end included, cut at the text length."""
-        ids = word_ids(text)
-        return [self.sot_token_id, *ids[: self.text_length - 2], self.eot_token_id]
+        return [self.sot_token_id, *word_ids(text)[: self.text_length - 2], self.eot_token_id]
 
     def save(self, folder: Path) -> None:
         """Write the byte pairs as vocab.json and merges.txt, which every version of transformers reads."""
@@ -133,9 +132,7 @@ class AltCLIPTokenizer:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"has no tokenizer that transformers can read ({reason})") from error
         if len(self._tokenizer) < 100:  # what transformers makes of files that it does not understand
-            raise ValueError(
-                f"has a tokenizer of only {len(self._tokenizer)} tokens: its files are not complete"
-            )
+            raise ValueError(f"has a tokenizer of only {self.vocab_size} tokens: its files are not complete")
         self.text_length, self.cleaning = text_length, cleaning
         self.special_ids = tuple(self._tokenizer.all_special_ids)
         self._source, self._cache_dir = pretrained, cache_dir
@@ -148,13 +145,9 @@ class AltCLIPTokenizer:
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """See `model.protocol.Tokenizer`."""
         assert not isinstance(texts, str), "a list of captions is expected, not one string"
-        tokens = self._tokenizer(
-            [self.clean(text) for text in texts],
-            padding=True,
-            truncation=True,
-            max_length=self.text_length,
-            return_tensors="pt",
-        )
+        cut = {"truncation": True, "max_length": self.text_length}
+        texts = [self.clean(text) for text in texts]
+        tokens = self._tokenizer(texts, padding=True, return_tensors="pt", **cut)
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
     def clean(self, text: str) -> str:

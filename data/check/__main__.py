@@ -48,19 +48,14 @@ def build_parser() -> Parser:
     parser.add_argument("--dataset", default="auto", metavar="NAME", help="as data.dataset: force the format")
     parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all that are there")
     default = ExperimentOptions().text_length
-    parser.add_argument(
-        "--text-length",
-        type=int,
-        default=default,
-        metavar="TOKENS",
-        help=f"as experiment.text_length: longer captions are listed; default: {default}",
-    )
+    text = f"as experiment.text_length: longer captions are listed; default: {default}"
+    parser.add_argument("--text-length", type=int, default=default, metavar="TOKENS", help=text)
     parser.add_argument("--out", type=Path, default=Path("runs/check"), metavar="DIR", help="runs/check")
     return parser
 
 
 def check(flags: argparse.Namespace) -> list[Finding]:
-    """All findings, those that found nothing too; prints counts and caption lengths on the way."""
+    """All findings, empty ones included; prints counts and caption lengths."""
     if flags.dataset not in {"auto", *FORMATS}:
         raise UserError(f"--dataset: expected auto or one of {', '.join(FORMATS)}, found '{flags.dataset}'")
     if flags.text_length < 3:
@@ -107,19 +102,18 @@ def print_counts(counts: dict[tuple[str, str], Count], name: str | None) -> None
 
 def image_findings(found: Found, root: Path) -> tuple[list[Finding], set[str]]:
     """What is wrong with the image files, and the images that cannot be used."""
-    images = list(dict.fromkeys(record.image for _, _, record in each(found)))
-    missing = missing_images(images, root)
-    absent = set(missing)
-    there = [image for image in images if image not in absent]
+    images = dict.fromkeys(record.image for _, _, record in each(found))
+    missing = dict.fromkeys(missing_images(images, root))
+    there = [image for image in images if image not in missing]
     with tqdm(total=len(there), unit="image", disable=not sys.stderr.isatty()) as bar:
         oddities = find_oddities(there, root, num_cores(), bar.update)
-    findings = [Finding("missing images", True, missing)]
+    findings = [Finding("missing images", True, [*missing])]
     for kind, is_unusable in ODDITIES.items():
         details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
         findings.append(Finding(kind, is_unusable, details))
     unnamed = unnamed_images(images, root)
     findings.append(Finding("images in the folder that no record names", False, unnamed))
-    return findings, {*absent, *(image for image, kind, _ in oddities if ODDITIES[kind])}
+    return findings, {*missing, *(image for image, kind, _ in oddities if ODDITIES[kind])}
 
 
 def long_captions(found: Found, limit: int) -> Finding:

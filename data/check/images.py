@@ -16,13 +16,7 @@ UNREADABLE = "images that cannot be decoded"
 MODE = "images that are not 8-bit RGB (they are converted)"
 TURNED = "images turned by their EXIF tag (they are set upright)"
 EXTREME = "images of extreme size"
-ODDITIES = {
-    EMPTY: True,
-    UNREADABLE: True,
-    MODE: False,
-    TURNED: False,
-    EXTREME: False,
-}  # whether it is unusable
+ODDITIES = {EMPTY: True, UNREADABLE: True, MODE: False, TURNED: False, EXTREME: False}  # is it unusable
 
 SHORTEST, LONGEST, STEEPEST = 16, 4096, 8.0  # pixels of a side, and times that one side is the other
 CHUNK = 64
@@ -42,10 +36,9 @@ def find_oddities(
         advance: called with the number of images just seen.
     """
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    examined = in_processes(partial(_examine_all, root), chunks, min(workers, len(chunks) // 4))
     found = []
-    for chunk, oddities in zip(
-        chunks, in_processes(partial(_examine_all, root), chunks, min(workers, len(chunks) // 4)), strict=True
-    ):
+    for chunk, oddities in zip(chunks, examined, strict=True):
         found += oddities
         advance(len(chunk))
     return found

@@ -3,12 +3,13 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from data.types import ByLanguage, Record
 from text_utils.captions import clean_caption
 
 Found = dict[str, ByLanguage]  # {split: {language: records}}
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -80,22 +81,18 @@ def recognise(counts: dict[tuple[str, str], Count], path: str) -> str | None:
 
 def differences(counts: dict[tuple[str, str], Count], name: str) -> Finding:
     """Where the counts are not those published for the data set `name`."""
-    title = f"counts that differ from those published for {name}"
     published = PUBLISHED[name]
     languages = dict.fromkeys(language for _, language in counts)
-    details = []
-    for split in {**published, **{split: None for split, _ in counts}}:
+    details, nothing = [], Count(0, 0, 0)
+    for split in dict.fromkeys([*published, *(split for split, _ in counts)]):
         for language in languages:
-            there, should = (
-                counts.get((split, language), Count(0, 0, 0)),
-                published.get(split, Count(0, 0, 0)),
-            )
+            there, should = counts.get((split, language), nothing), published.get(split, nothing)
             details += [
                 f"{split} {language}: {a} {what}, published {b}"
                 for what, a, b in zip(Count._fields, there, should, strict=True)
                 if a != b
             ]
-    return Finding(title, False, details)
+    return Finding(f"counts that differ from those published for {name}", False, details)
 
 
 def record_findings(found: Found, unusable: Collection[str]) -> list[Finding]:
@@ -104,40 +101,44 @@ def record_findings(found: Found, unusable: Collection[str]) -> list[Finding]:
     Args:
         unusable: images that are missing or cannot be decoded: no query can find them.
     """
+    images = ((record.image, record.person_id) for _, _, record in each(found))
+    captions = (
+        (f"{language} '{caption}'", record.person_id)
+        for _, language, record in each(found)
+        for caption in filter(None, map(clean_caption, record.captions))
+    )
     return [
         Finding("identities in more than one split", True, _shared(found, "person_id", "person ")),
         Finding("images in more than one split", True, _shared(found, "image", "")),
-        Finding("images of more than one person", True, _of_many_persons(found)),
+        Finding("images of more than one person", True, _of_many_persons(images)),
         Finding("images listed more than once", False, _listed_twice(found)),
         Finding("queries with no image in the gallery", True, _without_gallery(found, unusable)),
-        Finding("captions given to different persons", False, _same_caption(found)),
+        Finding("captions given to different persons", False, _of_many_persons(captions)),
         Finding("captions given twice to one image", False, _repeated(found)),
         Finding("captions without a back-translation beside ones that have it", False, _without_back(found)),
     ]
 
 
+def _with_several(pairs: Iterable[tuple[object, Value]]) -> dict[object, list[Value]]:
+    """{key: its different values, in order} of (key, value) `pairs`, for the keys that have several."""
+    values: dict[object, dict[Value, None]] = defaultdict(dict)
+    for key, value in pairs:
+        values[key][value] = None
+    return {key: list(different) for key, different in values.items() if len(different) > 1}
+
+
 def _shared(found: Found, name: str, word: str) -> list[str]:
-    splits: dict[object, dict[str, None]] = defaultdict(dict)
-    for split, _, record in each(found):
-        splits[getattr(record, name)][split] = None
-    return [f"{word}{value}: {', '.join(names)}" for value, names in splits.items() if len(names) > 1]
+    splits = _with_several((getattr(record, name), split) for split, _, record in each(found))
+    return [f"{word}{value}: {', '.join(names)}" for value, names in splits.items()]
 
 
-def _of_many_persons(found: Found) -> list[str]:
-    persons: dict[str, set[int]] = defaultdict(set)
-    for _, _, record in each(found):
-        persons[record.image].add(record.person_id)
-    return [
-        f"{image}: persons {', '.join(map(str, sorted(ids)))}"
-        for image, ids in persons.items()
-        if len(ids) > 1
-    ]
+def _of_many_persons(pairs: Iterable[tuple[str, int]]) -> list[str]:
+    persons = _with_several(pairs)
+    return [f"{name}: persons {', '.join(map(str, sorted(ids)))}" for name, ids in persons.items()]
 
 
 def _listed_twice(found: Found) -> list[str]:
-    times = Counter(
-        (split, language, record.image, record.person_id) for split, language, record in each(found)
-    )
+    times = Counter((split, lang, record.image, record.person_id) for split, lang, record in each(found))
     return [
         f"{split} {language} {image}: {number} records"
         for (split, language, image, _), number in times.items()
@@ -164,34 +165,17 @@ def _without_gallery(found: Found, unusable: Collection[str]) -> list[str]:
     return details
 
 
-def _same_caption(found: Found) -> list[str]:
-    persons: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for _, language, record in each(found):
-        for caption in filter(None, map(clean_caption, record.captions)):
-            persons[language, caption].add(record.person_id)
-    return [
-        f"{language} '{caption}': persons {', '.join(map(str, sorted(ids)))}"
-        for (language, caption), ids in persons.items()
-        if len(ids) > 1
-    ]
-
-
 def _repeated(found: Found) -> list[str]:
     return [
         f"{split} {language} {record.image}: '{caption}'"
         for split, language, record in each(found)
-        for caption in _more_than_once(map(clean_caption, record.captions))
+        for caption, times in Counter(map(clean_caption, record.captions)).items()
+        if caption and times > 1
     ]
 
 
-def _more_than_once(captions: Iterable[str]) -> list[str]:
-    return [caption for caption, times in Counter(captions).items() if caption and times > 1]
-
-
 def _without_back(found: Found) -> list[str]:
-    translated = {
-        (split, language) for split, language, record in each(found) if any(record.back_translations)
-    }
+    translated = {(split, lang) for split, lang, record in each(found) if any(record.back_translations)}
     details = []
     for split, language, record in each(found):
         number = len(record.captions) - sum(map(bool, record.back_translations))

@@ -218,7 +218,7 @@ def test_room_is_left_for_others(
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"data\.cache: '.*file/cache'"):
+    with pytest.raises(UserError, match=r"data\.cache: cannot make '.*file/cache'"):
         ImageCache(tmp_path / "file" / "cache")
 
 
