@@ -203,12 +203,15 @@ def test_two_ranks_see_what_one_process_sees_with_everything_on_but_mixed_pairs(
             assert torch.equal(tensor, torch.stack(rows)), name
 
 
-def test_loading_with_everything_on_leaves_the_random_state_alone(people: Path) -> None:
-    built = build(people, **EVERYTHING, image_aug="trivialaugment")
-    states = random.getstate(), torch.get_rng_state()
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_with_everything_on_leaves_the_random_state_alone(people: Path, workers: int) -> None:
+    built = build(people, workers, **EVERYTHING, image_aug="trivialaugment")
+    states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
     epoch(built)
+    list(built.images(built.test, range(3)))
     assert random.getstate() == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
+    assert np.random.get_state()[1].tolist() == states[2]
 
 
 def test_every_part_of_a_batch_moves(people: Path) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import pickle
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -177,32 +176,6 @@ def test_a_training_split_smaller_than_one_step_is_refused() -> None:
         TrainSampler(7, batch_size=4, seed=0, world_size=2)
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(root: Path) -> None:
-    alone, workers = loaders(root, 0), loaders(root, 2)
-    for number in (0, 1):  # the workers live on: the second epoch must reach them
-        assert same(epoch(alone, number), epoch(workers, number))
-    assert not same(epoch(alone, 0), epoch(alone, 1))
-
-
-def test_two_ranks_see_what_one_process_sees(root: Path) -> None:
-    whole = epoch(loaders(root, batch_size=6), 2)
-    first, second = (epoch(loaders(root, rank=rank, world_size=2, batch_size=3), 2) for rank in (0, 1))
-    for batch, *parts in zip(whole, first, second, strict=True):
-        assert torch.equal(batch.indices, torch.cat([part.indices for part in parts]))
-        assert torch.equal(batch.images["view1"], torch.cat([part.images["view1"] for part in parts]))
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_loading_leaves_the_random_state_of_the_process_alone(root: Path, num_workers: int) -> None:
-    built = loaders(root, num_workers, inputs=VIEWS)
-    states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
-    epoch(built, 0)
-    list(built.images(built.test, range(3)))
-    assert random.getstate() == states[0]
-    assert torch.equal(torch.get_rng_state(), states[1])
-    assert np.random.get_state()[1].tolist() == states[2]
-
-
 def test_a_batch_is_normalised_as_the_processor_does() -> None:
     pixels = torch.randint(0, 256, (3, 32, 12), dtype=torch.uint8)
     batch = Collate(count_letters, PROCESSOR.finish, PROCESSOR.normalise)(
@@ -237,11 +210,6 @@ def test_an_image_is_resized_once_for_both_views_of_the_pool(
         sizes.clear()
         TrainingSet(records(), root, (32, 12), views)[(0, 0)]
         assert sizes == [(32, 12)] * number
-
-
-def test_a_batch_moves_as_a_whole(root: Path) -> None:
-    moved = epoch(loaders(root), 0)[0].to("meta")
-    assert all(tensor.device.type == "meta" for tensor in tensors(moved))
 
 
 def test_back_translation_follows_its_switch(root: Path) -> None:
