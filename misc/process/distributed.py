@@ -1,4 +1,4 @@
-"""The one file that knows of other processes. All of it is right for a world of one, without torchrun."""
+"""The one file that uses torch.distributed. Every function also works in a world of one, without torchrun."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from options import UserError
 T = TypeVar("T")
 _HEARTBEAT: list[Heartbeat] = []  # of this process, while it is in a group
 _TIMEOUT: list[timedelta] = []  # of that group
-_BUCKET = 2**25  # bytes of gradients that go over the wire in one piece, as in DistributedDataParallel
+_BUCKET = 2**25  # bytes of gradients in one all-reduce, as in DistributedDataParallel
 
 
 def rank() -> int:
@@ -45,8 +45,8 @@ def is_main() -> bool:
 def _agree_on_attempt(store: dist.Store, timeout: timedelta) -> str:
     """A name that no earlier attempt of this run had, the same on all ranks: rank 0's.
 
-    torchrun's store outlives a run that it starts again, and what is left in it leads to processes that are
-    gone. So rank 0's name counts once it has answered to this process's own.
+    torchrun's store survives a restart of the run, with entries of processes that are gone. So a name found
+    there counts only once rank 0 has answered this process's own name under it.
     """
     own, others = uuid.uuid4().hex, range(1, world_size())
     if rank() == 0:
@@ -65,14 +65,14 @@ def _agree_on_attempt(store: dist.Store, timeout: timedelta) -> str:
 
 
 def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 30.0) -> None:
-    """Join the process group that torchrun's environment names; nothing to join in a world of one.
+    """Join the process group that torchrun's environment variables describe; a no-op in a world of one.
 
     Args:
         backend: "nccl", "gloo", or "auto": nccl for a GPU, gloo for a CPU.
         timeout_minutes: a collective that waits longer than this for another process ends the run.
 
     Raises:
-        UserError: the environment does not say where the processes meet, or they did not.
+        UserError: the environment has no address, or the processes did not all connect to it.
     """
     if world_size() == 1 or dist.is_initialized():
         return
@@ -84,7 +84,7 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
     except (dist.DistNetworkError, dist.DistStoreError, TimeoutError) as error:
         raise UserError(
             f"process {rank()} of {world_size()} cannot join the others at {address}, port {port} "
-            f"({str(error).splitlines()[0]}): see that the port is free and open, and that every process runs"
+            f"({str(error).splitlines()[0]}): check that the port is free and open and that all processes run"
         ) from error
 
 
@@ -93,14 +93,14 @@ def _meeting_place() -> tuple[str, int]:
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"WORLD_SIZE is {world_size()}, but MASTER_ADDR and MASTER_PORT do not say where the processes "
-            "meet: start them with torchrun, or set both, to a host and the number of a port"
+            f"WORLD_SIZE is {world_size()}, but MASTER_ADDR and MASTER_PORT are not a host and a port: start "
+            "the processes with torchrun, or set both"
         ) from error
 
 
 def _join(address: str, port: int, device: torch.device, backend: str, timeout: timedelta) -> None:
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # by torchrun, else by rank 0
-    shared = dist.TCPStore(address, port, None, rank() == 0 and not served, timeout, multi_tenant=True)
+    is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # by torchrun, else by rank 0
+    shared = dist.TCPStore(address, port, None, rank() == 0 and not is_served, timeout, multi_tenant=True)
     attempt = _agree_on_attempt(shared, timeout)
     dist.init_process_group(
         backend,
@@ -127,15 +127,15 @@ def stop() -> None:
 
 
 def first_to_report() -> bool:
-    """Whether this process is the first of the world to ask: it alone prints the error that ends them all.
+    """Whether this process is the first one to call this: it alone prints the error that ends the run.
 
-    Before the group exists the first process of each machine does: what fails by then fails on all alike.
+    Before the group exists, the first process of each machine is: until then errors occur on all processes.
     """
     if not _HEARTBEAT:
         return local_rank() == 0
     if _HEARTBEAT[0].is_first():
         return True
-    time.sleep(2.0)  # torchrun ends the others when one leaves: the first must have printed by then
+    time.sleep(2.0)  # torchrun kills the others when one exits: the first must have printed by then
     return False
 
 
@@ -146,7 +146,7 @@ def announce_end() -> None:
 
 
 def cause_of(error: BaseException) -> str | None:
-    """The process whose end is behind a collective's `error`, in a sentence; None: an error of its own."""
+    """The process whose end made a collective raise `error`, in a sentence; None: it is our own."""
     words = ("gloo", "nccl", "connection", "peer", "socket", "store")
     is_collective = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
     if not _HEARTBEAT or not is_collective:
@@ -174,9 +174,9 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class Vote:
-    """The largest of the numbers that the ranks cast, exchanged behind the work between cast and result.
+    """The maximum of a number over the ranks, exchanged in the background between `cast` and `result`.
 
-    The exchange has a group of its own on gloo: it neither waits for a GPU nor makes one wait.
+    It has a gloo group of its own, and so never synchronises with a GPU.
     """
 
     def __init__(self) -> None:
@@ -184,13 +184,13 @@ class Vote:
         self._group = dist.new_group(timeout=timeout, backend="gloo") if dist.is_initialized() else None
 
     def cast(self, number: int) -> None:
-        """Send this rank's number off."""
+        """Send this rank's number."""
         self._number = torch.tensor(number)
         if self._group:
             self._work = dist.all_reduce(self._number, dist.ReduceOp.MAX, self._group, async_op=True)
 
     def result(self) -> int:
-        """The largest number, the same on all ranks, waiting for it if it is still on its way."""
+        """The maximum, the same on all ranks; waits for it where needed."""
         if self._group:
             self._work.wait()
         return int(self._number)
@@ -225,7 +225,7 @@ def _rows_of_all(rows: Tensor) -> list[Tensor]:
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """All rows of all ranks; backward sums over the ranks what each of them wants from the local rows."""
+    """All rows of all ranks; backward sums the gradients of all ranks with respect to the local rows."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
@@ -278,7 +278,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def broadcast_object(value: T) -> T:
-    """What rank 0 holds, on every rank: rank 0 decides, the others follow."""
+    """Rank 0's value, on every rank."""
     if not dist.is_initialized():
         return value
     box = [value]

@@ -1,4 +1,4 @@
-"""Signs of life between the processes of a run, so that one that is gone is named and nobody waits for it."""
+"""Heartbeats between the processes of a run: one that is gone is named, and the others end."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-PERIOD = 1.0  # seconds between two signs of life
-SOON = 5.0  # of silence, after which a process counts as gone where something is known to be wrong
-GRACE = 15.0  # in which a process should notice that another one has ended the run
-PATIENCE = 40.0  # of silence, after which a process counts as gone
+PERIOD = 1.0  # seconds between two heartbeats of a process
+SOON = 5.0  # seconds without one, after which a process counts as gone if an error has occurred
+GRACE = 15.0  # seconds for a process to notice that another one has ended the run
+PATIENCE = 40.0  # seconds without a heartbeat, after which a process counts as gone
 ENDED = "ended"
 T = TypeVar("T")
 
@@ -30,11 +30,11 @@ class Store(Protocol):
 
 
 class Heartbeat:
-    """A thread that exchanges signs of life with the other processes, and one that evaluates them.
+    """A thread that exchanges heartbeats with the others through the store, and one that watches their age.
 
-    A thread has to end the process: a rank that waits in a collective for one that is gone cannot
-    be reached otherwise, on NCCL for as long as its timeout. It asks the store nothing itself: one on a
-    machine that is gone answers nothing, and no error either, for minutes.
+    The watching thread ends the process itself, since a rank that waits in a collective for one that is gone
+    cannot be interrupted otherwise (with NCCL until its timeout). It makes no calls to the store: with the
+    machine of the store gone, they neither return nor fail for minutes.
 
     Args:
         store: shared by all processes, through a connection of its own: waiting blocks it.
@@ -46,12 +46,12 @@ class Heartbeat:
         self._heard: dict[int, tuple[str, float]] = {}
         self._answered = time.monotonic()  # when the store last did
         self._count, self._has_ended = 0, False
-        self._lock, self._is_silent = threading.Lock(), threading.Event()
+        self._lock, self._has_stopped = threading.Lock(), threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
 
     def start(self) -> None:
-        """Begin, once every process has: their first signs of life are waited for."""
-        self._say()
+        """Wait for the first heartbeat of every process, then start the threads."""
+        self._beat_once()
         for other in self._others:
             self._heard[other] = (self._store.get(f"alive/{other}").decode(), time.monotonic())
         self._answered = time.monotonic()
@@ -59,22 +59,22 @@ class Heartbeat:
             thread.start()
 
     def stop(self) -> None:
-        """Fall silent, in good order."""
-        self._is_silent.set()
+        """End the threads."""
+        self._has_stopped.set()
         for thread in self._threads:
             thread.join(2 * PERIOD)
 
     def is_first(self) -> bool:
-        """Whether no process has asked before: one alone tells the user. True where the store is gone."""
+        """Whether no process has called this before, or the store is gone: it tells the user."""
         return self._ask(lambda: self._store.add("told", 1) == 1, default=True)
 
     def announce_end(self) -> None:
         """Tell the others that this process ends the run."""
         self._has_ended = True
-        self._ask(self._say, default=None)
+        self._ask(self._beat_once, default=None)
 
     def _ask(self, question: Callable[[], T], default: T) -> T:
-        """What the store answers, or `default` where it is gone: it has `SOON` seconds."""
+        """What the store answers within `SOON` seconds, else `default`."""
         answers = []
 
         def ask() -> None:
@@ -107,47 +107,47 @@ class Heartbeat:
         return None
 
     def _ended(self) -> list[int]:
-        return [other for other, (said, _) in self._heard.items() if said.startswith(ENDED)]
+        return [other for other, (message, _) in self._heard.items() if message.startswith(ENDED)]
 
     def _gone(self, patience: float) -> str | None:
-        """A sentence on a process that has been silent for longer than `patience` seconds."""
+        """A sentence on a process without a heartbeat for longer than `patience` seconds."""
         now = time.monotonic()
         if now - self._answered > patience:
             return "the store that joins the processes is gone, and with it torchrun or process 0"
-        for other, (said, since) in self._heard.items():
-            if now - since > patience and not said.startswith(ENDED):
-                where = said.partition(" ")[2]
-                return f"process {other} ({where}) is gone: no sign of life for {now - since:.0f} s"
+        for other, (message, since) in self._heard.items():
+            if now - since > patience and not message.startswith(ENDED):
+                where = message.partition(" ")[2]
+                return f"process {other} ({where}) is gone: no heartbeat for {now - since:.0f} s"
         return None
 
-    def _say(self) -> None:
+    def _beat_once(self) -> None:
         self._count += 1
-        sign = ENDED if self._has_ended else str(self._count)
-        self._store.set(f"alive/{self._rank}", f"{sign} on {socket.gethostname()}, pid {os.getpid()}")
+        state = ENDED if self._has_ended else str(self._count)
+        self._store.set(f"alive/{self._rank}", f"{state} on {socket.gethostname()}, pid {os.getpid()}")
 
     def _beat(self) -> None:
-        while not self._is_silent.wait(PERIOD):
+        while not self._has_stopped.wait(PERIOD):
             self._exchange()
 
     def _watch(self) -> None:
-        left_alone, was_gone = 0.0, None
-        while not self._is_silent.wait(PERIOD):
+        waited, was_gone = 0.0, None
+        while not self._has_stopped.wait(PERIOD):
             if self._ended() and not self._has_ended:
-                left_alone += PERIOD
-                if left_alone > GRACE:  # the main thread still waits for the process that ended
+                waited += PERIOD
+                if waited > GRACE:  # the main thread waits for the process that ended
                     os._exit(1)
             gone = self._gone(PATIENCE)
-            if gone and was_gone and not self._is_silent.is_set():
+            if gone and was_gone and not self._has_stopped.is_set():
                 if self.is_first():
                     print(f"error: {gone}", file=sys.stderr, flush=True)
                 os._exit(1)
-            was_gone = gone  # twice: a process that was itself stopped for a while has to listen first
+            was_gone = gone  # twice in a row: a process that was suspended must first read the heartbeats
 
     def _exchange(self) -> None:
         with self._lock, contextlib.suppress(RuntimeError):
-            self._say()
-            heard = self._store.multi_get([f"alive/{other}" for other in self._others])
+            self._beat_once()
+            messages = self._store.multi_get([f"alive/{other}" for other in self._others])
             self._answered = now = time.monotonic()
-            for other, said in zip(self._others, map(bytes.decode, heard), strict=True):
-                if said != self._heard[other][0]:
-                    self._heard[other] = (said, now)
+            for other, message in zip(self._others, map(bytes.decode, messages), strict=True):
+                if message != self._heard[other][0]:
+                    self._heard[other] = (message, now)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def progress(steps: Iterable[T], title: str) -> Iterable[T]:
-    """The same steps, with a progress bar on rank 0's terminal that leaves when they are done."""
+    """The same steps, with a progress bar on rank 0's terminal that disappears at the end."""
     visible = distributed.is_main() and sys.stderr.isatty()
     return tqdm(steps, desc=title, leave=False, disable=not visible)
 
@@ -41,7 +41,7 @@ def start_logging() -> None:
 
 
 def log_to(folder: Path) -> None:
-    """Let rank 0 also write `log.txt`, after what an earlier part of the run wrote there."""
+    """Let rank 0 also append to `log.txt`, which a resumed run continues."""
     root = logging.getLogger()
     early = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
     if distributed.is_main():
@@ -55,7 +55,7 @@ def log_to(folder: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that a full disk does not fill with its own tracebacks: what it misses is on the console."""
+    """A log file whose write errors, as on a full disk, print no traceback; the console has all messages."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
         if not isinstance(sys.exc_info()[1], OSError):
@@ -69,13 +69,13 @@ class RunLog:
 
     Args:
         folder: the run's output folder.
-        step, epoch: the steps and epochs that are done. Lines of later ones, left by a run that was cut off,
-            are taken out.
+        step, epoch: the steps and epochs that are done. Lines of later ones, from an interrupted run, are
+            removed.
     """
 
     def __init__(self, folder: Path, step: int, epoch: int) -> None:
         self._path, self._board_folder = folder / "metrics.jsonl", folder / "tensorboard"
-        self._waiting: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []
         self._board: SummaryWriter | None = None
         if distributed.is_main():
             done = {"train": ("step", step), "eval": ("epoch", epoch)}
@@ -86,16 +86,16 @@ class RunLog:
         """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
         if not distributed.is_main():
             return
-        self._waiting.append(record)
+        self._pending.append(record)
         try:
-            self._write_waiting()
+            self._write_pending()
             self._draw(record)
         except OSError as error:
             logger.warning("writing '%s' failed (%s): the run continues", self._path.parent, error.strerror)
 
-    def _write_waiting(self) -> None:
-        _append(self._path, "".join(json.dumps(record) + "\n" for record in self._waiting))
-        self._waiting = []
+    def _write_pending(self) -> None:
+        _append(self._path, "".join(json.dumps(record) + "\n" for record in self._pending))
+        self._pending = []
 
     def _draw(self, record: dict[str, Any]) -> None:
         if self._board is None:
@@ -104,19 +104,19 @@ class RunLog:
             self._board = SummaryWriter(str(self._board_folder), purge_step=record["step"])
         prefix = "train" if record["kind"] == "train" else record["split"]
         try:
-            for name, value in _numbers(record, prefix):
+            for name, value in _scalars(record, prefix):
                 self._board.add_scalar(name, value, record["step"])
-        except OSError:  # its thread has ended, and with it this file
+        except OSError:  # its writer thread has ended, and with it this file
             self._board = None
             raise
 
     def close(self) -> None:
-        """Write what still waits, and finish TensorBoard's file."""
-        if self._waiting:
+        """Write the lines that are still pending, and close TensorBoard's file."""
+        if self._pending:
             try:
-                self._write_waiting()
+                self._write_pending()
             except OSError as error:
-                lost = f"the last lines of '{self._path}' are lost: {len(self._waiting)}"
+                lost = f"the last lines of '{self._path}' are lost: {len(self._pending)}"
                 logger.warning("%s (%s)", lost, error.strerror)
         if self._board is not None:
             with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ def _is_done(line: str, done: Mapping[str, tuple[str, int]]) -> bool:
 
 
 def _append(path: Path, text: str) -> None:
-    """Append all of a text, or where that fails (OSError) nothing."""
+    """Append a text completely or, with an OSError, not at all."""
     size = path.stat().st_size
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -141,18 +141,18 @@ def _append(path: Path, text: str) -> None:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """The whole lines of a file; the last one of a killed run may be half a line."""
+    """The complete lines of a file; a killed run may leave a partial last one."""
     if not path.exists():
         return []
     *whole, _ = path.read_text(encoding="utf-8").split("\n")
     return whole
 
 
-def _numbers(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+def _scalars(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
     numbers = []
     for name, value in record.items():
         if isinstance(value, dict):
-            numbers += _numbers(value, f"{prefix}/{name}")
+            numbers += _scalars(value, f"{prefix}/{name}")
         elif isinstance(value, int | float) and name not in ("step", "steps_per_epoch", "best"):
             numbers.append((f"{prefix}/{name}", value))
     return numbers

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step, saves, and leaves with a status that says so."""
+"""Signals that ask a run to stop: it finishes its step, saves, and exits with the status `RESUME_ME`."""
 
 import os
 import signal
@@ -15,38 +15,38 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Stopped(BaseException):
-    """The run ends because a signal asked for it. Its text is what to tell the user."""
+    """The run ends because a signal asked for it. Its text is the message for the user."""
 
 
 class StopSignals:
     """SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's warning) while the block runs.
 
     The first one sets `requested`. After `begin()` it also raises `Stopped` at once, except inside
-    `deferred()`. A second Ctrl-C ends the process there and then.
+    `deferred()`. A second Ctrl-C ends the process immediately.
     """
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
         self._is_deferred = True
         self._process = os.getpid()
-        self._before: dict[signal.Signals, Handler] = {}
+        self._previous: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def begin(self) -> None:
-        """From here on a signal may end the run anywhere; one that has come before does so now."""
+        """From here on a signal raises `Stopped`; one that was received before does so now."""
         self._is_deferred = False
         self._raise_requested()
 
     def ignore(self) -> None:
-        """From here on the signals change nothing: the run ends already."""
+        """From here on signals are ignored: the run ends already."""
         self._is_deferred = True
 
     def _handle(self, number: int, _: object) -> None:
@@ -61,8 +61,8 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Work that has to come to an orderly end. It may look at `requested` and raise `Stopped` itself."""
-        self._raise_requested()  # one that was raised where Python lets nothing through, as in a finaliser
+        """A block that no signal interrupts. It may check `requested` and raise `Stopped` itself."""
+        self._raise_requested()  # one whose exception Python dropped, as in a finaliser
         self._is_deferred = True
         try:
             yield

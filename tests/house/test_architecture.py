@@ -28,9 +28,7 @@ PARSERS = (
     *("config", "options", "misc.cli", "data.records", "data.table", "data.json_files"),
     *("model.weights.pickles", "model.weights.pretrained", "model.weights.shapes"),
 )
-TOO_LARGE: set[Path] = set()
-MAX_SHARED = 0
-MAX_ANY = 85  # to be lowered to 5
+MAX_ANY = 5
 HEAVY = {"torch", "torchvision", "transformers", "numpy", "PIL", "matplotlib", "tqdm", "safetensors"}
 
 
@@ -150,14 +148,14 @@ def test_files_and_folders_stay_small_enough_to_read() -> None:
     for path in PATHS:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= 300, f"{path} has {lines} lines; at most 300"
-    for folder in {path.parent for path in [*PATHS, *Path("tests").rglob("*.py")]} - TOO_LARGE:
+    for folder in {path.parent for path in [*PATHS, *Path("tests").rglob("*.py")]}:
         number = len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
         assert number <= 15, f"{folder} has {number} modules; at most 15"
 
 
 def count_any(annotation: ast.expr | None) -> int:
-    """How often `Any` stands in an annotation, but for `dict[str, Any]`: an object of JSON, a saved state."""
-    if annotation is None or ast.unparse(annotation) == "dict[str, Any]":
+    """How often `Any` stands in an annotation, but for mappings of names: objects of JSON, saved states."""
+    if annotation is None or ast.unparse(annotation) in ("dict[str, Any]", "Mapping[str, Any]"):
         return 0
     own = isinstance(annotation, ast.Name) and annotation.id == "Any"
     children = (node for node in ast.iter_child_nodes(annotation) if isinstance(node, ast.expr))
@@ -197,4 +195,4 @@ def test_no_test_module_imports_another() -> None:
         for name in imported_names(parse(path))
         if name.startswith("tests.") and ".test_" in name
     ]
-    assert len(found) <= MAX_SHARED, "\n".join(found)
+    assert not found, "\n".join(found)
