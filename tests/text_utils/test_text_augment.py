@@ -70,10 +70,6 @@ def test_any_caption_comes_out_as_text_of_its_own_words() -> None:
         assert set(kept.split()) <= set(re.split(r"\s+", caption))
 
 
-def test_one_word_is_left_alone() -> None:
-    assert random_deletion("穿黑色外套的男人", 1.0, random.Random(0)) == "穿黑色外套的男人"
-
-
 def test_there_is_an_operation_for_each_value_of_the_option() -> None:
     assert set(OPERATIONS) == set(TEXT_AUGMENTATIONS)
 
