@@ -50,13 +50,8 @@ def evaluate(flags: argparse.Namespace) -> tuple[int, dict[str, float]]:
     from main import main as run_main
 
     folder = Path(flags.output_dir or f"runs/verify/{flags.benchmark}-{flags.recipe}")
-    arguments = [
-        "--config",
-        str(config.FOLDER / f"{flags.benchmark}.yaml"),
-        "--evaluate",
-        str(flags.checkpoint),
-    ]
-    arguments += ["--output-dir", str(folder)]
+    arguments = ["--config", str(config.FOLDER / f"{flags.benchmark}.yaml"), "--output-dir", str(folder)]
+    arguments += ["--evaluate", str(flags.checkpoint)]
     if flags.annotations:  # the authors' files, or curated ones
         arguments += [f"data.annotation_file={flags.annotations}", "data.dataset=auto"]
     if flags.images:

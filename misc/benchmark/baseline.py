@@ -38,10 +38,10 @@ def encode_image(clip: CLIP, pixels: Tensor) -> Tensor:
     visual = clip.visual
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     first = visual.class_embedding.expand(len(patches), 1, -1)
-    x = _norm(visual.ln_pre, torch.cat([first, patches], dim=1) + visual.positional_embedding)
+    x = visual.ln_pre(torch.cat([first, patches], dim=1) + visual.positional_embedding)
     for block in visual.transformer.resblocks:
         x = _block(block, x)
-    return _norm(visual.ln_post, x[:, 0]) @ visual.proj
+    return visual.ln_post(x[:, 0]) @ visual.proj
 
 
 def encode_text(clip: CLIP, captions: Captions) -> Tensor:
@@ -54,7 +54,7 @@ def encode_text(clip: CLIP, captions: Captions) -> Tensor:
     for block in text.transformer.resblocks:
         x = _block(block, x, mask)
     ends = [len(row) - 1 for row in captions]
-    return _norm(text.ln_final, x)[range(len(ends)), ends] @ text.text_projection
+    return text.ln_final(x)[range(len(ends)), ends] @ text.text_projection
 
 
 @torch.no_grad()
@@ -70,8 +70,8 @@ def encode_captions(
 
 
 def _block(block: Block, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    x = x + _attention(block.attn, _norm(block.ln_1, x), mask)
-    hidden = block.mlp.c_fc(_norm(block.ln_2, x))
+    x = x + _attention(block.attn, block.ln_1(x), mask)
+    hidden = block.mlp.c_fc(block.ln_2(x))
     return x + block.mlp.c_proj(hidden * torch.sigmoid(1.702 * hidden))
 
 
@@ -84,7 +84,7 @@ def _attention(attention: Attention, x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return F.layerx(norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def total_loss(
@@ -133,11 +133,8 @@ def total_loss(
 
 def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW with a group for each parameter."""
-    groups = [
-        {"params": [parameter], "weight_decay": weight_decay if parameter.ndim > 1 else 0.0}
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    ]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [{"params": [p], "weight_decay": weight_decay if p.ndim > 1 else 0.0} for p in trained]
     return torch.optim.AdamW(groups, lr=1e-6, betas=(0.9, 0.98))
 
 
@@ -145,24 +142,13 @@ def training_samples(
     images: Sequence[Path], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Iterator[dict[str, Tensor]]:
     """The four views of each image, (3, H, W) fp32, normalised, by torchvision's operations on images."""
-    pool = [
-        v2.ColorJitter(0.1, 0.1, 0.1),
-        v2.RandomRotation(15),
-        v2.RandomResizedCrop(size, (0.9, 1.0)),
-        v2.RandomGrayscale(0.1),
-        v2.RandomHorizontalFlip(),
-        v2.RandomErasing(scale=(0.10, 0.20)),
-    ]
+    pool = [v2.ColorJitter(0.1, 0.1, 0.1), v2.RandomRotation(15), v2.RandomResizedCrop(size, (0.9, 1.0))]
+    pool += [v2.RandomGrayscale(0.1), v2.RandomHorizontalFlip(), v2.RandomErasing(scale=(0.10, 0.20))]
     resize = v2.Resize(size)
-    strong = v2.Compose(
-        [
-            v2.RandomResizedCrop(size, (0.2, 1.0)),
-            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))]),
-            v2.RandomHorizontalFlip(),
-        ]
-    )
+    jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
+    blur = v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))])
+    crop, flip = v2.RandomResizedCrop(size, (0.2, 1.0)), v2.RandomHorizontalFlip()
+    strong = v2.Compose([crop, jitter, v2.RandomGrayscale(0.2), blur, flip])
     finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
     for path in images:
         with Image.open(path) as file:

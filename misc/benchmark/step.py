@@ -29,8 +29,7 @@ VIT_L = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16
 def training_step(settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()) -> Workload:
     """A step of a recipe."""
     options = make_options(settings, recipe, overrides)
-    model, loaders, _ = build(options)
-    return step_of(options, model, loaders)
+    return step_of(options, *build(options)[:2])
 
 
 def larger_step(settings: Settings, parts: int) -> Workload:
@@ -42,11 +41,9 @@ def larger_step(settings: Settings, parts: int) -> Workload:
 def altclip_step(settings: Settings) -> Workload:
     """A full step with random towers of AltCLIP's size (864 M parameters), on a quarter of the batch."""
     overrides = [
-        "model.backbone=altclip",
-        f"model.altclip_pretrained={small_altclip(settings)}",
-        f"data.batch_size={max(2, batch_size(settings) // 4)}",
-        "data.normalization=clip",
-        *(f"model.{name}=null" for name in ("image_width", "image_layers", "text_width", "text_layers")),
+        *("model.backbone=altclip", f"model.altclip_pretrained={small_altclip(settings)}"),
+        *(f"data.batch_size={max(2, batch_size(settings) // 4)}", "data.normalization=clip"),
+        *(f"model.{tower}_{size}=null" for tower in ("image", "text") for size in ("width", "layers")),
         "model.embed_dim=null",
         *(["data.image_size=[56,28]"] if settings.quick else []),
     ]

@@ -100,16 +100,6 @@ def tokenising(settings: Settings, tokenizer: Tokenizer) -> Workload:
     return Workload(run, len(captions), "captions", note="one core")
 
 
-def clip_tokenising(settings: Settings) -> Workload:
-    """CLIP's byte-pair encoding."""
-    return tokenising(settings, CLIPTokenizer())
-
-
-def altclip_tokenising(settings: Settings) -> Workload:
-    """XLM-RoBERTa's SentencePiece, with a small vocabulary."""
-    return tokenising(settings, AltCLIPTokenizer(str(small_altclip(settings))))
-
-
 def image_encoding(settings: Settings) -> Workload:
     """Features of test images, from their files, by the evaluator."""
     options = make_options(settings)
@@ -228,8 +218,8 @@ WORKLOADS: dict[str, Callable[[Settings], Workload]] = {
     "data.full": partial(training_batches, recipe=FULL),
     "data.simplified": partial(training_batches, recipe=SIMPLIFIED),
     "data.workers": partial(training_batches, recipe=FULL, workers=num_cores()),
-    "tokens.clip": clip_tokenising,
-    "tokens.altclip": altclip_tokenising,
+    "tokens.clip": lambda settings: tokenising(settings, CLIPTokenizer()),
+    "tokens.altclip": lambda settings: tokenising(settings, AltCLIPTokenizer(str(small_altclip(settings)))),
     "evaluate.images": image_encoding,
     "evaluate.captions": caption_encoding,
     "metrics.cuhk": partial(scoring, num_queries=6_156, num_images=3_074),

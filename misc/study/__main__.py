@@ -88,17 +88,14 @@ class Run:
     def start(self) -> subprocess.Popen[bytes]:
         """Start its process, which resumes an interrupted run."""
         mode = ["--resume"] if self.can_resume() else ["output.overwrite=true"]
-        command = [
-            sys.executable,
-            str(ROOT / "main.py"),
-            "--config",
-            str(self.config),
-            *self.overrides,
-            *mode,
-        ]
+        command = [sys.executable, str(ROOT / "main.py"), "--config", str(self.config)]
         with self.console.open("wb") as console:
             return subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | ONE_THREAD, stdout=console, stderr=subprocess.STDOUT
+                [*command, *self.overrides, *mode],
+                cwd=ROOT,
+                env=os.environ | ONE_THREAD,
+                stdout=console,
+                stderr=subprocess.STDOUT,
             )
 
     @property
