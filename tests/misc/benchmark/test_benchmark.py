@@ -19,7 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from misc.benchmark import machine
+from misc.benchmark import child, machine
 from misc.benchmark.__main__ import main
 from misc.benchmark.flops import Tower, step_flops
 from misc.benchmark.measure import Workload, measure
@@ -208,7 +208,12 @@ def report(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list
     out, stdout, stderr = folder / "made" / "bench.json", io.StringIO(), io.StringIO()
     arguments = ["--quick", "--device", "cpu", "--repeats", "1", "--only", "step.simplified,step.bf16"]
     arguments += ["--annotations", str(people), "--images", str(people / "imgs"), "--out", str(out)]
-    with redirect_stdout(stdout), redirect_stderr(stderr):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        in_child = child.run_in_child  # what measures; what prepares needs no process
+        patch.setattr(
+            "misc.benchmark.__main__.run_in_child",
+            lambda work, *given: work(*given) if work is child.prepare else in_child(work, *given),
+        )
         status = main([*arguments, "--compare", str(folder / "earlier.json"), "model.text_layers=1"])
     assert (status, stderr.getvalue()) == (0, "")
     return stdout.getvalue().splitlines(), json.loads(out.read_text(encoding="utf-8"))

@@ -3,11 +3,13 @@
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from main import main as run_main
 from misc.study.__main__ import RECIPES, Run, main
 from misc.study.report import Outcome, summarise, write_report
 from options import load_options
@@ -25,6 +27,17 @@ def outcomes(figures: dict[str, tuple[tuple[float, float], ...]] = FIGURES) -> l
         for recipe, values in figures.items()
         for seed, (rank1, mean_ap) in enumerate(values)
     ]
+
+
+class InThisProcess:
+    """`subprocess.Popen` of `main.py`, without the start of an interpreter."""
+
+    def __init__(self, command: list[str], **_: object) -> None:
+        assert command[:2] == [sys.executable, str(Path("main.py").resolve())]
+        self.returncode = run_main(command[2:])
+
+    def poll(self) -> int:
+        return self.returncode
 
 
 @pytest.fixture
@@ -122,8 +135,9 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
 
 
 def test_a_study_resumes_keeps_finished_runs_and_replaces_those_of_other_options(
-    study_config: Path, tmp_path: Path
+    study_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("subprocess.Popen", InThisProcess)
     runs, out = tmp_path / "runs", tmp_path / "out"
     other = Run("no-trick", 0, study_config, runs / "no-trick-0")
     other.folder.mkdir(parents=True)
