@@ -1,6 +1,6 @@
 """From annotations to records, in any format of `data.types.FORMATS`.
 
-A format's reader is a module with two functions:
+A format's reader is a module of `data.readers` with two functions:
 
     recognises(path, content, form) -> whether the annotations are of this format, for "auto"
     read(path, content, form, splits, languages, report) -> {split: {language: records}}
@@ -14,9 +14,10 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from data.records import Report, raise_fault, read_bytes
-from data.types import FORMATS, SPLITS, ByLanguage, language_name
+from data.types import FORMATS, SPLITS, ByLanguage, Format, language_name
 from options import UserError
 
 UNRECOGNISED = "cuhk-pedes"  # its reader says what is expected
@@ -50,12 +51,17 @@ def read_splits(
         found, expected = ("a folder", "one file") if path.is_dir() else ("a file", "a folder")
         raise UserError(f"data.annotation_file: '{path}' is {found}; data.dataset={dataset} is {expected}")
     wanted = languages and list(dict.fromkeys(map(language_name, languages)))
-    return import_module(form.reader).read(path, content, form, splits, wanted, report)
+    return reader_of(form).read(path, content, form, splits, wanted, report)
+
+
+def reader_of(form: Format) -> ModuleType:
+    """The module of `data.readers` that reads a format."""
+    return import_module(f"data.readers.{form.reader}")
 
 
 def detect_format(path: Path, content: bytes) -> str:
     """The name of the first format whose reader recognises the annotations."""
     for name, form in FORMATS.items():
-        if import_module(form.reader).recognises(path, content, form):
+        if reader_of(form).recognises(path, content, form):
             return name
     return UNRECOGNISED

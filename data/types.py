@@ -34,7 +34,7 @@ class Format:
     """One annotation format.
 
     Attributes:
-        reader: the module that reads it, as `data.formats` describes it.
+        reader: the module of `data.readers` that reads it, as `data.formats` describes it.
         image_field: the field of a JSON record that holds the image's path.
         split_files: names of the files in a folder, the first that exists; () where one file has all splits.
     """
@@ -46,13 +46,13 @@ class Format:
 
 # The choices of `data.dataset`. "auto" is the first whose reader recognises the annotations.
 FORMATS: Mapping[str, Format] = {
-    "cuhk-pedes": Format("data.json_files", "file_path"),
-    "icfg-pedes": Format("data.json_files", "file_path"),
-    "rstpreid": Format("data.json_files", "img_path"),
-    "table": Format("data.table"),
-    "folder": Format("data.json_files", "file_path", ("{split}_reid_{language}.json", "{split}_reid.json")),
-    "curated": Format("data.json_files", "file_path", ("{split}_reid.json",)),
-    "multilingual": Format("data.json_files", "file_path", ("{split}_reid_{language}.json",)),
+    "cuhk-pedes": Format("json_files", "file_path"),
+    "icfg-pedes": Format("json_files", "file_path"),
+    "rstpreid": Format("json_files", "img_path"),
+    "table": Format("table"),
+    "folder": Format("json_files", "file_path", ("{split}_reid_{language}.json", "{split}_reid.json")),
+    "curated": Format("json_files", "file_path", ("{split}_reid.json",)),
+    "multilingual": Format("json_files", "file_path", ("{split}_reid_{language}.json",)),
 }
 
 

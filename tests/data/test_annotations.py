@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -129,7 +128,7 @@ def test_the_choices_of_the_option_are_the_formats_and_each_has_a_reader(tmp_pat
     """`data.types.FORMATS` is the only list."""
     for name, form in FORMATS.items():
         assert load_options({}, [f"data.dataset={name}"]).data.dataset == name
-        assert {"recognises", "read"} <= set(vars(import_module(form.reader)))
+        assert {"recognises", "read"} <= set(vars(reader_of(form)))
     with pytest.raises(UserError, match=", ".join(FORMATS)):
         load_options({}, ["data.dataset=another"])
 
@@ -149,7 +148,7 @@ def test_a_format_in_the_registry_is_detected_read_and_forced(
         return found
 
     reader.read = read
-    monkeypatch.setitem(sys.modules, "data_lines", reader)
+    monkeypatch.setitem(sys.modules, "data.readers.data_lines", reader)
     monkeypatch.setitem(FORMATS, "lines", Format("data_lines"))
     (tmp_path / "a.txt").write_text("lines\ntest 1 a.jpg a man\n")
     for dataset in ("auto", "lines"):

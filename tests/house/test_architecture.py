@@ -25,7 +25,7 @@ FLOORS = [
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Modules that parse JSON, YAML, pickles and command lines: their input has no type before they check it.
 PARSERS = (
-    *("config", "options", "misc.cli", "data.records", "data.table", "data.json_files"),
+    *("config", "options", "misc.cli", "data.records", "data.readers.table", "data.readers.json_files"),
     *("model.weights.pickles", "model.weights.pretrained", "model.weights.shapes"),
 )
 MAX_ANY = 5

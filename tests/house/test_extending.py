@@ -22,7 +22,7 @@ DIFFS = {
 REFERENCE = "config/config.yaml"  # written by `python -m config`
 FILES = {
     "A loss with a head": {"model/objectives.py", "config/experiment.py", REFERENCE},
-    "A data set format": {"data/coco.py", "data/types.py"},
+    "A data set format": {"data/readers/coco.py", "data/types.py"},
     "A backbone": {"model/convgru.py", "model/__init__.py", "config/convgru.yaml"},
     "A method with its own embedding": {
         *("model/objectives.py", "model/heads.py", "config/experiment.py", REFERENCE),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.readers.table import REQUIRED
 from data.records import (
     MALFORMED,
     NOT_ALIGNED,
@@ -17,7 +18,6 @@ from data.records import (
     read_record,
     read_split,
 )
-from data.table import REQUIRED
 from data.types import ByLanguage, Format, Record, language_name
 from options import UserError
 
