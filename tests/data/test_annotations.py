@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data.annotations import check_images, load_data, missing_images, read_splits
+from data.formats import reader_of
 from data.types import FORMATS, Format, Record, Splits
 from options import DataOptions, Options, UserError, load_options
 
