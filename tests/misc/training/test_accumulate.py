@@ -17,7 +17,7 @@ from tests.helpers.gloo import run_in_processes
 from tests.helpers.gradients import SOFT_LABEL, assert_same_gradients, gradients, in_parts, whole
 from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 from tests.helpers.tiny_config import write_tiny
-from tests.helpers.whole_runs import losses
+from tests.helpers.whole_runs import train_lines
 
 # torch 2.4, of its own checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
@@ -71,7 +71,9 @@ def test_two_processes_in_parts_give_what_one_gives_that_has_all_rows(
         assert_same_gradients(rank[case], wanted)
 
 
-def test_a_run_of_two_processes_has_the_losses_of_whole_batches(people: Path, tmp_path: Path) -> None:
+def test_a_run_of_two_processes_has_the_losses_and_gradients_of_whole_batches(
+    people: Path, tmp_path: Path
+) -> None:
     found = []
     for number in (1, 4):
         out = tmp_path / f"run-{number}"
@@ -79,9 +81,10 @@ def test_a_run_of_two_processes_has_the_losses_of_whole_batches(people: Path, tm
         changes = (f"schedule.accumulate={number}", "experiment.dropout=0", "log.print_period=1")
         arguments = ["--config", str(config), *changes]
         assert run_in_processes(main, 2, tmp_path, arguments) == [0, 0]
-        found.append(losses(out))
+        found.append([(line["loss"], line["gradient_norm"]) for line in train_lines(out)])
     assert len(found[0]) >= 2
-    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    for parts, whole_batch in zip(*found, strict=True):
+        assert parts == pytest.approx(whole_batch, rel=1e-3)
 
 
 @pytest.mark.parametrize("case", [ALL, "nitc", "ss_text", "mlm"])
