@@ -8,7 +8,7 @@ SEARCHED := runs/demo-search
 .PHONY: demo demo-altclip demo-search $(DEMO) study verify-release bench test test-all drill fuzz lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
-# DEMO_FLAGS="--resume auto" goes on where an earlier demo was stopped.
+# DEMO_FLAGS="--resume auto" resumes an earlier demo.
 DEMO_FLAGS ?= output.overwrite=true
 demo: $(DEMO)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo.yaml $(DEMO_FLAGS)
@@ -36,7 +36,7 @@ $(WEIGHTS):
 $(DEMO): .venv/ready
 	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
 
-# Five recipes at equal compute, three seeds each, on every core. Stopped, it goes on where it was.
+# Five recipes at equal compute, three seeds each, on every core. A stopped study resumes.
 study: .venv/ready
 	$(BIN)/python -m data.synthetic --out datasets/study --identities 1800 --val-identities 100 --test-identities 200 --seed 2
 	$(BIN)/python -m misc.study

@@ -16,7 +16,7 @@ OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 
 @dataclass(frozen=True)
 class Flags:
-    """The flags that are no options.
+    """The flags that are not options.
 
     Attributes:
         command: the whole command line, for the model card.

@@ -36,7 +36,7 @@ RENAMED = {
 
 
 class UserError(ValueError):
-    """An error that the user can fix: one line with what and where, what was expected, what to do."""
+    """A user error: one line with what and where, what was expected, what to do."""
 
 
 def read_settings(

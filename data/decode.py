@@ -51,7 +51,7 @@ def load_image(path: str | Path) -> Image.Image:
             _check_header(file)
             file.load()
             return _to_rgb(_upright(file))
-    except Exception as error:  # whatever a decoder raises: damaged bytes are no mistake of the program
+    except Exception as error:  # a decoder can raise anything on damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = "it is not there" if isinstance(error, FileNotFoundError) else reason
         raise BadImageError(

@@ -71,7 +71,7 @@ def turn_hue(channels: Channels, share: float) -> None:
 
 
 def gaussian_blur(channels: npt.NDArray[np.uint8], sigma: float) -> npt.NDArray[np.uint8]:
-    """Blurred by a Gaussian of `sigma` pixels, cut off at 3 sigma; the edge goes on outside."""
+    """Blurred by a Gaussian of `sigma` pixels, cut off at 3 sigma; the edge pixels are repeated outside."""
     weights = _bell(sigma)
     for axis in (1, 2):
         channels = _weighted_sum(channels, weights, axis)

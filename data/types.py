@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 VIEWS = ("view1", "view2", "simclr1", "simclr2")  # of an image
-INPUTS = (*VIEWS, "tokens", "tokens2", "masked_tokens")  # of a batch: what a loss can read
+TEXTS = ("tokens", "tokens2")  # captions that the towers encode
+INPUTS = (*VIEWS, *TEXTS, "masked_tokens")  # of a batch: what a loss can read
 LANGUAGE_ALIASES = {"zh": "ch"}
 
 

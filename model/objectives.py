@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from data.types import Batch
+from data.types import TEXTS, VIEWS, Batch
 from misc.process import distributed
 from model.heads import CrossModalHead, identity_classifier, simclr_head
 from model.losses import (
@@ -27,8 +27,6 @@ from model.objective import Objective, Pairs, Rows, Sizes, TokenObjective
 from model.protocol import DualEncoder
 from options import ExperimentOptions
 
-VIEWS = ("view1", "view2", "simclr1", "simclr2")  # the inputs that are images
-TEXTS = ("tokens", "tokens2")  # those that are captions; "masked_tokens" is encoded by its objective
 IGNORED = -100  # the label of a token that is not masked
 
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.types import Batch, Tokens
+from data.types import TEXTS, VIEWS, Batch, Tokens
 from misc.process import distributed
 from model.objective import Objective, Pairs, Rows, TokenObjective
-from model.objectives import TEXTS, VIEWS
 from model.protocol import DualEncoder
 
 MAX_LOGIT_SCALE = math.log(100)

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from data.types import Tokens
+from data.types import VIEWS, Tokens
 from model.clip import CLIP
 from model.tbps import TBPS
 from model.towers.layers import Attention, Block
 from text_utils.tokenizer import CLIPTokenizer
 
 Captions = Sequence[Tensor]  # token ids, without padding
-VIEWS = ("view1", "view2", "simclr1", "simclr2")
 
 
 def without_padding(tokens: Tokens) -> Captions:

@@ -82,7 +82,7 @@ def _end(error: BaseException) -> int:
 
 
 def _as_user_error(error: BaseException) -> str | None:
-    """The line for an error that the user can fix; None for any other."""
+    """The line for a user error; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -44,7 +44,7 @@ def bad_altclip(pretrained: str | Path, problem: str) -> UserError:
 
 
 def locate(pretrained: str | Path) -> str:
-    """The folder with AltCLIP's `config.json`, or the hub's id where `pretrained` is no folder.
+    """The folder with AltCLIP's `config.json`, or the hub's id if `pretrained` is not a folder.
 
     Args:
         pretrained: a model folder, a cache root with `models--ORG--NAME/snapshots/...` in it, or a hub id.
@@ -81,7 +81,7 @@ def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> "AltCLI
             ) from error
         raise bad_altclip(
             pretrained,
-            f"is no folder, and no model could be loaded from the hub under that id ({_line(error)}); "
+            f"is not a folder, and no model could be loaded from the hub under that id ({_line(error)}); "
             + ELSEWHERE.format(id=where if where.startswith("BAAI/") else "BAAI/AltCLIP"),
         ) from error
     if config.model_type != "altclip":

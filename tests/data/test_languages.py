@@ -159,12 +159,12 @@ def test_a_language_that_is_not_there_is_refused(people: Path) -> None:
         load_data(options_of(people, "data.languages=[en,it]"))
 
 
-def test_language_draw_with_one_language_is_said_to_be_moot(people: Path) -> None:
-    def moot(*overrides: str) -> list[str]:
+def test_language_draw_with_one_language_is_said_to_be_ineffective(people: Path) -> None:
+    def ineffective(*overrides: str) -> list[str]:
         return [
             line for line in ineffective_settings(options_of(people, *overrides)) if "language_draw" in line
         ]
 
-    assert len(moot("data.language_draw=one")) == 1
-    assert moot("data.language_draw=one", "data.languages=[en,ch]") == []
-    assert moot() == []
+    assert len(ineffective("data.language_draw=one")) == 1
+    assert ineffective("data.language_draw=one", "data.languages=[en,ch]") == []
+    assert ineffective() == []

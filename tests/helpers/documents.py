@@ -49,7 +49,7 @@ def code(text: str) -> list[str]:
 
 
 def calls(text: str) -> list[tuple[str, list[str]]]:
-    """(program, its arguments) of each command that starts one of ours: "main.py", "misc.search"."""
+    """(program, its arguments) of each command that starts a program here: "main.py", "misc.search"."""
     found = []
     for line in commands(text):
         words = shlex.split(re.sub(r"^srun bash -c '(.*)'$", r"\1", line.rstrip("&")))

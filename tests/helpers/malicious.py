@@ -38,6 +38,6 @@ def torchscript_that_writes(path: Path, marker: Path) -> Path:
     to it, with `weights_only` too (CVE-2025-32434).
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch bids TorchScript farewell
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript
         torch.jit.script(_Writes(str(marker))).save(str(path))
     return path

@@ -56,8 +56,6 @@ def save_torchscript(state: dict[str, Tensor], path: Path) -> Path:
         else:
             module.register_buffer(leaf, tensor)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # torch bids TorchScript farewell; OpenAI's file stays as it is
+        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, OpenAI's format
         torch.jit.trace(root, torch.zeros(1)).save(str(path))
     return path

@@ -218,7 +218,7 @@ REFUSED = {
     "a missing name": (lambda *_: "AltCLIP", ["does not exist", "huggingface-cli download"]),
     "a hub id offline": (lambda *_: "BAAI/AltCLIP", ["huggingface-cli download BAAI/AltCLIP"]),
     "another hub id offline": (lambda *_: "BAAI/AltCLIP-m9", ["huggingface-cli download BAAI/AltCLIP-m9"]),
-    "a missing folder that looks like a hub id": (lambda *_: "weights/altclip", ["is no folder"]),
+    "a missing folder that looks like a hub id": (lambda *_: "weights/altclip", ["is not a folder"]),
     "an empty folder": (empty, ["config.json", "snapshots"]),
     "a broken config": (rewritten("config.json", lambda _: b"{"), ["config.json"]),
     "a plain CLIP": (lambda _, tmp: plain_clip(tmp / "clip"), ["type 'clip'", "an AltCLIP is expected"]),

@@ -78,7 +78,7 @@ def test_citc_by_hand() -> None:
 
 
 def test_mlm_by_hand() -> None:
-    """-ln(3/4) - ln(1/2) = 0.287682 + 0.693147 = 0.980829, over the number of masked tokens it is told."""
+    """-ln(3/4) - ln(1/2) = 0.287682 + 0.693147 = 0.980829, over the number of masked tokens."""
     logits, labels = matrix([[math.log(3.0), 0.0], [5.0, 5.0]]), torch.tensor([0, 1])
     assert mlm_loss(logits, labels, torch.tensor(2.0)).item() == pytest.approx(0.490415, abs=1e-6)
     assert mlm_loss(logits, labels, torch.tensor(3.5)).item() == pytest.approx(0.280237, abs=1e-6)
@@ -172,7 +172,7 @@ def test_tal_by_hand_on_three_pairs() -> None:
 
     Row 1: positives at 0.5 and 0.5 - tau ln 3 have the shares 3/4 and 1/4, together 0.5 - 1/4 * 0.016479 =
     0.495880; one negative at 0.42: 0.1 - 0.495880 + 0.42 = 0.024120.
-    Row 2: at 0.1 - 0.9 + ... nothing is left to learn.
+    Row 2: at 0.1 - 0.9 + ... < 0: no loss.
     """
     c = matrix([[0.6, 0.6, 0.6], [0.5, 0.5 - 0.015 * math.log(3), 0.42], [0.1, 0.2, 0.9]]).requires_grad_()
     loss = tal_loss(c, torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]]).bool())

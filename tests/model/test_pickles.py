@@ -166,7 +166,7 @@ def test_a_malicious_file_ends_an_evaluation_with_one_line(
 
 
 def test_what_an_unguarded_reader_would_run_is_real(tmp_path: Path) -> None:
-    """The files above are no duds."""
+    """An unguarded reader would execute the files above."""
     path = torchscript_that_writes(tmp_path / "theirs.pt", tmp_path / "written")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -37,7 +37,7 @@ def ours(openai) -> dict[str, Tensor]:
 
 
 def checkpoint(ours: dict[str, Tensor], **sections: dict) -> dict:
-    """A training checkpoint of ours, heads and all."""
+    """A training checkpoint of this project, with heads."""
     heads = {"simclr_mlp.0.weight": torch.zeros(2, 2), "classifier.bias": torch.zeros(3)}
     return {"model": {f"clip.{n}": t for n, t in ours.items()} | heads, "epoch": 3, "options": sections}
 

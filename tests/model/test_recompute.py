@@ -1,4 +1,4 @@
-"""What is computed anew in the backward pass: the same gradients, and less that is kept."""
+"""Recomputation in the backward pass: the same gradients, and fewer tensors kept."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -53,7 +53,7 @@ def test_views_of_any_image_have_the_size_asked_for(name: str, height_width: tup
 def test_a_view_depends_on_its_generator_alone_and_leaves_all_else_alone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(torch, "manual_seed")  # it starts the GPUs' generators anew
+    monkeypatch.delattr(torch, "manual_seed")  # it reseeds the GPUs' generators
     picture = a_picture(*SIZE)
     before = picture.clone()
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()

@@ -1,4 +1,4 @@
-"""A run that is stopped, wherever it is, goes on to the end that it would have come to."""
+"""A run that is stopped anywhere resumes, and ends as if it had not been stopped."""
 
 import os
 import shutil

@@ -159,7 +159,7 @@ def test_collectives_of_a_group_of_one_on_nccl() -> None:
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_processes_on_nccl_have_the_first_loss_of_one(people: Path, tmp_path: Path) -> None:
     found = []
     for world in (1, 2):
