@@ -64,12 +64,15 @@ class _Watch:
                 return  # the loader's workers talk to each other
             self.seen.append(f"{event} {arguments[:2]}"[:200])
         elif event in CHANGES or (event == "open" and _is_write(arguments[2])):
+            # shutil.rmtree names what it removes relative to an open folder.
+            inside = arguments[1] if event in ("os.remove", "os.rmdir") else -1
+            folder = "" if inside == -1 else os.readlink(f"/proc/self/fd/{inside}")
             for place in CHANGED.get(event, (0,)):
-                self._note(event, arguments[place])
+                self._note(event, arguments[place], folder)
 
-    def _note(self, event: str, path: Any) -> None:
+    def _note(self, event: str, path: Any, folder: str) -> None:
         if isinstance(path, str | bytes | os.PathLike):
-            real = os.path.abspath(os.fsdecode(path))
+            real = os.path.abspath(os.path.join(folder, os.fsdecode(path)))
             if not real.startswith(self.allowed or ()) and not HARMLESS.fullmatch(real):
                 self.seen.append(f"{event} {real}"[:200])
 

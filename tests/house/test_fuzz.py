@@ -51,6 +51,18 @@ def writes_to_stderr(*lines: str) -> Main:
     return main
 
 
+def writes_and_removes(name: str) -> Main:
+    """A program that writes a file and removes its folder."""
+
+    def main(_: Sequence[str]) -> int:
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text("x")
+        shutil.rmtree(Path(name).parent)
+        return 0
+
+    return main
+
+
 def test_the_guard_sees_what_it_guards_against(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def faults(main: Main, kept: dict[str, bytes] | None = None) -> list[str]:
         monkeypatch.setattr("main.main", main)
@@ -63,6 +75,8 @@ def test_the_guard_sees_what_it_guards_against(good: Path, monkeypatch: pytest.M
     assert "ZeroDivisionError" in faults(lambda _: 1 // 0)[0]
     assert "outside" in faults(lambda _: Path("left.txt").write_text("x") and 0)[-1]
     assert "outside" in faults(lambda _: Path("a").write_text("xy") and 0, {"a": b"x"})[-1]
+    in_out = writes_and_removes("out/parts/1.npy")
+    assert faults(in_out) == []
     monkeypatch.setattr("tests.fuzz.guard.SECONDS", 0.2)
     assert "no end" in faults(lambda _: [None for _ in iter(int, 1)])[0]
 
