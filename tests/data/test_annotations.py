@@ -41,34 +41,6 @@ def record(language: str = "en", **changes: Any) -> Record:
     return Record(**{**fields, "language": language, **changes})
 
 
-def test_cuhk_pedes_is_one_file_of_all_splits(tmp_path: Path) -> None:
-    items = [
-        item("train", processed_tokens=[["a", "man"]]),
-        item("val", image="2.jpg", person_id=2, captions=["x", "y", "z"]),
-        item("test", image="3.jpg", person_id=3),
-        item("train", image="4.jpg"),
-    ]
-    found = read_splits(write(tmp_path / "reid_raw.json", items))
-    assert found["train"] == {"en": [record(), record(image="4.jpg")]}
-    assert found["val"] == {"en": [record(image="2.jpg", person_id=2, captions=("x", "y", "z"))]}
-    assert found["test"] == {"en": [record(image="3.jpg", person_id=3)]}
-
-
-def test_icfg_pedes_has_ids_from_zero_and_no_val(tmp_path: Path) -> None:
-    items = [item("train", person_id=0, image="test/0.jpg"), item("test", person_id=7, captions=["one"])]
-    found = read_splits(write(tmp_path / "ICFG-PEDES.json", items), dataset="icfg-pedes")
-    assert found["train"]["en"] == [record(person_id=0, image="test/0.jpg")]
-    assert found["val"] == {}
-
-
-@pytest.mark.parametrize("dataset", ["auto", "rstpreid"])
-def test_rstpreid_calls_the_image_img_path(tmp_path: Path, dataset: str) -> None:
-    items = [{"split": "test", "img_path": "cam_a/1.jpg", "id": 1, "captions": ["a man", "a tall man"]}]
-    assert read_splits(write(tmp_path / "data_captions.json", items), dataset=dataset)["test"] == {
-        "en": [record()]
-    }
-
-
 def test_splits_may_be_capitalised(tmp_path: Path) -> None:
     found = read_splits(write(tmp_path / "a.json", [item("Train"), item("TEST"), item("Val")]))
     assert [len(found[split]["en"]) for split in ("train", "val", "test")] == [1, 1, 1]
@@ -371,6 +343,7 @@ def raw_cuhk(root: Path) -> tuple[Path, list[str]]:
         item("train", "cam_a/1.bmp", 1, captions=["a", "b", "c", "d"], processed_tokens=[["a"]] * 4),
         item("Val", "CUHK01/2.png", 2),
         item("test", "Market/3.jpg", 11003),
+        item("train", "cam_a/4.bmp", 1),
     ]
     return write(root / "reid_raw.json", items), [entry["file_path"] for entry in items]
 
@@ -392,18 +365,24 @@ def raw_rstpreid(root: Path) -> tuple[Path, list[str]]:
     return write(root / "data_captions.json", items), names
 
 
+@pytest.mark.parametrize("is_named", [False, True])
 @pytest.mark.parametrize(
-    ("raw", "meant"),
+    ("dataset", "raw", "meant"),
     [
         (
+            "cuhk-pedes",
             raw_cuhk,
             {
-                "train": [record(image="cam_a/1.bmp", captions=("a", "b", "c", "d"))],
+                "train": [
+                    record(image="cam_a/1.bmp", captions=("a", "b", "c", "d")),
+                    record(image="cam_a/4.bmp"),
+                ],
                 "val": [record(image="CUHK01/2.png", person_id=2)],
                 "test": [record(image="Market/3.jpg", person_id=11003)],
             },
         ),
         (
+            "icfg-pedes",
             raw_icfg,
             {
                 "train": [record(image="test/0/1.jpg", person_id=0, captions=("one",))],
@@ -411,6 +390,7 @@ def raw_rstpreid(root: Path) -> tuple[Path, list[str]]:
             },
         ),
         (
+            "rstpreid",
             raw_rstpreid,
             {
                 "train": [record(image="0000_c1_0004.jpg", person_id=0)],
@@ -419,16 +399,21 @@ def raw_rstpreid(root: Path) -> tuple[Path, list[str]]:
             },
         ),
     ],
-    ids=["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"],
 )
 def test_a_raw_download_is_loaded_as_it_is(
-    tmp_path: Path, raw: Any, meant: dict[str, list[Record]], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    dataset: str,
+    raw: Any,
+    meant: dict[str, list[Record]],
+    is_named: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     file, images = raw(tmp_path)
     for image in images:
         (tmp_path / "imgs" / image).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 8)).save(tmp_path / "imgs" / image)
-    data = DataOptions(annotation_file=str(file), image_root=str(tmp_path / "imgs"))
+    settings = {"annotation_file": str(file), "image_root": str(tmp_path / "imgs")}
+    data = DataOptions(**settings, dataset=dataset if is_named else "auto")
     splits = load_data(dataclasses.replace(Options(), data=data))
     for split in ("train", "val", "test"):
         assert getattr(splits, split) == ({"en": meant[split]} if split in meant else {})
