@@ -51,8 +51,7 @@ def train(options: Options, flags: Flags, stop: StopSignals) -> None:
     seed_process(options.misc.seed + distributed.rank())
     model.to(device)
     setting = (loaders.images, options, device, precision)
-    parts = {"val": loaders.val, "test": loaders.test}
-    evaluators = build_evaluators(model, tokenizer, parts, *setting)
+    evaluators = build_evaluators(model, tokenizer, {"val": loaders.val, "test": loaders.test}, *setting)
     trainer = build_trainer(options, model, loaders, evaluators, device, precision, stop)
     resume(trainer, state, is_own)
     run_folder.open_folder(folder, fresh=state is None or not is_own)
@@ -62,8 +61,9 @@ def train(options: Options, flags: Flags, stop: StopSignals) -> None:
     trainer.fit()
     best = folder / BEST
     load_model_state(model, load_checkpoint(best)["model"])
-    encoded = encode_all(build_evaluators(model, tokenizer, tests, *setting))
-    results = reporter(encoded, best, trainer.select_on)
+    results = reporter(
+        encode_all(build_evaluators(model, tokenizer, tests, *setting)), best, trainer.select_on
+    )
     outcome = Outcome(trainer.best, trainer.select_on, results)
     write_model_card(folder, options, splits, model, outcome, flags.command)
     report_curves(folder)

@@ -5,9 +5,8 @@ Reading order: the section classes (each field with its default, its meaning and
 `config/reader.py`, the checks in `config/checks.py`.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +157,7 @@ def load_options(
 
 def to_dict(options: Options) -> dict[str, dict[str, Any]]:
     """The options as plain dicts, lists, numbers and strings (for YAML files and checkpoints)."""
-    return _plain(dataclasses.asdict(options))
+    return _plain(asdict(options))
 
 
 def _plain(value: Any) -> Any:

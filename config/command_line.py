@@ -16,21 +16,13 @@ OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 
 @dataclass(frozen=True)
 class Flags:
-    """The flags that are not options.
+    """The flags that are not options."""
 
-    Attributes:
-        command: the whole command line, for the model card.
-        resume: a checkpoint, or "auto": the newest one of the output folder; None: start from scratch.
-        evaluate: weights, or a folder of saved features, to evaluate instead of training.
-        save_rankings: file for the best images of each test query.
-        save_features: folder for the features of the test sets.
-    """
-
-    command: str
-    resume: str | None
-    evaluate: str | None
-    save_rankings: str | None
-    save_features: str | None
+    command: str  # the whole command line, for the model card
+    resume: str | None  # a checkpoint, or "auto": the newest one of the output folder; None: from scratch
+    evaluate: str | None  # weights, or a folder of saved features, to evaluate instead of training
+    save_rankings: str | None  # file for the best images of each test query
+    save_features: str | None  # folder for the features of the test sets
 
 
 def build_parser(description: str) -> Parser:
@@ -38,17 +30,15 @@ def build_parser(description: str) -> Parser:
     parser = Parser(description=description)
     recipe, add = parser.add_mutually_exclusive_group(), parser.add_argument
     recipe.add_argument("--config", metavar="FILE", help="the options: config/config.yaml")
-    recipe.add_argument(
-        "--simplified", action="store_true", help="the simplified recipe: config/s.config.yaml"
-    )
+    simplified = "the simplified recipe: config/s.config.yaml"
+    recipe.add_argument("--simplified", action="store_true", help=simplified)
     add("--backbone", metavar="NAME", help="model.backbone: clip, altclip; with config/NAME.yaml, if any")
     resume = "resume from a checkpoint; auto (or no value): from the newest of the output folder, if any"
     add("--resume", metavar="FILE", nargs="?", const="auto", help=resume)
     evaluate = "evaluate these weights, or a folder of --save-features, on the test split, without training"
     add("--evaluate", metavar="FILE", help=evaluate)
-    add(
-        "--save-rankings", metavar="FILE", help="write the ten best images of each test query, .csv or .jsonl"
-    )
+    rankings = "write the ten best images of each test query, .csv or .jsonl"
+    add("--save-rankings", metavar="FILE", help=rankings)
     add("--save-features", metavar="DIR", help="write the test sets' features, for --evaluate and eval.fuse")
     add("--output-dir", metavar="DIR", help="folder for all files of the run: output.dir")
     add("overrides", nargs="*", metavar="key.path=value", help="an option, such as schedule.epoch=3")
@@ -56,14 +46,10 @@ def build_parser(description: str) -> Parser:
 
 
 def parse_command_line(arguments: Sequence[str] | None, description: str = "") -> tuple[Flags, Options]:
-    """The flags, and the options of file, flags and overrides.
-
-    Args:
-        arguments: None: those of the process.
+    """The flags, and the options of file, flags and overrides; `arguments` None: those of the process.
 
     Raises:
-        UserError: an unknown flag, flags that exclude each other, a value that cannot be a name; whatever
-            `load_options` raises.
+        UserError: an unknown flag, flags that exclude each other, a value that cannot be a name, options.
     """
     given = build_parser(description).parse_intermixed_args(arguments)
     overrides = given.overrides
@@ -91,6 +77,5 @@ def _check_names(values: dict[str, object]) -> None:
         if value == "":
             raise UserError(f"{flag}: its value is empty; fill it in or leave the flag out")
         if isinstance(value, str) and not is_name(value):
-            raise UserError(
-                f"{flag}: {value[:40]!r} is not UTF-8, or too long for the name of a file or folder"
-            )
+            problem = "is not UTF-8, or too long for the name of a file or folder"
+            raise UserError(f"{flag}: {value[:40]!r} {problem}")

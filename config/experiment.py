@@ -3,8 +3,7 @@
 A loss is added here as one switch, `NAME: bool = loss(...)`, and its weight `NAME_ratio`.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 from config.checks import (
@@ -88,4 +87,4 @@ class ExperimentOptions:
     text_length: int = option(77, "captions are cut to this many tokens, start and end included", TEXT_LENGTH)
 
 
-LOSSES = tuple(f.name for f in dataclasses.fields(ExperimentOptions) if f.metadata["is_loss"])
+LOSSES = tuple(f.name for f in fields(ExperimentOptions) if f.metadata["is_loss"])

@@ -42,19 +42,15 @@ class UserError(ValueError):
 def read_settings(
     source: Path | Mapping[str, Any], overrides: Iterable[str] = (), overlay: Path | None = None
 ) -> Settings:
-    """The settings of a YAML file and of its bases, or of plain sections. Those of `overlay`, without its
-    bases, take precedence over them, and `section.name=value` overrides over all.
+    """{"section.name": (value as YAML gives it, where it was set)} of a file and its bases, or of sections.
 
-    Returns:
-        {"section.name": (value, where it was set)}, the values as YAML gives them.
+    Those of `overlay`, without its bases, take precedence, and `section.name=value` overrides over all.
 
     Raises:
         UserError: a file that cannot be read, invalid YAML, an override without "=".
     """
-    if isinstance(source, Mapping):
-        settings = _flat(source, "the saved options")
-    else:
-        settings = _read_file(source, seen=())
+    is_saved = isinstance(source, Mapping)
+    settings = _flat(source, "the saved options") if is_saved else _read_file(source, seen=())
     if overlay:
         settings |= _read_file(overlay, seen=(), with_bases=False)
     for override in overrides:
@@ -157,9 +153,9 @@ def build(kind: type, settings: Settings) -> Any:
     known = {f"{s}.{f.name}": f for s, section in sections.items() for f in dataclasses.fields(section)}
     chosen: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for key, (value, where) in settings.items():
+        if key in sections and value is None:  # a section without lines
+            continue
         if key in sections:
-            if value is None:  # a section without lines
-                continue
             raise UserError(f"{key}: expected a section of options, found {_shown(value)} (in {where})")
         if key not in known:
             raise UserError(_unknown(key, where, list(known)))
@@ -212,11 +208,10 @@ def _convert(value: Any, hint: Any) -> Any:
         name, kind = typing.get_args(hint)
         return {_convert(key, name): _convert(item, kind) for key, item in value.items()}
     if typing.get_origin(hint) is tuple:
-        kinds = typing.get_args(hint)
         if not isinstance(value, list | tuple):
             raise TypeError
-        if kinds[-1] is Ellipsis:
-            kinds = (kinds[0],) * len(value)
+        kinds = typing.get_args(hint)
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
         if len(kinds) != len(value):
             raise TypeError
         return tuple(_convert(v, kind) for v, kind in zip(value, kinds, strict=True))
@@ -237,12 +232,8 @@ def is_name(text: str) -> bool:
         parts = text.encode().split(b"/")
     except UnicodeEncodeError:  # an unpaired surrogate, or a byte that is not UTF-8
         return False
-    return (
-        text != ""
-        and "\0" not in text
-        and max(map(len, parts)) <= MAX_NAME_BYTES
-        and len(text) <= MAX_PATH_LENGTH
-    )
+    is_short = len(text) <= MAX_PATH_LENGTH and max(map(len, parts)) <= MAX_NAME_BYTES
+    return text != "" and "\0" not in text and is_short
 
 
 def _type_name(hint: Any) -> str:

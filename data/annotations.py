@@ -33,13 +33,13 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
             )
     splits = Splits(**{split: found.get(split, {}) for split in SPLITS})
     check_images(splits, data)
-    if options.experiment.back_trans and splits.train and not _has_back_translations(splits.train):
+    has_back = any(any(record.back_translations) for records in splits.train.values() for record in records)
+    if options.experiment.back_trans and splits.train and not has_back:
         logger.warning(
             "experiment.back_trans: no caption of the training split has a back-translation ('captions_bt'): "
             "back-translation is off"
         )
-    shared = _person_ids(splits.train) & _person_ids(splits.test)
-    if shared:
+    if shared := _person_ids(splits.train) & _person_ids(splits.test):
         logger.warning("%d persons are in both train and test: test figures will be too high", len(shared))
     return replace(splits, train=_few_shot(splits.train, data, options.misc.seed))
 
@@ -48,13 +48,11 @@ def check_images(splits: Splits, data: DataOptions) -> None:
     """Look for the images under the root. Each folder is listed once: fast.
 
     Raises:
-        UserError: the root, or an image under it, is missing. With `data.on_bad_image: skip` training images
-            may be, as many as `check_bad_images` allows, with a warning.
+        UserError: no root, or images missing; with `data.on_bad_image: skip` some of training may be.
     """
     train, gallery = _images(splits.train), _images(splits.val) | _images(splits.test)
     skip = data.on_bad_image == "skip"
-    missing = missing_images(gallery if skip else train | gallery, data.image_root)
-    if missing:
+    if missing := missing_images(gallery if skip else train | gallery, data.image_root):
         raise UserError(
             f"data.annotation_file: '{data.annotation_file}' lists {len(missing)} images that are not under "
             f"data.image_root '{data.image_root}' (first: '{missing[0]}'). Check the root, or the download"
@@ -68,12 +66,7 @@ def check_images(splits: Splits, data: DataOptions) -> None:
 
 
 def check_bad_images(bad: Collection[str], num_images: int) -> None:
-    """Raise UserError where more than 1 %, and more than one, of the training images cannot be read.
-
-    Args:
-        bad: their files, each once, relative to the image root.
-        num_images: number of different images of the training split.
-    """
+    """Raise UserError where the files `bad`, each once, are too many of the `num_images` of training."""
     if len(bad) > 1 and 100 * len(bad) > MAX_BAD_PERCENT * num_images:
         first = ", ".join(f"'{image}'" for image in sorted(bad)[:3])
         raise UserError(
@@ -113,10 +106,6 @@ def _names(folder: Path) -> set[str]:
             return {e.name for e in entries if e.is_file(follow_symlinks=False) or os.path.isfile(e.path)}
     except OSError as error:
         raise UserError(f"data.image_root: '{folder}' cannot be read ({error.strerror})") from error
-
-
-def _has_back_translations(by_language: ByLanguage) -> bool:
-    return any(any(record.back_translations) for records in by_language.values() for record in records)
 
 
 def _few_shot(train: ByLanguage, data: DataOptions, seed: int) -> ByLanguage:

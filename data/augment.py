@@ -12,29 +12,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from data.transforms import POOL, Operation, blur, color_jitter, resize, simclr_view, train_view
+from data.transforms import POOL, View, color_jitter, random_blur, resize, simclr_view, train_view, view_of
 
-View = Callable[[Tensor, tuple[int, int], random.Random], Tensor]
 Policy = Callable[[Tensor], Tensor]
 
 OF_POOL = ("color_jitter", "rotation", "crop", "grayscale", "flip", "erasing")  # the names of `POOL`
-
-
-def view_of(*operations: Operation) -> View:
-    """The view that is resized, then changed by each of `operations` in their order."""
-
-    def view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:
-        pixels = resize(pixels, size)
-        for operation in operations:
-            pixels = operation(pixels, rng)
-        return pixels
-
-    return view
-
-
-def random_blur(pixels: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
-    """Gaussian blur of sigma 0.1 to 2 pixels, with probability `p`, as in SimCLR's views."""
-    return blur(pixels, sigma=rng.uniform(0.1, 2.0)) if rng.random() < p else pixels
 
 
 def random_vertical_flip(pixels: Tensor, rng: random.Random) -> Tensor:

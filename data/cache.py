@@ -29,10 +29,9 @@ NUM_PROBED = 100
 class ImageCache:
     """The pixels of image files, one entry for each, named by the file's path and stamped by size and time.
 
-    An entry is written beside its name and renamed when it is whole: there is never a part of one, however
-    many processes write it and whenever they are killed. Entries are read, not mapped: they come from the
-    page cache either way (a folder in /dev/shm is nothing else), reading is as fast, and no other process can
-    take the pages away. They are not flushed to disk: one that a power cut left too short is written again.
+    An entry is renamed into place when it is whole, whoever else writes it or is killed. Entries are read,
+    not mapped: that is as fast, from the page cache either way, and no other process can take the pages away.
+    They are not flushed to disk: one that a power cut left too short is written again.
 
     Raises:
         UserError: a folder that cannot be made or written to.

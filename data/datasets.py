@@ -33,20 +33,17 @@ def seeded(*key: int) -> random.Random:
 
 @dataclass
 class Sample:
-    """One caption and the views of its image.
+    """One caption and the views of its image; the captions are augmented, not tokenised."""
 
-    images: {view: (3, H, W) uint8}; the captions augmented, not tokenised; person_id contiguous from 0;
-    seed: of what is drawn when the sample joins a batch (masking, MixGen); bad_images: files, relative to the
-    image root, that could not be read and that this sample replaces.
-    """
-
-    images: dict[str, Tensor]
+    images: dict[str, Tensor]  # {view: (3, H, W) uint8}
     caption: str
-    person_id: int
+    person_id: int  # contiguous from 0
     index: int
     second_caption: str | None = None
-    seed: int = 0
-    bad_images: tuple[str, ...] = ()
+    seed: int = 0  # of what is drawn when the sample joins a batch (masking, MixGen)
+    bad_images: tuple[
+        str, ...
+    ] = ()  # unreadable files, relative to the image root, that this sample replaces
 
 
 class TrainingSet(Dataset[Sample]):
@@ -54,13 +51,11 @@ class TrainingSet(Dataset[Sample]):
 
     Args:
         records: the training split by language.
-        image_root: folder that the records' image paths start from.
         image_size: (height, width) of the views; None: as large as their image.
         views: those to make, of view1, view2 (by `image_aug`) and simclr1, simclr2; the image is decoded once
             for all of them, and not at all without any.
         seed: with epoch and index the only source of randomness.
         image_aug: a name of `IMAGE_VIEWS`.
-        augment_text: makes the caption of a sample.
         second_caption: whether to make another, augmented independently.
         language_draw: "all": each language's caption is a sample; "one": a sample draws its language, and
             another one for its second caption.
@@ -204,10 +199,7 @@ def _queries(records: list[Record], clean: Clean) -> Queries:
 
 
 class GalleryImages(Dataset[Tensor]):
-    """The gallery rows `indices` of an evaluation set, in order, each (3, H, W) as `processor` makes it.
-
-    An image that cannot be read is a `UserError` whatever `data.on_bad_image`, which is for training.
-    """
+    """The gallery rows `indices`, in order, each (3, H, W) as `processor` makes it; UserError: unreadable."""
 
     def __init__(self, evaluated: EvaluationSet, indices: Sequence[int], processor: Processor) -> None:
         self.paths = [evaluated.image_root / evaluated.images[index] for index in indices]

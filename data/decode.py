@@ -48,24 +48,21 @@ def load_image(path: str | Path) -> Image.Image:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
             raise OSError("it is no regular file")
         with Image.open(path) as file:
-            _check_header(file)
+            if file.width * file.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{file.width} x {file.height} pixels, but at most {MAX_PIXELS:,} are decoded"
+                )
+            if file.format in NOT_DECODED:
+                raise ValueError(f"the format {file.format} is not decoded")
             file.load()
-            return _to_rgb(_upright(file))
+            turn = UPRIGHT.get(orientation(file))
+            return _to_rgb(file if turn is None else file.transpose(turn))
     except Exception as error:  # a decoder can raise anything on damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = "it is not there" if isinstance(error, FileNotFoundError) else reason
         raise BadImageError(
             f"image '{path}' cannot be read ({reason}). Replace it, or drop its record"
         ) from error
-
-
-def _check_header(file: Image.Image) -> None:
-    """Raise where decoding would take too much memory, or run another program."""
-    width, height = file.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, but at most {MAX_PIXELS:,} are decoded")
-    if file.format in NOT_DECODED:
-        raise ValueError(f"the format {file.format} is not decoded")
 
 
 def orientation(image: Image.Image) -> int:
@@ -75,11 +72,6 @@ def orientation(image: Image.Image) -> int:
         return number if number in UPRIGHT else 1
     except Exception:  # a damaged EXIF block says nothing of the pixels
         return 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    turn = UPRIGHT.get(orientation(image))
-    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

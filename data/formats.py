@@ -20,8 +20,6 @@ from data.records import Report, raise_fault, read_bytes
 from data.types import FORMATS, SPLITS, ByLanguage, Format, language_name
 from options import UserError
 
-UNRECOGNISED = "cuhk-pedes"  # its reader says what is expected
-
 
 def read_splits(
     annotation_file: str | Path,
@@ -61,7 +59,5 @@ def reader_of(form: Format) -> ModuleType:
 
 def detect_format(path: Path, content: bytes) -> str:
     """The name of the first format whose reader recognises the annotations."""
-    for name, form in FORMATS.items():
-        if reader_of(form).recognises(path, content, form):
-            return name
-    return UNRECOGNISED
+    names = (name for name, form in FORMATS.items() if reader_of(form).recognises(path, content, form))
+    return next(names, "cuhk-pedes")  # its reader says what is expected

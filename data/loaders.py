@@ -121,7 +121,11 @@ def build_loaders(
     if training_set.cache and rank == 0:
         training_set.cache.log_size(training_set.image_paths())
     sampler = TrainSampler(len(training_set), data.batch_size, options.misc.seed, rank, world_size)
-    mask = _mask(tokenizer) if "masked_tokens" in inputs else None
+    mask = None
+    if "masked_tokens" in inputs:
+        assert tokenizer.mask_token_id is not None, "this tokenizer has no mask token"
+        ids = {"mask_id": tokenizer.mask_token_id, "special_ids": tokenizer.special_ids}
+        mask = partial(mask_tokens, **ids, vocab_size=tokenizer.vocab_size)
     mix = partial(mixgen, kind=experiment.mixgen_type, p=experiment.mixgen_p, ratio=experiment.mixgen_ratio)
     collate = Collate(
         tokenizer, processor.finish, processor.normalise, mask, mix if experiment.mixgen else None
@@ -181,22 +185,14 @@ def text_augmentation(experiment: ExperimentOptions, records: ByLanguage, clean:
         others = ", ".join(language for language in records if language != "en")
         if others:
             logger.warning("experiment.text_aug: only English has synonyms, captions in %s get none", others)
-        synonyms = _synonyms(records, clean)
+        logger.info("reading WordNet for the synonyms of the captions' words")
+        texts = (
+            text for record in records.get("en", []) for text in record.captions + record.back_translations
+        )
+        words = {word for text in texts for word in clean(text).split()}
+        synonyms = english_synonyms(words) if words else {}
     back_translation_p = experiment.backtrans_p if experiment.back_trans else 0.0
     return TextAugmentation(experiment.text_aug, experiment.eda_alpha, back_translation_p, synonyms, clean)
-
-
-def _synonyms(records: ByLanguage, clean: Clean) -> dict[str, tuple[str, ...]]:
-    logger.info("reading WordNet for the synonyms of the captions' words")
-    texts = (text for record in records.get("en", []) for text in record.captions + record.back_translations)
-    words = {word for text in texts for word in clean(text).split()}
-    return english_synonyms(words) if words else {}
-
-
-def _mask(tokenizer: Tokenizer) -> Mask:
-    assert tokenizer.mask_token_id is not None, "this tokenizer has no mask token"
-    ids = {"mask_id": tokenizer.mask_token_id, "special_ids": tokenizer.special_ids}
-    return partial(mask_tokens, **ids, vocab_size=tokenizer.vocab_size)
 
 
 def image_loader(

@@ -32,14 +32,12 @@ def _mix(a: Sample, b: Sample, mix: Callable[[Tensor, Tensor], Tensor]) -> Sampl
     second = None if a.second_caption is None else f"{a.second_caption} {b.second_caption}"
     return replace(
         a,
-        images={view: mix(pixels, _sized(b.images[view], pixels)) for view, pixels in a.images.items()},
+        images={
+            view: mix(pixels, resize(b.images[view], pixels.shape[-2:])) for view, pixels in a.images.items()
+        },
         caption=f"{a.caption} {b.caption}",
         second_caption=second,
     )
-
-
-def _sized(pixels: Tensor, like: Tensor) -> Tensor:
-    return pixels if pixels.shape == like.shape else resize(pixels, (like.shape[-2], like.shape[-1]))
 
 
 def _average(a: Tensor, b: Tensor) -> Tensor:

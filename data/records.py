@@ -39,15 +39,9 @@ def pick_languages(
     for split, languages in available.items():
         for language in wanted if languages else ():
             if language not in languages:
-                report(
-                    NOT_ALIGNED,
-                    f"data.languages: '{language}' is missing in the {split} split of '{path}'; "
-                    f"found {', '.join(sorted(languages))}",
-                )
-    return {
-        split: [language for language in wanted if language in languages]
-        for split, languages in available.items()
-    }
+                where = f"'{language}' is missing in the {split} split of '{path}'"
+                report(NOT_ALIGNED, f"data.languages: {where}; found {', '.join(sorted(languages))}")
+    return {split: [name for name in wanted if name in languages] for split, languages in available.items()}
 
 
 def read_record(
@@ -69,14 +63,11 @@ def read_record(
     blank = [caption for caption in captions if not clean_caption(caption)]
     if blank or not captions:
         found = f"the caption {blank[0]!r:.40}" if blank else "none"
-        report(
-            NO_WORDS, f"{where}: field 'captions' should be one or more captions with words, found {found}"
-        )
+        expected = "field 'captions' should be one or more captions with words"
+        report(NO_WORDS, f"{where}: {expected}, found {found}")
     if back and len(back) != len(captions):
-        report(
-            UNPAIRED,
-            f"{where}: field 'captions_bt' should pair with 'captions' ({len(captions)}), found {len(back)}",
-        )
+        expected = f"field 'captions_bt' should pair with 'captions' ({len(captions)})"
+        report(UNPAIRED, f"{where}: {expected}, found {len(back)}")
     return record
 
 

@@ -97,9 +97,7 @@ class _Batches(Dataset[Made]):
 
 
 def _ignore_signals_to_the_group(_: int) -> None:
-    """Make a worker end only when its parent tells it to, and not by a signal to the whole process group or
-    job, such as Ctrl-C: the parent still needs its batches to end in good order.
-    """
+    """Let only its parent end a worker, which needs its batches, and not a signal to all, such as Ctrl-C."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -19,18 +19,25 @@ from data import pixel_ops
 from data.pixel_ops import Channels
 
 Operation = Callable[[Tensor, random.Random], Tensor]
+View = Callable[[Tensor, tuple[int, int], random.Random], Tensor]
 Range = tuple[float, float]
 
 
-def train_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:
-    """Resized to `size` (height, width), then two operations of the pool, drawn with replacement.
+def view_of(*operations: Operation) -> View:
+    """The view that is resized, then changed by each of `operations` in their order."""
 
-    pixels: (3, any, any) uint8 -> (3, H, W) uint8.
-    """
-    pixels = resize(pixels, size)
-    for operation in rng.choices(POOL, k=2):
-        pixels = operation(pixels, rng)
-    return pixels
+    def view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:
+        pixels = resize(pixels, size)
+        for operation in operations:
+            pixels = operation(pixels, rng)
+        return pixels
+
+    return view
+
+
+def train_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:
+    """Resized, then two operations of the pool, with replacement: (3, any, any) uint8 -> (3, H, W) uint8."""
+    return view_of(*rng.choices(POOL, k=2))(pixels, size, rng)
 
 
 def simclr_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Tensor:
@@ -38,9 +45,7 @@ def simclr_view(pixels: Tensor, size: tuple[int, int], rng: random.Random) -> Te
     pixels = random_crop(pixels, rng, scale=(0.2, 1.0), size=size)
     if rng.random() < 0.8:
         pixels = color_jitter(pixels, rng, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
-    pixels = random_grayscale(pixels, rng, p=0.2)
-    if rng.random() < 0.5:
-        pixels = blur(pixels, sigma=rng.uniform(0.1, 2.0))
+    pixels = random_blur(random_grayscale(pixels, rng, p=0.2), rng)
     return random_flip(pixels, rng)
 
 
@@ -54,7 +59,7 @@ def color_jitter(
 ) -> Tensor:
     """Each factor drawn from 1 +- its strength (hue: shifted by up to that share of the circle)."""
     changes: list[Callable[[Channels], None]] = [
-        partial(_brighten, factor=1 + rng.uniform(-brightness, brightness)),
+        partial(pixel_ops.stretch, pivot=0, factor=1 + rng.uniform(-brightness, brightness)),
         partial(_contrast, factor=1 + rng.uniform(-contrast, contrast)),
         partial(_saturate, factor=1 + rng.uniform(-saturation, saturation)),
     ]
@@ -65,10 +70,6 @@ def color_jitter(
     for change in changes:
         change(channels)
     return torch.from_numpy(channels.astype(np.uint8))
-
-
-def _brighten(channels: Channels, factor: float) -> None:
-    pixel_ops.stretch(channels, 0, factor)
 
 
 def _contrast(channels: Channels, factor: float) -> None:
@@ -166,5 +167,8 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(batch, size, mode="bilinear", antialias=True)[0]
 
 
-def blur(pixels: Tensor, sigma: float) -> Tensor:
-    return torch.from_numpy(pixel_ops.gaussian_blur(pixels.numpy(), sigma))
+def random_blur(pixels: Tensor, rng: random.Random) -> Tensor:
+    """Gaussian blur of sigma 0.1 to 2 pixels, half of the time."""
+    if rng.random() >= 0.5:
+        return pixels
+    return torch.from_numpy(pixel_ops.gaussian_blur(pixels.numpy(), sigma=rng.uniform(0.1, 2.0)))

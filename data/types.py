@@ -32,17 +32,11 @@ def language_name(language: str) -> str:
 
 @dataclass(frozen=True)
 class Format:
-    """One annotation format.
+    """One annotation format."""
 
-    Attributes:
-        reader: the module of `data.readers` that reads it, as `data.formats` describes it.
-        image_field: the field of a JSON record that holds the image's path.
-        split_files: names of the files in a folder, the first that exists; () where one file has all splits.
-    """
-
-    reader: str
-    image_field: str = ""
-    split_files: tuple[str, ...] = ()
+    reader: str  # the module of `data.readers` that reads it, as `data.formats` describes it
+    image_field: str = ""  # of a JSON record: it holds the image's path
+    split_files: tuple[str, ...] = ()  # names in a folder, the first that exists; (): one file has all splits
 
 
 # The choices of `data.dataset`. "auto" is the first whose reader recognises the annotations.
@@ -59,16 +53,12 @@ FORMATS: Mapping[str, Format] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image and what is said about it in one language.
+    """One image and what is said about it in one language."""
 
-    `image` is relative to the image root, `person_id` as the file has it. `back_translations` are paired with
-    `captions` ("" where there is none), or empty where the file has none at all.
-    """
-
-    image: str
-    person_id: int
+    image: str  # relative to the image root
+    person_id: int  # as the file has it
     captions: tuple[str, ...]
-    back_translations: tuple[str, ...]
+    back_translations: tuple[str, ...]  # one for each caption, "" where there is none; or none at all
     language: str
 
 
@@ -93,30 +83,20 @@ class Splits:
 
 @dataclass(frozen=True)
 class Queries:
-    """Every caption of a split in one language; whom and which gallery image each describes.
-
-    Attributes:
-        person_ids: (Q,) int64.
-        image_indices: (Q,) int64, rows of the gallery.
-    """
+    """Every caption of a split in one language; whom and which gallery image each describes."""
 
     captions: list[str]
-    person_ids: Tensor
-    image_indices: Tensor
+    person_ids: Tensor  # (Q,) int64
+    image_indices: Tensor  # (Q,) int64, rows of the gallery
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The gallery (every image of a split, shared by the languages) and the queries of each language.
-
-    Attributes:
-        images: file names relative to `image_root`.
-        person_ids: (G,) int64, as in the annotations.
-    """
+    """The gallery (every image of a split, shared by the languages) and the queries of each language."""
 
     image_root: Path
-    images: list[str]
-    person_ids: Tensor
+    images: list[str]  # file names relative to `image_root`
+    person_ids: Tensor  # (G,) int64, as in the annotations
     queries: dict[str, Queries]
 
 
@@ -145,27 +125,16 @@ class Views(Mapping[str, "Tensor"]):
 
 @dataclass
 class Batch:
-    """B samples as the model takes them.
+    """B samples as the model takes them; None: not needed."""
 
-    Attributes:
-        images: {"view1", "view2", "simclr1", "simclr2", those that are needed: (B, 3, H, W) fp32}.
-        tokens: {"input_ids", "attention_mask": (B, L) int64}.
-        person_ids: (B,) int64, contiguous from 0 over the training split.
-        indices: (B,) int64, into `TrainingSet.choices`.
-        tokens2: as `tokens`, of another augmentation of the captions; None unless needed.
-        masked_tokens: `tokens` with masks; None unless needed.
-        mlm_labels: (B, L) int64, the ids of the masked tokens, -100 elsewhere; None unless needed.
-        bad_images: files that could not be read, relative to the image root; other samples are here instead.
-    """
-
-    images: Mapping[str, Tensor]
+    images: Mapping[str, Tensor]  # {those of `VIEWS` that are needed: (B, 3, H, W) fp32}
     tokens: Tokens
-    person_ids: Tensor
-    indices: Tensor
-    tokens2: Tokens | None = None
-    masked_tokens: Tokens | None = None
-    mlm_labels: Tensor | None = None
-    bad_images: list[str] = field(default_factory=list)
+    person_ids: Tensor  # (B,) int64, contiguous from 0 over the training split
+    indices: Tensor  # (B,) int64, into `TrainingSet.choices`
+    tokens2: Tokens | None = None  # of another augmentation of the captions
+    masked_tokens: Tokens | None = None  # `tokens` with masks
+    mlm_labels: Tensor | None = None  # (B, L) int64, the ids of the masked tokens, -100 elsewhere
+    bad_images: list[str] = field(default_factory=list)  # unreadable files that other samples replace
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on `device`; `non_blocking` overlaps the copy with computation if the batch is pinned."""

@@ -16,21 +16,13 @@ Operation = Callable[[str, float, Synonyms, random.Random], str]
 
 @dataclass(frozen=True)
 class TextAugmentation:
-    """Called as (caption, back-translation or None, language, rng) -> the caption augmented, and cleaned.
+    """Called as (caption, back-translation or None, language, rng) -> the caption augmented, and cleaned."""
 
-    Args:
-        operation: a name of `OPERATIONS`, applied after back-translation and cleaning.
-        alpha: share of the words that it changes.
-        back_translation_p: probability that the back-translation takes the caption's place.
-        synonyms: of English words; captions in other languages keep their words.
-        clean: the cleaning, one of `text_utils.captions.CLEANINGS`.
-    """
-
-    operation: str = "none"
-    alpha: float = 0.0
-    back_translation_p: float = 0.0
-    synonyms: Synonyms = field(default_factory=dict)
-    clean: Clean = clean_caption
+    operation: str = "none"  # a name of `OPERATIONS`, applied after back-translation and cleaning
+    alpha: float = 0.0  # share of the words that it changes
+    back_translation_p: float = 0.0  # probability that the back-translation takes the caption's place
+    synonyms: Synonyms = field(default_factory=dict)  # of English; other languages keep their words
+    clean: Clean = clean_caption  # one of `text_utils.captions.CLEANINGS`
 
     def __call__(self, caption: str, back_translation: str | None, language: str, rng: random.Random) -> str:
         if back_translation is not None:

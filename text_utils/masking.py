@@ -40,11 +40,7 @@ def mask_tokens(
         if draw < REPLACED_BY_MASK:
             masked[position] = mask_id
         elif draw < REPLACED_BY_MASK + REPLACED_BY_RANDOM:
-            masked[position] = _any_token(rng, special_ids, vocab_size)
+            while (other := rng.randrange(vocab_size)) in special_ids:
+                pass
+            masked[position] = other
     return masked, labels
-
-
-def _any_token(rng: random.Random, special_ids: Collection[int], vocab_size: int) -> int:
-    while (token := rng.randrange(vocab_size)) in special_ids:
-        pass
-    return token

@@ -111,8 +111,7 @@ def image_findings(found: Found, root: Path) -> tuple[list[Finding], set[str]]:
     for kind, is_unusable in ODDITIES.items():
         details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
         findings.append(Finding(kind, is_unusable, details))
-    unnamed = unnamed_images(images, root)
-    findings.append(Finding("images in the folder that no record names", False, unnamed))
+    findings.append(Finding("images in the folder that no record names", False, unnamed_images(images, root)))
     return findings, {*missing, *(image for image, kind, _ in oddities if ODDITIES[kind])}
 
 

@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.readers.table import REQUIRED
-from data.records import (
-    MALFORMED,
-    NOT_ALIGNED,
-    Report,
-    pick_languages,
-    read_bytes,
-    read_record,
-    read_split,
-)
+from data.records import MALFORMED, NOT_ALIGNED, Report, pick_languages, read_bytes, read_record, read_split
 from data.types import ByLanguage, Format, Record, language_name
 from options import UserError
 
@@ -103,18 +95,12 @@ def _language_files(folder: Path, form: Format, split: str) -> dict[str, Path]:
 
 
 def _check_aligned(
-    first: list[Record | None],
-    other: list[Record | None],
-    first_file: Path,
-    other_file: Path,
-    report: Report,
+    first: list[Record | None], other: list[Record | None], first_file: Path, other_file: Path, report: Report
 ) -> None:
     if len(first) != len(other):
-        report(
-            NOT_ALIGNED,
-            f"'{other_file}' has {len(other)} records and '{first_file}' {len(first)}; the languages' files "
-            "must describe the same images in the same order",
-        )
+        found = f"'{other_file}' has {len(other)} records and '{first_file}' {len(first)}"
+        expected = "the languages' files must describe the same images in the same order"
+        report(NOT_ALIGNED, f"{found}; {expected}")
         return
     for index, (a, b) in enumerate(zip(first, other, strict=True)):
         if a and b and (a.image, a.person_id) != (b.image, b.person_id):

@@ -65,7 +65,7 @@ def recognises(path: Path, content: bytes, form: Format) -> bool:
     first = _json(head)
     if isinstance(first, dict):
         return any(name in first for name in REQUIRED)
-    return set(REQUIRED) <= set(_header(head, _delimiter(head)))
+    return set(REQUIRED) <= {cell.strip().strip('"').lower() for cell in head.split(_delimiter(head))}
 
 
 def read(
@@ -216,10 +216,6 @@ def _check_header(header: list[str], path: Path) -> None:
     for name in (*REQUIRED, *DEFAULTS):
         if header.count(name) > 1:
             raise UserError(f"'{path}' line 1: two columns '{name}'; give each caption a row")
-
-
-def _header(line: str, delimiter: str) -> list[str]:
-    return [cell.strip().strip('"').lower() for cell in line.split(delimiter)]
 
 
 def _delimiter(header: str) -> str:
