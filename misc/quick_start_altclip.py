@@ -46,12 +46,10 @@ def pick_device(name: str) -> torch.device:
     import torch
 
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
+        return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError):
         print(f"device {name} is not available: falling back to the CPU")
-        device = torch.device("cpu")
-    return device
+        return torch.device("cpu")
 
 
 def load_images(files: Sequence[Path] | None) -> list[tuple[str, Image.Image]]:

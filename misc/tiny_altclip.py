@@ -98,10 +98,8 @@ def make_tiny_altclip(
 ) -> None:
     """Write a folder that `AltCLIPModel`, `AutoTokenizer` and `CLIPImageProcessor` load.
 
-    Args:
-        captions: the tokenizer's training text.
-        vocab_size: the maximum number of pieces.
-        width, layers, heads: of both towers. `image_size` and `patch_size` in pixels, the image square.
+    The tokenizer is trained on `captions`, with at most `vocab_size` pieces. `width`, `layers` and `heads`
+    are of both towers; `image_size` and `patch_size` in pixels, the image square.
     """
     import torch
     from transformers import AltCLIPConfig, AltCLIPModel, CLIPImageProcessor
@@ -126,9 +124,7 @@ def make_tiny_altclip(
 
 
 def _initialise_image_tower(tower: PreTrainedModel, width: int, layers: int) -> None:
-    """OpenAI's initialisation (see `model.towers.layers`); with that of transformers, the features of narrow
-    towers hardly depend on the image.
-    """
+    """OpenAI's initialisation; with that of transformers, narrow towers hardly depend on the image."""
     from torch.nn import init
 
     tower.embeddings.patch_embedding.reset_parameters()
@@ -144,11 +140,8 @@ def _initialise_image_tower(tower: PreTrainedModel, width: int, layers: int) -> 
 
 
 def _initialise_text_tower(tower: PreTrainedModel, width: int) -> None:
-    """An initialisation in which the features depend on every word.
-
-    XLM-RoBERTa is read at `<s>`, whose own embedding would dominate: at the first position it starts as the
-    zero vector and attends to the mean of all tokens. Words have larger embeddings than positions, and small
-    ones, so that a few steps separate them.
+    """An initialisation in which the features depend on every word: `<s>`, which is read, starts as the zero
+    vector and attends to the mean of all tokens; embeddings are small, so that a few steps separate words.
     """
     import torch
     from torch.nn import init
@@ -161,18 +154,15 @@ def _initialise_text_tower(tower: PreTrainedModel, width: int) -> None:
     init.normal_(words, std=0.006)
     init.normal_(places, std=0.003)
     init.zeros_(embeddings.token_type_embeddings.weight)
-    first_place = tower.config.pad_token_id + 1
     with torch.no_grad():
-        words[SPECIAL.index("<s>")] = 0
-        words[SPECIAL.index("<pad>")] = 0
-        places[first_place] = 0
+        words[[SPECIAL.index("<s>"), SPECIAL.index("<pad>")]] = 0
+        places[tower.config.pad_token_id + 1] = 0  # the first
 
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = Parser(
-        prog="python -m misc.tiny_altclip", description="Generate a small AltCLIP, random weights."
-    )
+    description = "Generate a small AltCLIP, random weights."
+    parser = Parser(prog="python -m misc.tiny_altclip", description=description)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="the folder to write")
     add("--width", type=int, default=64, help="of both towers (64)")

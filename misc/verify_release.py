@@ -45,8 +45,20 @@ def build_parser() -> Parser:
     return parser
 
 
-def evaluate(flags: argparse.Namespace) -> tuple[int, dict[str, float]]:
-    """Run main.py on the benchmark; returns its exit status and, if that is 0, the figures in percent."""
+def compare_figures(measured: dict[str, float], published: Sequence[float]) -> tuple[bool, str]:
+    """Whether each figure, rounded to two decimals, is within the tolerance; and a table of the figures."""
+    rows, meets = ["            published   measured   difference"], True
+    for name, expected in zip(FIGURES, published, strict=True):
+        value = round(measured[name], 2)
+        difference = round(value - expected, 2)
+        mark = "" if abs(difference) <= TOLERANCE else "   not met"
+        meets = meets and not mark
+        rows.append(f"{name:<8}{expected:>13.2f}{value:>11.2f}{difference:>+13.2f}{mark}")
+    return meets, "\n".join(rows)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Evaluate and compare; returns 0, 1 if figures are not met, or the status of a failed evaluation."""
     from main import main as run_main
 
     folder = Path(flags.output_dir or f"runs/verify/{flags.benchmark}-{flags.recipe}")
@@ -56,36 +68,14 @@ def evaluate(flags: argparse.Namespace) -> tuple[int, dict[str, float]]:
         arguments += [f"data.annotation_file={flags.annotations}", "data.dataset=auto"]
     if flags.images:
         arguments.append(f"data.image_root={flags.images}")
-    status = run_main([*arguments, *flags.overrides])
-    if status:
-        return status, {}
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return 0, results["average"]["t2i"]
-
-
-def compare_figures(measured: dict[str, float], published: Sequence[float]) -> tuple[bool, str]:
-    """Whether each figure, rounded to two decimals, is within the tolerance; and a table of the figures."""
-    rows, meets = ["            published   measured   difference"], True
-    for name, expected in zip(FIGURES, published, strict=True):
-        value = round(measured[name], 2)
-        difference = round(value - expected, 2)
-        is_met = abs(difference) <= TOLERANCE
-        meets = meets and is_met
-        mark = "" if is_met else "   not met"
-        rows.append(f"{name:<8}{expected:>13.2f}{value:>11.2f}{difference:>+13.2f}{mark}")
-    return meets, "\n".join(rows)
-
-
-def run(flags: argparse.Namespace) -> int:
-    """Evaluate and compare; returns 0, 1 if figures are not met, or the status of a failed evaluation."""
-    status, measured = evaluate(flags)
-    if status:
+    if status := run_main([*arguments, *flags.overrides]):
         return status
+    measured = json.loads((folder / "results.json").read_text(encoding="utf-8"))["average"]["t2i"]
     meets, table = compare_figures(measured, PUBLISHED[flags.recipe][flags.benchmark])
     verdict = "meets" if meets else "does not meet"
     print(f"\n{flags.benchmark}, {flags.recipe} recipe, text to image, percent\n{table}")
     print(f"verdict: {flags.checkpoint} {verdict} the published figures within {TOLERANCE}")
-    return 0 if meets else 1
+    return int(not meets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

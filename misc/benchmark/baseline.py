@@ -2,8 +2,7 @@
 
 Attention is torch's own that returns its weights, captions are padded to the text length, each view goes
 through the tower separately, soft labels come from a second pass of both towers, AdamW has a group for each
-parameter, a training sample has all four views whichever the losses use, metrics sort the whole matrix. In
-fp32.
+parameter, a training sample has all four views, used or not, metrics sort the whole matrix. In fp32.
 """
 
 import math
@@ -82,16 +81,10 @@ def _attention(attention: Attention, x: Tensor, mask: Tensor | None) -> Tensor:
     return F.multi_head_attention_forward(x, x, x, *sizes, *weights, *out, attn_mask=mask)[0].transpose(0, 1)
 
 
-def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    return F.layerx(norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
 def total_loss(
     model: TBPS, images: dict[str, Tensor], captions: Captions, person_ids: Tensor, soft_label: float
 ) -> Tensor:
-    """The weighted losses of the full or the simplified recipe; `images` are the views that they use,
-    (B, 3, H, W) each.
-    """
+    """The weighted losses of the full or simplified recipe; `images`: the views used, (B, 3, H, W) each."""
     clip, weights = model.clip, model.weights
     scale = clip.logit_scale.exp()
     same = (person_ids[:, None] == person_ids).float()

@@ -14,30 +14,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tower:
-    """The sizes of a transformer that determine its matrix products.
+    """The sizes of a transformer that determine its matrix products."""
 
-    Attributes:
-        tokens: of one image (the class token, the patches) or caption (as long as the longest of its batch).
-        width, mlp: of the blocks, and inside their MLPs.
-        projection: elements of the matrices that project the pooled token after the blocks.
-        trained: for each block, from the first to the last, whether its weights are trained.
-        causal: a token attends to itself and those before it only.
-        patch: elements of a patch, 3 p^2; 0 for captions, whose embedding is a look-up.
-        patch_trained: whether the patch embedding is trained.
-        below_trained: whether anything else below the blocks is trained: positions, words.
-        nominal: compute the last block for all tokens, as is conventional. Required are the keys and values
-            of all tokens; its query, output and MLP only for the pooled token.
-    """
-
-    tokens: int
-    width: int
-    mlp: int
-    projection: int
-    trained: Sequence[bool]
-    causal: bool = False
-    patch: int = 0
-    patch_trained: bool = False
-    below_trained: bool = True
+    tokens: int  # of an image (the class token, the patches) or caption (the longest of its batch)
+    width: int  # of the blocks
+    mlp: int  # the width inside the MLPs
+    projection: int  # elements of the matrices that project the pooled token after the blocks
+    trained: Sequence[bool]  # for each block, from the first to the last: its weights
+    causal: bool = False  # a token attends to itself and those before it only
+    patch: int = 0  # elements of a patch, 3 p^2; 0 for captions, whose embedding is a look-up
+    patch_trained: bool = False  # the patch embedding
+    below_trained: bool = True  # anything else below the blocks: positions, words
+    # Compute the last block for all tokens, as is conventional. Required are the keys and values of all
+    # tokens, its query, output and MLP only for the pooled token.
     nominal: bool = False
 
     @property
@@ -76,11 +65,8 @@ class Tower:
 
 
 def step_flops(image: Tower, text: Tower, batch_size: int, views: int, simclr_head: int) -> int:
-    """FLOPs of a training step: forward and backward both towers, and the SimCLR head on two views.
-
-    Args:
-        views: images per sample through the image tower; its caption goes through the text tower once.
-        simclr_head: elements of the head's two matrices; 0 without SS.
+    """FLOPs of a training step, forward and backward: `views` images per sample, its caption once, and two
+    views through the SimCLR head, with `simclr_head` elements in its matrices (0 without SS).
     """
     images = views * (image.forward() + image.backward())
     return batch_size * (images + text.forward() + text.backward() + 2 * 3 * 2 * simclr_head)

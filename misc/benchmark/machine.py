@@ -15,7 +15,6 @@ from misc.benchmark.report import Row
 from misc.process.workers import cpu_name, num_cores
 
 Product = tuple[int, int, int]  # rows, inputs, outputs of a linear layer
-STATUS = Path("/proc/self/status")
 MIN_SECONDS = 0.1  # of a timed series of products
 
 
@@ -33,12 +32,10 @@ def describe(device: torch.device) -> Row:
 
 
 def peak_memory() -> int:
-    """The peak resident memory of this process, in bytes.
-
-    Linux's own count where available: `getrusage` of a child starts from the parent's peak.
-    """
-    if STATUS.exists():
-        (peak,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    """The peak resident memory of this process, in bytes."""
+    status = Path("/proc/self/status")  # `getrusage` of a child starts from the parent's peak
+    if status.exists():
+        (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -52,21 +49,14 @@ def synchronize(device: torch.device) -> None:
 
 @torch.no_grad()
 def matmul_peak(products: Sequence[Product], device: torch.device, precision: torch.dtype) -> float:
-    """The FLOP/s of the fastest of the bare matrix products of these linear layers, forward and backward.
-
-    Args:
-        products: layers of the sizes that the measured work uses.
-    """
-    return max(rate for sizes in products for rate in _rates(*sizes, device, precision))
+    """The FLOP/s of the fastest of the bare matrix products of these linear layers, forward and backward."""
+    return max(rate for layer in products for rate in _rates(layer, device, precision))
 
 
-def _rates(
-    rows: int, inputs: int, outputs: int, device: torch.device, precision: torch.dtype
-) -> Iterator[float]:
-    x, weight, grad = (
-        torch.randn(*shape, device=device, dtype=precision)
-        for shape in ((rows, inputs), (outputs, inputs), (rows, outputs))
-    )
+def _rates(layer: Product, device: torch.device, precision: torch.dtype) -> Iterator[float]:
+    rows, inputs, outputs = layer
+    shapes = ((rows, inputs), (outputs, inputs), (rows, outputs))
+    x, weight, grad = (torch.randn(*shape, device=device, dtype=precision) for shape in shapes)
     for product in (lambda: x @ weight.T, lambda: grad @ weight, lambda: grad.T @ x):
         yield 2 * rows * inputs * outputs * _calls_per_second(product, device)
 

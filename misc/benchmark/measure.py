@@ -19,30 +19,19 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Workload:
-    """Something to measure, ready to run.
+    """Something to measure, ready to run; `products` is called after the first run, `held` after the last."""
 
-    Attributes:
-        run: does it once.
-        items: how many `unit` one run processes.
-        flops: required by one run (`misc.benchmark.flops`); None where matrix products do not dominate.
-        nominal_flops: the same with the last blocks computed for all tokens, as is conventional.
-        products: linear layers of the sizes that it uses, for the machine's peak; called after the first run.
-        held: bytes of model and optimiser, called after the last run; None where nothing is trained.
-        memory: the peak memory of a run in bytes, where it runs in another process.
-        note: a remark for the row.
-    """
-
-    run: Callable[[], object]
-    items: int
+    run: Callable[[], object]  # does it once
+    items: int  # how many `unit` one run processes
     unit: str
     device: torch.device = CPU
     precision: torch.dtype = torch.float32
-    flops: float | None = None
-    nominal_flops: float | None = None
-    products: Callable[[], Sequence[Product]] = lambda: VIT_B
-    held: Callable[[], int] | None = None
-    memory: Callable[[], int | None] | None = None
-    note: str = ""
+    flops: float | None = None  # required by one run; None where matrix products do not dominate
+    nominal_flops: float | None = None  # the last blocks computed for all tokens, as is conventional
+    products: Callable[[], Sequence[Product]] = lambda: VIT_B  # layers of its sizes, for the machine's peak
+    held: Callable[[], int] | None = None  # bytes of model and optimiser; None where nothing is trained
+    memory: Callable[[], int | None] | None = None  # peak of a run in bytes, if it is in another process
+    note: str = ""  # a remark for the row
 
 
 def layers(rows: int, tower: Tower) -> list[Product]:

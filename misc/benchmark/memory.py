@@ -28,16 +28,12 @@ PRECISIONS = {"fp32": torch.float32, "bf16, fp16": torch.bfloat16}
 
 
 class Needs(NamedTuple):
-    """Bytes of a training step.
+    """Bytes of a training step."""
 
-    held: weights, gradients, moments; copies: of the weights in half precision; sample: per sample of the
-    batch; part: per row of a part of `schedule.accumulate` (one view, or the captions).
-    """
-
-    held: int
-    copies: int
-    sample: int
-    part: int
+    held: int  # weights, gradients, moments
+    copies: int  # of the weights in half precision
+    sample: int  # per sample of the batch
+    part: int  # per row of a part of `schedule.accumulate` (one view, or the captions)
 
 
 def kept_bytes(work: Callable[[], object], model: nn.Module) -> int:

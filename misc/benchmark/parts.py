@@ -49,25 +49,17 @@ GPU_ONLY = ("step.fp32", "step.bf16", "step.fp16", "step.compiled")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of the command line.
-
-    Attributes:
-        batch_size: training samples per step; None: 8 on a CPU, 80 on a GPU, 4 with `quick`.
-        quick: a small model and little data.
-        annotations, images: a data set; None: rendered people.
-        overrides: `section.name=value`, over the recipe of every part.
-        folder: for what is made once and reused: rendered people, a small AltCLIP.
-    """
+    """The settings of the command line."""
 
     device: str = "auto"
     precision: str = "auto"
-    batch_size: int | None = None
+    batch_size: int | None = None  # training samples per step; None: 8 on a CPU, 80 on a GPU, 4 with `quick`
     repeats: int = 5
-    quick: bool = False
-    annotations: Path | None = None
+    quick: bool = False  # a small model and little data
+    annotations: Path | None = None  # a data set; None: rendered people
     images: Path | None = None
-    overrides: tuple[str, ...] = ()
-    folder: Path = Path("runs/bench")
+    overrides: tuple[str, ...] = ()  # `section.name=value`, over the recipe of every part
+    folder: Path = Path("runs/bench")  # for what is made once and reused: rendered people, a small AltCLIP
 
 
 def select_parts(only: str | None) -> list[str]:

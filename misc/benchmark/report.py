@@ -12,10 +12,7 @@ COLUMNS = (
     *(("part", 20), ("seconds", 9), ("throughput", 22), ("peak memory", 13), ("beyond weights", 15)),
     *(("FLOP each", 11), ("of peak", 9), ("nominal", 9), ("matmul peak", 16), ("", 0)),
 )
-COMPARED = (
-    *(("part", 20), ("before", 12), ("now", 12), ("ratio", 8), ("by peaks", 10), ("memory", 8)),
-    ("", 0),
-)
+COMPARED = (("part", 20), ("before", 12), ("now", 12), ("ratio", 8), ("by peaks", 10), ("memory", 8), ("", 0))
 
 
 def header(columns: Sequence[tuple[str, int]] = COLUMNS) -> str:
@@ -83,8 +80,8 @@ def comparison(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[str]:
     cancels the load of the machine; memory: now / before, of a training step that beyond model and optimiser.
     """
     lines = [header(COMPARED)]
-    for name in (name for name in now if name in before):
-        old, new = before[name], now[name]
+    for name, new in now.items():
+        old = before.get(name, {})
         if "items" not in old or "items" not in new:
             continue
         ratio = new["throughput"] / old["throughput"]

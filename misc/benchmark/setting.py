@@ -79,9 +79,13 @@ def device_of(options: Options) -> tuple[torch.device, torch.dtype]:
     return device, pick_precision(options.misc.precision, device)
 
 
-def build(options: Options) -> tuple[TBPS, Loaders, Tokenizer]:
-    """Model, loaders and tokenizer as a training run builds them."""
+def build(
+    settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()
+) -> tuple[Options, TBPS, Loaders, Tokenizer]:
+    """Model, loaders and tokenizer as a training run builds them, with the options of `make_options`."""
+    options = make_options(settings, recipe, overrides)
     splits = load_data(options)
     seed_process(options.misc.seed)
     model, tokenizer, processor = build_model(options, splits.num_identities)
-    return model, build_loaders(options, splits, tokenizer, processor, model.inputs), tokenizer
+    loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
+    return options, model, loaders, tokenizer

@@ -12,7 +12,7 @@ from misc.benchmark import baseline
 from misc.benchmark.flops import step_flops
 from misc.benchmark.measure import Workload, layers
 from misc.benchmark.parts import Settings
-from misc.benchmark.setting import FULL, batch_size, build, device_of, make_options, small_altclip
+from misc.benchmark.setting import FULL, batch_size, build, device_of, small_altclip
 from misc.benchmark.towers import towers
 from misc.process.signals import StopSignals
 from misc.training.build import build_trainer
@@ -28,8 +28,7 @@ VIT_L = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16
 
 def training_step(settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()) -> Workload:
     """A step of a recipe."""
-    options = make_options(settings, recipe, overrides)
-    return step_of(options, *build(options)[:2])
+    return step_of(*build(settings, recipe, overrides)[:3])
 
 
 def larger_step(settings: Settings, parts: int) -> Workload:
@@ -47,24 +46,18 @@ def altclip_step(settings: Settings) -> Workload:
         "model.embed_dim=null",
         *(["data.image_size=[56,28]"] if settings.quick else []),
     ]
-    options = make_options(settings, FULL, overrides)
-    model, loaders, _ = build(options)
+    options, model, loaders, _ = build(settings, FULL, overrides)
     if not settings.quick:
-        model.clip = _full_size_altclip(options)
+        from transformers import AltCLIPModel  # takes seconds to import; the other parts do not need it
+
+        config = load_config(options.model.altclip_pretrained, None)
+        config.text_config.update(XLM_R_LARGE)
+        config.text_config.attention_probs_dropout_prob = options.experiment.dropout
+        config.text_config.hidden_dropout_prob = 0.0
+        config.vision_config.update(VIT_L)
+        model.clip = AltCLIP(AltCLIPModel(config), options.data.image_size).train()
+        model.clip.lock(patch_embedding=options.model.lock_patch_embedding)
     return step_of(options, model, loaders)
-
-
-def _full_size_altclip(options: Options) -> AltCLIP:
-    from transformers import AltCLIPModel  # takes seconds to import; the other parts do not need it
-
-    config = load_config(options.model.altclip_pretrained, None)
-    config.text_config.update(XLM_R_LARGE)
-    config.text_config.attention_probs_dropout_prob = options.experiment.dropout
-    config.text_config.hidden_dropout_prob = 0.0
-    config.vision_config.update(VIT_L)
-    clip = AltCLIP(AltCLIPModel(config), options.data.image_size).train()
-    clip.lock(patch_embedding=options.model.lock_patch_embedding)
-    return clip
 
 
 def first_batch(loaders: Loaders, device: torch.device) -> Batch:
@@ -111,8 +104,7 @@ def held_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 def baseline_step(settings: Settings, recipe: str = FULL) -> Workload:
     """The step of a recipe on the same batch, by `misc.benchmark.baseline`."""
-    options = make_options(settings, recipe)
-    model, loaders, _ = build(options)
+    options, model, loaders, _ = build(settings, recipe)
     workload = step_of(options, model, loaders)
     batch = first_batch(loaders, workload.device)
     images, captions = dict(batch.images), baseline.without_padding(batch.tokens)

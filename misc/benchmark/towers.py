@@ -15,9 +15,7 @@ def towers(clip: DualEncoder, length: int) -> tuple[Tower, Tower]:
 
 
 def _tower(tower: nn.Module, tokens: int, patch: int = 0, patch_trained: bool = False) -> Tower:
-    """The blocks are the tower's longest list of modules. Of the matrices outside them, those of embeddings
-    are below, the others project the pooled token.
-    """
+    """The blocks are the longest list of modules; matrices outside them embed or project the pooled token."""
     blocks = max((module for module in tower.modules() if isinstance(module, nn.ModuleList)), key=len)
     inside = {id(parameter) for parameter in blocks.parameters()}
     matrices = {n: p for n, p in tower.named_parameters() if p.ndim == 2 and id(p) not in inside}

@@ -11,20 +11,10 @@ from pathlib import Path
 import torch
 
 from data.annotations import load_data
-from data.types import EvaluationSet, Queries
-from misc.benchmark import baseline
+from data.types import Queries
+from misc.benchmark import baseline, setting
 from misc.benchmark.measure import Workload, layers
 from misc.benchmark.parts import Settings
-from misc.benchmark.setting import (
-    FULL,
-    SIMPLIFIED,
-    SMALL_MODEL,
-    batch_size,
-    build,
-    device_of,
-    make_options,
-    small_altclip,
-)
 from misc.benchmark.step import altclip_step, baseline_step, larger_step, training_step
 from misc.benchmark.towers import towers
 from misc.evaluation.evaluator import build_evaluators
@@ -41,11 +31,11 @@ IMPORTS = "import data.loaders, misc.training.build, misc.report.reporter, model
 PRINT_PEAK = "; from misc.benchmark.machine import peak_memory; print(peak_memory())"
 
 
-def training_batches(settings: Settings, recipe: str, workers: int = 0) -> Workload:
+def training_batches(settings: Settings, recipe: str = setting.FULL, workers: int = 0) -> Workload:
     """Batches of the training loader; each run is a new epoch, with new random views."""
     torch.set_num_threads(1)
-    overrides = [*SMALL_MODEL, f"data.num_workers={workers}"]  # the data path does not depend on it
-    _, loaders, _ = build(make_options(settings, recipe, overrides))
+    overrides = [*setting.SMALL_MODEL, f"data.num_workers={workers}"]  # no data depends on the model
+    _, _, loaders, _ = setting.build(settings, recipe, overrides)
     epochs = itertools.count()
     num_batches = min(len(loaders.train), (4 if settings.quick else 32) * max(1, workers))
 
@@ -63,8 +53,7 @@ def training_batches(settings: Settings, recipe: str, workers: int = 0) -> Workl
 def baseline_samples(settings: Settings) -> Workload:
     """The samples of `training_batches`, on one core, by `misc.benchmark.baseline`."""
     torch.set_num_threads(1)
-    options = make_options(settings, FULL, SMALL_MODEL)
-    _, loaders, tokenizer = build(options)
+    options, _, loaders, tokenizer = setting.build(settings, overrides=setting.SMALL_MODEL)
     training_set, size = loaders.training_set, options.data.batch_size
     count = size * min(4 if settings.quick else 32, len(training_set) // size)
     paths = [training_set.image_root / name for name in training_set.image_names(range(count))]
@@ -79,18 +68,13 @@ def baseline_samples(settings: Settings) -> Workload:
     return Workload(run, count, "samples", note="one core, all four views")
 
 
-def captions_of(settings: Settings, count: int) -> list[str]:
-    """Captions of the training split."""
-    records = load_data(make_options(settings), ["train"]).train.values()
-    captions = [text for part in records for record in part for text in record.captions]
-    return list(itertools.islice(itertools.cycle(captions), count))
-
-
 def tokenising(settings: Settings, tokenizer: Tokenizer) -> Workload:
     """Captions in batches, no caption twice, so that no cache applies."""
     torch.set_num_threads(1)
-    captions = captions_of(settings, 512 if settings.quick else 4096)
-    runs, size = itertools.count(), batch_size(settings)
+    records = load_data(setting.make_options(settings), ["train"]).train.values()
+    found = [text for part in records for record in part for text in record.captions]
+    captions = list(itertools.islice(itertools.cycle(found), 512 if settings.quick else 4096))
+    runs, size = itertools.count(), setting.batch_size(settings)
 
     def run() -> None:
         number = next(runs)
@@ -100,83 +84,49 @@ def tokenising(settings: Settings, tokenizer: Tokenizer) -> Workload:
     return Workload(run, len(captions), "captions", note="one core")
 
 
-def image_encoding(settings: Settings) -> Workload:
-    """Features of test images, from their files, by the evaluator."""
-    options = make_options(settings)
-    device, precision = device_of(options)
-    model, loaders, tokenizer = build(options)
-    count = 16 if settings.quick else 64 if device.type == "cpu" else 4096
-    images_only = without_queries(loaders.test, count)
-    clip, num_images = model.to(device).clip, len(images_only.images)
-    tower, _ = towers(clip, 0)
-    rows = min(options.data.test_batch_size, num_images) * tower.tokens
-    setting = (loaders.images, options, device, precision)
-    encode = build_evaluators(model, tokenizer, {"test": images_only}, *setting)["test"].encode
-    flops = num_images * tower.forward()
-    return Workload(
-        encode, num_images, "images", device, precision, flops, products=lambda: layers(rows, tower)
-    )
-
-
-def caption_encoding(settings: Settings, is_baseline: bool = False) -> Workload:
-    """Features of test captions, from their text, by the evaluator or by `misc.benchmark.baseline`; the
-    required arithmetic excludes padding.
+def encoding(settings: Settings, unit: str, is_baseline: bool = False) -> Workload:
+    """Features of test images, from their files, or of test captions, from their text, by the evaluator or by
+    `misc.benchmark.baseline`; the required arithmetic excludes padding.
     """
-    options = make_options(settings)
-    device, precision = device_of(options)
-    model, loaders, tokenizer = build(options)
-    count = 64 if settings.quick else 512 if device.type == "cpu" else 16384
-    captions_only = without_images(loaders.test, count)
-    captions = [caption for queries in captions_only.queries.values() for caption in queries.captions]
-    clip, lengths = model.to(device).clip, [tokenizer([c])["input_ids"].shape[1] for c in captions]
-    flops = sum(towers(clip, length)[1].forward() for length in lengths)
-    _, tower = towers(clip, max(lengths))
-    size = options.data.test_batch_size
-    setting = (loaders.images, options, device, precision)
-    encode = build_evaluators(model, tokenizer, {"test": captions_only}, *setting)["test"].encode
+    options, model, loaders, tokenizer = setting.build(settings)
+    device, precision = setting.device_of(options)
+    clip, part, size = model.to(device).clip, loaders.test, options.data.test_batch_size
+    if unit == "images":
+        count = 16 if settings.quick else 64 if device.type == "cpu" else 4096
+        part = replace(part, images=part.images[:count], person_ids=part.person_ids[:count], queries={})
+        num_items, note = len(part.images), ""
+        tower, _ = towers(clip, 0)
+        flops, size = num_items * tower.forward(), min(size, num_items)
+    else:
+        count = 64 if settings.quick else 512 if device.type == "cpu" else 16384
+        queries = {
+            language: Queries(q.captions[:count], q.person_ids[:count], q.image_indices[:count])
+            for language, q in part.queries.items()
+        }
+        part = replace(part, images=[], person_ids=part.person_ids[:0], queries=queries)
+        captions = [caption for own in queries.values() for caption in own.captions]
+        lengths = [tokenizer([caption])["input_ids"].shape[1] for caption in captions]
+        num_items, note = len(captions), f"{sum(lengths) / len(lengths):.1f} tokens per caption"
+        _, tower = towers(clip, max(lengths))
+        flops = sum(towers(clip, length)[1].forward() for length in lengths)
+    sets = {"test": part}
+    evaluators = build_evaluators(model, tokenizer, sets, loaders.images, options, device, precision)
+    encode = evaluators["test"].encode
     if is_baseline:
         clip.eval()
         encode = partial(baseline.encode_captions, clip, tokenizer, captions, size, device)
         precision = torch.float32
-    return Workload(
-        encode,
-        len(captions),
-        "captions",
-        device,
-        precision,
-        flops,
-        products=lambda: layers(size * tower.tokens, tower),
-        note=f"{sum(lengths) / len(lengths):.1f} tokens per caption",
-    )
-
-
-def without_queries(evaluation_set: EvaluationSet, count: int) -> EvaluationSet:
-    """The first `count` images of the gallery."""
-    images = evaluation_set.images[:count]
-    person_ids = evaluation_set.person_ids[: len(images)]
-    return replace(evaluation_set, images=images, person_ids=person_ids, queries={})
-
-
-def without_images(evaluation_set: EvaluationSet, count: int) -> EvaluationSet:
-    """The first `count` queries of each language."""
-    queries = {
-        language: Queries(q.captions[:count], q.person_ids[:count], q.image_indices[:count])
-        for language, q in evaluation_set.queries.items()
-    }
-    return replace(evaluation_set, images=[], person_ids=evaluation_set.person_ids[:0], queries=queries)
+    products = partial(layers, size * tower.tokens, tower)
+    return Workload(encode, num_items, unit, device, precision, flops, products=products, note=note)
 
 
 def scoring(
-    settings: Settings,
-    num_queries: int,
-    num_images: int,
-    num_people: int = 1000,
-    metrics: Callable[..., dict[str, float]] = retrieval_metrics,
+    settings: Settings, num_queries: int, num_images: int, metrics: Callable[..., object] = retrieval_metrics
 ) -> Workload:
     """The metrics of random features of 512 dimensions."""
-    device, _ = device_of(make_options(settings))
+    device, _ = setting.device_of(setting.make_options(settings))
     shrink = 10 if settings.quick else 1
-    num_queries, num_images, num_people = (n // shrink for n in (num_queries, num_images, num_people))
+    num_queries, num_images, num_people = (n // shrink for n in (num_queries, num_images, 1000))
     seed_process(0)
     queries, gallery = torch.randn(num_queries, 512).to(device), torch.randn(num_images, 512).to(device)
     query_ids, gallery_ids = (torch.arange(n).to(device) % num_people for n in (num_queries, num_images))
@@ -199,14 +149,10 @@ def program(settings: Settings, arguments: Sequence[str], prints_peak: bool = Fa
     return Workload(run, 1, "starts", memory=peak)
 
 
-def model_building(settings: Settings) -> Workload:
-    """The model of the full recipe, with random weights."""
-    return Workload(partial(build_model, make_options(settings), 1000), 1, "models")
-
-
+CUHK = {"num_queries": 6_156, "num_images": 3_074}
 WORKLOADS: dict[str, Callable[[Settings], Workload]] = {
     "step.full": training_step,
-    "step.simplified": partial(training_step, recipe=SIMPLIFIED),
+    "step.simplified": partial(training_step, recipe=setting.SIMPLIFIED),
     "step.altclip": altclip_step,
     "step.checkpointed": partial(training_step, overrides=["model.grad_checkpointing=true"]),
     "step.fp32": partial(training_step, overrides=["misc.precision=fp32"]),
@@ -215,23 +161,21 @@ WORKLOADS: dict[str, Callable[[Settings], Workload]] = {
     "step.compiled": partial(training_step, overrides=["model.compile=true"]),
     "accumulate.whole": partial(larger_step, parts=1),
     "accumulate.parts": partial(larger_step, parts=4),
-    "data.full": partial(training_batches, recipe=FULL),
-    "data.simplified": partial(training_batches, recipe=SIMPLIFIED),
-    "data.workers": partial(training_batches, recipe=FULL, workers=num_cores()),
-    "tokens.clip": lambda settings: tokenising(settings, CLIPTokenizer()),
-    "tokens.altclip": lambda settings: tokenising(settings, AltCLIPTokenizer(str(small_altclip(settings)))),
-    "evaluate.images": image_encoding,
-    "evaluate.captions": caption_encoding,
-    "metrics.cuhk": partial(scoring, num_queries=6_156, num_images=3_074),
+    "data.full": training_batches,
+    "data.simplified": partial(training_batches, recipe=setting.SIMPLIFIED),
+    "data.workers": partial(training_batches, workers=num_cores()),
+    "tokens.clip": lambda own: tokenising(own, CLIPTokenizer()),
+    "tokens.altclip": lambda own: tokenising(own, AltCLIPTokenizer(str(setting.small_altclip(own)))),
+    "evaluate.images": partial(encoding, unit="images"),
+    "evaluate.captions": partial(encoding, unit="captions"),
+    "metrics.cuhk": partial(scoring, **CUHK),
     "metrics.icfg": partial(scoring, num_queries=19_848, num_images=19_848),
     "start.help": partial(program, arguments=["main.py", "--help"]),
     "start.imports": partial(program, arguments=["-c", IMPORTS + PRINT_PEAK], prints_peak=True),
-    "start.model": model_building,
+    "start.model": lambda own: Workload(partial(build_model, setting.make_options(own), 1000), 1, "models"),
     "baseline.full": baseline_step,
-    "baseline.simplified": partial(baseline_step, recipe=SIMPLIFIED),
+    "baseline.simplified": partial(baseline_step, recipe=setting.SIMPLIFIED),
     "baseline.data": baseline_samples,
-    "baseline.captions": partial(caption_encoding, is_baseline=True),
-    "baseline.metrics": partial(
-        scoring, num_queries=6_156, num_images=3_074, metrics=baseline.retrieval_metrics
-    ),
+    "baseline.captions": partial(encoding, unit="captions", is_baseline=True),
+    "baseline.metrics": partial(scoring, **CUHK, metrics=baseline.retrieval_metrics),
 }

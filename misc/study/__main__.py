@@ -36,18 +36,14 @@ class Recipe:
 
 
 SIMPLIFIED = ("experiment.citc=false", "experiment.ss=false", "experiment.mvs_image=false")
+NO_TRICKS = (
+    *(*SIMPLIFIED, "experiment.ritc=false", "model.softlabel_ratio=0", "experiment.dropout=0"),
+    *("experiment.image_aug=none", "experiment.text_aug=none", "experiment.back_trans=false"),
+)
 LOSS_ALONE = (*SIMPLIFIED, "experiment.nitc=false", "experiment.ritc=false")
 # A step of the full recipe puts four views through the image tower, not one, and takes 3.5 times as long.
 RECIPES = {
-    "no-trick": Recipe(
-        "CLIP without tricks",
-        (
-            *SIMPLIFIED,
-            *("experiment.ritc=false", "model.softlabel_ratio=0", "experiment.dropout=0"),
-            *("experiment.image_aug=none", "experiment.text_aug=none", "experiment.back_trans=false"),
-            "schedule.epoch=7",
-        ),
-    ),
+    "no-trick": Recipe("CLIP without tricks", (*NO_TRICKS, "schedule.epoch=7")),
     "simplified": Recipe("TBPS-CLIP, simplified", (*SIMPLIFIED, "schedule.epoch=7")),
     "full": Recipe("TBPS-CLIP, full", ("schedule.epoch=2",)),
     "sdm": Recipe("SDM alone", (*LOSS_ALONE, "experiment.sdm=true", "schedule.epoch=7")),
@@ -132,32 +128,26 @@ def train(runs: Sequence[Run], jobs: int) -> None:
                     active[run] = run.start()
                 time.sleep(0.2)
                 for run in [run for run, process in active.items() if process.poll() is not None]:
-                    _check_status(run, active.pop(run).returncode)
+                    if status := active.pop(run).returncode:
+                        output = run.console.read_text(encoding="utf-8", errors="replace")
+                        raise UserError(
+                            f"study: the run {run.folder.name} ended with status {status} "
+                            f"({' / '.join(output.strip().splitlines()[-3:])}); see '{run.console}'"
+                        )
                     bar.update()
                     remaining = len(waiting) + len(active)
                     seconds = (time.monotonic() - begin) / (total - remaining) * remaining
-                    tqdm.write(f"{_line(run.outcome())}; about {timedelta(seconds=round(seconds))} remaining")
+                    found = run.outcome()
+                    tqdm.write(
+                        f"{found.recipe}, seed {found.seed}: R@1 {found.rank1:.2f}, mAP {found.mean_ap:.2f}, "
+                        f"{found.seconds:.0f} s of training; "
+                        f"about {timedelta(seconds=round(seconds))} remaining"
+                    )
         finally:
             for process in active.values():
                 process.terminate()
             for process in active.values():
                 process.wait()
-
-
-def _check_status(run: Run, status: int) -> None:
-    if status:
-        last = run.console.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-        raise UserError(
-            f"study: the run {run.folder.name} ended with status {status} ({' / '.join(last)}); "
-            f"see '{run.console}'"
-        )
-
-
-def _line(outcome: Outcome) -> str:
-    return (
-        f"{outcome.recipe}, seed {outcome.seed}: R@1 {outcome.rank1:.2f}, mAP {outcome.mean_ap:.2f}, "
-        f"{outcome.seconds:.0f} s of training"
-    )
 
 
 def build_parser() -> Parser:
@@ -191,9 +181,7 @@ def study(flags: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 and an error line for a user error, or 130 after an
-    interrupt.
-    """
+    """Run the command line; returns the exit status: 0, 2 for a user error, or 130 after an interrupt."""
     return exit_status(lambda: study(build_parser().parse_args(arguments)))
 
 

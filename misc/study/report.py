@@ -51,11 +51,8 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def write_report(outcomes: Sequence[Outcome], titles: dict[str, str], options: Options, folder: Path) -> None:
-    """Write `study.md` and `study.png` into `folder`.
-
-    Args:
-        titles: of the recipes, in the order of the table; the others are compared with the first.
-        options: of any of the runs, for the description.
+    """Write `study.md` and `study.png` into `folder`: `titles` of the recipes in the order of the table, the
+    others compared with the first; `options` of any of the runs, for the description.
     """
     by_recipe = {name: [o for o in outcomes if o.recipe == name] for name in titles}
     rows = [summarise(by_recipe[name], title) for name, title in titles.items()]
@@ -121,17 +118,13 @@ def _findings(rows: Sequence[Summary]) -> str:
     best = max(rows, key=lambda row: row.rank1[0])
     seconds = [statistics.median(row.seconds) for row in rows]
     equals = [row.title for row in rows if row is not best and _is_within_spread(row, best)]
+    within = f" Within the spread of it: {'; '.join(equals)}." if equals else ""
+    times = f"{max(seconds) / min(seconds) - 1:.0%} between the longest and the shortest"
     lines = [
-        "What was seen:",
-        "",
-        f"- Highest R@1: {best.title}, {_figure(*best.rank1)}."
-        + (f" Within the spread of it: {'; '.join(equals)}." if equals else ""),
+        f"What was seen:\n\n- Highest R@1: {best.title}, {_figure(*best.rank1)}.{within}",
         *(f"- {_difference(row, rows[0])}" for row in rows[1:]),
+        f"- The median training times differ by {times}.",
     ]
-    lines.append(
-        f"- The median training times differ by {max(seconds) / min(seconds) - 1:.0%} between the longest "
-        "and the shortest."
-    )
     return "\n".join(lines)
 
 
