@@ -26,10 +26,8 @@ def retrieval_metrics(
     """Rank-k, mAP and mINP of ranking the gallery by cosine similarity for each query, in percent.
 
     Args:
-        query_features: (Q, D), of any norm.
-        gallery_features: (G, D), of any norm.
-        query_ids: (Q,) integer person ids.
-        gallery_ids: (G,) integer person ids; a hit is a gallery row of the query's id.
+        query_features, gallery_features: (Q, D) and (G, D), of any norm.
+        query_ids, gallery_ids: (Q,) and (G,) integer person ids; a hit is a gallery row of the query's id.
         chunk: queries scored at once; memory grows with chunk x G, the result does not depend on it.
 
     Raises:
@@ -44,8 +42,7 @@ def retrieval_metrics(
 
 def summarise(rows: Tensor) -> dict[str, float]:
     """(Q, 5) figures of single queries -> their means in percent, by name."""
-    means = rows.double().mean(dim=0) * 100
-    return dict(zip(METRICS, means.tolist(), strict=True))
+    return dict(zip(METRICS, (rows.double().mean(dim=0) * 100).tolist(), strict=True))
 
 
 @torch.no_grad()
@@ -64,10 +61,7 @@ def score_metrics(
         return torch.zeros(0, len(METRICS), device=query_ids.device)
     hits, num_hits = hits_of(query_ids, gallery_ids)
     rows = torch.arange(len(query_ids), device=query_ids.device).split(chunk)
-    figures = [
-        _figures(hit_ranks(scores_of(part), hits[part], num_hits[part]), num_hits[part]) for part in rows
-    ]
-    return torch.cat(figures)
+    return torch.cat([_figures(scores_of(part), hits[part], num_hits[part]) for part in rows])
 
 
 def hits_of(query_ids: Tensor, gallery_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,12 +83,8 @@ def hits_of(query_ids: Tensor, gallery_ids: Tensor) -> tuple[Tensor, Tensor]:
 def hit_ranks(scores: Tensor, hits: Tensor, num_hits: Tensor) -> Tensor:
     """The ranks, from 1, of each query's hits, ascending; equal scores keep the order of the gallery.
 
-    Args:
-        scores: (B, G).
-        hits, num_hits: (B, P) and (B,), of `hits_of`.
-
-    Returns:
-        (B, P) int64; the largest int64 beyond a query's number of hits.
+    From scores (B, G), and hits (B, P) and num_hits (B,) of `hits_of`: (B, P) int64, and the largest int64
+    beyond a query's number of hits.
     """
     places = torch.arange(hits.shape[1], device=scores.device)
     is_padding = places >= num_hits[:, None]
@@ -114,8 +104,7 @@ def hit_ranks(scores: Tensor, hits: Tensor, num_hits: Tensor) -> Tensor:
 def best_ranked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k gallery rows with the best scores (B, G), best first, equal ones in the gallery's order.
 
-    Returns:
-        (B, k) rows and (B, k) scores; k is G where G is smaller.
+    Returned: (B, k) rows and (B, k) scores; k is G where G is smaller.
     """
     k = min(k, scores.shape[1])
     values, rows = scores.topk(k, dim=1)
@@ -132,8 +121,7 @@ def best_ranked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _num_above(scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """How many of a row's scores (B, G) are above, and how many at least, each of its levels: (B, P) both.
 
-    Every score is looked up among the few levels, which is several times faster than comparing it with each.
-    To be above a level is to be at least the next floating-point number.
+    Looking up scores among the few levels is faster; above one is at least the next floating-point number.
     """
     num_rows, above = len(levels), levels.nextafter(levels.new_tensor(torch.inf))
     thresholds, order = torch.cat([above, levels], dim=1).sort(dim=1)
@@ -142,11 +130,11 @@ def _num_above(scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     reached += width * torch.arange(num_rows, dtype=torch.int32, device=scores.device)[:, None]
     counts = torch.bincount(reached.flatten(), minlength=num_rows * width).view(num_rows, width)
     at_least = counts.flip(1).cumsum(dim=1).flip(1)[:, 1:]
-    num_above, num_at_least = torch.empty_like(at_least).scatter_(1, order, at_least).chunk(2, dim=1)
-    return num_above, num_at_least
+    return torch.empty_like(at_least).scatter_(1, order, at_least).chunk(2, dim=1)
 
 
-def _figures(ranks: Tensor, num_hits: Tensor) -> Tensor:
+def _figures(scores: Tensor, hits: Tensor, num_hits: Tensor) -> Tensor:
+    ranks = hit_ranks(scores, hits, num_hits)
     places = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
     precision = torch.where(places <= num_hits[:, None], places / ranks, 0.0)
     recall = [(ranks[:, 0] <= k).float() for k in (1, 5, 10)]

@@ -18,7 +18,6 @@ class Stateful(Protocol):
     """What a checkpoint can hold."""
 
     def state_dict(self) -> State: ...
-
     def load_state_dict(self, state: State) -> object: ...
 
 

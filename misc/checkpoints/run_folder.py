@@ -20,11 +20,7 @@ FILES_OF_TRAINING = ("options.yaml", "metrics.jsonl", LAST, BEST)
 
 
 def refuse_to_overwrite(folder: Path, overwrite: bool) -> None:
-    """Check that a fresh run may write to a folder.
-
-    Raises:
-        UserError: it holds another run, and `overwrite` is false.
-    """
+    """Raise UserError where a fresh run would write into the folder of another one, without `overwrite`."""
     found = _files_of_training(folder)
     if found and not overwrite:
         raise UserError(
@@ -44,9 +40,7 @@ def _files_of_training(folder: Path) -> list[str]:
 
 
 def open_folder(folder: Path, fresh: bool) -> None:
-    """Make the output folder and begin its log. A fresh run first removes the files of an earlier run, and
-    no others.
-    """
+    """Make the output folder and begin its log. A fresh run removes an earlier run's files, no others."""
     make_folder(folder, "output.dir")
     if fresh and distributed.is_main():
         for path in (*(folder / name for name in (*RUN_FILES, LAST, BEST)), *older_checkpoints(folder)):

@@ -39,11 +39,7 @@ def saved_options(path: Path) -> dict[str, Any] | None:
 
 
 def check_trained_with(options: Options, path: Path) -> None:
-    """Check that a checkpoint is evaluated on the same kind of input that it was trained on.
-
-    Raises:
-        UserError: naming the option and both values.
-    """
+    """Raise UserError, with the option and both values, where a checkpoint was trained on another input."""
     saved = saved_options(path)
     if saved is None:
         return

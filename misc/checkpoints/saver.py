@@ -40,11 +40,8 @@ class Period:
 class Saver:
     """Writes the checkpoints of a run, on rank 0. A failed write does not end the run: a later one may work.
 
-    The weights of the best epoch are kept in memory until they are on the disk.
-
-    Args:
-        period: `log.checkpoint_period`.
-        keep: `log.keep_checkpoints`.
+    The weights of the best epoch are kept in memory until they are on the disk. `period` and `keep` are the
+    options `log.checkpoint_period` and `log.keep_checkpoints`.
     """
 
     def __init__(self, folder: Path, period: int | str | None, keep: int) -> None:

@@ -66,12 +66,9 @@ def _keep_previous(last: Path, keep: int, new_step: int) -> None:
 
 
 def check_space(model: torch.nn.Module, folder: Path, keep: int) -> None:
-    """Check that the disk has space for a run's checkpoints: last, best, the older ones, and a new one.
+    """Raise UserError unless the disk has space for a run's checkpoints: last, best, older, and a new one.
 
     Incomplete files that a kill left are removed.
-
-    Raises:
-        UserError: it has not.
     """
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     size = sum(tensor.nbytes for tensor in model.state_dict().values()) + 2 * trained  # AdamW's two moments

@@ -20,15 +20,10 @@ ImageBatches = Callable[[EvaluationSet, Sequence[int]], Iterable[Tensor]]  # pix
 
 @dataclass(frozen=True)
 class Features:
-    """Normalised features of a whole evaluation set, the same on every rank.
+    """Normalised features of a whole evaluation set, the same on every rank."""
 
-    Attributes:
-        images: (G, E) of the gallery.
-        texts: {language: (Q, E)} of the queries.
-    """
-
-    images: Tensor
-    texts: dict[str, Tensor]
+    images: Tensor  # (G, E) of the gallery
+    texts: dict[str, Tensor]  # {language: (Q, E)} of the queries
 
     def to(self, device: torch.device) -> "Features":
         """The features on `device`."""
@@ -119,11 +114,7 @@ def cosine(queries: Tensor, gallery: Tensor) -> ScoresOf:
 
 
 def score(encoded: Encoded, scorer: Callable[[Tensor, Tensor], ScoresOf] = cosine) -> Results:
-    """The metrics of every language in both directions, and their average over the languages.
-
-    Args:
-        scorer: (queries, gallery) features -> what scores queries.
-    """
+    """The metrics of each language both ways, and their mean; `scorer` takes (queries, gallery) features."""
     images, gallery_ids, languages = encoded.features.images, encoded.evaluation_set.person_ids, {}
     for language, texts in encoded.features.texts.items():
         query_ids = encoded.evaluation_set.queries[language].person_ids
@@ -155,18 +146,13 @@ def build_evaluators(
     precision: torch.dtype,
 ) -> dict[str, Evaluator]:
     """The evaluators of the sets that there are, by name."""
+    size = options.data.test_batch_size
     return {
         name: Evaluator(
-            model,
-            tokenizer,
-            evaluation_set,
-            image_batches(evaluation_set, shard(len(evaluation_set.images))),
-            options.data.test_batch_size,
-            device,
-            precision,
+            model, tokenizer, each, image_batches(each, shard(len(each.images))), size, device, precision
         )
-        for name, evaluation_set in evaluation_sets.items()
-        if evaluation_set is not None
+        for name, each in evaluation_sets.items()
+        if each is not None
     }
 
 

@@ -55,9 +55,7 @@ def save_features(
 ) -> None:
     """Write the features of `sets`; the index comes last, so a folder that has one is whole.
 
-    Args:
-        weights: the file, or folder, that they were encoded with, for the record.
-        options: those that the features depend on, by "section.name", for the record.
+    It records `weights`, what encoded them, and the `options` that they depend on, by "section.name".
     """
     (folder / INDEX).unlink(missing_ok=True)
     tensors, index = {}, {}
@@ -95,10 +93,7 @@ def file_digest(path: Path) -> str:
 
 
 def load_features(folder: Path, named_by: str) -> SavedFeatures:
-    """Read what `save_features` wrote, onto the CPU.
-
-    Args:
-        named_by: the flag or option that names the folder, for the errors.
+    """Read what `save_features` wrote, onto the CPU; `named_by` is the folder's flag or option, for errors.
 
     Raises:
         UserError: no such folder, or one that is damaged.

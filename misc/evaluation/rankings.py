@@ -15,7 +15,6 @@ from misc.process.logs import progress
 
 SUFFIXES = (".csv", ".jsonl")
 Row = dict[str, str | int | float]
-CHUNK = 256  # queries ranked at once
 
 
 def save_rankings(sets: Mapping[str, Encoded], path: Path, top: int = 10) -> None:
@@ -53,19 +52,13 @@ def _rows_of(encoded: Encoded, language: str, top: int) -> Iterator[Row]:
     described = queries.image_indices.tolist()
     hits, num_hits = hits_of(queries.person_ids.to(images.device), own.person_ids.to(images.device))
     scores_of = cosine(encoded.features.texts[language], images)
-    parts = torch.arange(len(asked), device=images.device).split(CHUNK)
-    for part in progress(parts, f"rankings ({language})"):
+    for part in progress(torch.arange(len(asked), device=images.device).split(256), f"rankings ({language})"):
         scores = scores_of(part)
         ranks = hit_ranks(scores, hits[part], num_hits[part])[:, 0].tolist()
         indices, values = (best.tolist() for best in best_ranked(scores, top))
         for query, rank, of_query, similarities in zip(part.tolist(), ranks, indices, values, strict=True):
-            row = {
-                "query": query,
-                "caption": queries.captions[query],
-                "image": paths[described[query]],
-                "person_id": asked[query],
-                "first_hit_rank": rank,
-            }
+            row = {"query": query, "caption": queries.captions[query], "image": paths[described[query]]}
+            row |= {"person_id": asked[query], "first_hit_rank": rank}
             for place, (index, value) in enumerate(zip(of_query, similarities, strict=True), start=1):
                 row[f"image_{place}"] = paths[index]
                 row[f"score_{place}"] = round(value, 6)

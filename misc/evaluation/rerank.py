@@ -169,8 +169,7 @@ def _ranges(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The numbers of all ranges (start, length) one after another, and which range each belongs to."""
     which = torch.arange(len(starts), device=starts.device).repeat_interleave(lengths)
     first = lengths.cumsum(dim=0) - lengths
-    steps = torch.arange(len(which), device=starts.device) - first[which]
-    return which, starts[which] + steps
+    return which, torch.arange(len(which), device=starts.device) + (starts - first)[which]
 
 
 def _blocks(lengths: Tensor) -> Iterator[slice]:

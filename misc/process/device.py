@@ -9,8 +9,7 @@ from options import UserError
 def pick_device(name: str) -> torch.device:
     """The device of this process: GPU number `local_rank` of its machine, or the CPU.
 
-    Args:
-        name: "cpu", "cuda", or "auto": a GPU where there is one.
+    `name` is "cpu", "cuda", or "auto": a GPU where there is one.
 
     Raises:
         UserError: a GPU is requested and there is none for this process.
@@ -31,8 +30,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of autocast. Turns TF32 off in convolutions, which has 10 bits of mantissa instead of 23.
 
     Args:
-        name: "fp32", "bf16", "fp16", or "auto": fp32 on a CPU, where bf16 is slow; on a GPU bf16 from Ampere
-            on, and fp16 on older ones, which emulate bf16.
+        name: "fp32", "bf16", "fp16", or "auto": fp32 on a CPU, bf16 on a GPU from Ampere on, else fp16.
 
     Raises:
         UserError: fp16 on a CPU.

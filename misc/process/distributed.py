@@ -78,7 +78,13 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
         return
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
-    address, port = _meeting_place()
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"WORLD_SIZE is {world_size()}, but MASTER_ADDR and MASTER_PORT are not a host and a port: start "
+            "the processes with torchrun, or set both"
+        ) from error
     try:
         _join(address, port, device, backend, timedelta(minutes=timeout_minutes))
     except (dist.DistNetworkError, dist.DistStoreError, TimeoutError) as error:
@@ -88,27 +94,13 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
         ) from error
 
 
-def _meeting_place() -> tuple[str, int]:
-    try:
-        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"WORLD_SIZE is {world_size()}, but MASTER_ADDR and MASTER_PORT are not a host and a port: start "
-            "the processes with torchrun, or set both"
-        ) from error
-
-
 def _join(address: str, port: int, device: torch.device, backend: str, timeout: timedelta) -> None:
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # by torchrun, else by rank 0
     shared = dist.TCPStore(address, port, None, rank() == 0 and not is_served, timeout, multi_tenant=True)
     attempt = _agree_on_attempt(shared, timeout)
+    store, device_id = dist.PrefixStore(attempt, shared), device if backend == "nccl" else None
     dist.init_process_group(
-        backend,
-        timeout=timeout,
-        store=dist.PrefixStore(attempt, shared),
-        rank=rank(),
-        world_size=world_size(),
-        device_id=device if backend == "nccl" else None,
+        backend, timeout=timeout, store=store, rank=rank(), world_size=world_size(), device_id=device_id
     )
     store = dist.PrefixStore(attempt, dist.TCPStore(address, port, wait_for_workers=False))
     heartbeat = Heartbeat(store, rank(), world_size())
@@ -149,9 +141,7 @@ def cause_of(error: BaseException) -> str | None:
     """The process whose end made a collective raise `error`, in a sentence; None: it is our own."""
     words = ("gloo", "nccl", "connection", "peer", "socket", "store")
     is_collective = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
-    if not _HEARTBEAT or not is_collective:
-        return None
-    return _HEARTBEAT[0].await_cause()
+    return _HEARTBEAT[0].await_cause() if _HEARTBEAT and is_collective else None
 
 
 def missing_process() -> str | None:

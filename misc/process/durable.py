@@ -18,8 +18,7 @@ def replacing(path: Path, before_rename: Callable[[Path], None] | None = None) -
         before_rename: called with the new file once it is on the disk; an exception keeps the old one.
 
     Raises:
-        OSError: a write failed, such as on a full disk; `path` keeps its content, unless only the flush of
-            its folder failed.
+        OSError: a write failed, as on a full disk; `path` is kept, unless only its folder's flush failed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -56,10 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Make a folder to write to, with its parents, unless it exists.
-
-    Args:
-        option: the flag or option that names the folder, for the error message.
+    """Make a folder to write to, with its parents, unless it exists; `option` names it in the error message.
 
     Raises:
         UserError: it cannot be made or written to.

@@ -21,11 +21,8 @@ class Store(Protocol):
     """The part of a torch.distributed store that a heartbeat uses."""
 
     def get(self, key: str) -> bytes: ...
-
     def set(self, key: str, value: str) -> None: ...
-
     def add(self, key: str, value: int) -> int: ...
-
     def multi_get(self, keys: list[str]) -> list[bytes]: ...
 
 
@@ -34,10 +31,8 @@ class Heartbeat:
 
     The watching thread ends the process itself, since a rank that waits in a collective for one that is gone
     cannot be interrupted otherwise (with NCCL until its timeout). It makes no calls to the store: with the
-    machine of the store gone, they neither return nor fail for minutes.
-
-    Args:
-        store: shared by all processes, through a connection of its own: waiting blocks it.
+    machine of the store gone, they neither return nor fail for minutes. The store, shared by all processes,
+    needs a connection of its own: waiting blocks it.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int) -> None:

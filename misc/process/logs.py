@@ -65,12 +65,8 @@ class _LogFile(logging.FileHandler):
 class RunLog:
     """metrics.jsonl and TensorBoard scalars of one run; on ranks other than 0 it writes nothing.
 
-    A full disk does not end the run: the lines are written later, TensorBoard's scalars are left out.
-
-    Args:
-        folder: the run's output folder.
-        step, epoch: the steps and epochs that are done. Lines of later ones, from an interrupted run, are
-            removed.
+    A full disk does not end the run: the lines are written later, TensorBoard's scalars are left out. Lines
+    after `step` and `epoch`, the numbers of those that are done, are an interrupted run's, and are removed.
     """
 
     def __init__(self, folder: Path, step: int, epoch: int) -> None:
@@ -79,7 +75,8 @@ class RunLog:
         self._board: SummaryWriter | None = None
         if distributed.is_main():
             done = {"train": ("step", step), "eval": ("epoch", epoch)}
-            kept = [line + "\n" for line in _read_lines(self._path) if _is_done(line, done)]
+            lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else []
+            kept = [line + "\n" for line in lines[:-1] if _is_done(line, done)]  # a kill cuts the last off
             write_text(self._path, "".join(kept))
 
     def write(self, record: dict[str, Any]) -> None:
@@ -116,8 +113,8 @@ class RunLog:
             try:
                 self._write_pending()
             except OSError as error:
-                lost = f"the last lines of '{self._path}' are lost: {len(self._pending)}"
-                logger.warning("%s (%s)", lost, error.strerror)
+                count, reason = len(self._pending), error.strerror
+                logger.warning("the last lines of '%s' are lost: %d (%s)", self._path, count, reason)
         if self._board is not None:
             with contextlib.suppress(OSError):
                 self._board.close()
@@ -138,14 +135,6 @@ def _append(path: Path, text: str) -> None:
     except OSError:
         os.truncate(path, size)
         raise
-
-
-def _read_lines(path: Path) -> list[str]:
-    """The complete lines of a file; a killed run may leave a partial last one."""
-    if not path.exists():
-        return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return whole
 
 
 def _scalars(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:

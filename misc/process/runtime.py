@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 # Parts of torch's messages for user errors.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-LOADER_DIED = "DataLoader worker (pid"
 
 
 def start(options: Options) -> tuple[torch.device, torch.dtype]:
@@ -94,7 +93,7 @@ def _as_user_error(error: BaseException) -> str | None:
             f"out of memory ({reason or 'MemoryError'}). In training raise schedule.accumulate, lower "
             "data.batch_size or set model.grad_checkpointing; in an evaluation lower data.test_batch_size"
         )
-    if LOADER_DIED in reason:
+    if "DataLoader worker (pid" in reason:
         signal = str(error.__cause__ or "").strip(" .")  # the signal that killed it, where torch knows it
         return (
             f"a data loader process was killed ({signal or reason}). Lower data.num_workers, or give it "

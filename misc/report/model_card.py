@@ -76,16 +76,11 @@ def write_model_card(
     folder: Path, options: Options, splits: Splits, model: torch.nn.Module, outcome: Outcome, command: str
 ) -> None:
     """Write the card beside the best checkpoint, on rank 0; `command` is the command line."""
-    if distributed.is_main():
-        text = _card(options, splits, model, outcome, command)
-        write_text(folder / "model_card.md", text)
-        logger.info(f"written to {folder}: model_card.md")
-
-
-def _card(options: Options, splits: Splits, model: torch.nn.Module, outcome: Outcome, command: str) -> str:
+    if not distributed.is_main():
+        return
     settings, world = options.model, distributed.world_size()
     start = getattr(settings, BACKBONES[settings.backbone].weights_option)
-    return CARD.format(
+    text = CARD.format(
         checkpoint=BEST,
         backbone=settings.backbone,
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
@@ -103,6 +98,8 @@ def _card(options: Options, splits: Splits, model: torch.nn.Module, outcome: Out
         python=platform.python_version(),
         packages=", ".join(f"{name} {version(name)}" for name in PACKAGES),
     )
+    write_text(folder / "model_card.md", text)
+    logger.info(f"written to {folder}: model_card.md")
 
 
 def _count(name: str, split: ByLanguage) -> str:

@@ -1,5 +1,6 @@
 """The pictures of a run: `curves.png` (losses, rate, metrics), `ranking.png` (retrieved images)."""
 
+import contextlib
 import json
 import math
 import re
@@ -195,7 +196,7 @@ def draw_curves(metrics_file: Path, out: Path) -> None:
     by_epoch = sorted(evaluations.values(), key=lambda line: line["epoch"])
     _plot_metric(rank1, by_epoch, "R1", "R@1, text to image (%)")
     _plot_metric(mean_ap, by_epoch, "mAP", "mAP, text to image (%)")
-    for axes in (losses, rate, rank1, mean_ap):
+    for axes in figure.axes:
         _finish(axes)
     last = max([1.0, *(x for axes in figure.axes for line in axes.lines for x in line.get_xdata())])
     rank1.set_xlim(0, 1.02 * last)
@@ -205,10 +206,8 @@ def draw_curves(metrics_file: Path, out: Path) -> None:
 def _read_lines(metrics_file: Path) -> list[dict[str, Any]]:
     lines = []
     for text in metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
     return lines
 
 
@@ -243,22 +242,15 @@ def _plot_metric(axes: "Axes", evaluations: Sequence[dict[str, Any]], metric: st
     splits = list(dict.fromkeys(line["split"] for line in evaluations))
     for (name, split), values in points.items():
         if name in colors:
-            axes.plot(
-                list(values),
-                list(values.values()),
-                color=colors[name],
-                linestyle=("-", "--", ":", "-.")[splits.index(split) % 4],
-                linewidth=2.2 if name == AVERAGE else 1.3,
-                marker=".",
-                label=f"{split} {name}",
-            )
+            dash, width = ("-", "--", ":", "-.")[splits.index(split) % 4], 2.2 if name == AVERAGE else 1.3
+            style = {"color": colors[name], "linestyle": dash, "linewidth": width, "marker": "."}
+            axes.plot(list(values), list(values.values()), label=f"{split} {name}", **style)
     if evaluations:
         axes.set_ylim(bottom=0)
 
 
 def _colored(names: Iterable[str]) -> dict[str, str]:
-    distinct = dict.fromkeys(names)
-    return {name: LINE_COLORS[index % len(LINE_COLORS)] for index, name in enumerate(distinct)}
+    return {name: LINE_COLORS[i % len(LINE_COLORS)] for i, name in enumerate(dict.fromkeys(names))}
 
 
 def _finish(axes: "Axes") -> None:

@@ -54,8 +54,7 @@ class Reporter:
             weights: the file they were encoded with.
             select_on: what selected its epoch: "val", "test" or "last"; None for an evaluation.
 
-        Returns:
-            The results of each set; with fusion or re-ranking they have "rows".
+        Returns the results of each set; with fusion or re-ranking they have "rows".
         """
         results = {name: self._score(name, encoded) for name, encoded in sets.items()}
         if distributed.is_main():
@@ -75,11 +74,7 @@ class Reporter:
         return {**results, "rows": rows} if rows else results
 
     def _write(
-        self,
-        results: Mapping[str, Results],
-        sets: Mapping[str, Encoded],
-        weights: Path,
-        select_on: str | None,
+        self, results: dict[str, Results], sets: Mapping[str, Encoded], weights: Path, select_on: str | None
     ) -> None:
         first = next(iter(sets))
         figures = {key: results[first][key] for key in ("languages", "average")}

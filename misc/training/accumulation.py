@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.types import Batch
 from misc.process.seed import random_state, restore_random_state
@@ -44,7 +44,9 @@ def accumulate(
     assert num_parts <= size, (num_parts, size)
     bounds = [size * number // num_parts for number in range(num_parts + 1)]
     parts = list(itertools.starmap(slice, itertools.pairwise(bounds)))
-    _allocate_gradients(model)
+    for parameter in model.parameters():  # allocated in a part they would leave holes too small for the next
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
     counts = model.begin_step(batch)
     passes = [[view] for view in model.views] + ([model.texts] if model.texts else [])
     features, states = _cache_features(model, batch, parts, passes, device)
@@ -96,13 +98,6 @@ def _cache_features(
                 cached[-1] |= model.encode(part, names, keep_tokens=False)[0]
     torch.clear_autocast_cache()  # its copies of the weights were made without gradient
     return {name: torch.cat([rows[name] for rows in cached]).requires_grad_() for name in cached[0]}, states
-
-
-def _allocate_gradients(model: nn.Module) -> None:
-    """Allocate all gradients first: in the middle of a part they would leave holes too small for the next."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
 
 
 def _part(batch: Batch, rows: slice, device: torch.device) -> Batch:

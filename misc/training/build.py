@@ -31,17 +31,10 @@ def build_trainer(
     """The trainer that the options describe, at step 0."""
     schedule, log, training_set = options.schedule, options.log, loaders.training_set
     saver = Saver(Path(options.output.dir), log.checkpoint_period, log.keep_checkpoints)
-    select_on = options.eval.select_on
+    select_on, fast, factor = options.eval.select_on, model.fast_parameters(), schedule.ratio_factor
     return Trainer(
         model=model,
-        optimizer=build_optimizer(
-            model,
-            schedule.weight_decay,
-            schedule.betas,
-            schedule.eps,
-            model.fast_parameters(),
-            schedule.ratio_factor,
-        ),
+        optimizer=build_optimizer(model, schedule.weight_decay, schedule.betas, schedule.eps, fast, factor),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         schedule=build_schedule(options, len(loaders.train)),
         train_loader=loaders.train,

@@ -48,8 +48,7 @@ class Trainer:
         model: not wrapped for several processes.
         train_loader: its batch sampler has `set_epoch(epoch, first_step)`, both counted from 0.
         evaluators: of "val" and "test", for the splits there are.
-        select_on: split whose mean text-to-image R@1 selects the best epoch; "last": the last epoch is the
-            best.
+        select_on: split whose mean text-to-image R@1 selects the best epoch; "last": the last is.
         precision: torch.float32, or what autocast computes in.
         accumulate: parts of a batch that go through the towers one after another.
         clip_grad_norm: maximum norm of the gradients; infinity: they are not clipped.
@@ -165,9 +164,8 @@ class Trainer:
     def _update(self) -> tuple[Tensor, Tensor]:
         """Clip the gradients and update the parameters, where the gradients are finite.
 
-        Returns:
-            The norm of the gradients before clipping, and whether it is not finite though fp16's loss scale
-            cannot get smaller (it is found by overflows). Scalars, alike on all ranks.
+        Returns two scalars, alike on all ranks: the norm before clipping, and whether it is not finite though
+        fp16's loss scale cannot get smaller (it is found by overflows).
         """
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -228,17 +226,9 @@ class Trainer:
             f"epoch {self.epoch + 1}/{self.num_epochs}  step {self.step}/{self.schedule.total_steps}  "
             f"loss {loss:.4f}  {parts}  lr {lr:.2e}  {rate:.0f} samples/s  {remaining} left"
         )
-        return {
-            "kind": "train",
-            "epoch": self.epoch + 1,
-            "step": self.step,
-            "steps_per_epoch": len(self.train_loader),
-            "lr": lr,
-            "loss": loss,
-            "parts": values,
-            **report,
-            "samples_per_second": rate,
-        }
+        place = {"epoch": self.epoch + 1, "step": self.step, "steps_per_epoch": len(self.train_loader)}
+        figures = {"lr": lr, "loss": loss, "parts": values, **report, "samples_per_second": rate}
+        return {"kind": "train", **place, **figures}
 
     def _check_guards(self) -> None:
         self.non_finite.check()
@@ -253,11 +243,7 @@ class Trainer:
             self.saver.share()
 
     def components(self) -> Components:
-        """What a checkpoint holds.
-
-        The place in the epoch follows from `step`, and the samples' augmentation from seed, epoch and index:
-        loader and workers have no state.
-        """
+        """What a checkpoint holds. Loader and workers have no state: it follows from seed, epoch and step."""
         return Components(
             named={"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler},
             plain=[self, self.non_finite, self.bad_images],

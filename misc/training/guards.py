@@ -31,37 +31,27 @@ class _Step:
     indices: Tensor
 
 
+@dataclass
 class NonFiniteGuard:
     """Watches for gradients that are not finite.
 
     The optimizer skips such a step on the device. The host reads the outcome one step later, so that the GPU
     does not wait, and stops the run or counts the step.
 
-    Args:
-        allowed: steps that may be skipped.
+    Attributes:
+        allowed, skipped: how many steps may be skipped, and how many were.
         image_names: sample indices -> the files of their images.
         newest_checkpoint: describes the one to resume from; rank 0's answer counts, since it writes them.
-
-    Attributes:
-        skipped: how many steps were.
     """
 
-    def __init__(
-        self,
-        allowed: int,
-        image_names: Callable[[Sequence[int]], list[str]],
-        newest_checkpoint: Callable[[], str],
-    ) -> None:
-        self.allowed, self.image_names, self.newest_checkpoint = allowed, image_names, newest_checkpoint
-        self.skipped = 0
-        self._last: _Step | None = None
+    allowed: int
+    image_names: Callable[[Sequence[int]], list[str]]
+    newest_checkpoint: Callable[[], str]
+    skipped: int = 0
+    _last: _Step | None = None
 
     def watch(self, name: str, is_bad: Tensor, output: LossOutput, norm: Tensor, indices: Tensor) -> None:
-        """Note a step; `is_bad`, a scalar, is true where it was skipped, and the same on all ranks.
-
-        Args:
-            name: of the step, for messages.
-        """
+        """Note a step of that name; `is_bad`, a scalar, is true where it was skipped, alike on all ranks."""
         parts = {part: value.detach() for part, value in output.parts.items()}
         self._last = _Step(name, HostCopy(is_bad), output.total.detach(), parts, norm, indices)
 
@@ -106,11 +96,7 @@ class NonFiniteGuard:
 
 
 class BadImages:
-    """The training images that could not be read, of all ranks.
-
-    Args:
-        check: called with all of them; raises UserError when they are too many.
-    """
+    """The training images that no rank could read; `check` raises UserError when they are too many."""
 
     def __init__(self, check: Callable[[Sequence[str]], None]) -> None:
         self._check, self.names = check, []

@@ -21,12 +21,10 @@ class HostCopy:
     """
 
     def __init__(self, value: Tensor) -> None:
-        self._value = value.detach()
-        self._sent = None
+        self._value, self._sent = value.detach(), None
         if value.is_cuda:
-            self._value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(
-                value.detach(), non_blocking=True
-            )
+            pinned = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self._value = pinned.copy_(self._value, non_blocking=True)
             self._sent = torch.cuda.Event()
             self._sent.record()
 
@@ -38,11 +36,7 @@ class HostCopy:
 
 
 class Meter:
-    """Running sums of the losses of a few steps, detached and on the device: reading them waits, adding not.
-
-    Attributes:
-        report: the names of the values that are not losses.
-    """
+    """Running sums of the losses of a few steps, detached, on the device: reading them waits, adding not."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -50,7 +44,7 @@ class Meter:
 
     def reset(self) -> None:
         """Start again from zero steps."""
-        self.report: list[str] = []
+        self.report: list[str] = []  # the names of the values that are not losses
         self._sums: dict[str, Tensor] = {}
         self._steps = self._samples = 0
         self._start, self._pauses = time.perf_counter(), 0.0
@@ -65,16 +59,11 @@ class Meter:
             self._pauses += time.perf_counter() - max(began, self._start)
 
     def add(self, output: LossOutput, num_samples: int, counts: Tensor) -> None:
-        """Add one step of `num_samples` local samples.
-
-        Args:
-            counts: scalar, false for a skipped step: its values are left out.
-        """
+        """Add one step of `num_samples` local samples; `counts`, a scalar, is false where it was skipped."""
         self._steps += 1
         self._samples += num_samples
         self.report = list(output.report)
-        values = {"loss": output.total, **output.parts, **output.report}
-        for name, value in values.items():
+        for name, value in {"loss": output.total, **output.parts, **output.report}.items():
             self._sums[name] = self._sums.get(name, 0) + torch.where(counts, value.detach().float(), 0.0)
         self._sums[COUNT] = self._sums.get(COUNT, 0) + counts.float()
 
