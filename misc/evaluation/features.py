@@ -27,7 +27,6 @@ from misc.process.durable import write_text
 from options import UserError
 
 logger = logging.getLogger(__name__)
-
 INDEX, TENSORS, FORMAT = "features.json", "features.safetensors", 1
 T = TypeVar("T")
 

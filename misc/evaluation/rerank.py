@@ -48,10 +48,8 @@ class Reranker:
     """Scores of queries against a gallery, -distance, a few rows at a time: `reranker(rows) -> (B, G)`.
 
     Args:
-        queries: (Q, D) normalised.
-        gallery: (G, D) normalised, of the other modality.
-        k1: neighbours that are looked at.
-        k2: rows that are averaged; 1: none but its own.
+        queries, gallery: (Q, D) and (G, D) normalised, of the two modalities.
+        k1, k2: neighbours that are looked at, and rows that are averaged; 1: none but its own.
         lambda_: share of the distance d; 1: the ranking stays as it was.
 
     The work before the first score grows with (Q + G) x G, the memory with (Q + G) x k1 x k2.

@@ -29,8 +29,7 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of autocast. Turns TF32 off in convolutions, which has 10 bits of mantissa instead of 23.
 
-    Args:
-        name: "fp32", "bf16", "fp16", or "auto": fp32 on a CPU, bf16 on a GPU from Ampere on, else fp16.
+    `name` is "fp32", "bf16", "fp16", or "auto": fp32 on a CPU, bf16 on a GPU from Ampere on, else fp16.
 
     Raises:
         UserError: fp16 on a CPU.

@@ -41,10 +41,8 @@ def build_optimizer(
 ) -> AdamW:
     """AdamW over the trained parameters, with no decay on biases, norms and other one-dimensional ones.
 
-    The learning rate is set in each step (`misc.training.schedule`); frozen parameters have no group.
-
-    Args:
-        fast: parameters that train at `ratio_factor` times the rate.
+    The learning rate is set in each step (`misc.training.schedule`): `ratio_factor` times as high for the
+    parameters `fast`. Frozen ones have no group.
     """
     is_fast = {id(parameter) for parameter in fast}
     groups = [
