@@ -149,9 +149,8 @@ def load_options(
         raise UserError(f"experiment: no loss is switched on; set one of {', '.join(LOSSES)} to true")
     parts, rows = options.schedule.accumulate, options.data.batch_size
     if parts > rows:
-        raise UserError(
-            f"schedule.accumulate: {parts} parts of a batch of {rows} (data.batch_size); lower it"
-        )
+        found = f"{parts} parts of a batch of {rows} (data.batch_size)"
+        raise UserError(f"schedule.accumulate: {found}; lower it")
     return options
 
 

@@ -190,12 +190,7 @@ def _checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`, only without loss: 1 as a float, a list as a tuple.
-
-    Raises:
-        TypeError: another type.
-        OverflowError: an integer that no tensor holds.
-    """
+    """`value` as `hint`, only without loss: raises TypeError, or OverflowError for an integer too large."""
     if isinstance(hint, types.UnionType):
         *kinds, last = typing.get_args(hint)
         for kind in kinds:

@@ -60,9 +60,8 @@ def load_image(path: str | Path) -> Image.Image:
     except Exception as error:  # a decoder can raise anything on damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = "it is not there" if isinstance(error, FileNotFoundError) else reason
-        raise BadImageError(
-            f"image '{path}' cannot be read ({reason}). Replace it, or drop its record"
-        ) from error
+        message = f"image '{path}' cannot be read ({reason}). Replace it, or drop its record"
+        raise BadImageError(message) from error
 
 
 def orientation(image: Image.Image) -> int:

@@ -34,7 +34,6 @@ def read_splits(
         annotation_file: a file of all splits, or a folder of split files.
         languages: those wanted, in this order; None: all, English first.
         dataset: a name of `FORMATS`, or "auto": the first whose reader recognises the annotations.
-        report: called with each fault of a record.
 
     Raises:
         UserError: (faults of a record: unless `report` returns) anything malformed, naming file, record and

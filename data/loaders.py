@@ -76,18 +76,14 @@ class Collate:
 
 @dataclass(frozen=True)
 class Loaders:
-    """What a run iterates over; None where it has no such split.
-
-    `train_sampler.set_epoch` comes before each pass of `train`. `images(evaluation_set, indices)` is
-    `image_loader` with the settings of the run.
-    """
+    """What a run iterates over; None where it has no such split."""
 
     train: Loader[Batch] | None
-    train_sampler: TrainSampler | None
+    train_sampler: TrainSampler | None  # its `set_epoch` comes before each pass of `train`
     training_set: TrainingSet | None
     val: EvaluationSet | None
     test: EvaluationSet | None
-    images: Callable[[EvaluationSet, Sequence[int]], Loader[Tensor]]
+    images: Callable[[EvaluationSet, Sequence[int]], Loader[Tensor]]  # `image_loader`, as the options say
 
 
 def build_loaders(

@@ -169,6 +169,8 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 def random_blur(pixels: Tensor, rng: random.Random) -> Tensor:
     """Gaussian blur of sigma 0.1 to 2 pixels, half of the time."""
-    if rng.random() >= 0.5:
-        return pixels
-    return torch.from_numpy(pixel_ops.gaussian_blur(pixels.numpy(), sigma=rng.uniform(0.1, 2.0)))
+    return blur(pixels, sigma=rng.uniform(0.1, 2.0)) if rng.random() < 0.5 else pixels
+
+
+def blur(pixels: Tensor, sigma: float) -> Tensor:
+    return torch.from_numpy(pixel_ops.gaussian_blur(pixels.numpy(), sigma))

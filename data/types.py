@@ -22,11 +22,7 @@ LANGUAGE_ALIASES = {"zh": "ch"}
 
 
 def language_name(language: str) -> str:
-    """The name that records, results and indexes use for a language.
-
-    Options, file names and tables may use either name of `LANGUAGE_ALIASES`; results always use the second
-    one, so that those of different data sets can be averaged, fused and compared.
-    """
+    """The one name of a language in records, results and indexes; options and files may use an alias."""
     return LANGUAGE_ALIASES.get(language, language)
 
 

@@ -36,8 +36,7 @@ class CLIPTokenizer:
     It implements `model.protocol.Tokenizer` with the Rust library `tokenizers`.
 
     Args:
-        text_length: maximum number of tokens of a caption, start and end included. A longer one is cut and
-            keeps its end token.
+        text_length: most tokens of a caption, start and end included; a longer one is cut and keeps its end.
         cleaning: a name of `CLEANINGS`, applied first.
 
     The ids equal `open_clip`'s, but for two choices. The rare word of the last merge ("jekyll") is spelt in
@@ -58,9 +57,8 @@ class CLIPTokenizer:
 
     def __init__(self, text_length: int = 77, cleaning: str = "tbps-clip") -> None:
         if text_length < 3:
-            raise ValueError(
-                f"text_length must be 3 or more to hold start, end and one token, not {text_length}."
-            )
+            needed = "3 or more to hold start, end and one token"
+            raise ValueError(f"text_length must be {needed}, not {text_length}.")
         self.text_length, self.cleaning = text_length, cleaning
         byte_pairs()  # built before the loader's workers fork, so that they share it
 
@@ -106,8 +104,7 @@ class AltCLIPTokenizer:
 
     Args:
         pretrained: a folder with tokenizer files, or a hub id.
-        text_length: maximum number of tokens of a caption, start and end included; a longer one is cut and
-            keeps both.
+        text_length: most tokens of a caption, start and end included; a longer one is cut and keeps its end.
         cache_dir: the hub's cache, for an id.
         cleaning: a name of `CLEANINGS`, applied first.
 

@@ -28,12 +28,9 @@ Oddity = tuple[str, str, str]  # image, one of the kinds above, what was found
 def find_oddities(
     images: list[str], root: Path, workers: int, advance: Callable[[int], object]
 ) -> list[Oddity]:
-    """All that is odd about `images`, each decoded as training would decode it.
+    """All that is odd about `images`, existing files below `root`, each decoded as training would decode it.
 
-    Args:
-        images: paths below `root` of files that are there.
-        workers: processes; a small set stays in this one.
-        advance: called with the number of images just seen.
+    A small set stays in this process. `advance` is called with the number of images just seen.
     """
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     examined = in_processes(partial(_examine_all, root), chunks, min(workers, len(chunks) // 4))

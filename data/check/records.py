@@ -96,11 +96,7 @@ def differences(counts: dict[tuple[str, str], Count], name: str) -> Finding:
 
 
 def record_findings(found: Found, unusable: Collection[str]) -> list[Finding]:
-    """What the records say of themselves.
-
-    Args:
-        unusable: images that are missing or cannot be decoded: no query can find them.
-    """
+    """What the records say of themselves; no query can find an `unusable` image."""
     images = ((record.image, record.person_id) for _, _, record in each(found))
     captions = (
         (f"{language} '{caption}'", record.person_id)

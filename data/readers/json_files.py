@@ -104,11 +104,9 @@ def _check_aligned(
         return
     for index, (a, b) in enumerate(zip(first, other, strict=True)):
         if a and b and (a.image, a.person_id) != (b.image, b.person_id):
-            report(
-                NOT_ALIGNED,
-                f"'{other_file}' record {index} is image '{b.image}' of person {b.person_id}, but in "
-                f"'{first_file}' it is '{a.image}' of person {a.person_id}; they must agree at each index",
-            )
+            here = f"'{other_file}' record {index} is image '{b.image}' of person {b.person_id}"
+            there = f"in '{first_file}' it is '{a.image}' of person {a.person_id}"
+            report(NOT_ALIGNED, f"{here}, but {there}; they must agree at each index")
 
 
 def _parse_json(path: Path, content: bytes) -> list[Any]:

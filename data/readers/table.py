@@ -110,11 +110,9 @@ def _check_aligned(
         without = [language for language, part in parts.items() if (image, person) not in part]
         if without:
             others = ", ".join(language for language in parts if language not in without)
-            report(
-                NOT_ALIGNED,
-                f"{where}: image '{image}' of person {person} has no caption in {', '.join(without)}, but in "
-                f"{others}; every language must describe the same images",
-            )
+            found = f"has no caption in {', '.join(without)}, but in {others}"
+            expected = "every language must describe the same images"
+            report(NOT_ALIGNED, f"{where}: image '{image}' of person {person} {found}; {expected}")
 
 
 def _number_persons(persons: Iterable[str]) -> dict[str, int]:
@@ -129,9 +127,8 @@ def _read_rows(path: Path, content: bytes, report: Report) -> Iterator[Row]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"data.annotation_file: '{path}' is not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"
-        ) from error
+        found = f"'{path}' is not UTF-8 text (byte {error.start})"
+        raise UserError(f"data.annotation_file: {found}; save it as 'CSV UTF-8'") from error
     rows = list(_json_rows(text) if text.lstrip().startswith("{") else _csv_rows(path, text))
     if not rows:
         raise UserError(f"data.annotation_file: '{path}' has no rows with captions")
@@ -161,9 +158,8 @@ def _read_row(cells: Any, where: str) -> Row:
     if type(person) is int:
         person = str(person)
     elif not isinstance(person, str) or not person.strip() or UNPAIRED_SURROGATE.search(person):
-        raise UserError(
-            f"{where}: field 'person_id' should be a whole number or a name, found {person!r:.40}"
-        )
+        expected = "should be a whole number or a name"
+        raise UserError(f"{where}: field 'person_id' {expected}, found {person!r:.40}")
     caption = field(cells, "caption", str, where)
     language = field(cells, "language", str, where).strip()
     if not language:
@@ -204,9 +200,8 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
                 yield line, {**row, EXTRA: extra} if extra else row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(
-            f"'{path}' line {line}: not CSV ({error}); put a cell with quotes in quotes, its own doubled"
-        ) from error
+        advice = "put a cell with quotes in quotes, its own doubled"
+        raise UserError(f"'{path}' line {line}: not CSV ({error}); {advice}") from error
 
 
 def _check_header(header: list[str], path: Path) -> None:
