@@ -20,7 +20,6 @@ from options import LOSSES, ExperimentOptions
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from model.protocol import DualEncoder, Tokenizer
 
@@ -50,16 +49,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError):
         print(f"device {name} is not available: falling back to the CPU")
         return torch.device("cpu")
-
-
-def load_images(files: Sequence[Path] | None) -> list[tuple[str, Image.Image]]:
-    """(name, image) of the files, or of two rendered people."""
-    from data.decode import load_image
-    from data.synthetic.render import render_people
-
-    if files:
-        return [(file.name, load_image(file)) for file in files]
-    return [(f"rendered: {caption}", image) for caption, image in render_people(2)]
 
 
 def table(similarity: torch.Tensor, texts: Sequence[str], names: Sequence[str]) -> str:
@@ -102,10 +91,13 @@ def run(flags: argparse.Namespace, pretrained: str) -> None:
     import torch
     from torch.nn import functional as F
 
+    from data.decode import load_image
+    from data.synthetic.render import render_people
     from model.altclip_adapter import build_altclip_clip
 
     device = pick_device(flags.device)
-    named = load_images(flags.image)
+    named = [(file.name, load_image(file)) for file in flags.image or ()]
+    named = named or [(f"rendered: {caption}", image) for caption, image in render_people(2)]
     clip, tokenizer, processor = build_altclip_clip(pretrained)
     clip = clip.to(device).eval()
     pixels = processor(images=[image for _, image in named], return_tensors="pt")["pixel_values"].to(device)

@@ -37,15 +37,14 @@ class Tower:
     def blocks(self) -> list[tuple[int, int]]:
         """FLOPs of each block, forward: (its products with weights, its attention over all heads)."""
         scores = self.tokens * (self.tokens + 1) // 2 if self.causal else self.tokens**2
-        block = self._block(self.tokens, scores)
-        last = block if self.nominal else self._block(1, self.tokens)
-        return [block] * (len(self.trained) - 1) + [last]
-
-    def _block(self, num_outputs: int, num_scores: int) -> tuple[int, int]:
-        """FLOPs of a block with outputs at this many tokens and this many attention scores."""
+        whole = (self.tokens, scores)  # outputs, attention scores
+        last = whole if self.nominal else (1, self.tokens)
         keys_and_values = 2 * self.tokens * self.width * 2 * self.width
-        others = 2 * num_outputs * self.width * (2 * self.width + 2 * self.mlp)
-        return keys_and_values + others, 2 * 2 * num_scores * self.width
+        per_output = 2 * self.width * (2 * self.width + 2 * self.mlp)
+        return [
+            (keys_and_values + num_outputs * per_output, 2 * 2 * num_scores * self.width)
+            for num_outputs, num_scores in [whole] * (len(self.trained) - 1) + [last]
+        ]
 
     def forward(self) -> int:
         """FLOPs of one image or caption."""

@@ -62,9 +62,7 @@ def batch_of(model: TBPS, options: Options, rows: int) -> Batch:
 
 
 def block_bytes(model: TBPS) -> int:
-    """The bytes that a block of the image tower saves per image, without its input: with checkpoints, one
-    block at a time is recomputed, beside the inputs of all.
-    """
+    """The bytes that a recomputed block of the image tower saves per image, without its input."""
     visual = model.clip.visual
     block, sizes = visual.transformer.resblocks[0], visual.positional_embedding.shape
     one, two = (torch.empty(rows, *sizes, requires_grad=True) for rows in (1, 2))
@@ -72,9 +70,7 @@ def block_bytes(model: TBPS) -> int:
 
 
 def needs(model: TBPS, options: Options, dtype: torch.dtype, checkpoints: bool) -> Needs:
-    """The bytes of a step under autocast to `dtype`, with or without `model.grad_checkpointing`; to be called
-    in the FakeTensorMode that the model was built in.
-    """
+    """The bytes of a step under autocast to `dtype`; called in the FakeTensorMode of the model's building."""
     for tower in (model.clip.visual, model.clip.text):
         tower.transformer.grad_checkpointing = checkpoints
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -95,11 +91,7 @@ def needs(model: TBPS, options: Options, dtype: torch.dtype, checkpoints: bool) 
 
 
 def rows(overrides: Sequence[str]) -> Iterator[str]:
-    """The lines of the table.
-
-    Raises:
-        UserError: a model that cannot be counted.
-    """
+    """The lines of the table; raises UserError for a model that cannot be counted."""
     cards = "".join(f"{card:>6} GB" for card in CARDS)
     yield (
         f"{'recipe':12}{'precision':>12}{'checkpoints':>13}{'held':>9}{'a sample':>10}{'in parts':>10}   "

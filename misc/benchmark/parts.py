@@ -64,9 +64,7 @@ class Settings:
 
 def select_parts(only: str | None) -> list[str]:
     """The parts that `only` names, separated by commas, in the order of the table; "step" names its group.
-
-    Raises:
-        UserError: no part has that name.
+    Raises UserError if no part has a name.
     """
     if only is None:
         return list(PARTS)

@@ -55,10 +55,8 @@ def write_report(path: Path, machine: Row, settings: Row, parts: Mapping[str, Ro
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What `write_report` wrote. Older reports call the baselines "plain."; they get their present names.
-
-    Raises:
-        UserError: no such file, or another kind of file.
+    """What `write_report` wrote; the baselines of older reports, "plain.", get their present names. Raises
+    UserError for no such file, or another kind of file.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))

@@ -21,9 +21,8 @@ from model.tbps import CPU_IMAGES, TBPS
 from model.weights.altclip_files import load_config
 from options import Options
 
-XLM_R_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
-XLM_R_LARGE |= {"intermediate_size": 4096, "vocab_size": 250_002, "max_position_embeddings": 514}
 VIT_L = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+XLM_R_LARGE = VIT_L | {"vocab_size": 250_002, "max_position_embeddings": 514}
 
 
 def training_step(settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()) -> Workload:

@@ -112,10 +112,8 @@ class Run:
 
 
 def train(runs: Sequence[Run], jobs: int) -> None:
-    """Train the runs that are not finished, `jobs` at a time.
-
-    Raises:
-        UserError: a run failed; the others are terminated, and resume when the study is started again.
+    """Train the runs that are not finished, `jobs` at a time. Raises UserError if one fails; the others are
+    terminated, and resume when the study is started again.
     """
     waiting = [run for run in runs if not run.is_finished()]
     active: dict[Run, subprocess.Popen[bytes]] = {}
