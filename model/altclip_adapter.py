@@ -43,8 +43,7 @@ class AltVision(nn.Module):
 
     def __init__(self, vision_model: nn.Module, projection: nn.Linear, image_size: tuple[int, int]) -> None:
         super().__init__()
-        self.vision_model = vision_model
-        self.visual_projection = projection
+        self.vision_model, self.visual_projection = vision_model, projection
         self.image_size = image_size
         embeddings = vision_model.embeddings
         side = embeddings.image_size // embeddings.patch_size
@@ -75,8 +74,7 @@ class AltText(nn.Module):
 
     def __init__(self, text_model: nn.Module, projection: nn.Linear) -> None:
         super().__init__()
-        self.text_model = text_model
-        self.text_projection = projection
+        self.text_model, self.text_projection = text_model, projection
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, return_dense: bool = False

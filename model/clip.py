@@ -84,8 +84,8 @@ def build_clip(
             multiple of the patch, a width that is no multiple of the heads.
     """
     if normalization not in NORMALIZATIONS:
-        choices = ", ".join(NORMALIZATIONS)
-        raise UserError(f"data.normalization: expected one of {choices}, found {normalization!r}.")
+        expected = ", ".join(NORMALIZATIONS)
+        raise UserError(f"data.normalization: expected one of {expected}, found {normalization!r}.")
     weights = None if pretrained is None else load_clip_weights(pretrained, image_size)
     shape = _resolve_shape({name: value for name, value in sizes.items() if value is not None}, weights)
     height, width = image_size
@@ -94,7 +94,7 @@ def build_clip(
         check_memory(shape)
     # On the meta device parameters take neither memory nor time; the weights replace them.
     with torch.device("meta") if weights else contextlib.nullcontext():
-        model = _towers(shape, (height, width), text_length, dropout, logit_bias)
+        model = CLIP(*shape.towers((height, width), text_length, dropout), logit_bias)
     if weights:
         grid = (height // shape.patch_size, width // shape.patch_size)
         tensors = weights.fitted_to(grid, text_length)
@@ -103,29 +103,6 @@ def build_clip(
         tower.transformer.grad_checkpointing = grad_checkpointing
     processor = ImageProcessor((height, width), *NORMALIZATIONS[normalization])
     return model, CLIPTokenizer(text_length, cleaning), processor
-
-
-def _towers(
-    shape: ClipShape, image_size: tuple[int, int], text_length: int, dropout: float, logit_bias: bool
-) -> CLIP:
-    visual = VisionTransformer(
-        image_size,
-        patch_size=shape.patch_size,
-        width=shape.image_width,
-        layers=shape.image_layers,
-        heads=shape.image_heads,
-        embed_dim=shape.embed_dim,
-    )
-    text = TextTransformer(
-        text_length,
-        vocab_size=shape.vocab_size,
-        width=shape.text_width,
-        layers=shape.text_layers,
-        heads=shape.text_heads,
-        embed_dim=shape.embed_dim,
-        dropout=dropout,
-    )
-    return CLIP(visual, text, logit_bias)
 
 
 def _resolve_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipShape:
@@ -139,16 +116,12 @@ def _resolve_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipSh
                 "Set it to null to take it from them."
             )
     shape = dataclasses.replace(shape, **given)
-    needed = CLIPTokenizer.vocab_size
-    if shape.vocab_size < needed:
-        raise UserError(
-            f"model.vocab_size: expected at least {needed} (the tokenizer's), found {shape.vocab_size}."
-        )
-    return dataclasses.replace(
-        shape,
-        image_heads=_num_heads("image", shape.image_width, shape.image_heads),
-        text_heads=_num_heads("text", shape.text_width, shape.text_heads),
-    )
+    needed, found = CLIPTokenizer.vocab_size, shape.vocab_size
+    if found < needed:
+        raise UserError(f"model.vocab_size: expected at least {needed} (the tokenizer's), found {found}.")
+    image_heads = _num_heads("image", shape.image_width, shape.image_heads)
+    text_heads = _num_heads("text", shape.text_width, shape.text_heads)
+    return dataclasses.replace(shape, image_heads=image_heads, text_heads=text_heads)
 
 
 def _with_or_without_bias(tensors: dict[str, Tensor], logit_bias: bool) -> dict[str, Tensor]:
@@ -169,9 +142,8 @@ def _num_heads(tower: str, width: int, heads: int | None) -> int:
         )
     heads = heads or width // 64
     if width % heads:
-        raise UserError(
-            f"model.{tower}_heads: expected a divisor of model.{tower}_width, {width}, found {heads}."
-        )
+        expected = f"expected a divisor of model.{tower}_width, {width}, found {heads}"
+        raise UserError(f"model.{tower}_heads: {expected}.")
     return heads
 
 

@@ -54,10 +54,8 @@ class Pairs:
     def cosines(self, image: str = "view1", text: str = "tokens") -> tuple[Tensor, Tensor]:
         """(B, N) cosine similarities of images to captions and of captions to images, computed once."""
         if (image, text) not in self._cosines:
-            self._cosines[image, text] = (
-                self.local[image] @ self.gathered[text].T,
-                self.local[text] @ self.gathered[image].T,
-            )
+            to_texts = self.local[image] @ self.gathered[text].T
+            self._cosines[image, text] = (to_texts, self.local[text] @ self.gathered[image].T)
         return self._cosines[image, text]
 
 
@@ -124,8 +122,7 @@ class TokenObjective(Objective):
     """
 
     def project(self, features: Rows) -> Rows:
-        """Nothing: it contrasts no rows."""
-        return {}
+        return {}  # it contrasts no rows
 
     def count(self, batch: Batch) -> Tensor:
         """(K,) float counts of the local batch; their means over the processes go to `loss` and `report`."""

@@ -43,7 +43,6 @@ class NITC(Objective):
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "NITC":
-        """With the second view and caption that MVS asks for."""
         return cls(experiment.mvs_image, experiment.mvs_text)
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -66,7 +65,6 @@ class RITC(Objective):
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "RITC":
-        """With its epsilon."""
         return cls(experiment.ritc_eps)
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -82,7 +80,6 @@ class CITC(Objective):
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "CITC":
-        """With the weights of its two terms."""
         return cls(experiment.citc_lambda1, experiment.citc_lambda2)
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -128,17 +125,14 @@ class SimCLR(Objective):
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "SimCLR":
-        """With the widths of its head, and its temperature."""
         return cls(sizes.embed_dim, experiment.simclr_mlp, experiment.simclr_temperature)
 
     def project(self, features: Rows) -> Rows:
-        """Both views through the head."""
         return {f"{name}/{self.head_name}": self.head(features[name]) for name in self.inputs}
 
     def __call__(self, pairs: Pairs) -> Tensor:
-        rows = [
-            side[f"{name}/{self.head_name}"] for side in (pairs.local, pairs.gathered) for name in self.inputs
-        ]
+        names = [f"{name}/{self.head_name}" for name in self.inputs]
+        rows = [side[name] for side in (pairs.local, pairs.gathered) for name in names]
         return ss_loss(*rows, pairs.offset, self.temperature)
 
 
@@ -167,16 +161,13 @@ class ID(Objective):
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "ID":
-        """For the persons of the training split."""
         return cls(sizes.embed_dim, sizes.num_identities)
 
     def fast_parameters(self) -> list[nn.Parameter]:
-        """The classifier."""
         return list(self.head.parameters())
 
     def project(self, features: Rows) -> Rows:
-        """Nothing: no row is compared with another."""
-        return {}
+        return {}  # no row is compared with another
 
     def __call__(self, pairs: Pairs) -> Tensor:
         images, texts = (self.head(pairs.features[name].float()) for name in self.inputs)

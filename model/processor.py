@@ -29,8 +29,7 @@ class ImageProcessor:
         self, image_size: tuple[int, int], image_mean: Sequence[float], image_std: Sequence[float]
     ) -> None:
         self.image_size = self.view_size = tuple(image_size)
-        self.image_mean = tuple(image_mean)
-        self.image_std = tuple(image_std)
+        self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
 
     def __call__(self, images: Sequence[Image.Image], return_tensors: str = "pt") -> dict[str, Tensor]:
         assert return_tensors == "pt", "only PyTorch tensors are supported"

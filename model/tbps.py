@@ -166,10 +166,7 @@ class TBPS(nn.Module):
         pixels = torch.cat(views) if len(views) > 1 else views[0]
         at_once = CPU_IMAGES if pixels.device.type == "cpu" else len(pixels)
         passes = [self.clip.encode_image(rows, is_dense) for rows in pixels.split(at_once)]
-        if not is_dense:
-            return torch.cat(passes), None
-        pooled, tokens = map(torch.cat, zip(*passes, strict=True))
-        return pooled, tokens
+        return tuple(map(torch.cat, zip(*passes, strict=True))) if is_dense else (torch.cat(passes), None)
 
     def gather(self, features: Rows, person_ids: Tensor, soft_label: float) -> Pairs:
         """What the objectives contrast, normalised, of this process and of all, by one collective."""

@@ -8,7 +8,7 @@ METAL = (120, 122, 126)
 
 
 def is_a(bag: Item | None, kind: str) -> bool:
-    """Whether there is a bag and it is of this kind."""
+    """Whether there is a bag, of this kind."""
     return bag is not None and bag.kind == kind
 
 
@@ -42,23 +42,19 @@ def draw_backpack_side(pen: Pen, bag: Item | None) -> None:
     """A backpack in profile, on the back of someone who walks to the right."""
     if not is_a(bag, "backpack"):
         return
-    color = RGB[bag.color]
     back = [(-0.03, 0.19), (-0.1, 0.2), (-0.15, 0.25), (-0.155, 0.42), (-0.13, 0.455), (-0.03, 0.45)]
-    pen.shape(back, color)
-    pen.shape([(-0.135, 0.33), (-0.175, 0.345), (-0.172, 0.43), (-0.135, 0.44)], shade(color, 0.84))
+    pen.shape(back, RGB[bag.color])
+    pocket = [(-0.135, 0.33), (-0.175, 0.345), (-0.172, 0.43), (-0.135, 0.44)]
+    pen.shape(pocket, shade(RGB[bag.color], 0.84))
 
 
 def draw_shoulder_bag(pen: Pen, bag: Item | None, body: Body) -> None:
     """A bag at the hip, its strap across the body."""
     if not is_a(bag, "shoulder bag"):
         return
-    color = RGB[bag.color]
-    if body.is_side:
-        pen.line([(-0.012, 0.175), (-0.04, 0.44)], shade(color, 0.75), 0.017)
-        x = -0.045
-    else:
-        pen.line([(-body.shoulder * 0.55, 0.172), (body.hip * 0.95, 0.46)], shade(color, 0.75), 0.017)
-        x = body.hip + 0.012
+    color, x = RGB[bag.color], -0.045 if body.is_side else body.hip + 0.012
+    strap = [(-body.shoulder * 0.55, 0.172), (body.hip * 0.95, 0.46)]
+    pen.line([(-0.012, 0.175), (-0.04, 0.44)] if body.is_side else strap, shade(color, 0.75), 0.017)
     pen.shape(outline(x, (0.45, 0.065), (0.555, 0.065)), color)
     pen.shape(outline(x, (0.45, 0.065), (0.505, 0.05)), shade(color, 0.85))
 
@@ -66,14 +62,13 @@ def draw_shoulder_bag(pen: Pen, bag: Item | None, body: Body) -> None:
 def draw_hand_bag(pen: Pen, bag: Item | None, hand: Point) -> None:
     """A handbag or a shopping bag, in the hand."""
     x, y = hand
+    color = RGB[bag.color] if bag else None
     if is_a(bag, "handbag"):
-        color = RGB[bag.color]
         handle = [(x - 0.04, y + 0.065), (x - 0.02, y), (x + 0.02, y), (x + 0.04, y + 0.065)]
         pen.line(handle, shade(color, 0.7), 0.011)
         pen.shape(outline(x, (y + 0.06, 0.056), (y + 0.15, 0.075)), color)
         pen.blob(x, y + 0.075, 0.008, 0.008, (222, 190, 90))
     elif is_a(bag, "shopping bag"):
-        color = RGB[bag.color]
         pen.line([(x - 0.03, y + 0.05), (x, y), (x + 0.03, y + 0.05)], shade(color, 0.65), 0.008)
         pen.shape(outline(x, (y + 0.045, 0.06), (y + 0.215, 0.064)), color)
         pen.shape(outline(x, (y + 0.1, 0.03), (y + 0.15, 0.03)), shade(color, 0.7))
@@ -100,18 +95,15 @@ def draw_held(pen: Pen, item: Item | None, hand: Point, body: Body) -> None:
         return
     x, y = hand
     if item.kind == "umbrella":
-        color = RGB[item.color]
         handle = [(x - 0.012, y - 0.05), (x, y - 0.06), (x + 0.012, y - 0.045), (x + 0.012, y)]
         pen.line(handle, (96, 64, 40), 0.011)
         cloth = ((x + 0.012, y + 0.02), (x + 0.02, y + 0.14), (x + 0.03, y + 0.3))
-        pen.limb(cloth, (0.03, 0.046, 0.01), color)
-        pen.line([(x + 0.016, y + 0.03), (x + 0.028, y + 0.27)], shade(color, 0.7), 0.006)
-    elif body.pose.view == "back":
-        return
-    elif item.kind == "phone":
+        pen.limb(cloth, (0.03, 0.046, 0.01), RGB[item.color])
+        pen.line([(x + 0.016, y + 0.03), (x + 0.028, y + 0.27)], shade(RGB[item.color], 0.7), 0.006)
+    elif body.pose.view != "back" and item.kind == "phone":
         pen.shape(outline(x, (y - 0.055, 0.02), (y + 0.02, 0.02)), (26, 26, 30))
         screen = outline(x, (y - 0.046, 0.013), (y + 0.008, 0.013))
         pen.shape(screen, (150, 200, 230), outline=False)
-    else:
+    elif body.pose.view != "back":
         pen.shape(outline(x, (y - 0.06, 0.026), (y + 0.02, 0.018)), (238, 236, 230))
         pen.shape(outline(x, (y - 0.035, 0.023), (y, 0.02)), (140, 92, 56), outline=False)

@@ -16,13 +16,8 @@ Limbs = tuple[tuple[Limb, ...], tuple[Limb, ...]]
 
 @dataclass(frozen=True)
 class Pose:
-    """How a person stands in one image.
-
-    Attributes:
-        view: "front", "back" or "side".
-        facing: 1 or -1 (mirrored).
-        stride: 0 standing still, 1 a long step.
-        turn: -1 to 1, where the face looks.
+    """How a person stands in one image: seen from `view` ("front", "back" or "side"), `facing` 1 or -1
+    (mirrored), with a `stride` of 0 (standing) to 1 and the face turned by `turn`, -1 to 1.
     """
 
     view: str
@@ -63,10 +58,8 @@ def chain(start: Point, lengths: tuple[float, float], angles: tuple[float, float
 def build_body(identity: Identity, pose: Pose) -> Body:
     """The figure of a person in a pose."""
     man, build = identity.sex == "man", BUILD[identity.build]
-    if pose.view == "side":
-        shoulder, waist, hip = 0.062, 0.058, 0.066
-    else:
-        shoulder, waist, hip = (0.114, 0.086, 0.084) if man else (0.1, 0.07, 0.089)
+    upright = (0.114, 0.086, 0.084) if man else (0.1, 0.07, 0.089)
+    shoulder, waist, hip = (0.062, 0.058, 0.066) if pose.view == "side" else upright
     shoulder, girth, hip = shoulder * build**0.6, build**1.5, hip * build
     limbs = side_limbs if pose.view == "side" else front_limbs
     bulk = BULK.get(identity.upper.kind, 0.0)
@@ -76,18 +69,13 @@ def build_body(identity: Identity, pose: Pose) -> Body:
 
 def front_limbs(pose: Pose, shoulder: float, hip: float, holds: bool) -> Limbs:
     """Legs and arms seen from the front or the back; a step shows as one shortened leg."""
-    lift = 0.045 * pose.stride
-    legs = []
+    legs, arms = [], []
     for sign in (-1, 1):
-        bent = lift if sign == pose.facing else 0.0
+        bent = 0.045 * pose.stride if sign == pose.facing else 0.0
         start = (sign * hip * 0.52, 0.52)
         knee = (sign * (hip * 0.56 + bent * 0.15), 0.735 - bent * 0.2)
         legs.append((start, knee, (sign * (hip * 0.54 - bent * 0.3), 0.95 - bent)))
-    spread = 0.16 + 0.1 * pose.stride
-    arms = []
-    for sign in (-1, 1):
-        raised = holds and sign < 0
-        angles = (sign * spread, sign * (-0.5 if raised else 0.06))
+        angles = (sign * (0.16 + 0.1 * pose.stride), sign * (-0.5 if holds and sign < 0 else 0.06))
         arms.append(chain((sign * (shoulder - 0.016), 0.208), ARM, angles))
     return tuple(legs), tuple(arms)
 

@@ -48,8 +48,7 @@ def draw_legs(pen: Pen, identity: Identity, body: Body) -> None:
     if lower is not None and lower.kind == "skirt":
         draw_skirt(pen, fabric, body)
     elif lower is not None:
-        hip = body.hip
-        pen.shape(outline(0, (0.46, hip * 0.95), (0.54, hip)), fabric, outline=False)
+        pen.shape(outline(0, (0.46, body.hip * 0.95), (0.54, body.hip)), fabric, outline=False)
 
 
 def draw_leg_details(pen: Pen, lower: Item, leg: tuple[Point, ...], widths: tuple[float, ...]) -> None:
@@ -84,8 +83,7 @@ def draw_shoe(pen: Pen, shoes: Item, leg: tuple[Point, ...], body: Body) -> None
     if shoes.kind == "sandals":
         foot = [(x - half, y + 0.005), (toe, y + 0.016), (toe, y + 0.034), (x - half, y + 0.034)]
         pen.shape(foot, body.skin)
-        for at in (0.2, 0.75):
-            band = x - half + (2 * half + length) * at
+        for band in (x - half + (2 * half + length) * at for at in (0.2, 0.75)):
             pen.line([(band - 0.01, y + 0.002), (band + 0.014, y + 0.034)], color, 0.011)
         pen.line([(x - half, y + 0.036), (toe, y + 0.036)], color, 0.011)
         return
@@ -123,10 +121,8 @@ def torso_outline(identity: Identity, body: Body) -> list[Point]:
     shoulder, waist, hip = body.shoulder + bulk, body.waist + bulk, body.hip + bulk
     hem = HEM.get(kind, 0.54)
     fitted = identity.sex == "woman" and kind in ("dress", "tank top", "blazer", "t-shirt", "coat")
-    if not fitted:
-        waist = max(waist, 0.93 * hip)
-    flare = {"dress": 1.42, "coat": 1.22}.get(kind, 1.02)
-    neck = 0.032 if body.is_side else 0.045
+    waist = waist if fitted else max(waist, 0.93 * hip)
+    flare, neck = {"dress": 1.42, "coat": 1.22}.get(kind, 1.02), 0.032 if body.is_side else 0.045
     right = [(neck, 0.163), (shoulder * 0.93, 0.19), (shoulder, 0.225), (shoulder * 0.9, 0.29)]
     right += [(waist, 0.40), (hip * 1.02, 0.49)]
     if kind == "tank top" and not body.is_side:
@@ -163,8 +159,7 @@ def draw_torso(pen: Pen, identity: Identity, body: Body, fabric: Fabric) -> None
 
 def draw_collar(pen: Pen, kind: str, color: Color, body: Body) -> None:
     """What the garment does at the neck, seen from any side."""
-    neck = 0.036 if body.is_side else 0.046
-    back = body.pose.view == "back"
+    neck, back = 0.036 if body.is_side else 0.046, body.pose.view == "back"
     if kind == "hoodie" and back:
         hood = [(-0.062, 0.165), (0.062, 0.165), (0.05, 0.235), (0, 0.262), (-0.05, 0.235)]
         pen.shape(hood, shade(color, 0.88))
@@ -182,8 +177,7 @@ def draw_collar(pen: Pen, kind: str, color: Color, body: Body) -> None:
 
 def draw_front(pen: Pen, identity: Identity, color: Color, body: Body) -> None:
     """Buttons, zips, pockets, prints and what shows under an open jacket."""
-    upper, dark = identity.upper, shade(color, 0.55)
-    hem = HEM.get(upper.kind, 0.54)
+    upper, dark, hem = identity.upper, shade(color, 0.55), HEM.get(identity.upper.kind, 0.54)
     if identity.inner is not None:
         draw_opening(pen, identity, color, hem)
     elif upper.kind == "shirt":

@@ -9,8 +9,7 @@ from data.synthetic.pen import Pen
 def draw_person(pen: Pen, identity: Identity, pose: Pose) -> None:
     """Draws a person with the crown at the pen's origin, from the layer farthest away to the nearest."""
     body = build_body(identity, pose)
-    layers = side_layers if body.is_side else upright_layers
-    layers(pen, identity, body)
+    (side_layers if body.is_side else upright_layers)(pen, identity, body)
 
 
 def side_layers(pen: Pen, identity: Identity, body: Body) -> None:
@@ -31,8 +30,7 @@ def side_layers(pen: Pen, identity: Identity, body: Body) -> None:
 
 def upright_layers(pen: Pen, identity: Identity, body: Body) -> None:
     """A person seen from the front or from the back."""
-    upper = pen.fabric(identity.upper)
-    front = body.pose.view == "front"
+    upper, front = pen.fabric(identity.upper), body.pose.view == "front"
     bags.draw_suitcase(pen, identity.bag, body)
     if front:
         bags.draw_backpack_edges(pen, identity.bag, body)

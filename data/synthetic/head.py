@@ -29,8 +29,8 @@ def draw_head(pen: Pen, identity: Identity, body: Body) -> None:
 def draw_hair_behind(pen: Pen, identity: Identity, body: Body) -> None:
     """Hair that hangs behind the shoulders, seen from the front."""
     if identity.hair.kind == "long":
-        hair = [*arc(0.06, 0.07, 180, 0), (0.074, 0.27), (-0.074, 0.27)]
-        pen.shape(hair, HAIR_RGB[identity.hair.color])
+        color = HAIR_RGB[identity.hair.color]
+        pen.shape([*arc(0.06, 0.07, 180, 0), (0.074, 0.27), (-0.074, 0.27)], color)
 
 
 def draw_face(pen: Pen, identity: Identity, body: Body, hair: Color) -> None:
@@ -157,11 +157,9 @@ def draw_scarf(pen: Pen, scarf: Item | None, body: Body) -> None:
     """A scarf round the neck, with an end that hangs down."""
     if scarf is None:
         return
-    color, view = RGB[scarf.color], body.pose.view
-    half = 0.048 if view == "side" else 0.06
+    color, half = RGB[scarf.color], 0.048 if body.is_side else 0.06
     pen.shape(outline(0, (0.138, half), (0.165, half + 0.012), (0.192, half)), color)
     pen.line([(-half, 0.166), (half, 0.16)], shade(color, 0.7), 0.006)
-    if view != "back":
-        x = 0.03
-        pen.shape([(x - 0.024, 0.18), (x + 0.024, 0.18), (x + 0.03, 0.34), (x - 0.022, 0.34)], color)
-        pen.line([(x - 0.022, 0.325), (x + 0.029, 0.325)], shade(color, 0.7), 0.007)
+    if body.pose.view != "back":
+        pen.shape([(0.006, 0.18), (0.054, 0.18), (0.06, 0.34), (0.008, 0.34)], color)
+        pen.line([(0.008, 0.325), (0.059, 0.325)], shade(color, 0.7), 0.007)

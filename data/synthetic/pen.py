@@ -49,12 +49,9 @@ class Pen:
     """
 
     def __init__(self, canvas: Image.Image, origin: Point, scale: float, facing: int = 1) -> None:
-        self.canvas = canvas
-        self.draw = ImageDraw.Draw(canvas)
-        self.glaze = ImageDraw.Draw(canvas, "RGBA")
-        self.origin = np.array(origin)
-        self.scale = scale
-        self.axes = np.array((facing * scale, scale))
+        self.canvas, self.scale = canvas, scale
+        self.draw, self.glaze = ImageDraw.Draw(canvas), ImageDraw.Draw(canvas, "RGBA")
+        self.origin, self.axes = np.array(origin), np.array((facing * scale, scale))
 
     def pixels(self, points: Sequence[Point] | np.ndarray) -> np.ndarray:
         """Body units (N, 2) to pixels (N, 2)."""
@@ -70,8 +67,8 @@ class Pen:
         if item.pattern in ("", "logo", "side stripes"):
             return Fabric(color)
         picture = Image.new("RGB", self.canvas.size, color)
-        pattern = Pen(picture, tuple(self.origin), self.scale)
-        PATTERN_PAINTERS[item.pattern](pattern, color, RGB[item.color2])
+        paint = PATTERN_PAINTERS[item.pattern]
+        paint(Pen(picture, tuple(self.origin), self.scale), color, RGB[item.color2])
         return Fabric(color, picture)
 
     def shape(self, points: Sequence[Point], fabric: Fabric | Color, outline: bool = True) -> None:

@@ -85,8 +85,8 @@ def plan(parameters: Parameters) -> dict[str, list[Task]]:
     cameras = [rng.sample(range(NUM_CAMERAS), parameters.images_per_identity) for _ in people]
     sightings = [(index, camera) for index in range(count) for camera in cameras[index]]
     rng.shuffle(sightings)
-    first_val = count - parameters.val_identities - parameters.test_identities
     first_test = count - parameters.test_identities
+    first_val = first_test - parameters.val_identities
     numbers: dict[int, int] = defaultdict(int)
     tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
     for index, camera in sightings:
@@ -160,12 +160,11 @@ def annotation_names(split: str, language: str) -> list[str]:
 
 
 def all_annotation_names() -> list[str]:
-    """The names of all annotation files of a set."""
     return [name for split in SPLITS for language in LANGUAGES for name in annotation_names(split, language)]
 
 
 def read_json(path: Path) -> object:
-    """The content of a JSON file, or None if it cannot be read."""
+    """The content of the file, or None if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

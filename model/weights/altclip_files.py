@@ -75,15 +75,12 @@ def load_config(pretrained: str | Path, cache_dir: str | Path | None) -> "AltCLI
     try:
         config = AutoConfig.from_pretrained(where, cache_dir=cache_dir, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        if Path(where).is_dir():
-            raise bad_altclip(
-                pretrained, f"has no config.json that transformers can read ({_line(error)})"
-            ) from error
-        raise bad_altclip(
-            pretrained,
-            f"is not a folder, and no model could be loaded from the hub under that id ({_line(error)}); "
-            + ELSEWHERE.format(id=where if where.startswith("BAAI/") else "BAAI/AltCLIP"),
-        ) from error
+        problem = f"has no config.json that transformers can read ({_line(error)})"
+        if not Path(where).is_dir():
+            advice = ELSEWHERE.format(id=where if where.startswith("BAAI/") else "BAAI/AltCLIP")
+            problem = "is not a folder, and no model could be loaded from the hub under that id "
+            problem += f"({_line(error)}); {advice}"
+        raise bad_altclip(pretrained, problem) from error
     if config.model_type != "altclip":
         raise bad_altclip(pretrained, f"holds a model of type '{config.model_type}'; an AltCLIP is expected")
     return config
@@ -108,15 +105,10 @@ def load_model(pretrained: str | Path, config: "AltCLIPConfig", cache_dir: str |
             )
     except Exception as error:  # of the network or of the sizes, raised by two libraries in many ways
         raise bad_altclip(pretrained, f"has no weights that can be read ({_line(error)})") from error
-    problems = {
-        kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")
-    }
-    for kind, names in problems.items():
-        names = [name for name in names if not name.endswith(BUFFERS)]
-        if names:
-            raise bad_altclip(
-                pretrained, f"does not fill the model: {len(names)} tensors {kind} (first: {names[0]})"
-            )
+    for kind in ("missing", "unexpected", "mismatched"):
+        if names := [name for name in sorted(map(str, info[f"{kind}_keys"])) if not name.endswith(BUFFERS)]:
+            problem = f"does not fill the model: {len(names)} tensors {kind} (first: {names[0]})"
+            raise bad_altclip(pretrained, problem)
     logger.info("%s: all %d tensors used, none initialised", where, len(model.state_dict()))
     return model.float()
 
@@ -147,9 +139,8 @@ def load_image_processor(
         return CLIPImageProcessor.from_pretrained(locate(pretrained), cache_dir=cache_dir)
     except OSError:
         side = config.vision_config.image_size
-        logger.warning(
-            "%s has no processor files: using AltCLIP's default preprocessing at %d pixels", pretrained, side
-        )
+        message = "%s has no processor files: using AltCLIP's default preprocessing at %d pixels"
+        logger.warning(message, pretrained, side)
         return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 

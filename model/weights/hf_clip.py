@@ -50,31 +50,25 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if (found := config.get("model_type")) != "clip":
         advice = "; load it with model.backbone=altclip" if found == "altclip" else ""
         raise bad_weights(folder, f"holds a model of type '{found}'; a CLIP is expected{advice}")
-    towers = {  # old files have what differs from NAME_config in NAME_config_dict
-        name: _section(config, f"{name}_config") | _section(config, f"{name}_config_dict")
-        for name in ("text", "vision")
-    }
+    # Old files have what differs from NAME_config in NAME_config_dict.
+    towers = {name: _section(config, name) for name in ("text", "vision")}
     for name, tower in towers.items():
         for key, expected in FIXED.items():
             if (value := tower.get(key, expected)) != expected:
                 raise bad_weights(folder, f"has {name}_config.{key} {value!r}; {expected!r} is expected")
     if (end := towers["text"].get("eos_token_id", END_TOKENS[1])) not in END_TOKENS:
-        raise bad_weights(
-            folder, f"has text_config.eos_token_id {end!r}; CLIP's tokenizer has {END_TOKENS[1]}"
-        )
+        problem = f"has text_config.eos_token_id {end!r}; CLIP's tokenizer has {END_TOKENS[1]}"
+        raise bad_weights(folder, problem)
     text_heads, image_heads = (
         tower.get("num_attention_heads", DEFAULT_HEADS[name]) for name, tower in towers.items()
     )
-    side = towers["vision"].get("image_size", 224)
-    return {
-        "model": {"image_heads": image_heads, "text_heads": text_heads},
-        "data": {"image_size": [side, side]},
-    }
+    heads = {"image_heads": image_heads, "text_heads": text_heads}
+    return {"model": heads, "data": {"image_size": [towers["vision"].get("image_size", 224)] * 2}}
 
 
-def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
-    section = config.get(name)
-    return section if isinstance(section, dict) else {}
+def _section(config: dict[str, Any], tower: str) -> dict[str, Any]:
+    sections = (config.get(f"{tower}_config"), config.get(f"{tower}_config_dict"))
+    return {key: value for section in sections if isinstance(section, dict) for key, value in section.items()}
 
 
 def our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -156,7 +150,6 @@ def _their_tensor(name: str, ours: dict[str, Tensor]) -> Tensor:
         return ours[PROJECTIONS[name]].T
     for theirs, mine in RENAMED:
         name = re.sub(theirs, mine, name)
-    part = re.search(r"\.attn\.([qkv])_proj\.", name)
-    if part:
+    if part := re.search(r"\.attn\.([qkv])_proj\.", name):
         return ours[name.replace(f".{part[1]}_proj.", ".in_proj_")].chunk(3)["qkv".index(part[1])]
     return ours[name]

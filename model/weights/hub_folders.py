@@ -63,9 +63,8 @@ def weight_files(folder: Path) -> list[Path]:
                 parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
                 return [folder / part for part in sorted(parts)]
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise bad_weights(
-                    index, "is not an index of weights: it has no 'weight_map' of files"
-                ) from error
+                problem = "is not an index of weights: it has no 'weight_map' of files"
+                raise bad_weights(index, problem) from error
     raise bad_weights(folder, f"holds neither {' nor '.join(WEIGHTS)}")
 
 
@@ -88,7 +87,6 @@ def download_weights(hub_id: str, cache_dir: str | Path | None) -> Path:
 
 
 def _index(weights: str) -> str:
-    """The file that lists the shards."""
     return f"{weights}.index.json"
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,16 @@ class ClipShape:
     text_heads: int | None = None
     embed_dim: int = 512
     vocab_size: int = 49_408
+
+    def towers(
+        self, image_size: tuple[int, int], text_length: int, dropout: float = 0.0
+    ) -> tuple[VisionTransformer, TextTransformer]:
+        """New towers of these sizes; the numbers of heads must be set."""
+        visual = VisionTransformer(
+            image_size, self.patch_size, self.image_width, self.image_layers, self.image_heads, self.embed_dim
+        )
+        text_sizes = (self.vocab_size, self.text_width, self.text_layers, self.text_heads, self.embed_dim)
+        return visual, TextTransformer(text_length, *text_sizes, dropout)
 
 
 def bad_weights(path: Path, problem: str) -> UserError:
@@ -164,13 +174,8 @@ def check_tensors(path: Path, tensors: dict[str, Tensor], shape: ClipShape, grid
     """
     image_size = (grid[0] * shape.patch_size, grid[1] * shape.patch_size)
     text_length = len(tensors["text.positional_embedding"])
-    with torch.device("meta"):
-        visual = VisionTransformer(
-            image_size, shape.patch_size, shape.image_width, shape.image_layers, 1, shape.embed_dim
-        )
-        text = TextTransformer(
-            text_length, shape.vocab_size, shape.text_width, shape.text_layers, 1, shape.embed_dim
-        )
+    with torch.device("meta"):  # no tensor depends on the heads
+        visual, text = replace(shape, image_heads=1, text_heads=1).towers(image_size, text_length)
     expected = {f"visual.{name}": tensor.shape for name, tensor in visual.state_dict().items()}
     expected |= {f"text.{name}": tensor.shape for name, tensor in text.state_dict().items()}
     expected |= {"logit_scale": torch.Size(), "logit_bias": torch.Size()}
