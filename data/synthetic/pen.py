@@ -174,9 +174,6 @@ def paint_two_tone(pen: Pen, color: Color, color2: Color) -> None:
 
 
 PATTERN_PAINTERS = {
-    "stripes": paint_stripes,
-    "pinstripes": paint_pinstripes,
-    "checks": paint_checks,
-    "dots": paint_dots,
+    "stripes": paint_stripes, "pinstripes": paint_pinstripes, "checks": paint_checks, "dots": paint_dots,
     "two-tone": paint_two_tone,
-}
+}  # fmt: skip

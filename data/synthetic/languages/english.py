@@ -80,14 +80,11 @@ VIEW = {
 }
 CARRY = {
     "backpack": ("carries {}", "has {} on {} back", "is carrying {}"),
-    "handbag": ("carries {}", "is holding {}"),
-    "shoulder bag": ("carries {}", "has {} across {} body"),
-    "suitcase": ("pulls {}", "is pulling {} along"),
-    "shopping bag": ("carries {}", "is holding {}"),
-    "phone": ("holds {}", "has {} in {} hand"),
-    "umbrella": ("holds {}", "carries {} in {} hand"),
+    "handbag": ("carries {}", "is holding {}"), "shoulder bag": ("carries {}", "has {} across {} body"),
+    "suitcase": ("pulls {}", "is pulling {} along"), "shopping bag": ("carries {}", "is holding {}"),
+    "phone": ("holds {}", "has {} in {} hand"), "umbrella": ("holds {}", "carries {} in {} hand"),
     "cup": ("holds {}", "has {} in {} hand"),
-}
+}  # fmt: skip
 
 
 both = partial(wording.listed, conjunction="and")
