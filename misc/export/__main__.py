@@ -34,8 +34,7 @@ def build_parser() -> Parser:
     add("--format", required=True, choices=FORMATS, dest="format_name", help="see above")
     add("--config", type=Path, metavar="FILE", help="options in place of those saved in the checkpoint")
     add("--overwrite", action="store_true", help="allow a folder that contains files")
-    overrides = {"nargs": "*", "metavar": "key.path=value"}
-    add("overrides", **overrides, help="for example model.altclip_pretrained=FOLDER")
+    add("overrides", nargs="*", metavar="key.path=value", help="for example model.altclip_pretrained=FOLDER")
     return parser
 
 

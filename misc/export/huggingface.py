@@ -14,8 +14,7 @@ def export_huggingface(source: Source, folder: Path) -> None:
     """Write config.json, model.safetensors, the tokenizer and the image processor; load and compare them.
 
     Raises:
-        UserError: transformers has no class for the backbone; its features need a head; images are not
-            square; features differ by more than 1e-4.
+        UserError: no class for the backbone; features need a head; images not square; difference over 1e-4.
     """
     if source.backbone.to_transformers is None:
         raise UserError(

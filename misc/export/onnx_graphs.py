@@ -11,9 +11,6 @@ from misc.export.source import Source, write_json
 from model.protocol import Embedder, JsonObject
 from options import UserError
 
-TOLERANCE = 1e-3
-OPSET = 17
-PACKAGES = ("onnx", "onnxruntime")
 IMAGE_INPUT, TEXT_INPUTS, OUTPUT = "pixel_values", ("input_ids", "attention_mask"), "features"
 
 
@@ -41,7 +38,7 @@ class TextGraph(_Graph):
 
 def check_packages() -> None:
     """Raise UserError if a package that only this format needs is missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"--format onnx: {' and '.join(missing)} not installed; pip install {' '.join(missing)}"
@@ -50,10 +47,7 @@ def check_packages() -> None:
 
 def export_onnx(source: Source, folder: Path) -> None:
     """Write image.onnx and text.onnx, export.json, which describes inputs and outputs, and the files of the
-    tokenizer and the image processor; compare the features of the graphs with those of the model.
-
-    Raises:
-        UserError: features differ by more than 1e-3.
+    tokenizer and the image processor; raise UserError if the graphs' features differ by more than 1e-3.
     """
     height, width = source.processor.image_size
     tokens = source.tokenizer(source.captions[:2])
@@ -78,7 +72,7 @@ def _export(graph: _Graph, inputs: dict[str, Tensor], axes: dict[int, str], file
             input_names=list(inputs),
             output_names=[OUTPUT],
             dynamic_axes={**dict.fromkeys(inputs, axes), OUTPUT: {0: "batch"}},
-            opset_version=OPSET,
+            opset_version=17,
             dynamo=False,
         )
 
@@ -122,5 +116,5 @@ def _check(source: Source, folder: Path) -> None:
         f"onnxruntime {onnxruntime.__version__}",
         lambda pixels: run("image", {IMAGE_INPUT: pixels}),
         lambda captions: run("text", source.tokenizer(captions)),
-        TOLERANCE,
+        tolerance=1e-3,
     )

@@ -7,10 +7,11 @@ from model.processor import ImageProcessor
 from text_utils.tokenizer import CLIPTokenizer
 
 INTRODUCTION = """\
-# {title}
+# Text-based person search, {title}
 
-Exported from `{checkpoint}`: {backbone}, images of {height} x {width} pixels (height x width), captions of \
-at most {text_length} tokens, features of {embed_dim} numbers.
+Exported from `{checkpoint.name}`: {source.backbone.title}, images of {source.processor.image_size[0]} x \
+{source.processor.image_size[1]} pixels (height x width), captions of at most {source.tokenizer.text_length} \
+tokens, features of {source.model.embed_dim} numbers.
 {notes}"""
 PROCESSOR_NOTE = """
 `{processor}` of transformers 4.36 or newer loads this folder too; `AutoImageProcessor` works in all versions.
@@ -91,32 +92,18 @@ as JSON in the metadata of `model.safetensors`. In the repository of that code:
 python main.py --config FOLDER/options.yaml --evaluate FOLDER/model.safetensors --output-dir runs/exported
 ```
 """
-TITLES = {
-    "huggingface": "Text-based person search, for transformers",
-    "openai": "Text-based person search, for open_clip",
-    "safetensors": "Text-based person search, safetensors",
-    "onnx": "Text-based person search, as ONNX graphs",
-}
+TITLES = {"huggingface": "for transformers", "openai": "for open_clip", "onnx": "as ONNX graphs"}
 
 
 def write_readme(source: Source, format_name: str, checkpoint: Path, folder: Path) -> None:
     """Write README.md for one of the formats."""
-    height, width = source.processor.image_size
     model, bias, notes = source.backbone.transformers_class, float(source.model.clip.logit_bias), ""
     if format_name == "huggingface":
         notes = PROCESSOR_NOTE.format(processor=model.replace("Model", "Processor"))
     if bias and format_name in ("huggingface", "openai"):
         notes += BIAS_NOTE.format(bias=bias)
-    text = INTRODUCTION.format(
-        title=TITLES[format_name],
-        checkpoint=checkpoint.name,
-        backbone=source.backbone.title,
-        height=height,
-        width=width,
-        text_length=source.tokenizer.text_length,
-        embed_dim=source.model.embed_dim,
-        notes=notes,
-    )
+    title = TITLES.get(format_name, format_name)
+    text = INTRODUCTION.format(title=title, checkpoint=checkpoint, source=source, notes=notes)
     text += SAFETENSORS if format_name == "safetensors" else _usage(source, *USAGE[format_name])
     (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -66,23 +66,16 @@ class Source:
         encode_text: Callable[[Sequence[str]], Tensor],
         tolerance: float = 1e-4,
     ) -> None:
-        """Log the largest absolute difference of features computed by `program` from the exported files, over
-        batches of one short caption, of one that is cut, and of all three.
-
-        Args:
-            encode_image: (B, 3, H, W) -> (B, E).
-            encode_text: B captions -> (B, E).
-
-        Raises:
-            UserError: the difference exceeds the tolerance.
+        """Log the largest absolute difference of features that `program` computes from the exported files, by
+        `encode_image`: (B, 3, H, W) -> (B, E) and `encode_text`: B captions -> (B, E), over batches of one
+        short caption, of one that is cut, and of all three. Raises UserError if it exceeds the tolerance.
         """
         differences = []
         for rows in (slice(0, 1), slice(2, 3), slice(0, 3)):
             pixels = self.processor(images=self.images[rows], return_tensors="pt")["pixel_values"]
-            differences += [
-                encode_image(pixels) - self.model.embed(pixels),
-                encode_text(self.captions[rows]) - self.encode_text(self.captions[rows]),
-            ]
+            differences.append(encode_image(pixels) - self.model.embed(pixels))
+            captions = self.captions[rows]
+            differences.append(encode_text(captions) - self.encode_text(captions))
         difference = max(difference.abs().max().item() for difference in differences)
         if not difference <= tolerance:  # NaN too
             raise UserError(
@@ -98,10 +91,8 @@ def write_json(path: Path, content: JsonObject) -> None:
 
 
 def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str]) -> Source:
-    """Load the model of a checkpoint, with the options of `config` or, if None, those saved in it.
-
-    Raises:
-        UserError: weights or options cannot be read or do not match, or there are no options.
+    """Load the model of a checkpoint, with the options of `config` or, if None, those saved in it. Raises
+    UserError if weights or options cannot be read or do not match, or there are no options.
     """
     options = options_for(checkpoint, config, overrides)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))

@@ -21,8 +21,7 @@ def export_openai(source: Source, folder: Path) -> None:
     load and compare them if open_clip is installed.
 
     Raises:
-        UserError: OpenAI has no names for the towers; the features need a head; features differ by more than
-            1e-4.
+        UserError: OpenAI has no names for the towers; the features need a head or differ by more than 1e-4.
     """
     if source.backbone.to_openai is None:
         raise UserError(
@@ -33,13 +32,9 @@ def export_openai(source: Source, folder: Path) -> None:
     state, model_config = source.backbone.to_openai(source.model.clip)
     torch.save(state, folder / "open_clip_pytorch_model.bin")
     settings = source.processor.settings()
-    preprocess_config = {
-        "mean": settings["image_mean"],
-        "std": settings["image_std"],
-        "interpolation": "bicubic",
-        "resize_mode": "squash",
-    }
-    config = {"model_cfg": model_config, "preprocess_cfg": preprocess_config}
+    statistics = {"mean": settings["image_mean"], "std": settings["image_std"]}
+    resizing = {"interpolation": "bicubic", "resize_mode": "squash"}
+    config = {"model_cfg": model_config, "preprocess_cfg": statistics | resizing}
     write_json(folder / "open_clip_config.json", config)
     if importlib.util.find_spec("open_clip"):
         _check_with_open_clip(source, folder)
@@ -54,19 +49,13 @@ def _check_with_open_clip(source: Source, folder: Path) -> None:
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     logging.disable(logging.NOTSET)
-    source.check(
-        f"open_clip {open_clip.__version__}",
-        model.encode_image,
-        lambda captions: model.encode_text(tokenizer(captions)),
-    )
+    program = f"open_clip {open_clip.__version__}"
+    source.check(program, model.encode_image, lambda texts: model.encode_text(tokenizer(texts)))
 
 
 def export_safetensors(source: Source, folder: Path) -> None:
-    """Write model.safetensors, with the options as JSON in its metadata, and options.yaml; load the file and
-    compare its features.
-
-    Raises:
-        UserError: features differ by more than 1e-4.
+    """Write model.safetensors, with the options as JSON in its metadata, and options.yaml; load the file,
+    and raise UserError if its features differ by more than 1e-4.
     """
     file, state = folder / "model.safetensors", source.model.state_dict()
     tensors = {name.removeprefix("clip."): tensor.contiguous() for name, tensor in state.items()}

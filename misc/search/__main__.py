@@ -20,8 +20,6 @@ from options import UserError
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
-
 
 def add_index_flags(parser: Parser) -> None:
     """The command line of `index`."""
@@ -50,7 +48,7 @@ def run_index(flags: argparse.Namespace) -> int:
         update = update_index(encoder, flags.image_root, flags.out, approximate)
     except KeyboardInterrupt:
         logger.info("interrupted; run the same command to resume")
-        return INTERRUPTED
+        return 130  # as shells report after Ctrl-C
     logger.info(
         f"{flags.out}: {update.total} images, {update.encoded} encoded, {update.removed} removed, "
         f"{update.kind} search"
@@ -99,8 +97,7 @@ def run_query(flags: argparse.Namespace) -> int:
     image = load_image(flags.image) if flags.image else None
     if not sentences and image is None:
         raise UserError("query: expected a SENTENCE, --sentences FILE or --image FILE")
-    without = tuple(flags.without)
-    queries = [Query(text, image, without, flags.image_weight) for text in sentences or [None]]
+    queries = [Query(text, image, tuple(flags.without), flags.image_weight) for text in sentences or [None]]
     if flags.explain:
         make_folder(flags.explain, "--explain")
     index = Index.open(flags.index)
@@ -201,9 +198,7 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], Callable[[argparse.Namespace
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
-    """The command to run and its flags. Each command has its own parser, which allows flags between
-    positional arguments.
-    """
+    """The command to run and its flags; a parser of its own allows flags between positional arguments."""
     parser = Parser(prog="python -m misc.search", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     command = parser.parse_args(arguments[:1]).command

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,15 @@ from misc.search.update import update_index
 from misc.search.walk import ImageFile, decode, find_images
 
 WIDTH, NUM_CENTRES, NOISE, K, NUM_QUERIES, NUM_ROUNDS = 512, 10_000, 0.7, 10, 100, 5
+
+T = TypeVar("T")
+
+
+def timed(work: Callable[..., T], *arguments: object) -> tuple[float, T]:
+    """Call a function with these arguments; returns the seconds that it took and what it returned."""
+    started = time.perf_counter()
+    result = work(*arguments)
+    return time.perf_counter() - started, result
 
 
 def sample(rng: np.random.Generator, centres: np.ndarray, count: int) -> np.ndarray:
@@ -53,16 +63,6 @@ def write_index(folder: Path, features: np.ndarray, kind: str) -> float:
     return time.perf_counter() - started
 
 
-def milliseconds_per_query(search: Callable[[np.ndarray], object], queries: np.ndarray) -> float:
-    """The median time of a search with one query."""
-    times = []
-    for query in queries:
-        started = time.perf_counter()
-        search(query[None])
-        times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times)
-
-
 def measure_search(count: int) -> None:
     """Print the rows of the table for this number of images."""
     rng = np.random.default_rng(0)
@@ -74,12 +74,10 @@ def measure_search(count: int) -> None:
     for kind in (EXACT, APPROXIMATE):
         with tempfile.TemporaryDirectory() as folder:
             building = write_index(Path(folder), features, kind)
-            started = time.perf_counter()
-            index = Index.open(Path(folder))
-            index.search(queries[:1], K)
-            opening = time.perf_counter() - started
+            opening, index = timed(Index.open, Path(folder))
+            opening += timed(index.search, queries[:1], K)[0]
             size = sum(file.stat().st_size for file in Path(folder).iterdir()) / features.nbytes
-            latency = milliseconds_per_query(lambda query, index=index: index.search(query, K), queries)
+            latency = 1e3 * statistics.median(timed(index.search, query[None], K)[0] for query in queries)
             _, rows = index.search(queries, K)
             exact = rows if exact is None else exact
             recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(rows, exact, strict=True)])
@@ -101,15 +99,12 @@ def measure_indexing(encoder: Encoder, image_root: Path, count: int) -> None:
         batches = [batch.pixels for batch in decode(root, paths, *settings)]
         list(encoder.encode_batches(batches[:1]))
         for turn in range(NUM_ROUNDS):
-            started = time.perf_counter()
-            list(encoder.encode_batches(batches))
-            forward = time.perf_counter() - started
-            started = time.perf_counter()
-            update = update_index(encoder, root, Path(temporary, f"index {turn}"))
-            indexing = time.perf_counter() - started
+            forward, _ = timed(list, encoder.encode_batches(batches))
+            indexing, update = timed(update_index, encoder, root, Path(temporary, f"index {turn}"))
             shares.append(forward / indexing)
-            times = f"forward {forward:.1f} s, index {indexing:.1f} s, {shares[-1]:.1%}"
-            print(f"{update.encoded} images: {times}")
+            print(
+                f"{update.encoded} images: forward {forward:.1f} s, index {indexing:.1f} s, {shares[-1]:.1%}"
+            )
     print(f"share of the forward throughput: {statistics.median(shares):.1%}, median of {NUM_ROUNDS}")
 
 

@@ -32,9 +32,7 @@ class Encoder:
     """The model in evaluation mode: one replica on each GPU, or one on the CPU.
 
     Attributes:
-        identity: SHA-256 of the weights and of the options that features depend on. Only features of equal
-            identity can be compared.
-        checkpoint: the file of the weights.
+        identity: as `identity_of`; only features of equal identity can be compared.
         options: those of the checkpoint, with device and precision set to "auto".
         replicas: (device, model) pairs.
         batch_size: number of images or captions encoded at once.
@@ -85,10 +83,8 @@ class Encoder:
     @torch.no_grad()
     def encode_batches(self, batches: Iterable[Tensor | Tokens]) -> Iterator[Tensor]:
         """Encode batches of preprocessed images, (B, 3, H, W) each, or of tokens; yields (B, E) normalised
-        features each, in order, fp32 on the CPU.
-
-        Batches are distributed over the GPUs in turn. Features are copied back only after the next batch has
-        been launched, so that no GPU waits for a copy.
+        features each, in order, fp32 on the CPU. Batches are distributed over the GPUs in turn. Features
+        are copied back only after the next batch has been launched, so that no GPU waits for a copy.
         """
         pending: deque[Tensor] = deque()
         max_pending = len(self.replicas) if self.on_gpu else 0
@@ -105,10 +101,8 @@ class Encoder:
 
 
 def load_encoder(checkpoint: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> Encoder:
-    """Load the encoder of a checkpoint, with the options of `config` or, if None, those saved in it.
-
-    Raises:
-        UserError: weights or options cannot be read or do not match, or there are no options.
+    """Load the encoder of a checkpoint, with the options of `config` or, if None, those saved in it. Raises
+    UserError if weights or options cannot be read or do not match, or there are no options.
     """
     return build_encoder(options_for(checkpoint, config, overrides), checkpoint)
 

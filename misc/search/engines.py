@@ -23,9 +23,8 @@ class ExactEngine:
     def __init__(self, features: np.ndarray) -> None:
         import faiss
 
-        self._index = faiss.IndexScalarQuantizer(
-            features.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
+        fp16, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        self._index = faiss.IndexScalarQuantizer(features.shape[1], fp16, metric)
         for start in range(0, len(features), CHUNK):
             self._index.add_sa_codes(np.ascontiguousarray(features[start : start + CHUNK]).view(np.uint8))
 
@@ -67,9 +66,8 @@ class ApproximateEngine:
             if probed == self._index.nlist or (candidates[:, k - 1] >= 0).all():
                 break
             probed *= 2
-        best = [
-            self._rank(query, rows[rows >= 0], k) for query, rows in zip(queries, candidates, strict=True)
-        ]
+        pairs = zip(queries, candidates, strict=True)
+        best = [self._rank(query, rows[rows >= 0], k) for query, rows in pairs]
         return np.stack([scores for scores, _ in best]), np.stack([rows for _, rows in best])
 
     def _rank(self, query: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,12 +78,8 @@ class ApproximateEngine:
 
 
 def build_approximate(features: np.ndarray, file: Path) -> None:
-    """Train an IVF-PQ index on a sample of the (N, D) features, add all of them, and write it.
-
-    It has about sqrt(N) lists and codes of at most `MAX_CODE_BYTES`.
-
-    Raises:
-        UserError: too few images to train on.
+    """Train an IVF-PQ index on a sample of the (N, D) features, add all of them, and write it, with about
+    sqrt(N) lists and codes of at most `MAX_CODE_BYTES`. Raises UserError if there are too few images.
     """
     import faiss
 
@@ -96,9 +90,8 @@ def build_approximate(features: np.ndarray, file: Path) -> None:
         )
     lists = 2 ** round(math.log2(math.sqrt(count)))
     code_bytes = math.gcd(width, MAX_CODE_BYTES)
-    index = faiss.IndexIVFPQ(
-        faiss.IndexFlatIP(width), width, lists, code_bytes, 8, faiss.METRIC_INNER_PRODUCT
-    )
+    quantiser, metric = faiss.IndexFlatIP(width), faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFPQ(quantiser, width, lists, code_bytes, 8, metric)
     num_samples = min(count, max(MIN_APPROXIMATE, SAMPLES_PER_LIST * lists))
     samples = np.random.default_rng(0).choice(count, num_samples, replace=False)
     index.train(features[np.sort(samples)].astype(np.float32))

@@ -21,10 +21,7 @@ COLOR_MAP, OPACITY = "inferno", 0.8  # brightness increases with relevance, for 
 
 class AttentionRecorder(TorchFunctionMode):
     """Computes attention inside the context step by step and records its weights, which fused attention never
-    materialises. The towers need no change, and are no slower outside the context.
-
-    Attributes:
-        weights: of each layer, (1, heads, L, L) or (heads, L, L).
+    materialises: `weights`, of each layer, (1, heads, L, L) or (heads, L, L).
     """
 
     def __init__(self) -> None:

@@ -37,11 +37,7 @@ class Index:
 
     @staticmethod
     def open(folder: Path) -> "Index":
-        """Open an index that `update_index` wrote.
-
-        Raises:
-            UserError: there is no index, or it was never finished, or it is damaged.
-        """
+        """Open an index; raises UserError if there is none, or it was never finished, or it is damaged."""
         header = store.read_header(folder)
         if header is None:
             raise UserError(
@@ -60,13 +56,8 @@ class Index:
         return Index(folder, header, paths, features, engine)
 
     def load_encoder(self, checkpoint: Path | None = None) -> Encoder:
-        """Load the encoder for queries.
-
-        Args:
-            checkpoint: the weights file, if it was moved.
-
-        Raises:
-            UserError: the file does not exist, or contains other weights.
+        """Load the encoder for queries, from `checkpoint` if the weights file was moved; raises UserError if
+        the file does not exist, or contains other weights.
         """
         file = checkpoint or Path(self.header.checkpoint)
         if not file.exists():
@@ -76,14 +67,8 @@ class Index:
         return encoder
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k best images of each query by inner product, best first, ties in the order of rows.
-
-        Args:
-            queries: (Q, E) fp32.
-            k: at least 1; limited to N.
-
-        Returns:
-            (Q, k) fp32 scores and (Q, k) int64 rows.
+        """Find the k best images of each query by inner product, best first, ties in the order of rows:
+        queries (Q, E) fp32 -> (Q, k) fp32 scores and (Q, k) int64 rows, k at least 1 and limited to N.
         """
         assert k > 0, k
         return self.engine.search(np.ascontiguousarray(queries, np.float32), min(k, len(self.paths)))

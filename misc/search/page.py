@@ -39,7 +39,6 @@ from options import UserError
 T, D = TypeVar("T"), TypeVar("D")
 STATIC = Path(__file__).parent / "static"
 HOST = "127.0.0.1"
-HOST_NAMES = (HOST, "localhost")  # a request under another name comes from another site (DNS rebinding)
 MAX_BODY = 1_000_000  # bytes
 MAX_RESULTS = 200
 MIN_RANKED = 10  # so that R@10 can be computed
@@ -75,7 +74,8 @@ class Page:
                 Route("/explain/{row:int}", self.answer_explain, methods=["POST"]),
                 Mount("/", StaticFiles(directory=STATIC, html=True)),
             ],
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(HOST_NAMES))],
+            # A request under another name comes from another site (DNS rebinding).
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
             exception_handlers={UserError: _answer_user_error},
         )
 
@@ -124,9 +124,11 @@ class Page:
             scores, rows = self.index.search(query_features(self.encoder, [query]), max(k, MIN_RANKED))
         scores, rows = scores[0].tolist(), rows[0].tolist()
         correct = self._correct(text, row, rows)
-        shown = zip(range(1, k + 1), rows, scores, correct, strict=False)  # the first k
+        images = [_encodable(self.index.paths[row]) for row in rows]
+        names = ("rank", "row", "score", "image", "right")
+        shown = zip(range(1, k + 1), rows, scores, images, correct, strict=False)  # the first k
         answer = {
-            "results": [self._result(*result) for result in shown],
+            "results": [dict(zip(names, result, strict=True)) for result in shown],
             "total": len(self.index.paths),
             "seconds": time.perf_counter() - started,
         }
@@ -149,10 +151,6 @@ class Page:
         wanted = self.truth.persons(text) if text else {ids[row]} - {None}
         return [ids[found] in wanted if wanted and ids[found] is not None else None for found in rows]
 
-    def _result(self, rank: int, row: int, score: float, is_correct: bool | None) -> JsonObject:
-        image = _encodable(self.index.paths[row])
-        return {"rank": rank, "row": row, "score": score, "image": image, "right": is_correct}
-
     def _load(self, row: int) -> Image.Image:
         if not 0 <= row < len(self.index.paths):
             raise UserError(f"There is no image {row} in the index; search again")
@@ -160,15 +158,8 @@ class Page:
 
 
 def serve(index: Index, encoder: Encoder, port: int, truth: GroundTruth | None, browse: bool) -> None:
-    """Serve the page on 127.0.0.1 until Ctrl-C.
-
-    Args:
-        encoder: the encoder of the index.
-        port: 0 selects a free one.
-        browse: whether to open the page in a browser.
-
-    Raises:
-        UserError: the port is not available.
+    """Serve the page on 127.0.0.1 until Ctrl-C, and open it in a browser if `browse`; port 0 selects a free
+    one. Raises UserError if the port is not available.
     """
     with _listen(port) as listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}"

@@ -39,10 +39,8 @@ def query_features(encoder: Encoder, queries: Sequence[Query]) -> np.ndarray:
 
     With t and v the features of sentence and image, q = t, v, or (1 - w) t + w v normalised, and n_1 ... n_m
     those of `without`, an image x has the score cos(q, x) - 0.5 mean_i cos(n_i, x). The lower weight reorders
-    images that match the query, and seldom promotes one that does not.
-
-    Raises:
-        UserError: a query has neither words nor an image, or an entry of `without` has no words.
+    images that match the query, and seldom promotes one that does not. Raises UserError if a query has
+    neither words nor an image, or an entry of `without` has no words.
     """
     for number, query in enumerate(queries, start=1):
         empty = [text for text in query.texts if not encoder.tokenizer.clean(text)]
@@ -56,15 +54,11 @@ def query_features(encoder: Encoder, queries: Sequence[Query]) -> np.ndarray:
     return np.stack([_combine(query, text_features, image_features).numpy() for query in queries])
 
 
-def _combine(
-    query: Query, text_features: Mapping[str, Tensor], image_features: Mapping[int, Tensor]
-) -> Tensor:
-    if query.image is None:
-        feature = text_features[query.text]
-    elif query.text is None:
-        feature = image_features[id(query.image)]
+def _combine(query: Query, texts: Mapping[str, Tensor], images: Mapping[int, Tensor]) -> Tensor:
+    text, image = texts.get(query.text), images.get(id(query.image))
+    if text is None or image is None:
+        feature = image if text is None else text
     else:
-        text, image = text_features[query.text], image_features[id(query.image)]
         feature = F.normalize((1 - query.image_weight) * text + query.image_weight * image, dim=0)
-    unwanted = [text_features[text] for text in query.without]
+    unwanted = [texts[text] for text in query.without]
     return feature - WITHOUT_WEIGHT * sum(unwanted) / len(unwanted) if unwanted else feature

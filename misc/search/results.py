@@ -72,11 +72,9 @@ def table(answers: Sequence[Answer]) -> str:
     for answer in answers:
         title = answer.title if len(answer.title) <= MAX_TITLE else answer.title[: MAX_TITLE - 1] + "…"
         lines += ["", title, "rank   score  image"]
-        lines += [
-            f"{result.rank:4d}  {result.score:6.4f}  {printable(result.image)}"
-            + ("  (missing)" if result.missing else "")
-            for result in answer.results
-        ]
+        for result in answer.results:
+            missing = "  (missing)" if result.missing else ""
+            lines.append(f"{result.rank:4d}  {result.score:6.4f}  {printable(result.image)}{missing}")
     return "\n".join(lines[1:])
 
 

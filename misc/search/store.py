@@ -31,14 +31,11 @@ READ_ERRORS = (OSError, ValueError, LookupError, TypeError, EOFError, AttributeE
 READ_ERRORS += (MemoryError, SyntaxError, tokenize.TokenError)
 PART = re.compile(r"images-(\d{1,9})\.json")
 CHUNK = 65_536  # rows processed at once
+Gathered = tuple[Callable[[], np.ndarray], np.ndarray, np.ndarray]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file completely or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write a file completely or not at all; raises UserError if it cannot be written."""
     try:
         with replacing(path) as file:
             write(file)
@@ -109,10 +106,8 @@ class Segment:
     """
 
     def __init__(self, folder: Path, number: int) -> None:
-        self.images_file, self.features_file = (
-            folder / f"images-{number}.json",
-            folder / f"features-{number}.npy",
-        )
+        self.images_file = folder / f"images-{number}.json"
+        self.features_file = folder / f"features-{number}.npy"
         self.approximate_file = folder / f"approximate-{number}.faiss"
 
     def write(self, images: Sequence[ImageFile], features: Callable[[IO[bytes]], object]) -> None:
@@ -182,12 +177,7 @@ def remove_stale(folder: Path, generation: int) -> None:
     shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
-def write_gathered(
-    sources: Sequence[tuple[Callable[[], np.ndarray], np.ndarray, np.ndarray]],
-    count: int,
-    width: int,
-    file: IO[bytes],
-) -> None:
+def write_gathered(sources: Sequence[Gathered], count: int, width: int, file: IO[bytes]) -> None:
     """Write a (count, width) fp16 array as .npy, one chunk in memory at a time.
 
     Args:

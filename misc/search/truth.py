@@ -36,11 +36,8 @@ class GroundTruth:
 def load_ground_truth(
     index: Index, clean: Callable[[str], str], annotations: Path, image_root: Path | None = None
 ) -> GroundTruth:
-    """Read the test split of annotations in any known format, in all their languages.
-
-    Args:
-        clean: cleans a caption, as the tokenizer of the index does.
-        image_root: the root of the annotated images; None: the image root of the index.
+    """Read the test split of annotations in any known format, in all their languages, with images below
+    `image_root` (None: that of the index); `clean` cleans a caption, as the tokenizer of the index does.
 
     Raises:
         UserError: the annotations cannot be read, or none of their images is in the index.

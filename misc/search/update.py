@@ -45,11 +45,8 @@ class Update:
 
 def update_index(encoder: Encoder, image_root: Path, folder: Path, approximate: bool | None = None) -> Update:
     """Make `folder` an index of the images below `image_root`, encoding only those that are new or changed by
-    path, size and modification time. Interrupted at any moment, it leaves the previous index as it was, and
-    resumes when called again.
-
-    Args:
-        approximate: whether to build an approximate index; None: above `MAX_EXACT` images.
+    path, size and modification time; an approximate index if `approximate` (None: above `MAX_EXACT` images).
+    Interrupted at any moment, it leaves the previous index as it was, and resumes when called again.
 
     Raises:
         UserError: there are no images, the index is damaged or of another model, the folder is not writable.
@@ -68,7 +65,9 @@ def update_index(encoder: Encoder, image_root: Path, folder: Path, approximate: 
         _encode(encoder, image_root, Parts(folder, encoder.embed_dim), new, skipped)
         sources = _sources(folder, header)
         known = {image for images, _ in sources for image in images}
-    _write_skipped(folder, skipped)
+    lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(skipped.items()))
+    text = lines.encode("utf-8", "surrogateescape")
+    store.write_atomically(folder / SKIPPED, lambda file: file.write(text))
     indexed = [image for image in found if image in known]
     if not indexed:
         raise UserError(f"IMAGE_ROOT: none of {len(found)} images can be read; see '{folder / SKIPPED}'")
@@ -91,11 +90,6 @@ def _find(image_root: Path, folder: Path, skipped: dict[str, str]) -> list[Image
     return found
 
 
-def _write_skipped(folder: Path, skipped: dict[str, str]) -> None:
-    text = "".join(f"{path}\t{reason}\n" for path, reason in sorted(skipped.items()))
-    store.write_atomically(folder / SKIPPED, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
-
-
 def _header(encoder: Encoder, image_root: Path) -> Header:
     places = os.path.abspath(image_root), os.path.abspath(encoder.checkpoint)
     return Header(*places, encoder.identity, to_dict(encoder.options), encoder.embed_dim)
@@ -115,9 +109,7 @@ def _open_or_create(encoder: Encoder, image_root: Path, folder: Path) -> Header:
 
 
 def _sources(folder: Path, header: Header) -> list[Source]:
-    """All segments that features can be taken from, the previous index, if any, first; raises UserError if
-    it is damaged.
-    """
+    """All segments with features, the previous index, if any, first; raises UserError if it is damaged."""
     parts = Parts(folder, header.embed_dim).segments()
     if header.generation == 0:
         return parts

@@ -32,13 +32,9 @@ def image_suffixes() -> set[str]:
 
 
 def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator[ImageFile]:
-    """Yield the images below `root` in no particular order, without hidden files and folders.
-
-    Links are followed; a folder that is reached twice, for instance by a loop of links, is listed once.
-
-    Args:
-        exclude: a folder to skip.
-        problems: {path relative to the root: reason} of what cannot be read is added here.
+    """Yield the images below `root` in no particular order, without hidden files and folders, and without
+    the folder `exclude`. Links are followed; a folder that is reached twice, for instance by a loop of links,
+    is listed once. {path relative to the root: reason} of what cannot be read is added to `problems`.
     """
     suffixes, seen, folders = image_suffixes(), {_id_of(exclude)}, [""]
     while folders:
@@ -81,10 +77,8 @@ class Decoded(NamedTuple):
 def decode(
     root: Path, paths: Sequence[str], processor: Processor, batch_size: int, pin_memory: bool
 ) -> Loader:
-    """Iterate over the files in batches of `batch_size`, as `Decoded`, prefetched by one worker per core.
-
-    Args:
-        pin_memory: whether the pixels will be copied to a GPU.
+    """Iterate over the files in batches, as `Decoded`, prefetched by one worker per core; `pin_memory`:
+    whether the pixels will be copied to a GPU.
     """
     workers = min(num_cores(), len(paths) // batch_size)
     settings = {"batch_size": batch_size, "num_workers": workers, "pin_memory": pin_memory}
