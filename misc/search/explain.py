@@ -69,8 +69,7 @@ def explain(encoder: Encoder, image: Image.Image, caption: str) -> np.ndarray:
     """
     if not encoder.tokenizer.clean(caption):
         raise UserError(f"There are no words in {caption!r:.40}: enter a description")
-    text = encoder.encode_texts([caption])[0]
-    relevance = patch_relevance(encoder, image, text)
+    relevance = patch_relevance(encoder, image, encoder.encode_texts([caption])[0])
     left, top, right, bottom = encoder.processor.seen_box(image)
     size = (bottom - top, right - left)
     heat = F.interpolate(relevance[None, None], size, mode="bilinear", align_corners=False)[0, 0]

@@ -17,11 +17,9 @@ class Index:
     """The images of a folder and their features.
 
     Attributes:
-        folder: the folder of the index.
-        header: the content of its `index.json`.
+        header: the content of `index.json` in `folder`.
         paths: N paths relative to `image_root`, sorted.
-        features: (N, E) fp16, normalised, memory-mapped.
-        engine: compares queries with the features.
+        features: (N, E) fp16, normalised, memory-mapped; `engine` compares queries with them.
     """
 
     folder: Path

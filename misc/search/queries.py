@@ -16,12 +16,7 @@ WITHOUT_WEIGHT = 0.5
 
 @dataclass(frozen=True)
 class Query:
-    """A sentence, an image, or both.
-
-    Attributes:
-        without: descriptions to avoid.
-        image_weight: weight of the image if there is a sentence too, in [0, 1].
-    """
+    """A sentence, an image weighted in [0, 1] if there is a sentence too, or both; descriptions to avoid."""
 
     text: str | None = None
     image: Image.Image | None = None

@@ -100,8 +100,7 @@ def read_header(folder: Path) -> Header | None:
 
 
 class Segment:
-    """The files `images-NUMBER.json`, `features-NUMBER.npy` and, of an approximate index,
-    `approximate-NUMBER.faiss` of a folder. The list of images is written after their features: if it exists,
+    """The files of one number in a folder. The list of images is written after their features: if it exists,
     the features are complete.
     """
 
@@ -178,11 +177,9 @@ def remove_stale(folder: Path, generation: int) -> None:
 
 
 def write_gathered(sources: Sequence[Gathered], count: int, width: int, file: IO[bytes]) -> None:
-    """Write a (count, width) fp16 array as .npy, one chunk in memory at a time.
-
-    Args:
-        sources: (features, rows, targets) each: `features()[rows]` become the rows `targets`, which ascend.
-            Each is opened for a chunk only: all parts of a long update would be too many open files.
+    """Write a (count, width) fp16 array as .npy, one chunk in memory at a time. Of each source (features,
+    rows, targets), `features()[rows]` become the rows `targets`, which ascend. Each is opened for a chunk
+    only: all parts of a long update would be too many open files.
     """
     header = {"descr": "<f2", "fortran_order": False, "shape": (count, width)}
     np.lib.format.write_array_header_1_0(file, header)

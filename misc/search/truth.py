@@ -14,13 +14,8 @@ NUM_EXAMPLES = 3  # captions of each language, at most
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The annotations of the test split, for the rows of an index.
-
-    Attributes:
-        person_ids: of each row; None if the image is not annotated.
-        described: {cleaned caption: the persons that it describes}.
-        examples: {language: some captions as annotated}.
-        clean: cleans a caption, as the tokenizer of the index does.
+    """The annotations of the test split: the person of each row of an index (None if not annotated), {cleaned
+    caption: the persons that it describes}, {language: some captions as annotated}, the tokenizer's `clean`.
     """
 
     person_ids: Sequence[int | None]
@@ -38,9 +33,7 @@ def load_ground_truth(
 ) -> GroundTruth:
     """Read the test split of annotations in any known format, in all their languages, with images below
     `image_root` (None: that of the index); `clean` cleans a caption, as the tokenizer of the index does.
-
-    Raises:
-        UserError: the annotations cannot be read, or none of their images is in the index.
+    Raises UserError if the annotations cannot be read, or none of their images is in the index.
     """
     test = read_splits(annotations, ["test"], languages=None)["test"]
     index_root, root = index.image_root.resolve(), (image_root or index.image_root).resolve()
