@@ -22,11 +22,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A model in evaluation mode, with three synthetic images and captions to compare features on.
-
-    Attributes:
-        images: PIL images of several sizes.
-        captions: cleaned; two words, a sentence, and one that exceeds the text length.
+    """A model in evaluation mode, with three synthetic images of several sizes and three cleaned captions to
+    compare features on: two words, a sentence, and one that exceeds the text length.
     """
 
     options: Options

@@ -62,10 +62,7 @@ def explain(encoder: Encoder, image: Image.Image, caption: str) -> np.ndarray:
 
     Returns:
         (H, W) float32 at the size of the image, in [0, 1] with both ends attained; all 0 where no patch
-        contributes. Pixels that the processor crops off are 0.
-
-    Raises:
-        UserError: the caption has no words.
+        contributes. Pixels that the processor crops off are 0. Raises UserError if the caption has no words.
     """
     if not encoder.tokenizer.clean(caption):
         raise UserError(f"There are no words in {caption!r:.40}: enter a description")
