@@ -112,10 +112,9 @@ def build_encoder(options: Options, checkpoint: Path) -> Encoder:
     device = pick_device(options.misc.device)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
     model.eval().requires_grad_(False)
-    devices, batch_size = [device], min(options.data.test_batch_size, MAX_CPU_BATCH)
+    devices, batch_size = [device], options.data.test_batch_size
     if device.type == "cuda":
         devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-        batch_size = options.data.test_batch_size
     return Encoder(
         identity=identity_of(options, checkpoint),
         checkpoint=checkpoint,
@@ -124,7 +123,7 @@ def build_encoder(options: Options, checkpoint: Path) -> Encoder:
         tokenizer=tokenizer,
         processor=processor,
         precision=pick_precision(options.misc.precision, device),
-        batch_size=batch_size,
+        batch_size=batch_size if device.type == "cuda" else min(batch_size, MAX_CPU_BATCH),
     )
 
 

@@ -62,11 +62,15 @@ def explain(encoder: Encoder, image: Image.Image, caption: str) -> np.ndarray:
 
     Returns:
         (H, W) float32 at the size of the image, in [0, 1] with both ends attained; all 0 where no patch
-        contributes. Pixels that the processor crops off are 0. Raises UserError if the caption has no words.
+        contributes. Pixels that the processor crops off are 0.
+
+    Raises:
+        UserError: the caption has no words.
     """
     if not encoder.tokenizer.clean(caption):
         raise UserError(f"There are no words in {caption!r:.40}: enter a description")
-    relevance = patch_relevance(encoder, image, encoder.encode_texts([caption])[0])
+    text = encoder.encode_texts([caption])[0]
+    relevance = patch_relevance(encoder, image, text)
     left, top, right, bottom = encoder.processor.seen_box(image)
     size = (bottom - top, right - left)
     heat = F.interpolate(relevance[None, None], size, mode="bilinear", align_corners=False)[0, 0]

@@ -104,7 +104,8 @@ class Page:
 
     async def answer_explain(self, request: Request) -> Response:
         """POST {text} -> the image of this row, overlaid with the regions that its score depends on."""
-        return await _answer_json(request, lambda body: self.explain(request.path_params["row"], body))
+        row = request.path_params["row"]
+        return await _answer_json(request, lambda body: self.explain(row, body))
 
     def search(self, body: JsonObject) -> Response:
         """See `answer_search`. Raises UserError if the query is empty or invalid."""
@@ -118,7 +119,7 @@ class Page:
             raise UserError("without: expected texts")
         started = time.perf_counter()
         image = None if row is None else self._load(row)
-        query = Query(text or None, image, tuple(map(_encodable, without)))
+        query = Query(text=text or None, image=image, without=tuple(map(_encodable, without)))
         with self.lock:
             scores, rows = self.index.search(query_features(self.encoder, [query]), max(k, MIN_RANKED))
         scores, rows = scores[0].tolist(), rows[0].tolist()

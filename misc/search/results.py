@@ -60,8 +60,8 @@ def find(
 
 
 def _title(query: Query, image: Path | None) -> str:
-    parts = [query.text, None if query.image is None else f"[{image}]"]
-    title = " + ".join(filter(None, parts))
+    parts = [query.text, f"[{image}]" if query.image is not None else None]
+    title = " + ".join(part for part in parts if part)
     title += "".join(f", without {text}" for text in query.without)
     return title.encode("utf-8", "backslashreplace").decode()  # UTF-8 cannot encode unpaired surrogates
 
@@ -118,9 +118,11 @@ def draw(answers: Sequence[Answer], index: Index, out: Path) -> None:
 
 def explain_all(answers: Sequence[Answer], index: Index, encoder: Encoder, folder: Path) -> None:
     """Write QUERY-RANK.png of each image found: the regions that its score depends on."""
-    numbered = [(number, answer) for number, answer in enumerate(answers, start=1) if answer.query.text]
     explained = [
-        (number, answer.query.text, result) for number, answer in numbered for result in answer.results
+        (number, answer.query.text, result)
+        for number, answer in enumerate(answers, start=1)
+        for result in answer.results
+        if answer.query.text
     ]
     for number, text, result in progress(explained, "explaining"):
         image = _load(index, result)
