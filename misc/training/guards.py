@@ -96,7 +96,7 @@ class NonFiniteGuard:
 
 
 class BadImages:
-    """The training images that no rank could read; `check` raises UserError when they are too many."""
+    """The training images of all ranks that cannot be read; `check` raises UserError if they are too many."""
 
     def __init__(self, check: Callable[[Sequence[str]], None]) -> None:
         self._check, self.names = check, []
