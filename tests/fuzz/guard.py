@@ -31,8 +31,10 @@ CHANGED = {"os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,), "shutil.cop
 CHANGED |= {"shutil.move": (0, 1)}
 FOREIGN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.bind")
 FOREIGN += ("socket.getaddrinfo", "webbrowser.open")
-# Caches that libraries create once per machine.
-HARMLESS = re.compile(r"/dev/null|/dev/shm/.*|.*/__pycache__(/.*)?|.*/(torchinductor_\w+|matplotlib)(/.*)?")
+# Caches that libraries create once per machine; nothing can be created below /proc.
+HARMLESS = re.compile(
+    r"/dev/null|/proc(/.*)?|/dev/shm/.*|.*/__pycache__(/.*)?|.*/(torchinductor_\w+|matplotlib)(/.*)?"
+)
 
 
 class HangError(BaseException):
