@@ -159,8 +159,11 @@ class TBPS(nn.Module):
         """Add the rows of inputs that were encoded together, pooled and by the heads that embed."""
         features |= zip(names, pooled.chunk(len(names)), strict=True)
         for objective in self.embedders:
-            rows = objective.embed(tokens, mask).chunk(len(names))
-            features |= {f"{n}/{objective.head_name}": r for n, r in zip(names, rows, strict=True)}
+            for number, name in enumerate(names):
+                if name in objective.inputs:  # no other row of the head is read
+                    own = tokens.chunk(len(names))[number]
+                    own_mask = None if mask is None else mask.chunk(len(names))[number]
+                    features[f"{name}/{objective.head_name}"] = objective.embed(own, own_mask)
 
     def _encode_images(self, views: list[Tensor], is_dense: bool) -> tuple[Tensor, Tensor | None]:
         pixels = torch.cat(views) if len(views) > 1 else views[0]
