@@ -38,7 +38,7 @@ class ScheduleOptions:
 
     lr: float = option(1e-4, "peak learning rate", POSITIVE)
     lr_start: float = option(1e-6, "learning rate at the first step", NOT_NEGATIVE, needs="epoch_warmup!=0.0")
-    lr_end: float = option(5e-6, "learning rate at the last step", NOT_NEGATIVE)
+    lr_end: float = option(5e-6, "learning rate that the cosine falls to", NOT_NEGATIVE)
     epoch: int = option(5, "number of epochs", POSITIVE)
     epoch_warmup: float = option(1.0, "epochs of linear warm-up", NOT_NEGATIVE)
     weight_decay: float = option(

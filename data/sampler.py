@@ -74,10 +74,7 @@ class Loader(DataLoader[Made]):
         )
 
     def __iter__(self) -> Iterator[Made]:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        return map(_raise_user_error, super().__iter__())
 
 
 class _Batches(Dataset[Made]):
@@ -94,6 +91,12 @@ class _Batches(Dataset[Made]):
             return self.collate([self.samples[key] for key in keys])
         except UserError as error:
             return error
+
+
+def _raise_user_error(batch: Made | UserError) -> Made:
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
 
 
 def _ignore_signals_to_the_group(_: int) -> None:

@@ -100,15 +100,13 @@ class Run:
         return self.folder.with_suffix(".txt")
 
     def outcome(self) -> Outcome:
-        """The figures of a finished run, and their cost: samples seen and seconds of training."""
+        """The figures of a finished run, and their cost: samples seen and CPU seconds of the steps."""
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         steps = [record for record in map(json.loads, lines) if record["kind"] == "train"]
-        batch_size, last, seconds = self.options().data.batch_size, 0, 0.0
-        for record in steps:
-            seconds += (record["step"] - last) * batch_size / record["samples_per_second"]
-            last = record["step"]
+        num_samples = steps[-1]["step"] * self.options().data.batch_size
+        seconds = sum(record["cpu_seconds"] for record in steps)
         figures = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))["average"]["t2i"]
-        return Outcome(self.recipe, self.seed, last * batch_size, seconds, figures["R1"], figures["mAP"])
+        return Outcome(self.recipe, self.seed, num_samples, seconds, figures["R1"], figures["mAP"])
 
 
 def train(runs: Sequence[Run], jobs: int) -> None:
@@ -138,7 +136,7 @@ def train(runs: Sequence[Run], jobs: int) -> None:
                     found = run.outcome()
                     tqdm.write(
                         f"{found.recipe}, seed {found.seed}: R@1 {found.rank1:.2f}, mAP {found.mean_ap:.2f}, "
-                        f"{found.seconds:.0f} s of training; "
+                        f"{found.seconds:.0f} CPU seconds of training; "
                         f"about {timedelta(seconds=round(seconds))} remaining"
                     )
         finally:

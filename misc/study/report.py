@@ -14,7 +14,7 @@ DOT, MEAN = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, for colour-blind
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: samples seen, seconds of training on one core, test R@1 and mAP in percent."""
+    """A finished run: samples seen, CPU seconds of its training steps, test R@1 and mAP in percent."""
 
     recipe: str
     seed: int
@@ -26,7 +26,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """One recipe over its seeds: sorted training times; (mean, sample standard deviation) of the figures."""
+    """One recipe over its seeds: sorted CPU seconds; (mean, sample standard deviation) of the figures."""
 
     title: str
     num_samples: int
@@ -86,8 +86,8 @@ two deviations; with so few seeds a difference near it may be chance.
 differs.
 
 Equal compute: the full recipe puts four views of an image through the tower where the others put one, so it \
-makes fewer epochs. The column "training" is the time of all steps on one core, data included: the median of \
-the seeds, and the shortest and longest. It is time by the clock, which other work on the machine lengthens.
+makes fewer epochs. The column "training" is the CPU time of all steps, data included, evaluations and \
+checkpoints left out: the median of the seeds, and the lowest and highest.
 
 Machine: {cpu_name()}, {num_cores()} cores, no GPU, torch {version}. These are small \
 models on drawn people: the table says what the pieces do there, and nothing about the figures of the papers.
@@ -119,11 +119,11 @@ def _findings(rows: Sequence[Summary]) -> str:
     seconds = [statistics.median(row.seconds) for row in rows]
     equals = [row.title for row in rows if row is not best and _is_within_spread(row, best)]
     within = f" Within the spread of it: {'; '.join(equals)}." if equals else ""
-    times = f"{max(seconds) / min(seconds) - 1:.0%} between the longest and the shortest"
+    times = f"{max(seconds) / min(seconds) - 1:.0%} between the highest and the lowest"
     lines = [
         f"What was seen:\n\n- Highest R@1: {best.title}, {_figure(*best.rank1)}.{within}",
         *(f"- {_difference(row, rows[0])}" for row in rows[1:]),
-        f"- The median training times differ by {times}.",
+        f"- The median CPU times differ by {times}.",
     ]
     return "\n".join(lines)
 

@@ -114,19 +114,22 @@ class Trainer:
             logging_redirect_tqdm(),
             tqdm(total=length, initial=done, desc=title, disable=not visible) as bar,
         ):
-            for batch in self.train_loader:
-                vote.cast(self._request())
-                self.train_step(wrapped, batch)
-                bar.update()
-                if self.step % self.print_period == 0 or self.step % length == 0:
-                    record = self._log_record()
-                    bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['lr']:.1e}")
-                    run.write(record)
-                request = vote.result()
-                if request != CONTINUE or self.step % length == 0:  # a signal may cut the evaluation off
-                    self._save(is_best=False)
-                if request == STOP:
-                    raise Stopped
+            batches = iter(self.train_loader)  # starts the workers
+            with self.meter.running():
+                for batch in batches:
+                    vote.cast(self._request())
+                    self.train_step(wrapped, batch)
+                    bar.update()
+                    if self.step % self.print_period == 0 or self.step % length == 0:
+                        record = self._log_record()
+                        bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['lr']:.1e}")
+                        run.write(record)
+                    request = vote.result()
+                    if request != CONTINUE or self.step % length == 0:  # a signal may cut the evaluation off
+                        with self.meter.paused():
+                            self._save(is_best=False)
+                    if request == STOP:
+                        raise Stopped
 
     def train_step(self, wrapped: nn.Module, batch: Batch) -> None:
         """One step: forward, backward, update; `wrapped` is the model through `distributed.wrap`."""
@@ -179,8 +182,7 @@ class Trainer:
 
     def _finish_epoch(self, run: RunLog) -> None:
         """Evaluate, decide whether this epoch is the best so far, and save."""
-        with self.meter.paused():
-            results = {split: evaluator() for split, evaluator in self.evaluators.items()}
+        results = {split: evaluator() for split, evaluator in self.evaluators.items()}
         with self.stop.deferred():
             self.epoch += 1
             selected = results.get(self.select_on, {}).get("average", {}).get("t2i", {}).get("R1")
@@ -216,19 +218,20 @@ class Trainer:
     def _log_record(self) -> dict[str, Any]:
         """The record of the steps since the last one, also logged as a line."""
         self._check_guards()
-        values, (rate, seconds_per_step) = self.meter.means(), self.meter.speed()
+        values, cost, num_steps = self.meter.means(), self.meter.cost(), self.meter.steps
         report = {name: values.pop(name) for name in self.meter.report}
         self.meter.reset()
         loss, lr = values.pop("loss"), self.schedule.learning_rate(self.step - 1)
-        remaining = timedelta(seconds=round((self.schedule.total_steps - self.step) * seconds_per_step))
+        num_left = self.schedule.total_steps - self.step
+        remaining = timedelta(seconds=round(num_left * cost["seconds"] / num_steps))
+        rate = cost["samples_per_second"]
         parts = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         logger.info(
             f"epoch {self.epoch + 1}/{self.num_epochs}  step {self.step}/{self.schedule.total_steps}  "
             f"loss {loss:.4f}  {parts}  lr {lr:.2e}  {rate:.0f} samples/s  {remaining} left"
         )
         place = {"epoch": self.epoch + 1, "step": self.step, "steps_per_epoch": len(self.train_loader)}
-        figures = {"lr": lr, "loss": loss, "parts": values, **report, "samples_per_second": rate}
-        return {"kind": "train", **place, **figures}
+        return {"kind": "train", **place, "lr": lr, "loss": loss, "parts": values, **report, **cost}
 
     def _check_guards(self) -> None:
         self.non_finite.check()
@@ -237,10 +240,9 @@ class Trainer:
     def _save(self, is_best: bool) -> None:
         self._check_guards()
         state = self.components().state_dict()
-        with self.meter.paused():
-            if distributed.is_main():
-                self.saver.save(state, is_best)
-            self.saver.share()
+        if distributed.is_main():
+            self.saver.save(state, is_best)
+        self.saver.share()
 
     def components(self) -> Components:
         """What a checkpoint holds. Loader and workers have no state: it follows from seed, epoch and step."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,11 @@ from misc.process import distributed
 from model.tbps import LossOutput
 
 COUNT = "made"  # the number of steps among the sums of a meter; checkpoints have it under this name
+
+
+def _now() -> np.ndarray:
+    """The wall clock and the CPU time of this process, in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 class HostCopy:
@@ -36,31 +42,45 @@ class HostCopy:
 
 
 class Meter:
-    """Running sums of the losses of a few steps, detached, on the device: reading them waits, adding not."""
+    """Running sums of the losses of a few steps, detached, on the device: reading them waits, adding not.
+
+    Attributes:
+        steps: number of steps added.
+        report: the names of the values that are not losses.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.reset()
 
     def reset(self) -> None:
-        """Start again from zero steps."""
-        self.report: list[str] = []  # the names of the values that are not losses
+        """Start again from zero steps and seconds."""
+        self.report: list[str] = []
         self._sums: dict[str, Tensor] = {}
-        self._steps = self._samples = 0
-        self._start, self._pauses = time.perf_counter(), 0.0
+        self.steps = self._samples = 0
+        self._spent, self._began = np.zeros(2), _now()
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the clock meanwhile, for an evaluation or a checkpoint."""
-        began = time.perf_counter()
+    def running(self) -> Iterator[None]:
+        """Let the clocks run meanwhile, for the steps; they stand still outside."""
+        self._began = _now()
         try:
             yield
         finally:
-            self._pauses += time.perf_counter() - max(began, self._start)
+            self._spent += _now() - self._began
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the running clocks meanwhile, for a checkpoint between two steps."""
+        self._spent += _now() - self._began
+        try:
+            yield
+        finally:
+            self._began = _now()
 
     def add(self, output: LossOutput, num_samples: int, counts: Tensor) -> None:
         """Add one step of `num_samples` local samples; `counts`, a scalar, is false where it was skipped."""
-        self._steps += 1
+        self.steps += 1
         self._samples += num_samples
         self.report = list(output.report)
         for name, value in {"loss": output.total, **output.parts, **output.report}.items():
@@ -73,10 +93,13 @@ class Meter:
         *means, _ = (sums / sums[-1].clamp(min=1.0)).tolist()
         return dict(zip([name for name in self._sums if name != COUNT], means, strict=True))
 
-    def speed(self) -> tuple[float, float]:
-        """Samples per second of all processes together and seconds per step, as measured by this process."""
-        seconds = time.perf_counter() - self._start - self._pauses
-        return self._samples * distributed.world_size() / seconds, seconds / self._steps
+    def cost(self) -> dict[str, float]:
+        """What the steps took by the clocks of this process: "seconds", "cpu_seconds" (of all its threads,
+        not of loader workers), and "samples_per_second" of all processes together.
+        """
+        seconds, cpu_seconds = (self._spent + _now() - self._began).tolist()
+        rate = self._samples * distributed.world_size() / seconds
+        return {"samples_per_second": rate, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
     def state_dict(self) -> State:
         """The sums of this rank."""

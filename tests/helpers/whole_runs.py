@@ -60,7 +60,8 @@ def assert_mentions(text: str, *words: str) -> None:
 
 
 def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
+    times = {"samples_per_second", "seconds", "cpu_seconds"}
+    return [{key: value for key, value in line.items() if key not in times} for line in lines]
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -91,15 +91,15 @@ def test_mean_and_sample_standard_deviation_are_those_worked_out_by_hand() -> No
 def test_figures_and_cost_are_read_from_the_files_of_a_run(study_config: Path, tmp_path: Path) -> None:
     run = Run("tal", 2, study_config, tmp_path)
     (tmp_path / "metrics.jsonl").write_text(
-        """{"kind": "train", "epoch": 1, "step": 50, "samples_per_second": 100.0}
-{"kind": "train", "epoch": 1, "step": 60, "samples_per_second": 40.0}
+        """{"kind": "train", "epoch": 1, "step": 50, "seconds": 9.0, "cpu_seconds": 8.0}
+{"kind": "train", "epoch": 1, "step": 60, "seconds": 5.0, "cpu_seconds": 3.5}
 {"kind": "eval", "epoch": 1, "step": 60, "split": "test", "average": {"t2i": {"R1": 99.0, "mAP": 99.0}}}
-{"kind": "train", "epoch": 2, "step": 110, "samples_per_second": 200.0}
+{"kind": "train", "epoch": 2, "step": 110, "seconds": 5.0, "cpu_seconds": 4.5}
 """
     )
     figures = {"t2i": {"R1": 12.5, "mAP": 20.25}, "i2t": {"R1": 1.0, "mAP": 2.0}}
     (tmp_path / "results.json").write_text(json.dumps({"split": "test", "average": figures}))
-    # batches of 16: 110 steps are 1760 samples; 800 at 100, 160 at 40 and 800 at 200 a second are 8 + 4 + 4 s
+    # batches of 16: 110 steps are 1760 samples
     assert run.outcome() == Outcome("tal", 2, 1760, 16.0, 12.5, 20.25)
 
 

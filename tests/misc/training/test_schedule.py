@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,15 +23,17 @@ PAPER = Schedule(
 )
 
 
-def test_the_rate_rises_linearly_over_epoch_1_and_falls_on_a_cosine_to_the_last_step() -> None:
-    assert PAPER.learning_rate(0) == pytest.approx(1e-6)
-    assert PAPER.learning_rate(106) == pytest.approx((1e-6 + 1e-4) / 2)
-    assert PAPER.learning_rate(212) == pytest.approx(1e-4)
-    assert PAPER.learning_rate(1059) == pytest.approx(5e-6)
-    middle = 212 + (1059 - 212) / 3  # cos(pi / 3) = 1/2: three quarters of the way up
-    assert PAPER.learning_rate(middle) == pytest.approx(5e-6 + 0.75 * 95e-6)
-    rates = [PAPER.learning_rate(step) for step in range(1060)]
-    assert rates == sorted(rates[:213]) + sorted(rates[213:], reverse=True)
+def test_the_rates_of_two_epochs_of_three_steps_are_those_of_the_release() -> None:
+    schedule = Schedule(1e-6, 1e-4, 5e-6, warmup_steps=3, total_steps=6, soft_label=0.5, steps_per_epoch=3)
+    rates = [schedule.learning_rate(step) for step in range(6)]
+    assert rates == pytest.approx([1.0e-6, 5.05e-5, 1.0e-4, 1.0e-4, 7.625e-5, 2.875e-5])
+
+
+def test_the_rates_of_the_paper_follow_a_line_and_then_a_cosine_that_would_end_after_the_last_step() -> None:
+    warmup = np.linspace(1e-6, 1e-4, 212)
+    turn = np.linspace(0, np.pi, 4 * 212 + 1)[:-1]
+    expected = [*warmup, *(5e-6 + 95e-6 * np.cos(turn / 2) ** 2)]  # (1 + cos x) / 2 = cos(x / 2) squared
+    assert [PAPER.learning_rate(step) for step in range(1060)] == pytest.approx(expected)
 
 
 def test_the_soft_label_rises_over_epoch_1_and_stays() -> None:
@@ -38,7 +41,7 @@ def test_the_soft_label_rises_over_epoch_1_and_stays() -> None:
     assert shares == pytest.approx([0, 0.125, 0.25, 0.5, 0.5])
 
 
-@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 5), (5, 5), (5, 6), (10, 5)])
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 5), (1, 5), (5, 5), (5, 6), (10, 5)])
 def test_short_runs_have_a_finite_rate_in_every_step(warmup: int, total: int) -> None:
     schedule = Schedule(1e-6, 1e-4, 5e-6, warmup, total, 0.5, 5)
     for step in range(total):
