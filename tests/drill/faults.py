@@ -115,7 +115,7 @@ def full_disk(subject: Subject, rng: random.Random) -> str:
         if is_mounted:
             kept = subject.folder / "kept"
             subprocess.run(["cp", "-r", str(subject.run), str(kept)], check=True)
-            subprocess.run(["umount", str(subject.run)], check=True)
+            subprocess.run(["umount", "--lazy", str(subject.run)], check=True)  # loader workers end later
             subject.run.rmdir()
             kept.rename(subject.run)
     return "nothing" + ("" if is_mounted else " (no right to mount: a limit on the size of files)")

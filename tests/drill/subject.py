@@ -53,7 +53,10 @@ class Subject:
     def _program(self, lines: str) -> None:
         pids = self.folder / "pids"
         pids.mkdir(exist_ok=True)
-        write_program(self.program, say_pid(pids) + lines)
+        stacks = (
+            f"import faulthandler; faulthandler.dump_traceback_later({0.8 * LIMIT})\n"  # of a run that hangs
+        )
+        write_program(self.program, say_pid(pids) + stacks + lines)
 
     def clean(self) -> None:
         """Return to the state before the first start."""
@@ -89,7 +92,7 @@ class Subject:
             return self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             self.kill_all()
-            raise TimeoutError(f"the run did not end within {LIMIT:.0f} s") from None
+            raise TimeoutError(f"the run did not end within {LIMIT:.0f} s: {self.log()[-9000:]}") from None
 
     def finish(self, *overrides: str) -> int:
         """Start the command and wait for its end."""
@@ -103,7 +106,7 @@ class Subject:
             if self.process.poll() is not None:
                 raise NoFaultError("the run ended too soon")
             if time.monotonic() > end:
-                raise TimeoutError("the moment of the fault did not come")
+                raise TimeoutError(f"the moment of the fault did not come: {self.log()[-9000:]}")
             time.sleep(0.0005)
 
     def wait_for_failure(self) -> None:
