@@ -3,12 +3,14 @@
 import re
 import shlex
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import config
 from config.reader import is_name
 from misc.cli import Parser
+from misc.process.launch import Launch
 from options import Options, UserError, load_options
 
 OVERRIDE = re.compile(r"\w+(\.\w+)+=")
@@ -41,6 +43,7 @@ def build_parser(description: str) -> Parser:
     add("--save-rankings", metavar="FILE", help=rankings)
     add("--save-features", metavar="DIR", help="write the test sets' features, for --evaluate and eval.fuse")
     add("--output-dir", metavar="DIR", help="folder for all files of the run: output.dir")
+    add("--local-rank", "--local_rank", help=SUPPRESS)  # passed by torch.distributed.launch
     add("overrides", nargs="*", metavar="key.path=value", help="an option, such as schedule.epoch=3")
     return parser
 
@@ -49,7 +52,8 @@ def parse_command_line(arguments: Sequence[str] | None, description: str = "") -
     """The flags, and the options of file, flags and overrides; `arguments` None: those of the process.
 
     Raises:
-        UserError: an unknown flag, flags that exclude each other, a value that cannot be a name, options.
+        UserError: an unknown flag, flags that exclude each other, a value that cannot be a name, options; a
+            launch that cannot be.
     """
     given = build_parser(description).parse_intermixed_args(arguments)
     overrides = given.overrides
@@ -57,6 +61,7 @@ def parse_command_line(arguments: Sequence[str] | None, description: str = "") -
         overrides.insert(0, given.resume)
         given.resume = "auto"
     _check_names(vars(given))
+    Launch.read().check_flag(given.local_rank)
     if given.evaluate and given.resume:
         raise UserError("--evaluate and --resume exclude each other")
     overlay = given.backbone and config.FOLDER / f"{given.backbone}.yaml"

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from misc.process.launch import report_error
 from options import UserError
 
 
@@ -43,7 +44,5 @@ def exit_status(work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except UserError as error:
-        from misc.process.runtime import report_error
-
         report_error(error)
         return 2

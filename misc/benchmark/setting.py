@@ -12,7 +12,7 @@ from data.annotations import load_data
 from data.loaders import Loaders, build_loaders
 from data.synthetic.write import Parameters, generate
 from misc.benchmark.parts import Settings
-from misc.process.device import pick_device, pick_precision
+from misc.process.device import pick_device, start_device
 from misc.process.seed import seed_process
 from misc.process.workers import num_cores
 from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
@@ -75,8 +75,7 @@ def batch_size(settings: Settings) -> int:
 
 def device_of(options: Options) -> tuple[torch.device, torch.dtype]:
     """The device, and the precision of its matrix products."""
-    device = pick_device(options.misc.device)
-    return device, pick_precision(options.misc.precision, device)
+    return start_device(options.misc.device, options.misc.precision)
 
 
 def build(

@@ -1,8 +1,6 @@
 """The one file that uses torch.distributed. Every function also works in a world of one, without torchrun."""
 
-import os
 import time
-import uuid
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TypeVar
@@ -14,6 +12,8 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from misc.process.heartbeat import Heartbeat
+from misc.process.joining import agree_on_attempt, check_backends
+from misc.process.launch import Launch, is_reporter
 from options import UserError
 
 T = TypeVar("T")
@@ -24,44 +24,17 @@ _BUCKET = 2**25  # bytes of gradients in one all-reduce, as in DistributedDataPa
 
 def rank() -> int:
     """This process's number in the world, from torchrun's environment (0 without it)."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """This process's number on its machine: the index of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return Launch.read().rank
 
 
 def world_size() -> int:
     """The number of processes on all machines."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return Launch.read().world_size
 
 
 def is_main() -> bool:
     """Whether this is the process that decides, logs and writes."""
     return rank() == 0
-
-
-def _agree_on_attempt(store: dist.Store, timeout: timedelta) -> str:
-    """A name that no earlier attempt of this run had, the same on all ranks: rank 0's.
-
-    torchrun's store survives a restart of the run, with entries of processes that are gone. So a name found
-    there counts only once rank 0 has answered this process's own name under it.
-    """
-    own, others = uuid.uuid4().hex, range(1, world_size())
-    if rank() == 0:
-        store.set("attempt", own)
-        for other in others:
-            store.set(f"{own}/{store.get(f'{own}/{other}').decode()}", b"")
-        return own
-    end = time.monotonic() + timeout.total_seconds()
-    while time.monotonic() < end:
-        attempt = store.get("attempt").decode()
-        store.set(f"{attempt}/{rank()}", own)
-        if store.check([f"{attempt}/{own}"]):
-            return attempt
-        time.sleep(0.05)
-    raise TimeoutError(f"process 0 did not answer within {timeout}")
 
 
 def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 30.0) -> None:
@@ -72,38 +45,52 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
         timeout_minutes: a collective that waits longer than this for another process ends the run.
 
     Raises:
-        UserError: the environment has no address, or the processes did not all connect to it.
+        UserError: the processes did not all connect, or the backend needs a GPU that one does not have.
     """
+    if backend == "nccl" and (device.type != "cuda" or not dist.is_nccl_available()):
+        reason = "has no NCCL" if device.type == "cuda" else "computes on the CPU"
+        raise UserError(
+            f"distributed.backend=nccl: it connects NVIDIA GPUs, and this process {reason}; use auto, or gloo"
+        )
     if world_size() == 1 or dist.is_initialized():
         return
     if backend == "auto":
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
+    launch = Launch.read()
     try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"WORLD_SIZE is {world_size()}, but MASTER_ADDR and MASTER_PORT are not a host and a port: start "
-            "the processes with torchrun, or set both"
-        ) from error
-    try:
-        _join(address, port, device, backend, timedelta(minutes=timeout_minutes))
+        _join(launch, device, backend, timedelta(minutes=timeout_minutes))
     except (dist.DistNetworkError, dist.DistStoreError, TimeoutError) as error:
         raise UserError(
-            f"process {rank()} of {world_size()} cannot join the others at {address}, port {port} "
-            f"({str(error).splitlines()[0]}): check that the port is free and open and that all processes run"
+            f"process {launch.rank} of {launch.world_size} cannot join the others at {launch.address}, "
+            f"port {launch.port} ({str(error).splitlines()[0]}): check that the port is free and open and "
+            "that all processes run"
+        ) from error
+    except dist.DistBackendError as error:
+        if "Duplicate GPU" not in str(error):
+            raise
+        raise UserError(
+            "several processes of one machine compute on the same GPU, which NCCL does not support: start as "
+            "many processes as it has GPUs, or let each process see a GPU of its own"
         ) from error
 
 
-def _join(address: str, port: int, device: torch.device, backend: str, timeout: timedelta) -> None:
-    is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # by torchrun, else by rank 0
-    shared = dist.TCPStore(address, port, None, rank() == 0 and not is_served, timeout, multi_tenant=True)
-    attempt = _agree_on_attempt(shared, timeout)
+def _join(launch: Launch, device: torch.device, backend: str, timeout: timedelta) -> None:
+    place = launch.address, launch.port
+    is_server = launch.rank == 0 and not launch.is_served
+    shared = dist.TCPStore(*place, None, is_server, timeout, multi_tenant=True)
+    attempt = agree_on_attempt(shared, launch, timeout)
+    check_backends(dist.PrefixStore(attempt, shared), launch, backend)
     store, device_id = dist.PrefixStore(attempt, shared), device if backend == "nccl" else None
     dist.init_process_group(
-        backend, timeout=timeout, store=store, rank=rank(), world_size=world_size(), device_id=device_id
+        backend,
+        timeout=timeout,
+        store=store,
+        rank=launch.rank,
+        world_size=launch.world_size,
+        device_id=device_id,
     )
-    store = dist.PrefixStore(attempt, dist.TCPStore(address, port, wait_for_workers=False))
-    heartbeat = Heartbeat(store, rank(), world_size())
+    store = dist.PrefixStore(attempt, dist.TCPStore(*place, wait_for_workers=False))
+    heartbeat = Heartbeat(store, launch.rank, launch.world_size)
     heartbeat.start()
     _HEARTBEAT.append(heartbeat)
     _TIMEOUT.append(timeout)
@@ -118,13 +105,13 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def first_to_report() -> bool:
+def first_to_report(error: BaseException | str) -> bool:
     """Whether this process is the first one to call this: it alone prints the error that ends the run.
 
     Before the group exists, the first process of each machine is: until then errors occur on all processes.
     """
     if not _HEARTBEAT:
-        return local_rank() == 0
+        return is_reporter(error)
     if _HEARTBEAT[0].is_first():
         return True
     time.sleep(2.0)  # torchrun kills the others when one exits: the first must have printed by then

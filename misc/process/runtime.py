@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 
 from misc.process import distributed
-from misc.process.device import pick_device, pick_precision
+from misc.process.device import start_device
+from misc.process.launch import one_line
 from misc.process.logs import start_logging
 from misc.process.signals import RESUME_ME, Stopped, StopSignals
 from options import Options, UserError, ineffective_settings
@@ -20,11 +21,10 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_
 
 
 def start(options: Options) -> tuple[torch.device, torch.dtype]:
-    """Join the process group, start the log on rank 0, and choose device and precision."""
-    device = pick_device(options.misc.device)
-    precision = pick_precision(options.misc.precision, device)
-    distributed.start(device, options.distributed.backend, options.distributed.timeout)
+    """Start the log on rank 0, choose device and precision, and join the process group."""
     start_logging()
+    device, precision = start_device(options.misc.device, options.misc.precision)
+    distributed.start(device, options.distributed.backend, options.distributed.timeout)
     for sentence in ineffective_settings(options) if distributed.is_main() else ():
         logger.warning(sentence)
     return device, precision
@@ -34,16 +34,6 @@ def stop() -> None:
     """Leave the process group once all have come this far: rank 0 may still be writing."""
     distributed.wait_for_all()
     distributed.stop()
-
-
-def report_error(error: UserError | str) -> None:
-    """Print a user error in one line on standard error, from one process."""
-    _print_once(f"error: {' '.join(str(error).split())}")
-
-
-def _print_once(line: str) -> None:
-    if distributed.first_to_report():
-        print(line, file=sys.stderr, flush=True)
 
 
 def guarded(run: Callable[[StopSignals], None], stop: StopSignals) -> int:
@@ -68,16 +58,17 @@ def _end(error: BaseException) -> int:
     cause = None if is_known else distributed.cause_of(error)
     distributed.announce_end()
     if user_error is not None:
-        report_error(user_error)
-        return 2
-    if isinstance(error, Stopped):
+        line, status = one_line(user_error), 2
+    elif isinstance(error, Stopped):
         gone = distributed.missing_process()  # torchrun also sends SIGTERM when another process is gone
-        _print_once(f"error: {gone}" if gone else str(error))
-        return RESUME_ME
-    if cause is None:
+        line, status = one_line(gone) if gone else str(error), RESUME_ME
+    elif cause is not None:
+        line, status = one_line(cause), 1
+    else:
         raise error
-    report_error(cause)
-    return 1
+    if distributed.first_to_report(error):
+        print(line, file=sys.stderr, flush=True)
+    return status
 
 
 def _as_user_error(error: BaseException) -> str | None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from data.types import Tokens
 from misc.checkpoints.run_options import features_depend_on, options_for
 from misc.evaluation.features import file_digest
-from misc.process.device import pick_device, pick_precision
+from misc.process.device import start_device
 from model import build_model
 from model.protocol import Embedder, Processor, Tokenizer
 from options import Options
@@ -109,7 +109,7 @@ def load_encoder(checkpoint: Path, config: Path | None = None, overrides: Sequen
 
 def build_encoder(options: Options, checkpoint: Path) -> Encoder:
     """Build the encoder of a checkpoint; of the options, model, device, precision and batch size are read."""
-    device = pick_device(options.misc.device)
+    device, precision = start_device(options.misc.device, options.misc.precision)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
     model.eval().requires_grad_(False)
     devices, batch_size = [device], options.data.test_batch_size
@@ -122,7 +122,7 @@ def build_encoder(options: Options, checkpoint: Path) -> Encoder:
         replicas=[(each, deepcopy(model).to(each)) for each in devices],
         tokenizer=tokenizer,
         processor=processor,
-        precision=pick_precision(options.misc.precision, device),
+        precision=precision,
         batch_size=batch_size if device.type == "cuda" else min(batch_size, MAX_CPU_BATCH),
     )
 

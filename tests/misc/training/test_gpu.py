@@ -16,7 +16,7 @@ from data.annotations import load_data
 from data.loaders import build_loaders
 from main import main
 from misc.process import distributed
-from misc.process.device import pick_precision
+from misc.process.device import start_device
 from misc.training.accumulation import accumulate
 from misc.training.optimizer import build_optimizer
 from model import build_model
@@ -62,7 +62,7 @@ def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_in_fp32_are_those_of_the_cpu(loss: str) -> None:
-    assert pick_precision("fp32", GPU) == torch.float32
+    assert start_device("cuda", "fp32")[1] == torch.float32
     assert_near(step((loss,), GPU), step((loss,), CPU), 1e-3)
 
 
@@ -74,7 +74,7 @@ def test_gradients_in_half_precision_are_near(dtype: torch.dtype, how: dict[str,
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_batch_in_parts_has_the_gradients_of_the_whole(loss: str) -> None:
-    pick_precision("fp32", GPU)
+    start_device("cuda", "fp32")
     assert_near(step((loss,), GPU, num_parts=3), step((loss,), GPU), 1e-4)
 
 
@@ -86,7 +86,7 @@ def test_dropout_in_parts_is_a_matter_of_the_seed_alone() -> None:
 
 
 def test_compiled_towers_have_the_gradients_of_plain_ones() -> None:
-    pick_precision("fp32", GPU)
+    start_device("cuda", "fp32")
     assert_near(step(SMOOTH, GPU, compile=True), step(SMOOTH, GPU), 1e-3)
 
 
