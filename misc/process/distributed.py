@@ -105,7 +105,7 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def first_to_report(error: BaseException | str) -> bool:
+def first_to_report(error: BaseException | None = None) -> bool:
     """Whether this process is the first one to call this: it alone prints the error that ends the run.
 
     Before the group exists, the first process of each machine is: until then errors occur on all processes.

@@ -115,7 +115,7 @@ def one_line(error: UserError | str) -> str:
     return f"error: {' '.join(str(error).split())}"
 
 
-def is_reporter(error: BaseException | str) -> bool:
+def is_reporter(error: BaseException | None) -> bool:
     """Whether this process, which has not joined others, reports the error."""
     try:
         if isinstance(error, LaunchError) or Launch.read().local_rank == 0:
