@@ -42,4 +42,9 @@ class DataOptions:
         "training images that cannot be read: stop, or replace them, at most 1 % of all or one image",
         one_of("error", "skip"),
     )
+    truncated: str = option(
+        "error",
+        "images that are cut short, in training, evaluation and search: an error, or use what is there",
+        one_of("error", "accept"),
+    )
     cache: str | None = option(None, "folder for decoded images, shared by a machine's processes; null: none")

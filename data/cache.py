@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from data.decode import load_image
+from data.decode import BadImageError, load_image, open_image
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,11 @@ class ImageCache:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"data.cache: '{folder}' cannot be written to. Name another folder")
 
-    def load(self, path: Path) -> Pixels:
-        """What `data.decode.load_image` makes of a file, if need be; raises as it does."""
+    def load(self, path: Path, truncated: str = "error") -> Pixels:
+        """What `data.decode.load_image` makes of a file, if need be; raises as it does.
+
+        Truncated files are not kept: an entry is the whole image, whatever `truncated` is.
+        """
         try:
             status = os.stat(path)
         except OSError:
@@ -56,7 +58,12 @@ class ImageCache:
         entry = self.folder / hashlib.blake2b(os.fsencode(os.path.abspath(path)), digest_size=16).hexdigest()
         pixels = _read(entry, stamp)
         if pixels is None:
-            pixels = np.array(load_image(path))
+            try:
+                pixels = np.array(load_image(path))
+            except BadImageError:
+                if truncated == "error":
+                    raise
+                return np.array(load_image(path, truncated))
             self._write(entry, HEADER.pack(*stamp, *pixels.shape[:2]), pixels)
         return pixels
 
@@ -106,10 +113,8 @@ def _read(entry: Path, stamp: tuple[bytes, int, int]) -> Pixels | None:
 
 def _decoded_size(path: Path) -> int:
     """In bytes, by the file's header; 0 where it cannot be read."""
-    if not path.is_file():  # to open a pipe is to wait for whoever writes into it
-        return 0
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             return 3 * file.width * file.height
     except Exception:  # whatever a decoder raises: the image is named when its turn comes
         return 0

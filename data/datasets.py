@@ -62,6 +62,7 @@ class TrainingSet(Dataset[Sample]):
         on_bad_image: "error": an image that cannot be read raises; "skip": another sample, drawn by the key,
             replaces each that shows it.
         cache: where decoded images are kept; None: nowhere.
+        truncated: as `data.decode.load_image` has it.
 
     `choices[index]` are the captions that a sample may have, all of one image, as (record, number of the
     caption in it): a single one, or with "one" that of each language. `num_images` counts different images.
@@ -80,6 +81,7 @@ class TrainingSet(Dataset[Sample]):
         language_draw: str = "all",
         on_bad_image: str = "error",
         cache: ImageCache | None = None,
+        truncated: str = "error",
     ) -> None:
         aligned: Iterable[tuple[Record, ...]] = (
             zip(*records.values(), strict=True)
@@ -98,7 +100,7 @@ class TrainingSet(Dataset[Sample]):
         self.augment_text, self.second_caption = augment_text or TextAugmentation(), second_caption
         self.on_bad_image, self._bad_images = on_bad_image, set[str]()
         self.num_images = len(set(self.image_names(range(len(self)))))
-        self.cache = cache
+        self.cache, self.truncated = cache, truncated
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -163,7 +165,8 @@ class TrainingSet(Dataset[Sample]):
         if not self.views:
             return {}
         path = self.image_root / record.image
-        image = self.cache.load(path) if self.cache else np.array(load_image(path))
+        cached = self.cache and self.cache.load(path, self.truncated)
+        image = np.array(load_image(path, self.truncated)) if cached is None else cached
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         size = self.image_size or (pixels.shape[-2], pixels.shape[-1])
         makers = {view: "simclr" if view.startswith("simclr") else self.image_aug for view in self.views}
@@ -201,16 +204,18 @@ def _queries(records: list[Record], clean: Clean) -> Queries:
 class GalleryImages(Dataset[Tensor]):
     """The gallery rows `indices`, in order, each (3, H, W) as `processor` makes it; UserError: unreadable."""
 
-    def __init__(self, evaluated: EvaluationSet, indices: Sequence[int], processor: Processor) -> None:
+    def __init__(
+        self, evaluated: EvaluationSet, indices: Sequence[int], processor: Processor, truncated: str = "error"
+    ) -> None:
         self.paths = [evaluated.image_root / evaluated.images[index] for index in indices]
-        self.processor = processor
+        self.processor, self.truncated = processor, truncated
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
         try:
-            image = load_image(self.paths[index])
+            image = load_image(self.paths[index], self.truncated)
         except BadImageError as error:
             raise UserError(f"{error}; {WHOLE_GALLERY}") from error
         return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]

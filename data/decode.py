@@ -1,20 +1,40 @@
-"""Decoding: every image of training, evaluation and `data.check` is read here. It does without torch."""
+"""Decoding: every image of training, evaluation, search and `data.check` is read here, without torch."""
 
 import logging
 import os
 import stat
+import threading
 import warnings
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from misc.process.sniff import describe_file
 from options import UserError
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs: 1/4 GB at 3 bytes a pixel
 
 # Pillow knows these by name, but needs another program to decode them, or cannot.
 NOT_DECODED = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+# Plugins of Pillow that are used where they are installed, and the function that registers each.
+PLUGINS = {
+    "pillow_heif": "register_heif_opener",
+    "pi_heif": "register_heif_opener",
+    "pillow_avif": "",
+    "pillow_jxl": "",
+}
+# What `describe_file` says of files that need one: their suffixes, and what to install.
+NEED_PLUGIN = {
+    "a HEIC image": ({".heic", ".heif"}, "pillow-heif"),
+    "an AVIF image": ({".avif"}, "pillow-avif-plugin"),
+    "a JPEG XL image": ({".jxl"}, "pillow-jxl-plugin"),
+}
+# Folders where archives, network drives and recycle bins keep files that look like images.
+NO_IMAGES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,37 +51,111 @@ warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
+_lenient = threading.Lock()  # the switch of Pillow for truncated files is one for all threads
+
+
 class BadImageError(UserError):
     """An image that cannot be read; what `data.on_bad_image` decides about, in training."""
 
+    reason = ""  # without the file's name
 
-def load_image(path: str | Path) -> Image.Image:
+
+def load_image(path: str | Path, truncated: str = "error") -> Image.Image:
     """The image as 8-bit RGB, upright by its EXIF tag; what is transparent becomes white.
 
     Of an animation it is the first image.
+
+    Args:
+        truncated: as `data.truncated`; with "accept" what a truncated file lacks is gray or black.
 
     Raises:
         BadImageError: a file that is missing, no regular file, no image, cut short, of more than `MAX_PIXELS`
             pixels, or of 32 bits a pixel, of which nothing says what is white.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
-            raise OSError("it is no regular file")
-        with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise ValueError(
-                    f"{file.width} x {file.height} pixels, but at most {MAX_PIXELS:,} are decoded"
-                )
-            if file.format in NOT_DECODED:
-                raise ValueError(f"the format {file.format} is not decoded")
-            file.load()
-            turn = UPRIGHT.get(orientation(file))
-            return _to_rgb(file if turn is None else file.transpose(turn))
+        try:
+            return _decode(path)
+        except Exception as error:
+            if truncated == "error" or not _is_truncated(error):
+                raise
+        with _lenient:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            try:
+                return _decode(path)
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
     except Exception as error:  # a decoder can raise anything on damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else reason
-        message = f"image '{path}' cannot be read ({reason}). Replace it, or drop its record"
-        raise BadImageError(message) from error
+        reason = _reason(path, error, truncated)
+        bad = BadImageError(f"image '{path}' cannot be read ({reason}). Replace it, or drop its record")
+        bad.reason = reason
+        raise bad from error
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The image, of which only the header is read. Raises whatever Pillow raises, OSError for a pipe."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
+        raise OSError("it is no regular file")
+    _prepare_pillow()
+    return Image.open(path)
+
+
+def image_suffixes() -> set[str]:
+    """The lower-case suffixes of all formats that Pillow decodes, if need be with a plugin."""
+    _prepare_pillow()
+    known = Image.registered_extensions()
+    decoded = {suffix for suffix, name in known.items() if name in Image.OPEN and name not in NOT_DECODED}
+    return decoded.union(*(suffixes for suffixes, _ in NEED_PLUGIN.values()))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none that a user put there, such as `._a.jpg` of macOS."""
+    return name.startswith(".") or name in NO_IMAGES
+
+
+@cache
+def _prepare_pillow() -> None:
+    """Register the plugins that are installed; let PNG files hold texts as long as the largest image."""
+    for module, function in PLUGINS.items():
+        try:
+            plugin = import_module(module)
+        except ImportError:
+            continue
+        if function:
+            getattr(plugin, function)()
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 3 * MAX_PIXELS
+
+
+def _decode(path: str | Path) -> Image.Image:
+    with open_image(path) as file:
+        if file.width * file.height > MAX_PIXELS:
+            raise ValueError(f"{file.width} x {file.height} pixels, but at most {MAX_PIXELS:,} are decoded")
+        if file.format in NOT_DECODED:
+            raise ValueError(f"the format {file.format} is not decoded")
+        file.load()
+        turn = UPRIGHT.get(orientation(file))
+        return _to_rgb(file if turn is None else file.transpose(turn))
+
+
+def _is_truncated(error: Exception) -> bool:
+    return isinstance(error, OSError) and "truncated" in str(error).lower()
+
+
+def _reason(path: str | Path, error: Exception, truncated: str) -> str:
+    """Why a file cannot be read; of one that is no image, what it is."""
+    if isinstance(error, FileNotFoundError):
+        return "it is not there"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if truncated == "error" and _is_truncated(error):
+        return f"{reason}; data.truncated=accept uses what is there"
+    if not isinstance(error, UnidentifiedImageError):
+        return reason
+    what = describe_file(path)
+    if what is None:
+        return "its format is not known"
+    suffixes, plugin = NEED_PLUGIN.get(what, (set(), ""))
+    if suffixes - Image.registered_extensions().keys():
+        return f"it is {what}, which needs a plugin of Pillow: pip install {plugin}"
+    return f"it begins as {what} does, and is damaged" if what.endswith("image") else f"it is {what}"
 
 
 def orientation(image: Image.Image) -> int:

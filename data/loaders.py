@@ -110,7 +110,8 @@ def build_loaders(
         evaluation_set(part, data.image_root, CLEANINGS[data.cleaning]) if part else None
         for part in (splits.val, splits.test)
     )
-    images = partial(image_loader, processor=processor, batch_size=data.test_batch_size, **workers)
+    of_gallery = {"batch_size": data.test_batch_size, "truncated": data.truncated}
+    images = partial(image_loader, processor=processor, **of_gallery, **workers)
     if not splits.train:
         return Loaders(None, None, None, val, test, images)
     training_set = _training_set(options, splits.train, processor, inputs)
@@ -147,6 +148,7 @@ def _training_set(
         data.language_draw,
         data.on_bad_image,
         ImageCache(data.cache) if data.cache else None,
+        data.truncated,
     )
 
 
@@ -196,8 +198,9 @@ def image_loader(
     indices: Sequence[int],
     processor: Processor,
     batch_size: int,
+    truncated: str = "error",
     **settings: object,
 ) -> Loader[Tensor]:
     """Yields the gallery rows `indices` in order, (b, 3, H, W), b <= `batch_size`; settings: DataLoader's."""
-    images = GalleryImages(evaluated, indices, processor)
+    images = GalleryImages(evaluated, indices, processor, truncated)
     return Loader(images, torch.stack, batch_size=batch_size, **settings)

@@ -47,6 +47,10 @@ def build_parser() -> Parser:
     parser.add_argument("image_root", type=Path, metavar="IMAGE_ROOT", help="as data.image_root")
     parser.add_argument("--dataset", default="auto", metavar="NAME", help="as data.dataset: force the format")
     parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all that are there")
+    accept = ("error", "accept")
+    parser.add_argument(
+        "--truncated", choices=accept, default="error", help="as data.truncated; default: error"
+    )
     default = ExperimentOptions().text_length
     text = f"as experiment.text_length: longer captions are listed; default: {default}"
     parser.add_argument("--text-length", type=int, default=default, metavar="TOKENS", help=text)
@@ -72,7 +76,7 @@ def check(flags: argparse.Namespace) -> list[Finding]:
         raise UserError(f"'{flags.annotations}' has no records (in these languages); check the path")
     name = recognise(counts, str(flags.annotations))
     print_counts(counts, name)
-    images, unusable = image_findings(found, flags.image_root)
+    images, unusable = image_findings(found, flags.image_root, flags.truncated)
     findings = [Finding(kind, True, messages) for kind, messages in faults.items()]
     findings += [*images, *record_findings(found, unusable), long_captions(found, flags.text_length)]
     if name:
@@ -100,13 +104,13 @@ def print_counts(counts: dict[tuple[str, str], Count], name: str | None) -> None
         print(f"{split:6}{language:>9}{number[0]:9,}{number[1]:9,}{number[2]:10,}   {same}".rstrip())
 
 
-def image_findings(found: Found, root: Path) -> tuple[list[Finding], set[str]]:
+def image_findings(found: Found, root: Path, truncated: str) -> tuple[list[Finding], set[str]]:
     """What is wrong with the image files, and the images that cannot be used."""
     images = dict.fromkeys(record.image for _, _, record in each(found))
     missing = dict.fromkeys(missing_images(images, root))
     there = [image for image in images if image not in missing]
     with tqdm(total=len(there), unit="image", disable=not sys.stderr.isatty()) as bar:
-        oddities = find_oddities(there, root, num_cores(), bar.update)
+        oddities = find_oddities(there, root, num_cores(), bar.update, truncated)
     findings = [Finding("missing images", True, [*missing])]
     for kind, is_unusable in ODDITIES.items():
         details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
@@ -151,7 +155,7 @@ def write_contact_sheet(found: Found, unusable: set[str], root: Path, out: Path)
         images = [image for image in first_captions if image not in unusable]
         for image in images[:: -(-len(images) // NUM_CELLS) or 1]:
             label = f"{split} · person {persons[image]} · {image}"
-            cells.append(Cell(load_image(root / image), label, first_captions[image]))
+            cells.append(Cell(load_image(root / image, truncated="accept"), label, first_captions[image]))
     draw_contact_sheet(cells, out / CONTACT_SHEET)
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from data.decode import BadImageError, load_image
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -133,10 +135,10 @@ def _draw_cell(canvas: Image.Image, path: Path, x: int, y: int, color: Color, fr
     box = (*outer, outer[0] + CELL_WIDTH + 2 * frame - 1, outer[1] + CELL_HEIGHT + 2 * frame - 1)
     ImageDraw.Draw(canvas).rectangle(box, color)
     try:
-        with Image.open(path) as image:
-            cell = ImageOps.pad(image.convert("RGB"), size, Image.Resampling.LANCZOS, BLANK)
-            cell = ImageOps.posterize(cell, 7)  # the eighth bit is noise, and a sixth of the file
-    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these, by what is broken
+        image = load_image(path, truncated="accept")  # if it must not be, nothing is drawn at all
+        cell = ImageOps.pad(image, size, Image.Resampling.LANCZOS, BLANK)
+        cell = ImageOps.posterize(cell, 7)  # the eighth bit is noise, and a sixth of the file
+    except BadImageError:
         cell = _name_cell(path.name, size)
     canvas.paste(cell, (x + FRAME, y + FRAME))
 

@@ -94,13 +94,13 @@ def run_query(flags: argparse.Namespace) -> int:
     from misc.search.results import as_csv, as_json, draw, explain_all, find, table
 
     sentences = [*flags.sentences, *(read_sentences(flags.file) if flags.file else [])]
-    image = load_image(flags.image) if flags.image else None
-    if not sentences and image is None:
+    if not sentences and flags.image is None:
         raise UserError("query: expected a SENTENCE, --sentences FILE or --image FILE")
-    queries = [Query(text, image, tuple(flags.without), flags.image_weight) for text in sentences or [None]]
     if flags.explain:
         make_folder(flags.explain, "--explain")
     index = Index.open(flags.index)
+    image = load_image(flags.image, index.truncated) if flags.image else None
+    queries = [Query(text, image, tuple(flags.without), flags.image_weight) for text in sentences or [None]]
     encoder = index.load_encoder(flags.checkpoint)
     answers = find(index, encoder, queries, flags.k, flags.image)
     if "-" not in (flags.json, flags.csv):

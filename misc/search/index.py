@@ -33,6 +33,11 @@ class Index:
         """The folder of the images, absolute."""
         return Path(self.header.image_root)
 
+    @property
+    def truncated(self) -> str:
+        """`data.truncated`, as the index was made with."""
+        return load_options(self.header.options).data.truncated
+
     @staticmethod
     def open(folder: Path) -> "Index":
         """Open an index; raises UserError if there is none, or it was never finished, or it is damaged."""

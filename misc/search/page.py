@@ -154,7 +154,8 @@ class Page:
     def _load(self, row: int) -> Image.Image:
         if not 0 <= row < len(self.index.paths):
             raise UserError(f"There is no image {row} in the index; search again")
-        return load_image(self.index.image_root / self.index.paths[row])
+        path = self.index.image_root / self.index.paths[row]
+        return load_image(path, self.encoder.options.data.truncated)
 
 
 def serve(index: Index, encoder: Encoder, port: int, truth: GroundTruth | None, browse: bool) -> None:

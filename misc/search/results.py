@@ -133,6 +133,6 @@ def explain_all(answers: Sequence[Answer], index: Index, encoder: Encoder, folde
 def _load(index: Index, result: Result) -> Image.Image | None:
     """The image, or None if it can no longer be read."""
     try:
-        return load_image(index.image_root / result.image)
+        return load_image(index.image_root / result.image, truncated="accept")  # as the index did, if need be
     except UserError:
         return None

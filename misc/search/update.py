@@ -148,7 +148,8 @@ def _encoded(
     def pixels() -> Iterator[Tensor]:
         """The pixels of each batch; the indices of its images are appended to `pending`."""
         paths = [image.path for image in new]
-        for batch in decode(root, paths, encoder.processor, encoder.batch_size, encoder.on_gpu):
+        settings = (encoder.batch_size, encoder.on_gpu, encoder.options.data.truncated)
+        for batch in decode(root, paths, encoder.processor, *settings):
             skipped.update({new[index].path: reason for index, reason in batch.problems.items()})
             if batch.indices:
                 pending.append(batch.indices)

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.decode import NOT_DECODED, load_image
+from data.decode import BadImageError, image_suffixes, is_hidden, load_image
 from data.sampler import Loader
 from misc.process.workers import num_cores
 from model.protocol import Processor
-from options import UserError
 
 
 class ImageFile(NamedTuple):
@@ -23,12 +21,6 @@ class ImageFile(NamedTuple):
     path: str
     size: int
     mtime_ns: int
-
-
-def image_suffixes() -> set[str]:
-    """The lower-case suffixes of all formats that Pillow decodes."""
-    known = Image.registered_extensions()
-    return {suffix for suffix, name in known.items() if name in Image.OPEN and name not in NOT_DECODED}
 
 
 def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator[ImageFile]:
@@ -45,7 +37,7 @@ def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator
                 continue
             seen.add(identity)
             with os.scandir(root / folder) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(".")]
+                visible = [entry for entry in entries if not is_hidden(entry.name)]
         except OSError as error:
             problems[folder or "."] = f"cannot be listed ({error.strerror})"
             continue
@@ -75,31 +67,36 @@ class Decoded(NamedTuple):
 
 
 def decode(
-    root: Path, paths: Sequence[str], processor: Processor, batch_size: int, pin_memory: bool
+    root: Path,
+    paths: Sequence[str],
+    processor: Processor,
+    batch_size: int,
+    pin_memory: bool,
+    truncated: str = "error",
 ) -> Loader:
     """Iterate over the files in batches, as `Decoded`, prefetched by one worker per core; `pin_memory`:
-    whether the pixels will be copied to a GPU.
+    whether the pixels will be copied to a GPU; `truncated`: as `data.truncated`.
     """
     workers = min(num_cores(), len(paths) // batch_size)
     settings = {"batch_size": batch_size, "num_workers": workers, "pin_memory": pin_memory}
-    return Loader(_Images(root, paths, processor), _collate, **settings)
+    return Loader(_Images(root, paths, processor, truncated), _collate, **settings)
 
 
 class _Images(Dataset[tuple[int, Tensor | str]]):
     """(index, pixels (3, H, W)) of each file, or (index, reason) of one that cannot be read."""
 
-    def __init__(self, root: Path, paths: Sequence[str], processor: Processor) -> None:
-        self.root, self.paths, self.processor = root, paths, processor
+    def __init__(self, root: Path, paths: Sequence[str], processor: Processor, truncated: str) -> None:
+        self.root, self.paths, self.processor, self.truncated = root, paths, processor, truncated
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            image = load_image(self.root / self.paths[index])
+            image = load_image(self.root / self.paths[index], self.truncated)
             return index, self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
-        except UserError as error:
-            return index, " ".join(str(error.__cause__ or error).split())
+        except BadImageError as error:
+            return index, error.reason
         except Exception as error:  # whatever a decoder raises, one file must not end the update
             return index, f"{type(error).__name__}: {' '.join(str(error).split())}"
 

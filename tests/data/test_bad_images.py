@@ -189,7 +189,7 @@ def test_a_batch_takes_its_bad_files_along(root: Path, monkeypatch: pytest.Monke
 def test_a_bad_file_is_tried_once_in_a_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
     load = datasets.load_image
-    monkeypatch.setattr(datasets, "load_image", lambda path: tried.append(path.name) or load(path))
+    monkeypatch.setattr(datasets, "load_image", lambda path, *_: tried.append(path.name) or load(path))
     samples = training_set(root)
     for number in range(10):
         for index in range(40):

@@ -75,7 +75,7 @@ def a_jpeg() -> bytes:
     [
         (None, "not there"),
         (b"", "cannot"),
-        (b"no image at all", "cannot identify"),
+        (b"no image at all", "a text that begins with 'no image at all'"),
         (a_jpeg()[:900], "truncated"),
     ],
 )
