@@ -18,7 +18,8 @@ WHOLE_GALLERY = "a gallery must be whole: data.on_bad_image skips only training 
 
 
 def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
-    """The `wanted` splits, checked by `check_images`: only val may be missing. Of train, the few-shot part.
+    """The `wanted` splits, checked by `check_images`: only val may be missing. Of train, the images that have
+    captions, and the few-shot part of them.
 
     Raises:
         UserError: a missing split or language, malformed annotations, missing images.
@@ -32,6 +33,7 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
                 f"'split': '{split}' in a single file, or '{split}_reid.json' in a folder"
             )
     splits = Splits(**{split: found.get(split, {}) for split in SPLITS})
+    splits = replace(splits, train=_described(splits.train))
     check_images(splits, data)
     has_back = any(any(record.back_translations) for records in splits.train.values() for record in records)
     if options.experiment.back_trans and splits.train and not has_back:
@@ -39,9 +41,27 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
             "experiment.back_trans: no caption of the training split has a back-translation ('captions_bt'): "
             "back-translation is off"
         )
-    if shared := _person_ids(splits.train) & _person_ids(splits.test):
-        logger.warning("%d persons are in both train and test: test figures will be too high", len(shared))
+    _warn_of_leaks(splits)
     return replace(splits, train=_few_shot(splits.train, data, options.misc.seed))
+
+
+def _described(train: ByLanguage) -> ByLanguage:
+    """The images that a caption of any language describes: the others have nothing to train on."""
+    aligned = list(zip(*train.values(), strict=True))
+    rows = [row for row, of_image in enumerate(aligned) if any(record.captions for record in of_image)]
+    if len(rows) == len(aligned):
+        return train
+    counts = len(aligned) - len(rows), len(aligned)
+    logger.warning("skipping %d of %d training images: they have no caption", *counts)
+    return {language: [records[row] for row in rows] for language, records in train.items()}
+
+
+def _warn_of_leaks(splits: Splits) -> None:
+    persons = len(_person_ids(splits.train) & _person_ids(splits.test))
+    images = len(_images(splits.train).keys() & _images(splits.test).keys())
+    for number, what in ((persons, "persons"), (images, "images")):
+        if number:
+            logger.warning("%d %s are in both train and test: test figures will be too high", number, what)
 
 
 def check_images(splits: Splits, data: DataOptions) -> None:

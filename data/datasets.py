@@ -89,7 +89,7 @@ class TrainingSet(Dataset[Sample]):
             else ((record,) for in_language in records.values() for record in in_language)
         )
         self.choices: list[tuple[Choice, ...]] = [
-            tuple((record, number % len(record.captions)) for record in of_image)
+            tuple((record, number % len(record.captions)) for record in of_image if record.captions)
             for of_image in aligned
             for number in range(max(len(record.captions) for record in of_image))
         ]

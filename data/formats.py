@@ -6,8 +6,8 @@ A format's reader is a module of `data.readers` with two functions:
     read(path, content, form, splits, languages, report) -> {split: {language: records}}
 
 `content` is the file's, b"" for a folder; `languages` are names as `language_name` gives them, or None for
-all, English first; the records of a split's languages are aligned by index. `report` is called with each
-fault of a record: where it returns, malformed records are left out, and languages may not be aligned.
+all, English first. An image may have several records: `data.merging` joins them, and aligns the languages.
+`report` is called with each fault of a record: where it returns, malformed records are left out.
 """
 
 import os
@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from data.merging import merge_split
 from data.records import Report, raise_fault, read_bytes
 from data.types import FORMATS, SPLITS, ByLanguage, Format, language_name
 from options import UserError
@@ -28,7 +29,7 @@ def read_splits(
     dataset: str = "auto",
     report: Report = raise_fault,
 ) -> dict[str, ByLanguage]:
-    """The records of `splits`, by language; {} for a split that the annotations do not have.
+    """The records of `splits`, by language, as `merge_split` returns them; {} for a split that is not there.
 
     Args:
         annotation_file: a file of all splits, or a folder of split files.
@@ -48,7 +49,8 @@ def read_splits(
         found, expected = ("a folder", "one file") if path.is_dir() else ("a file", "a folder")
         raise UserError(f"data.annotation_file: '{path}' is {found}; data.dataset={dataset} is {expected}")
     wanted = languages and list(dict.fromkeys(map(language_name, languages)))
-    return reader_of(form).read(path, content, form, splits, wanted, report)
+    found = reader_of(form).read(path, content, form, splits, wanted, report)
+    return {split: merge_split(by_language, split, path, report) for split, by_language in found.items()}
 
 
 def reader_of(form: Format) -> ModuleType:

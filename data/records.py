@@ -1,11 +1,12 @@
 """From an item of an annotation file to a record, with all checks of its fields."""
 
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.types import SPLITS, Record
+from data.types import NOBODY, SPLITS, Record
 from options import UserError
 from text_utils.captions import clean_caption
 
@@ -14,6 +15,7 @@ MALFORMED = "malformed records"
 NO_WORDS = "captions without words"
 UNPAIRED = "back-translations that do not pair with their captions"
 NOT_ALIGNED = "languages that are not aligned"
+TWO_PERSONS = "images of more than one person in val or test"
 
 UNPAIRED_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold it, UTF-8 cannot
 
@@ -61,10 +63,9 @@ def read_record(
         return None
     captions, back = record.captions, record.back_translations
     blank = [caption for caption in captions if not clean_caption(caption)]
-    if blank or not captions:
-        found = f"the caption {blank[0]!r:.40}" if blank else "none"
-        expected = "field 'captions' should be one or more captions with words"
-        report(NO_WORDS, f"{where}: {expected}, found {found}")
+    if blank:
+        expected = "field 'captions' should hold only captions with words"
+        report(NO_WORDS, f"{where}: {expected}, found the caption {blank[0]!r:.40}")
     if back and len(back) != len(captions):
         expected = f"field 'captions_bt' should pair with 'captions' ({len(captions)})"
         report(UNPAIRED, f"{where}: {expected}, found {len(back)}")
@@ -102,11 +103,14 @@ def field(item: Any, name: str, kind: type, where: str) -> Any:
 
 
 def image_path(item: Any, name: str, where: str) -> str:
-    """The field `name` as a path with "/" alone. Raises UserError where it leaves the image root."""
+    """The field `name` as the one spelling of its path: with "/" alone, without ".", ".." and empty parts.
+
+    Raises UserError where it leaves the image root.
+    """
     given = field(item, name, str, where)
-    image = given.replace("\\", "/")
-    first, *others = image.split("/")
-    if not image.strip() or first == "" or first[1:2] == ":" or ".." in (first, *others) or "\0" in image:
+    image = posixpath.normpath(given.replace("\\", "/"))
+    first = image.partition("/")[0]
+    if not given.strip() or first in ("", ".", "..") or first[1:2] == ":" or "\0" in image:
         raise UserError(f"{where}: field '{name}' should be a path below data.image_root, found {given!r}")
     return image
 
@@ -114,18 +118,20 @@ def image_path(item: Any, name: str, where: str) -> str:
 def _parse(item: Any, image_field: str, language: str, where: str) -> Record:
     image = image_path(item, image_field, where)
     person_id = field(item, "id", int, where)
-    if not 0 <= person_id < 2**63:  # tensors hold 64 bits
-        words = "at least 0" if person_id < 0 else "less than 2**63"
+    if not NOBODY <= person_id < 2**63:  # tensors hold 64 bits
+        words = f"at least 0, or {NOBODY} for nobody" if person_id < 0 else "less than 2**63"
         raise UserError(f"{where}: field 'id' should be a person id of {words}, found {person_id!r:.40}")
     captions = _texts(item, "captions", where)
     back = _texts(item, "captions_bt", where) if item.get("captions_bt") else ()
+    if not "".join(captions).strip():  # [""] is none, as an empty cell of a table is
+        captions, back = (), tuple(text for text in back if text.strip())
     return Record(
         image, person_id, captions, tuple(text if clean_caption(text) else "" for text in back), language
     )
 
 
 def _texts(item: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
-    texts = field(item, name, list, where)
+    texts = [] if item.get(name, "") is None else field(item, name, list, where)
     for text in texts:
         if not isinstance(text, str) or UNPAIRED_SURROGATE.search(text):
             raise UserError(f"{where}: field '{name}' should be a list of texts, found {text!r:.40} in it")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLITS = ("train", "val", "test")
+NOBODY = -1  # the person of an image that shows none of the persons: a distractor, never described
 VIEWS = ("view1", "view2", "simclr1", "simclr2")  # of an image
 TEXTS = ("tokens", "tokens2")  # captions that the towers encode
 INPUTS = (*VIEWS, *TEXTS, "masked_tokens")  # of a batch: what a loss can read
@@ -52,8 +53,8 @@ class Record:
     """One image and what is said about it in one language."""
 
     image: str  # relative to the image root
-    person_id: int  # as the file has it
-    captions: tuple[str, ...]
+    person_id: int  # as the file has it; `NOBODY`
+    captions: tuple[str, ...]  # (): nobody describes it, and it is no query
     back_translations: tuple[str, ...]  # one for each caption, "" where there is none; or none at all
     language: str
 
@@ -88,12 +89,21 @@ class Queries:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The gallery (every image of a split, shared by the languages) and the queries of each language."""
+    """The gallery (every image of a split, shared by the languages) and the queries of each language.
+
+    An image that no caption describes is in the gallery only. Its person may be `NOBODY`, whom nothing finds.
+    """
 
     image_root: Path
     images: list[str]  # file names relative to `image_root`
     person_ids: Tensor  # (G,) int64, as in the annotations
     queries: dict[str, Queries]
+
+    @property
+    def num_undescribed(self) -> int:
+        """Number of images that no caption of any language describes."""
+        described = {row for queries in self.queries.values() for row in queries.image_indices.tolist()}
+        return len(self.images) - len(described)
 
 
 class Views(Mapping[str, "Tensor"]):

@@ -16,6 +16,7 @@ class Results(TypedDict, total=False):
 
     languages: dict[str, Figures]
     average: Figures
+    num_undescribed: int  # images of the gallery without captions, which are no queries; where there are any
     rows: "dict[str, Results]"
 
 

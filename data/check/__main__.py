@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.annotations import missing_images
-from data.check.images import ODDITIES, find_oddities, unnamed_images
+from data.check.images import ODDITIES, equal_files, find_oddities, unnamed_images
 from data.check.records import (
     PUBLISHED,
     Count,
@@ -23,12 +23,13 @@ from data.check.records import (
     count,
     differences,
     each,
+    equal_bytes,
     recognise,
     record_findings,
 )
 from data.decode import load_image
 from data.formats import read_splits
-from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, UNPAIRED
+from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, TWO_PERSONS, UNPAIRED
 from data.types import FORMATS
 from misc.cli import Parser, exit_status
 from misc.process.workers import num_cores
@@ -64,7 +65,8 @@ def check(flags: argparse.Namespace) -> list[Finding]:
         raise UserError(f"--dataset: expected auto or one of {', '.join(FORMATS)}, found '{flags.dataset}'")
     if flags.text_length < 3:
         raise UserError(f"--text-length: expected 3 or more tokens, found {flags.text_length}")
-    faults: dict[str, list[str]] = {kind: [] for kind in (MALFORMED, NO_WORDS, UNPAIRED, NOT_ALIGNED)}
+    kinds = (MALFORMED, NO_WORDS, UNPAIRED, NOT_ALIGNED, TWO_PERSONS)
+    faults: dict[str, list[str]] = {kind: [] for kind in kinds}
     found = read_splits(
         flags.annotations,
         languages=flags.languages,
@@ -111,12 +113,16 @@ def image_findings(found: Found, root: Path, truncated: str) -> tuple[list[Findi
     there = [image for image in images if image not in missing]
     with tqdm(total=len(there), unit="image", disable=not sys.stderr.isatty()) as bar:
         oddities = find_oddities(there, root, num_cores(), bar.update, truncated)
+    unreadable = {image for image, kind, _ in oddities if ODDITIES[kind]}
+    readable = [image for image in there if image not in unreadable]
+    with tqdm(total=len(readable), desc="equal", unit="image", disable=not sys.stderr.isatty()) as bar:
+        equal = equal_bytes(found, equal_files(readable, root, bar.update))
     findings = [Finding("missing images", True, [*missing])]
     for kind, is_unusable in ODDITIES.items():
         details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
         findings.append(Finding(kind, is_unusable, details))
     findings.append(Finding("images in the folder that no record names", False, unnamed_images(images, root)))
-    return findings, {*missing, *(image for image, kind, _ in oddities if ODDITIES[kind])}
+    return [*findings, *equal], unreadable.union(missing)
 
 
 def long_captions(found: Found, limit: int) -> Finding:

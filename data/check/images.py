@@ -1,6 +1,8 @@
 """What `data.check` finds in the image files themselves."""
 
+import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -48,6 +50,22 @@ def find_oddities(
         found += oddities
         advance(len(chunk))
     return found
+
+
+def equal_files(images: Iterable[str], root: Path, advance: Callable[[int], object]) -> list[list[str]]:
+    """The groups of `images`, existing files below `root`, of equal bytes, sorted; empty files are none.
+
+    Only those that are as large as another one are read. `advance` is called as `find_oddities` calls it.
+    """
+    of_size: dict[int, list[str]] = defaultdict(list)
+    for image in images:
+        of_size[(root / image).stat().st_size].append(image)
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for size, equal in of_size.items():
+        for image in equal if size and len(equal) > 1 else ():
+            groups[hashlib.sha256((root / image).read_bytes()).digest()].append(image)
+        advance(len(equal))
+    return sorted(sorted(group) for group in groups.values() if len(group) > 1)
 
 
 def unnamed_images(images: Iterable[str], root: Path) -> list[str]:

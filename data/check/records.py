@@ -1,11 +1,11 @@
 """What `data.check` finds in the records: counts, captions, persons, splits, languages."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from data.types import ByLanguage, Record
+from data.types import NOBODY, ByLanguage, Record
 from text_utils.captions import clean_caption
 
 Found = dict[str, ByLanguage]  # {split: {language: records}}
@@ -57,7 +57,7 @@ def count(found: Found) -> dict[tuple[str, str], Count]:
     """{(split, language): its count}."""
     return {
         (split, language): Count(
-            len({record.person_id for record in records}),
+            len({record.person_id for record in records} - {NOBODY}),
             len({record.image for record in records}),
             sum(len(record.captions) for record in records),
         )
@@ -97,7 +97,7 @@ def differences(counts: dict[tuple[str, str], Count], name: str) -> Finding:
 
 def record_findings(found: Found, unusable: Collection[str]) -> list[Finding]:
     """What the records say of themselves; no query can find an `unusable` image."""
-    images = ((record.image, record.person_id) for _, _, record in each(found))
+    trained = ((record.image, record.person_id) for split, _, record in each(found) if split == "train")
     captions = (
         (f"{language} '{caption}'", record.person_id)
         for _, language, record in each(found)
@@ -106,12 +106,35 @@ def record_findings(found: Found, unusable: Collection[str]) -> list[Finding]:
     return [
         Finding("identities in more than one split", True, _shared(found, "person_id", "person ")),
         Finding("images in more than one split", True, _shared(found, "image", "")),
-        Finding("images of more than one person", True, _of_many_persons(images)),
-        Finding("images listed more than once", False, _listed_twice(found)),
+        Finding("training images of more than one person", False, _of_many_persons(trained)),
+        Finding("training images without captions (not trained on)", False, _undescribed(found, ["train"])),
+        Finding(
+            "images without captions (in the gallery, but no queries)",
+            False,
+            _undescribed(found, ["val", "test"]),
+        ),
         Finding("queries with no image in the gallery", True, _without_gallery(found, unusable)),
         Finding("captions given to different persons", False, _of_many_persons(captions)),
         Finding("captions given twice to one image", False, _repeated(found)),
         Finding("captions without a back-translation beside ones that have it", False, _without_back(found)),
+    ]
+
+
+def equal_bytes(found: Found, groups: Iterable[Sequence[str]]) -> list[Finding]:
+    """What the records say of `groups` of images whose files have equal bytes: leaks that no path shows."""
+    across: dict[str, list[str]] = {"split": [], "person": []}
+    values: dict[str, dict[str, dict[object, None]]] = {"split": {}, "person": {}}
+    for split, _, record in each(found):
+        values["split"].setdefault(record.image, {})[split] = None
+        values["person"].setdefault(record.image, {})[f"person {record.person_id}"] = None
+    for group in groups:
+        for kind, of_image in values.items():
+            if len({value for image in group for value in of_image[image]}) > 1:
+                shown = (f"{image} ({', '.join(map(str, of_image[image]))})" for image in group)
+                across[kind].append(", ".join(shown))
+    return [
+        Finding("images of equal bytes in more than one split", False, across["split"]),
+        Finding("images of equal bytes of more than one person", False, across["person"]),
     ]
 
 
@@ -124,7 +147,8 @@ def _with_several(pairs: Iterable[tuple[object, Value]]) -> dict[object, list[Va
 
 
 def _shared(found: Found, name: str, word: str) -> list[str]:
-    splits = _with_several((getattr(record, name), split) for split, _, record in each(found))
+    records = ((split, record) for split, _, record in each(found) if getattr(record, name) != NOBODY)
+    splits = _with_several((getattr(record, name), split) for split, record in records)
     return [f"{word}{value}: {', '.join(names)}" for value, names in splits.items()]
 
 
@@ -133,12 +157,11 @@ def _of_many_persons(pairs: Iterable[tuple[str, int]]) -> list[str]:
     return [f"{name}: persons {', '.join(map(str, sorted(ids)))}" for name, ids in persons.items()]
 
 
-def _listed_twice(found: Found) -> list[str]:
-    times = Counter((split, lang, record.image, record.person_id) for split, lang, record in each(found))
+def _undescribed(found: Found, splits: Collection[str]) -> list[str]:
     return [
-        f"{split} {language} {image}: {number} records"
-        for (split, language, image, _), number in times.items()
-        if number > 1
+        f"{split} {language} {record.image}"
+        for split, language, record in each(found)
+        if split in splits and not record.captions
     ]
 
 

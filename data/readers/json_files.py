@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.readers.table import REQUIRED
-from data.records import MALFORMED, NOT_ALIGNED, Report, pick_languages, read_bytes, read_record, read_split
+from data.records import MALFORMED, Report, pick_languages, read_bytes, read_record, read_split
 from data.types import ByLanguage, Format, Record, language_name
 from options import UserError
 
@@ -66,22 +66,18 @@ def _read_folder(
     files = {split: _language_files(folder, form, split) for split in splits}
     chosen = pick_languages(languages, files, folder, report)
     return {
-        split: _read_languages({language: files[split][language] for language in names}, form, report)
+        split: {name: _read_language(files[split][name], form, name, report) for name in names}
         for split, names in chosen.items()
     }
 
 
-def _read_languages(files: dict[str, Path], form: Format, report: Report) -> ByLanguage:
-    """One split. The files of its languages must describe the same images in the same order."""
-    read: dict[str, list[Record | None]] = {}
-    for language, path in files.items():
-        read[language] = [
-            read_record(item, form.image_field, language, f"'{path}' record {index}", report)
-            for index, item in enumerate(_parse_json(path, read_bytes(path)))
-        ]
-        first = next(iter(read))
-        _check_aligned(read[first], read[language], files[first], path, report)
-    return {language: [record for record in records if record] for language, records in read.items()}
+def _read_language(path: Path, form: Format, language: str, report: Report) -> list[Record]:
+    """The file of one split in one language."""
+    records = (
+        read_record(item, form.image_field, language, f"'{path}' record {index}", report)
+        for index, item in enumerate(_parse_json(path, read_bytes(path)))
+    )
+    return [record for record in records if record]
 
 
 def _language_files(folder: Path, form: Format, split: str) -> dict[str, Path]:
@@ -92,21 +88,6 @@ def _language_files(folder: Path, form: Format, split: str) -> dict[str, Path]:
             language = path.stem.removeprefix(f"{split}_reid").lstrip("_") or "en"
             files.setdefault(language_name(language), path)
     return files
-
-
-def _check_aligned(
-    first: list[Record | None], other: list[Record | None], first_file: Path, other_file: Path, report: Report
-) -> None:
-    if len(first) != len(other):
-        found = f"'{other_file}' has {len(other)} records and '{first_file}' {len(first)}"
-        expected = "the languages' files must describe the same images in the same order"
-        report(NOT_ALIGNED, f"{found}; {expected}")
-        return
-    for index, (a, b) in enumerate(zip(first, other, strict=True)):
-        if a and b and (a.image, a.person_id) != (b.image, b.person_id):
-            here = f"'{other_file}' record {index} is image '{b.image}' of person {b.person_id}"
-            there = f"in '{first_file}' it is '{a.image}' of person {a.person_id}"
-            report(NOT_ALIGNED, f"{here}, but {there}; they must agree at each index")
 
 
 def _parse_json(path: Path, content: bytes) -> list[Any]:

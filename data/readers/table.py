@@ -3,8 +3,8 @@
 | column | |
 |---|---|
 | `image` | path below the image root |
-| `person_id` | whole number or any text, such as a name |
-| `caption` | one description; further ones of the image are rows of their own |
+| `person_id` | whole number or any text, such as a name; -1 for nobody |
+| `caption` | one description; further ones of the image are rows of their own. Empty: nobody describes it |
 | `split` | train, val or test. Without this column all rows are test: a set to evaluate on |
 | `language` | such as en or zh. Without this column all captions are English |
 
@@ -25,7 +25,6 @@ from typing import Any
 from data.records import (
     MALFORMED,
     NO_WORDS,
-    NOT_ALIGNED,
     UNPAIRED_SURROGATE,
     Report,
     field,
@@ -33,7 +32,7 @@ from data.records import (
     pick_languages,
     read_split,
 )
-from data.types import SPLITS, ByLanguage, Format, Record, language_name
+from data.types import NOBODY, SPLITS, ByLanguage, Format, Record, language_name
 from options import UserError
 from text_utils.captions import clean_caption
 
@@ -41,8 +40,6 @@ REQUIRED = ("image", "person_id", "caption")
 DEFAULTS = {"split": "test", "language": "en"}
 EXTRA = "\0"  # no column of a CSV file has this name
 MAX_DIGITS = 18  # of a person id that is a number: tensors hold 64 bits
-
-Described = dict[tuple[str, str], list[str]]  # (image, person): its captions
 
 
 @dataclass(frozen=True)
@@ -76,51 +73,28 @@ def read(
     languages: Sequence[str] | None,
     report: Report,
 ) -> dict[str, ByLanguage]:
-    """See `data.formats`. Records come in order of appearance: one for each image, person and language.
+    """See `data.formats`. A record for each row, in order.
 
     Person ids that are all whole numbers stay so. Otherwise all are numbered from 0 in order of appearance.
     """
     rows = list(_read_rows(path, content, report))
     ids = _number_persons(row.person for row in rows)
-    described: dict[str, dict[str, Described]] = {split: {} for split in SPLITS}
+    found: dict[str, ByLanguage] = {split: {} for split in SPLITS}
     for row in rows:
-        of_language = described[row.split].setdefault(row.language, {})
-        of_language.setdefault((row.image, row.person), []).append(row.caption)
-    chosen = pick_languages(languages, {split: described[split] for split in splits}, path, report)
-    found: dict[str, ByLanguage] = {}
-    for split, names in chosen.items():
-        parts = {language: described[split][language] for language in names}
-        images = list(dict.fromkeys(key for part in parts.values() for key in part))
-        _check_aligned(parts, images, f"'{path}', {split} split", report)
-        found[split] = {
-            language: [
-                Record(image, ids[person], tuple(part[image, person]), (), language)
-                for image, person in images
-                if (image, person) in part
-            ]
-            for language, part in parts.items()
-        }
-    return found
-
-
-def _check_aligned(
-    parts: dict[str, Described], images: list[tuple[str, str]], where: str, report: Report
-) -> None:
-    for image, person in images:
-        without = [language for language, part in parts.items() if (image, person) not in part]
-        if without:
-            others = ", ".join(language for language in parts if language not in without)
-            found = f"has no caption in {', '.join(without)}, but in {others}"
-            expected = "every language must describe the same images"
-            report(NOT_ALIGNED, f"{where}: image '{image}' of person {person} {found}; {expected}")
+        captions = (row.caption,) if row.caption.strip() else ()
+        record = Record(row.image, ids[row.person], captions, (), row.language)
+        found[row.split].setdefault(row.language, []).append(record)
+    chosen = pick_languages(languages, {split: found[split] for split in splits}, path, report)
+    return {split: {name: found[split][name] for name in names} for split, names in chosen.items()}
 
 
 def _number_persons(persons: Iterable[str]) -> dict[str, int]:
     """{person as spelt: its number}."""
-    distinct = dict.fromkeys(persons)
+    nobody = {str(NOBODY): NOBODY}
+    distinct = [person for person in dict.fromkeys(persons) if person not in nobody]
     if all(person.isdecimal() and len(person) <= MAX_DIGITS for person in distinct):
-        return {person: int(person) for person in distinct}
-    return {person: number for number, person in enumerate(distinct)}
+        return {person: int(person) for person in distinct} | nobody
+    return {person: number for number, person in enumerate(distinct)} | nobody
 
 
 def _read_rows(path: Path, content: bytes, report: Report) -> Iterator[Row]:
@@ -141,7 +115,7 @@ def _read_rows(path: Path, content: bytes, report: Report) -> Iterator[Row]:
         except UserError as error:
             report(MALFORMED, str(error))
             continue
-        if not clean_caption(row.caption):
+        if row.caption.strip() and not clean_caption(row.caption):
             report(NO_WORDS, f"{where}: field 'caption' should have words, found {row.caption!r:.40}")
         yield row
 
@@ -160,7 +134,7 @@ def _read_row(cells: Any, where: str) -> Row:
     elif not isinstance(person, str) or not person.strip() or UNPAIRED_SURROGATE.search(person):
         expected = "should be a whole number or a name"
         raise UserError(f"{where}: field 'person_id' {expected}, found {person!r:.40}")
-    caption = field(cells, "caption", str, where)
+    caption = "" if cells.get("caption", "") is None else field(cells, "caption", str, where)
     language = field(cells, "language", str, where).strip()
     if not language:
         raise UserError(f"{where}: field 'language' should be a language such as en, found ''")

@@ -114,13 +114,18 @@ def cosine(queries: Tensor, gallery: Tensor) -> ScoresOf:
 
 
 def score(encoded: Encoded, scorer: Callable[[Tensor, Tensor], ScoresOf] = cosine) -> Results:
-    """The metrics of each language both ways, and their mean; `scorer` takes (queries, gallery) features."""
+    """The metrics of each language both ways, and their mean; `scorer` takes (queries, gallery) features.
+
+    An image without captions in a language is no query there; in the gallery it is always.
+    """
     images, gallery_ids, languages = encoded.features.images, encoded.evaluation_set.person_ids, {}
     for language, texts in encoded.features.texts.items():
-        query_ids = encoded.evaluation_set.queries[language].person_ids
+        queries = encoded.evaluation_set.queries[language]
+        described = queries.image_indices.unique()  # sorted: all images in order, where all have captions
+        asking, asked = images[described.to(images.device)], gallery_ids[described].to(images.device)
         languages[language] = {
-            "t2i": _score_sharded(scorer(texts, images), query_ids.to(images.device), gallery_ids),
-            "i2t": _score_sharded(scorer(images, texts), gallery_ids.to(images.device), query_ids),
+            "t2i": _score_sharded(scorer(texts, images), queries.person_ids.to(images.device), gallery_ids),
+            "i2t": _score_sharded(scorer(asking, texts), asked, queries.person_ids),
         }
     average = {
         direction: {m: sum(f[direction][m] for f in languages.values()) / len(languages) for m in METRICS}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from data.types import ByLanguage, Splits
+from data.types import NOBODY, ByLanguage, Splits
 from misc.checkpoints.read import BEST
 from misc.evaluation.tables import metrics_table, summary_table
 from misc.metrics import Results
@@ -106,7 +106,7 @@ def _count(name: str, split: ByLanguage) -> str:
     if not split:
         return f"| {name} | - | - | - |"
     records = [record for of_language in split.values() for record in of_language]
-    persons = len({record.person_id for record in records})
+    persons = len({record.person_id for record in records} - {NOBODY})
     captions = sum(len(record.captions) for record in records)
     return f"| {name} | {persons:,} | {len(records) // len(split):,} | {captions:,} |"
 

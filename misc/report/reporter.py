@@ -71,13 +71,15 @@ class Reporter:
         for kind, features in kinds.items() if self.rerank else ():
             logger.info(f"re-ranking {kind or 'the features'} of set {name}")
             rows["+".join(filter(None, (kind, "rerank")))] = score(features, self.rerank)
+        if num_undescribed := encoded.evaluation_set.num_undescribed:
+            results["num_undescribed"] = num_undescribed
         return {**results, "rows": rows} if rows else results
 
     def _write(
         self, results: dict[str, Results], sets: Mapping[str, Encoded], weights: Path, select_on: str | None
     ) -> None:
         first = next(iter(sets))
-        figures = {key: results[first][key] for key in ("languages", "average")}
+        figures = {key: value for key, value in results[first].items() if key != "rows"}
         record = {"split": "test", "select_on": select_on, "checkpoint": str(weights), **figures}
         if len(sets) > 1 or "rows" in results[first]:
             record["sets"] = results
@@ -85,6 +87,9 @@ class Reporter:
         chosen = f", epoch selected on {select_on}" if select_on else ""
         for name, figures in results.items():
             title = "test split" if len(sets) == 1 else f"{name}, test split"
+            if "num_undescribed" in figures:
+                number, total = figures["num_undescribed"], len(sets[name].evaluation_set.images)
+                title += f" ({number} of {total} images without captions: in the gallery, no queries)"
             logger.info(f"\n{title}, {weights}{chosen}\n{metrics_table(figures)}")
         if len(sets) > 1:
             logger.info(f"\nall test sets, text to image\n{summary_table(results)}")

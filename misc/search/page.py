@@ -26,7 +26,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from data.decode import load_image
-from data.types import language_name
+from data.types import NOBODY, language_name
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index
@@ -148,7 +148,7 @@ class Page:
         if self.truth is None:
             return [None] * len(rows)
         ids = self.truth.person_ids
-        wanted = self.truth.persons(text) if text else {ids[row]} - {None}
+        wanted = self.truth.persons(text) if text else {ids[row]} - {None, NOBODY}
         return [ids[found] in wanted if wanted and ids[found] is not None else None for found in rows]
 
     def _load(self, row: int) -> Image.Image:

@@ -14,7 +14,8 @@ NUM_EXAMPLES = 3  # captions of each language, at most
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The annotations of the test split: the person of each row of an index (None if not annotated), {cleaned
+    """The annotations of the test split: the person of each row of an index (`NOBODY` is one whom no query
+    finds; None if not annotated), {cleaned
     caption: the persons that it describes}, {language: some captions as annotated}, the tokenizer's `clean`.
     """
 
@@ -49,8 +50,8 @@ def load_ground_truth(
     for record in records:
         for caption in record.captions:
             described.setdefault(clean(caption), set()).add(record.person_id)
-    examples = {
-        language: [record.captions[0] for record in by_language[:: -(-len(by_language) // NUM_EXAMPLES)]]
-        for language, by_language in test.items()
-    }
+    examples = {}
+    for language, by_language in test.items():
+        first = [record.captions[0] for record in by_language if record.captions]
+        examples[language] = first[:: -(-len(first) // NUM_EXAMPLES)]
     return GroundTruth(person_ids, described, examples, clean)

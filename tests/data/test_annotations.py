@@ -177,7 +177,7 @@ MALFORMED: list[tuple[str, Any, str]] = [
         [item(person_id=2**63)],
         "field 'id' should be a person id of less than 2**63",
     ),
-    ("id below 0", [item(person_id=-1)], "field 'id' should be a person id of at least 0, found -1"),
+    ("id below 0", [item(person_id=-2)], "should be a person id of at least 0, or -1 for nobody, found -2"),
     (
         "captions a text",
         [item(captions="a man")],
@@ -191,7 +191,7 @@ MALFORMED: list[tuple[str, Any, str]] = [
     (
         "no captions",
         [item(captions=[])],
-        "field 'captions' should be one or more captions with words, found none",
+        "train split: no image has a caption in en",
     ),
     ("blank caption", [item(captions=["a", " \n"])], "captions with words, found the caption ' \\n'"),
     ("marks alone", [item(captions=["..."])], "captions with words, found the caption '...'"),
@@ -237,21 +237,25 @@ def test_a_language_that_is_not_there_is_named_with_those_that_are(tmp_path: Pat
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ([item(None)], "has 1 records and .*train_reid_en.json' 2"),
+        ([item(None)], "image '2.jpg' of person 2 is in en, but not in de"),
         (
             [item(None), item(None, image="3.jpg", person_id=2)],
-            "record 1 is image '3.jpg' of person 2, but in",
+            "image '2.jpg' of person 2 is in en, but not in de",
         ),
         (
             [item(None), item(None, image="2.jpg", person_id=3)],
-            "record 1 is image '2.jpg' of person 3, but in",
+            "image '2.jpg' of person 2 is in en, but not in de",
+        ),
+        (
+            [item(None), item(None, image="2.jpg", person_id=2), item(None, image="3.jpg")],
+            "image '3.jpg' of person 1 is in de, but not in en",
         ),
     ],
 )
 def test_languages_that_are_not_aligned_are_refused(tmp_path: Path, other: list[Item], words: str) -> None:
     write(tmp_path / "train_reid_en.json", [item(None), item(None, image="2.jpg", person_id=2)])
     write(tmp_path / "train_reid_de.json", other)
-    with pytest.raises(UserError, match=f"train_reid_de.json' {words}"):
+    with pytest.raises(UserError, match=f"'{tmp_path}', train split: {words}"):
         read_splits(tmp_path, ("train",), ("en", "de"))
 
 

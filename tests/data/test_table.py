@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.annotations import read_splits
-from data.types import Record
+from data.types import NOBODY, Record
 from options import UserError
 
 HEAD = "image,person_id,caption,split,language\n"
@@ -71,11 +71,11 @@ def test_without_its_column_a_row_is_an_english_one_of_the_test_split(tmp_path: 
 
 def test_names_for_persons_are_numbered_over_all_splits(tmp_path: Path) -> None:
     rows = (
-        "a.jpg,7,a man,train,en\nb.jpg,Li 李,a woman,train,en\nc.jpg,Li 李,her,test,en\nd.jpg,-1,x,test,en\n"
+        "a.jpg,7,a man,train,en\nb.jpg,Li 李,a woman,train,en\nc.jpg,Li 李,her,test,en\nd.jpg,-1,,test,en\n"
     )
     path = table(tmp_path, HEAD + rows)
     found = read_splits(path)
-    assert [r.person_id for r in found["train"]["en"] + found["test"]["en"]] == [0, 1, 1, 2]
+    assert [r.person_id for r in found["train"]["en"] + found["test"]["en"]] == [0, 1, 1, NOBODY]
     assert read_splits(path, ["test"])["test"] == found["test"]  # evaluation alone numbers them alike
 
 
@@ -99,13 +99,12 @@ def test_an_image_without_a_caption_in_one_language_is_named(tmp_path: Path) -> 
     rows = "a.jpg,1,a man,test,en\nb.jpg,1,him,test,en\na.jpg,1,男人,test,ch\n"
     path = table(tmp_path, HEAD + rows)
     said = mistake(path, languages=["en", "ch"])
-    assert "test split: image 'b.jpg' of person 1 has no caption in ch, but in en" in said
+    assert "test split: image 'b.jpg' of person 1 is in en, but not in ch" in said
     assert len(read_splits(path)["test"]["en"]) == 2  # ch is not asked for
     assert "'fr' is missing in the test split" in mistake(path, languages=["fr"])
 
 
 MALFORMED = {
-    "blank caption": (HEAD + "a.jpg,1,a man,test,en\nb.jpg,1, ,test,en\n", "line 3: field 'caption'"),
     "marks alone": (HEAD + "a.jpg,1,...,test,en\n", "line 2: field 'caption' should have words, found '...'"),
     "blank image": (HEAD + ",1,a man,test,en\n", "line 2: field 'image' should be a path"),
     "image outside": (HEAD + "../a.jpg,1,a man,test,en\n", "line 2: field 'image' should be a path"),
@@ -123,7 +122,7 @@ MALFORMED = {
     "short row": (HEAD + "a.jpg,1,a man\n", "line 2: field 'language'"),
     "comma without quotes": (HEAD + "a.jpg,1,a man, tall,test,en\n", "line 2: more cells than the header"),
     "line of a later row": (
-        HEAD + 'a.jpg,1,"a\nman",test,en\n\nb.jpg,1,,test,en\n',
+        HEAD + 'a.jpg,1,"a\nman",test,en\n\nb.jpg,1,!,test,en\n',
         "line 5: field 'caption' should have words",
     ),
     "two columns of a name": (
@@ -146,7 +145,8 @@ MALFORMED = {
     ),
     "id of 1.5": ('{"image": "a.jpg", "person_id": 1.5, "caption": "a"}', "line 1: field 'person_id'"),
     "id of true": ('{"image": "a.jpg", "person_id": true, "caption": "a"}', "line 1: field 'person_id'"),
-    "null caption": ('{"image": "a.jpg", "person_id": 1, "caption": null}', "line 1: field 'caption'"),
+    "number for a caption": ('{"image": "a.jpg", "person_id": 1, "caption": 5}', "line 1: field 'caption'"),
+    "no caption at all": (HEAD + "a.jpg,1, ,test,en\n", "test split: no image has a caption in en"),
     "no caption": ('{"image": "a.jpg", "person_id": 1}', "line 1: no field 'caption'"),
     "split in one row alone": (
         '{"image": "b.jpg", "person_id": 1, "caption": "b"}\n'
@@ -183,8 +183,8 @@ def test_a_header_without_the_columns_is_said(tmp_path: Path) -> None:
 
 
 def test_all_faults_are_heard_and_the_sound_rows_kept_where_complaints_return(tmp_path: Path) -> None:
-    rows = "a.jpg,1,a man,test,en\n../b.jpg,1,a man,test,en\nc.jpg,2,,test,en\nd.jpg,3,x,dev,en\n"
+    rows = "a.jpg,1,a man,test,en\n../b.jpg,1,a man,test,en\nc.jpg,2,.,test,en\nd.jpg,3,x,other,en\n"
     heard: list[str] = []
     found = read_splits(table(tmp_path, HEAD + rows), report=lambda kind, message: heard.append(message))
     assert [message.split(": ")[0][-6:] for message in heard] == ["line 3", "line 4", "line 5"]
-    assert found["test"]["en"] == [record("a.jpg", 1, "a man"), record("c.jpg", 2, "")]
+    assert found["test"]["en"] == [record("a.jpg", 1, "a man"), record("c.jpg", 2, ".")]

@@ -111,6 +111,11 @@ def same_caption(items: Items) -> None:
     other["captions"][0] = items[0]["captions"][0]
 
 
+def give_to_another(items: Items) -> None:
+    other = next(item["id"] for item in items if item["id"] != items[3]["id"])
+    items.append({**items[3], "id": other})
+
+
 def repeat_caption(items: Items) -> None:
     items[2]["captions"][1] = items[2]["captions"][0]
 
@@ -173,21 +178,46 @@ PLANTED: dict[str, tuple[Callable[[Copy], object], str, str]] = {
         "defect: images in more than one split",
         "train, val",
     ),
-    "two persons": (
-        lambda d: d.both("train", lambda items: items.append({**items[13], "id": items[14]["id"]})),
-        "defect: images of more than one person",
+    "two persons to train on": (
+        lambda d: d.both("train", lambda items: items.append({**items[13], "id": items[16]["id"]})),
+        "warning: training images of more than one person",
         "persons ",
+    ),
+    "two persons": (
+        lambda d: d.both("val", give_to_another),
+        "defect: images of more than one person in val or test",
+        "is of the persons ",
+    ),
+    "equal bytes": (
+        lambda d: d.image("val", 4).write_bytes(d.image("train", 20).read_bytes()),
+        "warning: images of equal bytes in more than one split",
+        "(train), ",
+    ),
+    "equal bytes of two persons": (
+        lambda d: d.image("train", 21).write_bytes(d.image("train", 29).read_bytes()),
+        "warning: images of equal bytes of more than one person",
+        "(person ",
+    ),
+    "undescribed": (
+        lambda d: d.change("test_reid_ch.json", lambda items: items[1].update(captions=[], captions_bt=[])),
+        "warning: images without captions (in the gallery, but no queries)",
+        "test ch cam_",
+    ),
+    "undescribed to train on": (
+        lambda d: d.both("train", lambda items: items[18].update(captions=[" "], captions_bt=[], id=-1)),
+        "warning: training images without captions (not trained on)",
+        "train en cam_",
     ),
     "listed twice": (
         lambda d: d.both("train", lambda items: items.append(items[15])),
-        "warning: images listed more than once",
-        "2 records",
+        "warning: captions given twice to one image",
+        "train en cam_",
     ),
     "no hit": (remove_person_images, "defect: queries with no image in the gallery", "test en person "),
     "not aligned": (
-        lambda d: d.change("test_reid_ch.json", lambda items: items.reverse()),
+        lambda d: d.change("test_reid_ch.json", lambda items: items.pop()),
         "defect: languages that are not aligned",
-        "test_reid_ch.json' record 0 is image",
+        "is in en, but not in ch; every language must list",
     ),
     "long caption": (
         lambda d: d.change(

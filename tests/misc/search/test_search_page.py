@@ -247,6 +247,28 @@ def test_only_a_caption_alone_counts_as_a_query_of_the_protocol(
     assert "first_right" not in similar
 
 
+def test_images_that_nobody_describes_are_wrong_for_every_caption_and_match_no_other(
+    page: Page, people: Path, tmp_path: Path
+) -> None:
+    test, train = (json.loads((people / f"{split}_reid_en.json").read_text()) for split in ("test", "train"))
+    distractors = [
+        {"file_path": item["file_path"], "id": -(number % 2), "captions": []}
+        for number, item in enumerate(train)
+    ]
+    (tmp_path / "test_reid.json").write_text(json.dumps([*distractors, *test]))
+    truth = load_ground_truth(page.index, page.encoder.tokenizer.clean, tmp_path)
+    assert truth.examples["en"] == [item["captions"][0] for item in test[:: -(-len(test) // 3)]]
+    named = {item["file_path"] for item in distractors}
+    with running(Page(page.index, page.encoder, truth)) as address:
+        answer = search(address, text=test[0]["captions"][0], k=MAX_RESULTS)
+        right = {page.index.paths[result["row"]]: result["right"] for result in answer["results"]}
+        assert {right[path] for path in named} == {False}
+        assert answer["first_right"] is not None
+        row = page.index.paths.index(distractors[0]["file_path"])
+        alike = search(address, row=row, k=MAX_RESULTS)["results"]
+        assert {result["right"] for result in alike} == {None}
+
+
 def test_annotations_of_other_images_are_refused(people: Path, page: Page, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image of the test split"):
         load_ground_truth(page.index, str, people, tmp_path)
