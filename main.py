@@ -10,14 +10,20 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config.command_line import Flags, parse_command_line
 from misc.cli import exit_status
 from misc.process.signals import StopSignals
 from options import Options, UserError
 
+if TYPE_CHECKING:
+    import torch
 
-def train(options: Options, flags: Flags, stop: StopSignals) -> None:
+    Setting = tuple[torch.device, torch.dtype]  # what a run computes on, and in
+
+
+def train(options: Options, flags: Flags, folder: Path, setting: "Setting", stop: StopSignals) -> None:
     """Train, evaluate after every epoch, and report the test results of the best one."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
@@ -26,16 +32,14 @@ def train(options: Options, flags: Flags, stop: StopSignals) -> None:
     from misc.checkpoints.read import BEST, find_checkpoint, is_of_folder, load_checkpoint
     from misc.checkpoints.write import check_space
     from misc.evaluation.evaluator import build_evaluators, encode_all
-    from misc.process import distributed, runtime
+    from misc.process import distributed
     from misc.process.seed import seed_process
     from misc.report.model_card import Outcome, write_model_card
     from misc.report.reporter import build_reporter, report_curves
     from misc.training.build import build_trainer
-    from misc.training.resume import resume
+    from misc.training.resume import remove_later, resume
     from model import build_model
 
-    device, precision = runtime.start(options)
-    folder = Path(options.output.dir)
     is_own = is_of_folder(flags.resume, folder)
     if not is_own:
         run_folder.refuse_to_overwrite(folder, options.output.overwrite)
@@ -49,82 +53,85 @@ def train(options: Options, flags: Flags, stop: StopSignals) -> None:
         options, splits, tokenizer, processor, model.inputs, distributed.rank(), distributed.world_size()
     )
     seed_process(options.misc.seed + distributed.rank())
-    model.to(device)
-    setting = (loaders.images, options, device, precision)
-    evaluators = build_evaluators(model, tokenizer, {"val": loaders.val, "test": loaders.test}, *setting)
-    trainer = build_trainer(options, model, loaders, evaluators, device, precision, stop)
+    model.to(setting[0])
+    images = (loaders.images, options, *setting)
+    evaluators = build_evaluators(model, tokenizer, {"val": loaders.val, "test": loaders.test}, *images)
+    trainer = build_trainer(options, model, loaders, evaluators, *setting, stop)
     resume(trainer, state, is_own)
+    check_space(model, folder, options.log.keep_checkpoints)  # the last check: now an earlier run may go
     run_folder.open_folder(folder, fresh=state is None or not is_own)
-    check_space(model, folder, options.log.keep_checkpoints)
+    if is_own:
+        remove_later(folder, trainer.step, trainer.epoch)
     del state  # as large as model and optimiser
     run_folder.write_options(options, folder)
     trainer.fit()
     best = folder / BEST
     load_model_state(model, load_checkpoint(best)["model"])
     results = reporter(
-        encode_all(build_evaluators(model, tokenizer, tests, *setting)), best, trainer.select_on
+        encode_all(build_evaluators(model, tokenizer, tests, *images)), best, trainer.select_on
     )
-    outcome = Outcome(trainer.best, trainer.select_on, results)
+    outcome = Outcome(trainer.best, trainer.select_on, max(trainer.epoch, trainer.num_epochs), results)
     write_model_card(folder, options, splits, model, outcome, flags.command)
     report_curves(folder)
-    runtime.stop()
 
 
-def evaluate(options: Options, flags: Flags) -> None:
+def evaluate(options: Options, flags: Flags, folder: Path, setting: "Setting") -> None:
     """Evaluate weights of any known format on the test split, without reading the training split."""
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
     from misc.checkpoints import run_folder
     from misc.checkpoints.run_options import check_trained_with
     from misc.evaluation.evaluator import build_evaluators, encode_all
-    from misc.process import runtime
     from misc.report.reporter import build_reporter
     from model import build_model
 
-    device, precision = runtime.start(options)
     weights = Path(flags.evaluate)
     check_trained_with(options, weights)
     splits = load_data(options, ["test"])
     tests = load_test_sets(options, splits)
-    folder = run_folder.evaluation_folder(Path(options.output.dir))
     reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=flags.evaluate)
     loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
-    model.to(device)
-    evaluators = build_evaluators(model, tokenizer, tests, loaders.images, options, device, precision)
+    model.to(setting[0])
+    evaluators = build_evaluators(model, tokenizer, tests, loaders.images, options, *setting)
     run_folder.open_folder(folder, fresh=False)
     reporter(encode_all(evaluators), weights, None)
-    runtime.stop()
 
 
-def score(options: Options, flags: Flags) -> None:
+def score(options: Options, flags: Flags, folder: Path, setting: "Setting") -> None:
     """Evaluate the folder of an earlier --save-features, without model or images."""
     from misc.checkpoints import run_folder
     from misc.evaluation.features import load_features
-    from misc.process import runtime
     from misc.report.reporter import build_reporter
 
-    device, _ = runtime.start(options)
     if flags.save_features:
         raise UserError(f"--save-features: '{flags.evaluate}' holds saved features already; leave it out")
     saved = load_features(Path(flags.evaluate), "--evaluate")
     for name in options.eval.test_sets.keys() - saved.sets.keys():
         raise UserError(f"eval.test_sets: '{flags.evaluate}' has no features of '{name}'; save them again")
-    folder = run_folder.evaluation_folder(Path(options.output.dir))
     reporter = build_reporter(options, folder, saved.evaluation_sets, flags.save_rankings, None)
     run_folder.open_folder(folder, fresh=False)
-    reporter(saved.on_device(device), saved.weights, None)
-    runtime.stop()
+    reporter(saved.on_device(setting[0]), saved.weights, None)
 
 
 def run(options: Options, flags: Flags, stop: StopSignals) -> None:
-    """Train, evaluate or score, as the flags say."""
-    if not flags.evaluate:
-        train(options, flags, stop)
-    elif any(Path(flags.evaluate).glob("features.*")):
-        score(options, flags)
-    else:
-        evaluate(options, flags)
+    """Train, evaluate or score, as the flags say, in an output folder that no other run uses meanwhile."""
+    from misc.checkpoints.lock import locked
+    from misc.checkpoints.run_folder import evaluation_folder
+    from misc.process import runtime
+
+    setting = runtime.start(options)
+    folder = Path(options.output.dir)
+    if flags.evaluate:
+        folder = evaluation_folder(folder)
+    with locked(folder):
+        if not flags.evaluate:
+            train(options, flags, folder, setting, stop)
+        elif any(Path(flags.evaluate).glob("features.*")):
+            score(options, flags, folder, setting)
+        else:
+            evaluate(options, flags, folder, setting)
+    runtime.stop()
 
 
 def start(arguments: Sequence[str] | None) -> int:

@@ -7,7 +7,7 @@ import yaml
 
 from misc.checkpoints.read import BEST, LAST, older_checkpoints
 from misc.process import distributed
-from misc.process.durable import make_folder, write_text
+from misc.process.durable import leftovers, make_folder, write_text
 from misc.process.logs import log_to
 from options import Options, UserError, to_dict
 
@@ -40,17 +40,36 @@ def _files_of_training(folder: Path) -> list[str]:
 
 
 def open_folder(folder: Path, fresh: bool) -> None:
-    """Make the output folder and begin its log. A fresh run removes an earlier run's files, no others."""
+    """Make the output folder and begin its log. A fresh run removes an earlier run's files, no others.
+
+    Raises:
+        UserError: it cannot be made, or a file in it cannot be replaced; nothing is removed then, where that
+            can be told before.
+    """
     make_folder(folder, "output.dir")
+    if distributed.is_main():
+        _check_replaceable(folder)
+        for path in (path for name in RUN_FILES for path in leftovers(folder / name)):
+            path.unlink(missing_ok=True)
     if fresh and distributed.is_main():
         for path in (*(folder / name for name in (*RUN_FILES, LAST, BEST)), *older_checkpoints(folder)):
             try:
                 path.unlink(missing_ok=True)
-            except OSError as error:  # a folder of that name, or no permission
+            except OSError as error:
                 reason = f"'{path}' cannot be replaced ({error.strerror}); choose another folder"
                 raise UserError(f"output.dir: {reason}") from error
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     log_to(folder)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise UserError where a folder has the name of a file that a run writes."""
+    for path in (folder / name for name in (*RUN_FILES, LAST, BEST)):
+        if path.is_dir():
+            raise UserError(
+                f"output.dir: '{path}' is a folder, but a run writes a file of that name; remove it, or "
+                "choose another output folder with --output-dir"
+            )
 
 
 def write_options(options: Options, folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from misc.checkpoints.components import State
 from misc.checkpoints.read import BEST, LAST, OLDER, check_bytes, older_checkpoints, step_of
 from misc.process import distributed
-from misc.process.durable import replacing
+from misc.process.durable import leftovers, replacing
 from options import UserError
 
 
@@ -84,8 +84,8 @@ def check_space(model: torch.nn.Module, folder: Path, keep: int) -> None:
 
 def _free_bytes(folder: Path) -> int:
     """Remove the incomplete files of a kill; returns the bytes that are free or held by checkpoints."""
-    for name in (LAST, BEST):
+    for path in (*leftovers(folder / LAST), *leftovers(folder / BEST)):
         with contextlib.suppress(OSError):
-            (folder / f"{name}.tmp").unlink()
+            path.unlink()
     existing = [folder / LAST, folder / BEST, *older_checkpoints(folder)]
     return shutil.disk_usage(folder).free + sum(path.stat().st_size for path in existing if path.exists())

@@ -1,7 +1,9 @@
 """Files that are whole or absent: written beside, flushed to the disk, then renamed."""
 
 import errno
+import glob
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ def replacing(path: Path, before_rename: Callable[[Path], None] | None = None) -
     Raises:
         OSError: a write failed, as on a full disk; `path` is kept, unless only its folder's flush failed.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # several processes may write it
     try:
         with temporary.open("wb") as file:
             yield file
@@ -33,6 +35,12 @@ def replacing(path: Path, before_rename: Callable[[Path], None] | None = None) -
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """The incomplete files that killed processes left when they wrote `path`, or that others are writing."""
+    pattern = glob.escape(path.name)
+    return [*path.parent.glob(f"{pattern}.{'[0-9a-f]' * 8}.tmp"), *path.parent.glob(f"{pattern}.tmp")]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ def resume(trainer: Trainer, state: State | None, is_own: bool) -> None:
 
     Args:
         state: None: the run starts from scratch.
-        is_own: whether the checkpoint is from the run's own folder; later ones there are removed.
+        is_own: whether the checkpoint is from the run's own folder, which has its best epoch.
 
     Raises:
         UserError: a checkpoint of another model, other frozen parts, other steps or samples; a damaged one;
@@ -38,8 +38,6 @@ def resume(trainer: Trainer, state: State | None, is_own: bool) -> None:
             reason = f"{type(error).__name__}: {error!s:.150}"
             raise UserError(f"resume: the training state of the checkpoint is damaged ({reason})") from error
     _check_agreement(trainer)
-    if state is not None and is_own and distributed.is_main():
-        _remove_later(trainer.saver.folder, trainer.step, trainer.epoch)
 
 
 def _check_agreement(trainer: Trainer) -> None:
@@ -54,8 +52,10 @@ def _check_agreement(trainer: Trainer) -> None:
             )
 
 
-def _remove_later(folder: Path, step: int, epoch: int) -> None:
-    """Remove the checkpoints after this step and epoch: the run has gone back behind them."""
+def remove_later(folder: Path, step: int, epoch: int) -> None:
+    """Remove the checkpoints after this step and epoch, on rank 0: the run has gone back behind them."""
+    if not distributed.is_main():
+        return
     for path in (folder / LAST, folder / BEST, *older_checkpoints(folder)):
         try:
             state = read_pickled(path)

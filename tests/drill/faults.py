@@ -45,7 +45,7 @@ def killed(target: str, moment: str) -> Fault:
         else:
             subject.wait_until(lambda: (subject.run / "metrics.jsonl").exists())
             time.sleep(rng.uniform(0.0, 3.0))
-            subject.wait_until(lambda: any(subject.run.glob("*.pth.tmp")))
+            subject.wait_until(lambda: any(subject.run.glob("*.pth.*.tmp")))
         if target == "all":
             subject.kill_all()
         else:
