@@ -82,6 +82,7 @@ def evaluate(options: Options, flags: Flags, folder: Path, setting: "Setting") -
     from misc.checkpoints import run_folder
     from misc.checkpoints.run_options import check_trained_with
     from misc.evaluation.evaluator import build_evaluators, encode_all
+    from misc.process import distributed
     from misc.report.reporter import build_reporter
     from model import build_model
 
@@ -93,6 +94,7 @@ def evaluate(options: Options, flags: Flags, folder: Path, setting: "Setting") -
     model, tokenizer, processor = build_model(options, num_identities=0, weights=flags.evaluate)
     loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
     model.to(setting[0])
+    distributed.broadcast_model(model)
     evaluators = build_evaluators(model, tokenizer, tests, loaders.images, options, *setting)
     run_folder.open_folder(folder, fresh=False)
     reporter(encode_all(evaluators), weights, None)

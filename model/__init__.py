@@ -96,7 +96,12 @@ def compile_towers(towers: DualEncoder) -> None:
     """Hand both towers to torch.compile, in place: parameters keep their names.
 
     Captions are of any length, so the text tower is compiled for all of them at once. Dropout draws from
-    torch's own generators, so that an accumulated step can draw the same twice.
+    torch's own generators, so that an accumulated step can draw the same twice. The towers stay whole under
+    DistributedDataParallel: torch would split their graphs where its buckets end, and fails to compile parts
+    whose sizes vary.
     """
+    from torch._dynamo import config as dynamo
+
+    dynamo.optimize_ddp = False
     towers.visual.compile(options={"fallback_random": True})
     towers.text.compile(options={"fallback_random": True}, dynamic=True)

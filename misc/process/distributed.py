@@ -150,6 +150,29 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
+@torch.no_grad()
+def broadcast_model(model: nn.Module) -> None:
+    """Give all ranks the parameters and buffers of rank 0.
+
+    Raises:
+        UserError: the model of a rank has others, or of other shapes.
+    """
+    if not dist.is_initialized():
+        return
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    shapes = gather_objects([(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors])
+    for number, of_rank in enumerate(shapes):
+        if different := {name for name, *_ in set(of_rank) ^ set(shapes[0])}:
+            raise UserError(
+                f"the model of process {number} differs from that of process 0 in '{min(different)}': all "
+                "machines need the same code, options and weights"
+            )
+    for _, tensor in tensors:
+        values = tensor.contiguous()
+        dist.broadcast(values, src=0)
+        tensor.copy_(values)
+
+
 class Vote:
     """The maximum of a number over the ranks, exchanged in the background between `cast` and `result`.
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,10 +73,10 @@ class RunLog:
         self._pending: list[dict[str, Any]] = []
         self._board: SummaryWriter | None = None
         if distributed.is_main():
-            done = {"train": ("step", step), "eval": ("epoch", epoch)}
-            lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else []
-            kept = [line + "\n" for line in lines[:-1] if _is_done(line, done)]  # a kill cuts the last off
-            write_text(self._path, "".join(kept))
+            count, done = {"train": "step", "eval": "epoch"}, {"step": step, "epoch": epoch}
+            records = read_metrics(self._path) if self._path.exists() else []
+            kept = [record for record in records if record[name := count[record["kind"]]] <= done[name]]
+            write_text(self._path, _lines(kept))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
@@ -90,7 +90,7 @@ class RunLog:
             logger.warning("writing '%s' failed (%s): the run continues", self._path.parent, error.strerror)
 
     def _write_pending(self) -> None:
-        _append(self._path, "".join(json.dumps(record) + "\n" for record in self._pending))
+        _append(self._path, _lines(self._pending))
         self._pending = []
 
     def _draw(self, record: dict[str, Any]) -> None:
@@ -119,10 +119,39 @@ class RunLog:
                 self._board.close()
 
 
-def _is_done(line: str, done: Mapping[str, tuple[str, int]]) -> bool:
-    record = json.loads(line)
-    count, last = done[record["kind"]]
-    return record[count] <= last
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`, without the damaged ones, which a warning names by their lines.
+
+    A kill may cut the last line off: without its end it is left out silently.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    records = {number: _record(line) for number, line in enumerate(lines, start=1) if line}
+    damaged = ", ".join(str(number) for number, record in records.items() if record is None)
+    if damaged:
+        logger.warning("'%s': damaged, and left out: line %s", path, damaged)
+    return [record for record in (*records.values(), _record(last)) if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line; None where it is not one that a run writes."""
+    try:
+        record = json.loads(line)
+        if record["kind"] == "train":
+            numbers = [1 / record["steps_per_epoch"], *(record[name] for name in ("step", "lr", "loss"))]
+            numbers += record["parts"].values()
+        elif record["kind"] == "eval" and record["split"] in ("val", "test"):
+            figures = [record["average"], *record["languages"].values()]
+            numbers = [of_language["t2i"][name] for of_language in figures for name in ("R1", "mAP")]
+            numbers += [record["epoch"], record["best"]]
+        else:
+            return None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None
+    return record if all(isinstance(number, int | float) for number in numbers) else None
+
+
+def _lines(records: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def _append(path: Path, text: str) -> None:

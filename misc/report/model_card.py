@@ -69,6 +69,7 @@ class Outcome:
 
     best: Best
     select_on: str
+    num_epochs: int
     results: Mapping[str, Results]
 
 
@@ -90,7 +91,7 @@ def write_model_card(
         languages=", ".join(options.data.languages),
         counts="\n".join(_count(name, getattr(splits, name)) for name in ("train", "val", "test")),
         recipe=_differences(options),
-        selection=_selection(outcome, options.schedule.epoch),
+        selection=_selection(outcome),
         metrics=_metrics(outcome.results),
         command=command,
         processes="1 process" if world == 1 else f"{world} processes, each running this command,",
@@ -121,8 +122,8 @@ def _differences(options: Options) -> str:
     return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).strip() if changed else "{}"
 
 
-def _selection(outcome: Outcome, num_epochs: int) -> str:
-    chosen = f"Epoch {outcome.best['epoch']} of {num_epochs}"
+def _selection(outcome: Outcome) -> str:
+    chosen = f"Epoch {outcome.best['epoch']} of {outcome.num_epochs}"
     if outcome.select_on == "last":
         return f"{chosen}, the last (there is no val split)."
     reached = f"R@1 {outcome.best['R1']:.2f}, text to image, mean of the languages"

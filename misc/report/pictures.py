@@ -1,7 +1,5 @@
 """The pictures of a run: `curves.png` (losses, rate, metrics), `ranking.png` (retrieved images)."""
 
-import contextlib
-import json
 import math
 import re
 from bisect import bisect_right
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from data.decode import BadImageError, load_image
+from misc.process.logs import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,13 +180,12 @@ def _badge_mask(is_right: bool) -> Image.Image:
 def draw_curves(metrics_file: Path, out: Path) -> None:
     """Write a PNG of what `metrics.jsonl` logged: losses, learning rate, and R@1 and mAP of text to image.
 
-    Lines that are not JSON are skipped: a killed run may leave an incomplete last line. Of a step or an
-    epoch logged twice (by a run killed and resumed) the later line counts.
+    Of a step or an epoch logged twice (by a run killed and resumed) the later line counts.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = _read_lines(metrics_file)
+    lines = read_metrics(metrics_file)
     steps = {line["step"]: line for line in lines if line["kind"] == "train"}
     evaluations = {(line["epoch"], line["split"]): line for line in lines if line["kind"] == "eval"}
     figure = Figure(figsize=(11, 7), dpi=145, layout="constrained")
@@ -203,14 +201,6 @@ def draw_curves(metrics_file: Path, out: Path) -> None:
     last = max([1.0, *(x for axes in figure.axes for line in axes.lines for x in line.get_xdata())])
     rank1.set_xlim(0, 1.02 * last)
     canvas.print_png(out)
-
-
-def _read_lines(metrics_file: Path) -> list[dict[str, Any]]:
-    lines = []
-    for text in metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
-    return lines
 
 
 def _plot_training(losses: "Axes", rate: "Axes", steps: Sequence[dict[str, Any]]) -> None:

@@ -30,6 +30,7 @@ from model.tbps import TBPS, LossOutput
 
 logger = logging.getLogger(__name__)
 
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 CONTINUE, SAVE, STOP = 0, 1, 2  # what a rank asks for after a step; the largest number wins
 
 
@@ -87,6 +88,7 @@ class Trainer:
         Raises:
             Stopped: a signal asked for it; its text says what is saved.
         """
+        distributed.broadcast_model(self.model)
         # Accumulated gradients are averaged in `_backward`: the wrapper would hold a second copy of them.
         wrapped = distributed.wrap(self.model, self.device) if self.accumulate == 1 else self.model
         vote, run = distributed.Vote(), RunLog(self.saver.folder, self.step, self.epoch)
@@ -254,9 +256,9 @@ class Trainer:
         )
 
     def state_dict(self) -> State:
-        """How far the run is."""
-        length = len(self.train_loader)
-        return {"epoch": self.epoch, "step": self.step, "steps_per_epoch": length, "best": self.best}
+        """How far the run is, and what it computes in."""
+        place = {"epoch": self.epoch, "step": self.step, "steps_per_epoch": len(self.train_loader)}
+        return place | {"best": self.best, "precision": PRECISIONS[self.precision]}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from there; `misc.training.resume` checks that the epochs have as many steps."""

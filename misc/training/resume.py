@@ -1,19 +1,21 @@
 """How a run resumes: exactly where its checkpoint stands, or not at all."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from misc.checkpoints.components import State
 from misc.checkpoints.read import BEST, LAST, older_checkpoints
 from misc.process import distributed
-from misc.training.engine import Best, Trainer
+from misc.training.engine import PRECISIONS, Best, Trainer
 from misc.training.optimizer import set_learning_rate
 from model.weights.pickles import read_pickled
 from options import UserError
 
 logger = logging.getLogger(__name__)
 
+RATES = ("lr", "lr_start", "lr_end", "epoch", "epoch_warmup", "ratio_factor")  # what decides the rates
 # These decide the samples of an epoch and their order.
 SAMPLE_OPTIONS = ("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by")
 
@@ -73,21 +75,63 @@ def remove_later(folder: Path, step: int, epoch: int) -> None:
 def _restore(trainer: Trainer, state: State, is_own: bool) -> None:
     _check_steps(state, trainer.options, len(trainer.train_loader))
     _check_samples(state, trainer.options)
-    trainer.components().load_state_dict(state)
-    set_learning_rate(trainer.optimizer, trainer.schedule.learning_rate(max(0, trainer.step - 1)))
+    trainer.components().load_state_dict(_with_scaler(state, trainer))
     trainer.best = _best_so_far(trainer) if is_own else {}
-    if not trainer.best and trainer.epoch >= trainer.num_epochs:
-        raise UserError(
-            f"resume: the checkpoint is at the end of its {trainer.epoch} epochs, and "
-            f"'{trainer.saver.folder / BEST}' was not selected on '{trainer.select_on}'; raise "
-            "schedule.epoch, or use --evaluate"
-        )
-    logger.info(f"resuming after step {trainer.step} of {trainer.schedule.total_steps}")
+    if trainer.epoch < trainer.num_epochs:
+        logger.info(f"resuming after step {trainer.step} of {trainer.schedule.total_steps}")
+    else:
+        _check_best(trainer)
+    _set_rate(trainer, state)
     if len(state["ranks"]) != distributed.world_size() and distributed.is_main():
         logger.warning(
             f"the checkpoint is of {len(state['ranks'])} processes, not {distributed.world_size()}: "
             "dropout continues from other random states, so the result will differ slightly"
         )
+
+
+def _with_scaler(state: State, trainer: Trainer) -> State:
+    """The state, with the fresh loss scale of this run where it was not trained in fp16. Warns of another
+    precision; checkpoints of older versions tell only whether it was fp16.
+    """
+    own, was_fp16 = PRECISIONS[trainer.precision], bool(state["scaler"])
+    before = state.get("precision", "fp16" if was_fp16 else "fp32 or bf16")
+    if own not in before and distributed.is_main():
+        logger.warning(
+            f"misc.precision: the checkpoint was trained in {before}, this run computes in {own}: the result "
+            f"will differ slightly{', and the search for the loss scale begins again' * (own == 'fp16')}"
+        )
+    return {"precision": before} | state | ({} if was_fp16 else {"scaler": trainer.scaler.state_dict()})
+
+
+def _check_best(trainer: Trainer) -> None:
+    """Say that a run is at its end; raises UserError where it has no best epoch to report either."""
+    found = f"the checkpoint has {trainer.epoch} epochs, schedule.epoch is {trainer.num_epochs}"
+    if not trainer.best:
+        raise UserError(
+            f"resume: nothing left to train ({found}), and '{trainer.saver.folder / BEST}' was not selected "
+            f"on '{trainer.select_on}'; raise schedule.epoch, or use --evaluate"
+        )
+    logger.info(f"nothing left to train: {found}; reporting epoch {trainer.best['epoch']}, the best")
+
+
+def _set_rate(trainer: Trainer, state: State) -> None:
+    """Set the rate of the last step; warns where the checkpoint has another one: there the rates jump."""
+    schedule, step = trainer.schedule, trainer.step
+    set_learning_rate(trainer.optimizer, schedule.learning_rate(max(0, step - 1)))
+    if not step or trainer.epoch >= trainer.num_epochs or not distributed.is_main():
+        return
+    for before, own in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
+        if not math.isclose(before["lr"], own["lr"], rel_tol=1e-6):
+            was, now = state["options"]["schedule"], trainer.options["schedule"]
+            changes = [
+                f"schedule.{n} was {was[n]}, is {now[n]}" for n in RATES if was.get(n, now[n]) != now[n]
+            ]
+            logger.warning(
+                f"the learning rate jumps from {before['lr']:.2e} in step {step} of the checkpoint to "
+                f"{schedule.learning_rate(step) * own['lr_factor']:.2e} in step {step + 1} by these options "
+                f"({'; '.join(changes) or 'the schedule is another'})"
+            )
+            return
 
 
 def _best_so_far(trainer: Trainer) -> Best:

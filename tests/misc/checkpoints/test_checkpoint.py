@@ -107,11 +107,11 @@ def test_room_for_the_checkpoints_is_asked_for_before_the_run(
 
 
 def test_what_a_kill_left_half_written_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    half = [tmp_path / f"{name}.tmp" for name in (LAST, BEST)]
+    half = [tmp_path / f"{name}{end}" for name in (LAST, BEST) for end in (".tmp", ".0123abcd.tmp")]
     model = nn.Linear(1000, 1000)
     size = 4 * 3 * (1000 * 1000 + 1000)
     for path in half:
-        path.write_bytes(bytes(size))
+        path.write_bytes(bytes(size // 2))
 
     def usage(_: Path) -> SimpleNamespace:
         return SimpleNamespace(free=4 * size - sum(path.stat().st_size for path in half if path.exists()))

@@ -1,6 +1,8 @@
 """When checkpoints are written, and what happens to them while the disk is full."""
 
 import errno
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,51 @@ def finish_on_this_rank(folder: str) -> bool:
 def test_no_process_goes_on_while_the_first_one_waits_for_room(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     assert run_in_processes(finish_on_this_rank, 2, tmp_path, str(tmp_path / "run")) == [True, True]
+
+
+def flips() -> dict[str, Callable[[bytes], bytes]]:
+    """Changes of one byte in the parts of a checkpoint's zip: heads, numbers, table of contents, end."""
+
+    def flip(at: Callable[[bytes], int], mask: int) -> Callable[[bytes], bytes]:
+        def change(content: bytes) -> bytes:
+            place = at(content)
+            return content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :]
+
+        return change
+
+    def entry(offset: int) -> Callable[[bytes], int]:
+        return lambda content: content.index(b"PK\1\2") + offset
+
+    return {
+        "the compression of a part": flip(entry(10), 1),
+        "a password": flip(entry(8), 1),
+        "patched data": flip(entry(8), 32),
+        "a name": flip(entry(46), 128),
+        "the length of a name": flip(entry(28), 8),
+        "the length of a part's name": flip(lambda content: 26, 64),
+        "the begin": flip(lambda content: 0, 1),
+        "the end": flip(lambda content: content.index(b"PK\5\6"), 2),
+        "a number": flip(lambda content: content.index(torch.full((2,), 2.0).numpy().tobytes()) + 3, 1),
+    }
+
+
+@pytest.mark.parametrize("flip", flips().values(), ids=flips().keys())
+def test_a_checkpoint_that_does_not_read_back_is_written_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, flip: Any
+) -> None:
+    saver, original = Saver(tmp_path, None, keep=0), torch.save
+    saver.save(state(1.0), is_best=True)
+
+    def damaged(content: Any, file: Any) -> None:
+        buffer = io.BytesIO()
+        original(content, buffer)
+        file.write(flip(buffer.getvalue()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", damaged)
+        saver.save(state(2.0), is_best=True)
+    assert "checkpoint of step 2.0 could not be written" in caplog.text
+    assert load_checkpoint(tmp_path / LAST)["step"] == load_checkpoint(tmp_path / BEST)["step"] == 1
+    saver.finish()
+    assert load_checkpoint(tmp_path / LAST)["step"] == load_checkpoint(tmp_path / BEST)["step"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {LAST, BEST}

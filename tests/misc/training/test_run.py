@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +153,25 @@ def test_a_fresh_run_replaces_an_earlier_one_only_when_asked(config: Path, tmp_p
     assert main([*arguments, "output.overwrite=true", "misc.seed=7"]) == 0
     assert (run / "notes.txt").read_text() == "mine"
     assert (run / "checkpoint_last.pth").read_bytes() != before["checkpoint_last.pth"]
+
+
+def test_a_run_that_is_refused_removes_nothing(
+    config: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / "checkpoint_step_1.pth").write_bytes((run / "checkpoint_last.pth").read_bytes())
+    before = files(run)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    for more in ("output.overwrite=true", f"--resume={run / 'checkpoint_step_1.pth'}"):
+        assert main(["--config", str(config), "model.image_width=512", more]) == 2
+        assert main(["--config", str(config), "log.keep_checkpoints=99", more]) == 2
+        assert files(run) == before
+    monkeypatch.undo()
+    (run / "bad_images.txt").mkdir()
+    assert main(["--config", str(config), "output.overwrite=true"]) == 2
+    (run / "bad_images.txt").rmdir()
+    assert files(run) == before
 
 
 def test_without_a_val_split_the_last_epoch_counts_and_the_report_says_so(
