@@ -6,7 +6,7 @@ Reading order: the section classes (each field with its default, its meaning and
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from config.experiment import TEXT_AUGMENTATIONS as TEXT_AUGMENTATIONS
 from config.experiment import ExperimentOptions as ExperimentOptions
 from config.ineffective import ineffective_settings as ineffective_settings
 from config.model import ModelOptions
+from config.paths import FilePath
 from config.reader import UserError, build, read_settings
 
 
@@ -70,10 +71,10 @@ class EvalOptions:
     select_on: str = option(
         "val", "split whose mean R@1 selects the best epoch (published results: test)", one_of("val", "test")
     )
-    test_sets: Mapping[str, tuple[str, str]] = option(
+    test_sets: Mapping[str, tuple[FilePath, FilePath]] = option(
         {}, "additional data sets to test on after training: {name: [annotations, image root], ...}"
     )
-    fuse: Mapping[str, float] = option(
+    fuse: Mapping[FilePath, float] = option(
         {},
         "also report the weighted mean of the cosine similarities of the model (weight 1) and of saved "
         "features: {folder of --save-features: weight, ...}",
@@ -102,7 +103,7 @@ class LogOptions:
 class OutputOptions:
     """Output: options.yaml, log.txt, metrics.jsonl, tensorboard/, checkpoints, results.json, pictures."""
 
-    dir: str = option("runs/tbps", "folder for all files of a run")
+    dir: FilePath = option("runs/tbps", "folder for all files of a run")
     overwrite: bool = option(
         False, "whether a new run may replace the run in the folder, and --save-features existing features"
     )
@@ -129,6 +130,11 @@ class Options:
     log: LogOptions = field(default_factory=LogOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     distributed: DistributedOptions = field(default_factory=DistributedOptions)
+
+
+KEYS = tuple(
+    f"{section.name}.{f.name}" for section in fields(Options) for f in fields(section.default_factory)
+)
 
 
 def load_options(

@@ -1,15 +1,15 @@
 """The command line of main.py: which options it makes, and which files it names."""
 
+import json
 import re
 import shlex
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import config
-from config.reader import is_name
-from misc.cli import Parser
+from misc.cli import Parser, path_text
 from misc.process.launch import Launch
 from options import Options, UserError, load_options
 
@@ -31,18 +31,20 @@ def build_parser(description: str) -> Parser:
     """The parser of all flags and overrides."""
     parser = Parser(description=description)
     recipe, add = parser.add_mutually_exclusive_group(), parser.add_argument
-    recipe.add_argument("--config", metavar="FILE", help="the options: config/config.yaml")
+    file, folder = ({"type": path_text, "metavar": name} for name in ("FILE", "DIR"))
+    recipe.add_argument("--config", **file, help="the options: config/config.yaml")
     simplified = "the simplified recipe: config/s.config.yaml"
     recipe.add_argument("--simplified", action="store_true", help=simplified)
-    add("--backbone", metavar="NAME", help="model.backbone: clip, altclip; with config/NAME.yaml, if any")
+    backbone = "model.backbone: clip, altclip; with config/NAME.yaml, if any"
+    add("--backbone", type=path_text, metavar="NAME", help=backbone)
     resume = "resume from a checkpoint; auto (or no value): from the newest of the output folder, if any"
-    add("--resume", metavar="FILE", nargs="?", const="auto", help=resume)
+    add("--resume", **file, nargs="?", const="auto", help=resume)
     evaluate = "evaluate these weights, or a folder of --save-features, on the test split, without training"
-    add("--evaluate", metavar="FILE", help=evaluate)
+    add("--evaluate", **file, help=evaluate)
     rankings = "write the ten best images of each test query, .csv or .jsonl"
-    add("--save-rankings", metavar="FILE", help=rankings)
-    add("--save-features", metavar="DIR", help="write the test sets' features, for --evaluate and eval.fuse")
-    add("--output-dir", metavar="DIR", help="folder for all files of the run: output.dir")
+    add("--save-rankings", **file, help=rankings)
+    add("--save-features", **folder, help="write the test sets' features, for --evaluate and eval.fuse")
+    add("--output-dir", **folder, help="folder for all files of the run: output.dir")
     add("--local-rank", "--local_rank", help=SUPPRESS)  # passed by torch.distributed.launch
     add("overrides", nargs="*", metavar="key.path=value", help="an option, such as schedule.epoch=3")
     return parser
@@ -60,27 +62,15 @@ def parse_command_line(arguments: Sequence[str] | None, description: str = "") -
     if given.resume and OVERRIDE.match(given.resume):  # `--resume key=value`: an override, not a file
         overrides.insert(0, given.resume)
         given.resume = "auto"
-    _check_names(vars(given))
     Launch.read().check_flag(given.local_rank)
     if given.evaluate and given.resume:
         raise UserError("--evaluate and --resume exclude each other")
     overlay = given.backbone and config.FOLDER / f"{given.backbone}.yaml"
     if overlay and not overlay.exists():
         overlay, overrides = None, [f"model.backbone={given.backbone}", *overrides]
+    if given.output_dir:
+        overrides = [*overrides, f"output.dir={json.dumps(given.output_dir)}"]
     recipe = config.FOLDER / ("s.config.yaml" if given.simplified else "config.yaml")
     options = load_options(given.config or recipe, overrides, overlay)
-    if given.output_dir:
-        options = replace(options, output=replace(options.output, dir=given.output_dir))
     command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
     return Flags(command, given.resume, given.evaluate, given.save_rankings, given.save_features), options
-
-
-def _check_names(values: dict[str, object]) -> None:
-    """Raise UserError for a value that is empty, as of an unset variable, or cannot be the name of a file."""
-    for name, value in values.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value == "":
-            raise UserError(f"{flag}: its value is empty; fill it in or leave the flag out")
-        if isinstance(value, str) and not is_name(value):
-            problem = "is not UTF-8, or too long for the name of a file or folder"
-            raise UserError(f"{flag}: {value[:40]!r} {problem}")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from config.checks import ALL_SIZES, NOT_EMPTY, POSITIVE, SHARE, WORKERS, one_of, option
+from config.paths import FilePath
 from data.types import FORMATS
 from text_utils.captions import CLEANINGS
 
@@ -14,10 +15,10 @@ PREPARED = "model.backbone!=altclip experiment.use_altclip_processor=false"
 class DataOptions:
     """Data sets."""
 
-    annotation_file: str = option(
+    annotation_file: FilePath = option(
         "datasets/CUHK-PEDES/reid_raw.json", "annotation file, or folder with a file for each split"
     )
-    image_root: str = option("datasets/CUHK-PEDES/imgs", "folder that image paths are relative to")
+    image_root: FilePath = option("datasets/CUHK-PEDES/imgs", "folder that image paths are relative to")
     dataset: str = option(
         "auto",
         "format of the annotations: a name in data/types.py: FORMATS; auto: detected from the content",
@@ -47,4 +48,6 @@ class DataOptions:
         "images that are cut short, in training, evaluation and search: an error, or use what is there",
         one_of("error", "accept"),
     )
-    cache: str | None = option(None, "folder for decoded images, shared by a machine's processes; null: none")
+    cache: FilePath | None = option(
+        None, "folder for decoded images, shared by a machine's processes; null: none"
+    )

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from config.checks import BELOW_ONE, BLOCK_NUMBERS, BLOCKS, NOT_NEGATIVE, SIZE, VOCABULARY, option
+from config.paths import FilePath
 
-of_clip = partial(option, needs="backbone!=altclip")
-of_altclip = partial(option, needs="backbone=altclip")
+CLIP, ALTCLIP = "backbone!=altclip", "backbone=altclip"
+of_clip, of_altclip = partial(option, needs=CLIP), partial(option, needs=ALTCLIP)
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,18 @@ class ModelOptions:
     """The towers."""
 
     backbone: str = option("clip", "clip: OpenAI's CLIP; altclip: AltCLIP, for captions in many languages")
-    altclip_pretrained: str = of_altclip(
-        "BAAI/AltCLIP", "AltCLIP's weights: a model folder, the root of a Hugging Face cache, or a model id"
+    altclip_pretrained: FilePath = option(
+        "BAAI/AltCLIP",
+        "AltCLIP's weights: a model folder, the root of a Hugging Face cache, or a model id",
+        needs=ALTCLIP,
     )
-    tokenizer_cache_dir: str | None = of_altclip(None, "Hugging Face cache for model ids; null: the default")
-    clip_pretrained: str | None = of_clip(
+    tokenizer_cache_dir: FilePath | None = option(
+        None, "Hugging Face cache for model ids; null: the default", needs=ALTCLIP
+    )
+    clip_pretrained: FilePath | None = option(
         "weights/ViT-B-16.pt",
         "weights: OpenAI's archive, state dict, safetensors or checkpoint; null: random",
+        needs=CLIP,
     )
     use_gather: bool = option(
         True, "compute the losses over the features of all processes, with gradients through the gather"

@@ -4,22 +4,21 @@ import contextlib
 import dataclasses
 import difflib
 import os
-import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from config.checks import Check
+from config.paths import FilePath, expand, expand_home, is_name
+from config.scalars import Scalar, parse, parse_value
 
+ENTRIES = {str: "texts", FilePath: "paths"}  # of a list of fixed length, in messages
 Settings = dict[str, tuple[Any, str]]
 
 MAX_CHARACTERS, MAX_BASES = 200_000, 50  # of an options file; more is another file, or a hostile one
-MAX_NAME_BYTES, MAX_PATH_LENGTH = 255, 1000  # the path stays below the system's limit with our file names
 MAX_BITS = 63  # of an integer
 
 # Options of TBPS-CLIP that have another name here.
@@ -47,47 +46,35 @@ def read_settings(
     Those of `overlay`, without its bases, take precedence, and `section.name=value` overrides over all.
 
     Raises:
-        UserError: a file that cannot be read, invalid YAML, an override without "=".
+        UserError: a file that cannot be read, invalid YAML, an override without "=" or value.
     """
-    is_saved = isinstance(source, Mapping)
-    settings = _flat(source, "the saved options") if is_saved else _read_file(source, seen=())
+    if isinstance(source, Mapping):
+        settings = _flat(source, "the saved options")
+    else:
+        settings = _read_file(_expanded(source), seen=())
     if overlay:
-        settings |= _read_file(overlay, seen=(), with_bases=False)
+        settings |= _read_file(_expanded(overlay), seen=(), with_bases=False)
     for override in overrides:
         key, separator, text = override.partition("=")
         where = f"override '{override}'"
         if not separator:
             raise UserError(f"{where}: expected key.path=value, such as schedule.epoch=1")
-        settings[key.strip()] = (_parse_yaml(text, where), where)
+        settings[key.strip()] = (_parsed(parse_value, text, where), where)
     return settings
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which reads 1e-4 as a number and rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node; raises ConstructorError for a duplicate key."""
-        seen = set()
-        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key '{key}'", node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
+def _expanded(path: Path) -> Path:
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader: only plain values
-    except Exception as error:  # its constructors raise what int, float and datetime raise
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise UserError(f"{where}:{line} is not valid YAML ({problem!s:.200})") from error
+        return Path(expand_home(str(path)))
+    except ValueError as error:
+        raise UserError(f"options file {error}") from error
+
+
+def _parsed(parse: Callable[[str], Any], text: str, where: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UserError(f"{where}{error}") from error
 
 
 def _read_text(path: Path) -> str:
@@ -103,33 +90,48 @@ def _read_text(path: Path) -> str:
 
 def _read_file(path: Path, seen: tuple[str, ...], with_bases: bool = True) -> Settings:
     """The settings of a file and of its bases: {"section.name": (value, the file that sets it)}."""
-    content = _parse_yaml(_read_text(path), f"'{path}'") or {}
+    content = _parsed(parse, _read_text(path), f"'{path}'") or {}
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected sections such as 'schedule:', found {type(content).__name__}")
+        kind = "a single value" if isinstance(content, Scalar) else type(content).__name__
+        raise UserError(f"{path}: expected sections such as 'schedule:', found {kind}")
     settings: Settings = {}
-    base = content.pop("base", None)
+    base = content.pop(Scalar("base"), None)
     if base is not None and with_bases:
+        name = Path(_base(base, path))
         seen = (*seen, os.path.realpath(path))
-        if not isinstance(base, str) or not is_name(base):
-            raise UserError(f"base: expected the name of an options file, found {_shown(base)} (in '{path}')")
-        if os.path.realpath(path.parent / base) in seen or len(seen) > MAX_BASES:
+        if os.path.realpath(path.parent / name) in seen or len(seen) > MAX_BASES:
             words = "is too long" if len(seen) > MAX_BASES else "has a cycle"
             raise UserError(f"{path}: its chain of 'base:' files {words}")
-        settings = _read_file(path.parent / base, seen)
+        settings = _read_file(path.parent / name, seen)
     return settings | _flat(content, f"'{path}'")
 
 
-def _flat(sections: Mapping[str, Any], where: str) -> Settings:
+def _base(value: Any, path: Path) -> str:
+    try:
+        return _convert(value, FilePath)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"base: expected the name of an options file, found {_shown(value)}{error} (in '{path}')"
+        ) from error
+
+
+def _flat(sections: Mapping[Any, Any], where: str) -> Settings:
+    """{"section.name": (value, where)}; raises UserError for an option that is set twice."""
     settings: Settings = {}
     for section, values in sections.items():
-        if isinstance(values, dict):
-            settings |= {f"{_name(section)}.{_name(key)}": (value, where) for key, value in values.items()}
-        else:
-            settings[_name(section)] = (values, where)
+        is_section = isinstance(values, dict)
+        for key, value in values.items() if is_section else [(section, values)]:
+            name = f"{_name(section)}.{_name(key)}" if is_section else _name(key)
+            if name in settings:
+                raise UserError(f"{where}: duplicate key '{name}'")
+            line = f" line {key.line}" if isinstance(key, Scalar) else ""
+            settings[name] = (value, where + line)
     return settings
 
 
 def _name(key: Any) -> str:
+    if isinstance(key, Scalar):
+        key = key.value if isinstance(key.value, str) else key.source[:200]
     return key if isinstance(key, str) else _shown(key)
 
 
@@ -153,7 +155,7 @@ def build(kind: type, settings: Settings) -> Any:
     known = {f"{s}.{f.name}": f for s, section in sections.items() for f in dataclasses.fields(section)}
     chosen: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for key, (value, where) in settings.items():
-        if key in sections and value is None:  # a section without lines
+        if key in sections and value in (None, Scalar(None)):  # a section without lines
             continue
         if key in sections:
             raise UserError(f"{key}: expected a section of options, found {_shown(value)} (in {where})")
@@ -179,24 +181,37 @@ def _checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -
     """The value in its field's type; raises UserError where type or check do not fit."""
     try:
         typed = _convert(value, hint)
-    except TypeError:
-        raise UserError(f"{key}: expected {_type_name(hint)}, found {_shown(value)} (in {where})") from None
+    except TypeError as error:
+        found = f"found {_shown(value)}{error}"  # the error may add what YAML made of it
+        raise UserError(f"{key}: expected {_type_name(hint)}, {found} (in {where})") from None
     except OverflowError:
         words = f"numbers of at most {MAX_BITS} bits"
         raise UserError(f"{key}: expected {words}, found {_shown(value)} (in {where})") from None
+    except ValueError as error:
+        raise UserError(f"{key}: {error} (in {where})") from None
     if check and typed is not None and not check.passes(typed):
         raise UserError(f"{key}: expected {check.expected}, found {_shown(value)} (in {where})")
     return typed
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """`value` as `hint`, only without loss: raises TypeError, or OverflowError for an integer too large."""
-    if isinstance(hint, types.UnionType):
+    """`value` as `hint`, only without loss.
+
+    Raises:
+        TypeError: it has another type; what YAML reads it as, if that is a surprise.
+        OverflowError: an integer that is too large.
+        ValueError: a path that cannot be expanded.
+    """
+    if isinstance(value, Scalar):
+        return _of_scalar(value, hint)
+    if _is_union(hint):
         *kinds, last = typing.get_args(hint)
         for kind in kinds:
             with contextlib.suppress(TypeError):
                 return _convert(value, kind)
         return _convert(value, last)
+    if hint is FilePath:
+        return expand(_convert(value, str))
     if typing.get_origin(hint) is Mapping:
         if not isinstance(value, dict):
             raise TypeError
@@ -221,24 +236,33 @@ def _convert(value: Any, hint: Any) -> Any:
     return value
 
 
-def is_name(text: str) -> bool:
-    """Whether a text can be the path of a file: UTF-8, not empty, no NUL, not too long."""
+def _of_scalar(scalar: Scalar, hint: Any) -> Any:
+    """As `_convert`; also refuses what stands for a null that YAML or Python has and the other has not."""
+    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
+    is_text = str in kinds or FilePath in kinds
+    is_none = scalar.is_plain and scalar.source.lower() == "none" and type(None) in kinds
+    is_home = scalar.is_plain and scalar.source == "~" and FilePath in kinds
     try:
-        parts = text.encode().split(b"/")
-    except UnicodeEncodeError:  # an unpaired surrogate, or a byte that is not UTF-8
-        return False
-    is_short = len(text) <= MAX_PATH_LENGTH and max(map(len, parts)) <= MAX_NAME_BYTES
-    return text != "" and "\0" not in text and is_short
+        if scalar.is_misread or is_none or is_home:
+            raise TypeError
+        return _convert(scalar.value, hint)
+    except TypeError:
+        note = "; write null for none" if is_none else scalar.note(is_text)
+        raise TypeError(note) from None
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
 
 
 def _type_name(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
+    if _is_union(hint):
         return " or ".join(_type_name(kind) for kind in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         if kinds[-1] is Ellipsis:
             return f"a list of {_type_name(kinds[0])}s"
-        return f"a list of {len(kinds)} {'texts' if str in kinds else 'numbers'}"
+        return f"a list of {len(kinds)} {ENTRIES.get(kinds[0], 'numbers')}"
     if typing.get_origin(hint) is Mapping:
         return f"names, each with {_type_name(typing.get_args(hint)[1])}: {{name: ...}}"
     return {
@@ -247,4 +271,4 @@ def _type_name(hint: Any) -> str:
         float: "a number",
         str: "a text (not empty, at most 255 bytes between two '/')",
         type(None): "null",
-    }[hint]
+    }[str if hint is FilePath else hint]

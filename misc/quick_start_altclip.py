@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-from misc.cli import Parser, exit_status
+from misc.cli import Parser, exit_status, path_text
 from options import LOSSES, ExperimentOptions
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def build_parser() -> Parser:
     add("--text", nargs="+", default=list(TEXTS), metavar="TEXT", help="captions")
     add("--image", nargs="+", type=Path, metavar="FILE", help="images (default: rendered people)")
     weights = parser.add_mutually_exclusive_group()
-    source = "model folder, cache root or hub id"
-    weights.add_argument("--altclip_pretrained", default="BAAI/AltCLIP", metavar="DIR", help=source)
+    source = {"type": path_text, "default": "BAAI/AltCLIP", "metavar": "DIR"}
+    weights.add_argument("--altclip_pretrained", **source, help="model folder, cache root or hub id")
     weights.add_argument("--tiny", action="store_true", help="generate a small model with random weights")
     return parser
 

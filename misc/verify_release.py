@@ -38,9 +38,9 @@ def build_parser() -> Parser:
     add("--benchmark", required=True, choices=tuple(PUBLISHED["full"]), help="the data set")
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="the file released for it")
     add("--recipe", choices=tuple(PUBLISHED), default="full", help="of the checkpoint (default: full)")
-    add("--annotations", metavar="PATH", help="data.annotation_file (default: as in config/)")
-    add("--images", metavar="DIR", help="data.image_root (default: as in config/)")
-    add("--output-dir", metavar="DIR", help="output.dir (default: runs/verify/BENCHMARK-RECIPE)")
+    add("--annotations", type=Path, metavar="PATH", help="data.annotation_file (default: as in config/)")
+    add("--images", type=Path, metavar="DIR", help="data.image_root (default: as in config/)")
+    add("--output-dir", type=Path, metavar="DIR", help="output.dir (default: runs/verify/BENCHMARK-RECIPE)")
     add("overrides", nargs="*", metavar="key.path=value", help="such as misc.device=cpu")
     return parser
 
@@ -65,9 +65,9 @@ def run(flags: argparse.Namespace) -> int:
     arguments = ["--config", str(config.FOLDER / f"{flags.benchmark}.yaml"), "--output-dir", str(folder)]
     arguments += ["--evaluate", str(flags.checkpoint)]
     if flags.annotations:  # the authors' files, or curated ones
-        arguments += [f"data.annotation_file={flags.annotations}", "data.dataset=auto"]
+        arguments += [f"data.annotation_file={json.dumps(str(flags.annotations))}", "data.dataset=auto"]
     if flags.images:
-        arguments.append(f"data.image_root={flags.images}")
+        arguments.append(f"data.image_root={json.dumps(str(flags.images))}")
     if status := run_main([*arguments, *flags.overrides]):
         return status
     measured = json.loads((folder / "results.json").read_text(encoding="utf-8"))["average"]["t2i"]

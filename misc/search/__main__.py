@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from misc.cli import Parser, exit_status
+from misc.cli import Parser, exit_status, path_text
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,9 @@ def add_query_flags(parser: Parser) -> None:
     add("--image-weight", **weight, help="weight of the image beside a sentence, 0 to 1 (0.5)")
     without = {"action": "append", "default": [], "metavar": "TEXT"}
     add("--without", **without, help="a description to avoid; can be repeated")
-    add("--json", nargs="?", const="-", metavar="FILE.json", help="write JSON; to stdout without a name")
-    add("--csv", nargs="?", const="-", metavar="FILE.csv", help="write CSV; to stdout without a name")
+    to_file = {"type": path_text, "nargs": "?", "const": "-"}
+    add("--json", **to_file, metavar="FILE.json", help="write JSON; to stdout without a name")
+    add("--csv", **to_file, metavar="FILE.csv", help="write CSV; to stdout without a name")
     add("--figure", type=Path, metavar="FILE.png", help="draw the images with ranks, scores and names")
     add("--explain", type=Path, metavar="DIR", help="draw the regions that each score depends on")
 

@@ -63,7 +63,8 @@ class Run:
     @property
     def overrides(self) -> list[str]:
         """The overrides on the command line of `main.py`."""
-        return [*RECIPES[self.recipe].overrides, f"misc.seed={self.seed}", f"output.dir={self.folder}"]
+        folder = json.dumps(str(self.folder))
+        return [*RECIPES[self.recipe].overrides, f"misc.seed={self.seed}", f"output.dir={folder}"]
 
     def options(self) -> Options:
         """The options of the run."""
