@@ -83,7 +83,7 @@ def test_the_published_figures_are_those_of_the_readme() -> None:
         (["--benchmark", "market"], ["--benchmark", "market", "rstpreid"]),
         (["--recipe", "half"], ["--recipe", "half", "simplified"]),
         (["--checkpoint", "none.pth"], ["none.pth", "does not exist"]),
-        (["--checkpoint", ""], ["config.json"]),
+        (["--checkpoint", ""], ["--checkpoint", "empty"]),
         (["--annotations", "nowhere"], ["data.annotation_file", "nowhere"]),
         (["--images", "nowhere"], ["data.image_root", "nowhere"]),
     ],
