@@ -41,7 +41,18 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "misc.verify_release": misc.verify_release.build_parser,
 }
 # Flags that take a text and no path.
-WORDS = {"only", "device", "text", "sentences", "without", "dataset", "languages", "overrides", "precision"}
+WORDS = {
+    "local_rank",
+    "only",
+    "device",
+    "text",
+    "sentences",
+    "without",
+    "dataset",
+    "languages",
+    "overrides",
+    "precision",
+}
 
 
 @pytest.fixture(autouse=True)
