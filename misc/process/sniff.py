@@ -1,10 +1,14 @@
 """What a file that cannot be read is, by its first bytes: for the messages about images and weights."""
 
+import contextlib
 import os
+import re
 import stat
+import zipfile
 from pathlib import Path
 
 NUM_BYTES = 4096  # of a file that are looked at
+MAX_HEADER = 2**26  # bytes of a safetensors file's header
 
 # (offset, bytes there, what the file is); the first that fits.
 SIGNATURES = (
@@ -25,6 +29,7 @@ SIGNATURES = (
     (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive: unpack it"),
     (257, b"ustar", "a tar archive: unpack it"),
     (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a file of torch.save, not whole"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"GGUF", "a GGUF model"),
@@ -74,9 +79,28 @@ def describe_file(path: str | Path) -> str | None:
         if not stat.S_ISREG(mode):  # to open a pipe is to wait for whoever writes into it
             return "a folder" if stat.S_ISDIR(mode) else "no regular file"
         with open(path, "rb") as file:
-            return describe_bytes(file.read(NUM_BYTES))
+            start = file.read(NUM_BYTES)
+        return _describe_archive(path, start) or describe_bytes(start)
     except OSError:
         return None
+
+
+def _describe_archive(path: str | Path, start: bytes) -> str | None:
+    """Of a ZIP or safetensors file also whether it is whole, and what is in a ZIP; None for other files."""
+    if start.startswith(b"PK\x03\x04"):
+        if not zipfile.is_zipfile(path):
+            return "the beginning of a ZIP file, as an interrupted download leaves it"
+        with contextlib.suppress(zipfile.BadZipFile, ValueError), zipfile.ZipFile(path) as archive:
+            return f"a ZIP archive with '{archive.namelist()[0]:.60}' in it"
+    if start[8:9] == b"{" and b'"data_offsets"' in start:
+        length = 8 + int.from_bytes(start[:8], "little")
+        with open(path, "rb") as file:
+            ends = re.findall(rb'"data_offsets":\s*\[\d+,\s*(\d{1,15})\]', file.read(min(length, MAX_HEADER)))
+        announced, found = length + max(map(int, ends), default=0), os.path.getsize(path)
+        if found < announced:
+            sizes = f"{found:,} of the {announced:,} bytes that its header announces"
+            return f"a safetensors file with {sizes}, as an interrupted download leaves it"
+    return None
 
 
 def describe_bytes(start: bytes) -> str | None:

@@ -2,14 +2,17 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from misc.process.sniff import describe_file
 from model.weights.shapes import bad_weights
 from options import UserError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first, if there are both
+ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
 def find_model(path: Path, model_type: str, bad_folder: Callable[[str], UserError]) -> Path:
@@ -35,6 +38,7 @@ def find_model(path: Path, model_type: str, bad_folder: Callable[[str], UserErro
     if not found:
         raise bad_folder(
             f"holds neither a config.json nor models--*/snapshots of a model of type '{model_type}'"
+            f"{_what_is_there(path)}"
         )
     return _current(found)
 
@@ -52,20 +56,37 @@ def weight_files(folder: Path) -> list[Path]:
     """The files with a model's tensors: one, or the shards that an index lists; safetensors first.
 
     Raises:
-        UserError: no such file, or an index that cannot be read.
+        UserError: no such file, an index that cannot be read, or a file that it lists and that is not there.
     """
+    files = _listed_files(folder)
+    if missing := [file for file in files if not file.exists()]:
+        what = "is a link to nothing" if missing[0].is_symlink() else "does not exist"
+        problem = f"lacks {len(missing)} of the {len(files)} files that its index lists: '{missing[0].name}'"
+        raise bad_weights(folder, f"{problem} {what}; download it again")
+    return files
+
+
+def _listed_files(folder: Path) -> list[Path]:
+    """The files of `weight_files`, which may be missing."""
     for name in WEIGHTS:
         index = folder / _index(name)
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             return [folder / name]
         if index.exists():
             try:
                 parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
                 return [folder / part for part in sorted(parts)]
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                problem = "is not an index of weights: it has no 'weight_map' of files"
+                what = describe_file(index)
+                problem = f"is not an index of weights: it is {what}, without a 'weight_map' of files"
                 raise bad_weights(index, problem) from error
-    raise bad_weights(folder, f"holds neither {' nor '.join(WEIGHTS)}")
+    raise bad_weights(folder, f"holds neither {' nor '.join(WEIGHTS)}{_what_is_there(folder)}")
+
+
+def _what_is_there(folder: Path) -> str:
+    """The files that may hold weights, for an error."""
+    names = sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS)
+    return f"; it has {', '.join(names[:4])}: give one of them" if names else ""
 
 
 def download_weights(hub_id: str, cache_dir: str | Path | None) -> Path:
@@ -80,7 +101,7 @@ def download_weights(hub_id: str, cache_dir: str | Path | None) -> Path:
     for name in (form for weights in WEIGHTS for form in (weights, _index(weights))):
         with contextlib.suppress(EntryNotFoundError):
             folder = Path(hf_hub_download(hub_id, name, cache_dir=cache_dir)).parent
-            for file in weight_files(folder):
+            for file in _listed_files(folder):
                 hf_hub_download(hub_id, file.name, cache_dir=cache_dir)
             return folder
     raise FileNotFoundError(f"the hub has neither {' nor '.join(WEIGHTS)}, or there is no network")

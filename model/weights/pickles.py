@@ -11,7 +11,6 @@ calls it.
 
 import copy
 import io
-import math
 import mmap
 import os
 import pickle
@@ -20,24 +19,15 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
-DTYPES = {
-    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}  # fmt: skip
+from model.weights.stand_ins import Module, Storage, stand_in
+
 OLD_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before torch 1.6
 ReadStorage = Callable[[str, torch.dtype, int], Tensor]  # (key, type, count) -> a flat tensor
-
-
-class RefusedError(pickle.UnpicklingError):
-    """A pickle names a global that no weights need."""
 
 
 def read_pickled(path: Path) -> Any:
@@ -57,7 +47,7 @@ def read_pickled(path: Path) -> Any:
         with path.open("rb") as file:
             content = _read_old(file)
     content = copy.deepcopy(content)  # without the stand-ins
-    return dict(_named_tensors(content, "")) if isinstance(content, _Module) else content
+    return dict(_named_tensors(content, "")) if isinstance(content, Module) else content
 
 
 def _read_zip(path: Path) -> Any:
@@ -110,101 +100,14 @@ def _read_old(file: BinaryIO) -> Any:
     return content
 
 
-class _Items(dict):
-    """Stands in for OrderedDict and EasyDict, whose attributes say nothing that their items do not. Copied,
-    it is a plain dict.
-    """
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
-        return {key: copy.deepcopy(value, memo) for key, value in self.items()}
-
-
-class _Module(dict):
-    """Stands in for any TorchScript module: its fields are tensors, submodules and plain attributes."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.update(state)
-
-
-class _Number:
-    """Stands in for numpy's dtype: "f8" and its like, and the order of the bytes."""
-
-    def __init__(self, kind: str, *_: object) -> None:
-        self.kind, self.order = kind, "="
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
-
-
-class _Storage(NamedTuple):
-    """Stands in for a storage: all of its numbers."""
-
-    flat: Tensor
-
-
-class _View(NamedTuple):
-    """Stands in for a tensor while the pickle is read, which could give a tensor another state: torch before
-    2.6 lets it look beyond its storage then. Copied, it is the tensor.
-    """
-
-    tensor: Tensor
-
-    def __deepcopy__(self, _: dict[int, Any]) -> Tensor:
-        return self.tensor
-
-
-def _named_tensors(module: _Module, prefix: str) -> list[tuple[str, Tensor]]:
+def _named_tensors(module: Module, prefix: str) -> list[tuple[str, Tensor]]:
     named = []
     for name, value in module.items():
         if isinstance(value, Tensor):
             named.append((prefix + name, value))
-        elif isinstance(value, _Module):
+        elif isinstance(value, Module):
             named += _named_tensors(value, f"{prefix}{name}.")
     return named
-
-
-class _Calls:
-    """What pickles may call. They are methods, for a pickle could set the defaults of a function; and not the
-    unpickler's, whose memory would hold itself for good.
-    """
-
-    def rebuild_tensor(
-        self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-    ) -> _View:
-        """A view of the storage. torch's own check of its bounds overflows before 2.6."""
-        count, available = math.prod(size), storage.flat.numel()
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if min((offset, *size, *stride)) < 0 or count > available or (count and last >= available):
-            raise pickle.UnpicklingError("a tensor is larger than its numbers")
-        return _View(storage.flat.as_strided(size, stride, offset))
-
-    def first(self, value: Any, *_: object) -> Any:
-        """The tensor in a parameter, the list in TorchScript's typed ones: their type does not matter."""
-        return value
-
-    def number(self, dtype: _Number, raw: bytes) -> Any:
-        """A numpy scalar as a plain number."""
-        return np.frombuffer(raw, dtype.order + dtype.kind).item()
-
-    def encode(self, text: str, _: str) -> bytes:
-        """Bytes, which the second protocol of pickle writes as the text of these characters."""
-        return text.encode("latin1")
-
-
-CALLS = _Calls()
-KNOWN = {
-    "collections.OrderedDict": _Items,
-    "easydict.EasyDict": _Items,
-    "torch._utils._rebuild_tensor_v2": CALLS.rebuild_tensor,
-    "torch._utils._rebuild_parameter": CALLS.first,
-    "numpy.dtype": _Number,
-    "numpy.core.multiarray.scalar": CALLS.number,
-    "numpy._core.multiarray.scalar": CALLS.number,  # since numpy 2
-    "_codecs.encode": CALLS.encode,
-} | {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
 
 
 class _Reader:
@@ -225,17 +128,11 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands in for a global; raises RefusedError where nothing does."""
-        if module.startswith("__torch__"):
-            return _Module
-        if module == "torch.jit._pickle":
-            return CALLS.first
-        if f"{module}.{name}" not in KNOWN:
-            raise RefusedError(f"it asks for '{module}.{name}', which no weights need")
-        return KNOWN[f"{module}.{name}"]
+        return stand_in(module, name)
 
-    def persistent_load(self, pid: tuple[Any, ...]) -> _Storage:
+    def persistent_load(self, pid: tuple[Any, ...]) -> Storage:
         """The storage that the pickle refers to."""
         kind, dtype, key, _, count, *view = pid
         if kind != "storage" or any(view):
             raise pickle.UnpicklingError("a storage is expected")
-        return _Storage(self.read_storage(key, dtype, count))
+        return Storage(self.read_storage(key, dtype, count))

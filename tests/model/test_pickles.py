@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from main import main
-from model.weights.pickles import DTYPES, read_pickled
+from model.weights.pickles import read_pickled
 from model.weights.pretrained import load_clip_weights
+from model.weights.stand_ins import DTYPES
 from options import UserError
 from tests.helpers.malicious import torchscript_that_writes
 

@@ -1,0 +1,89 @@
+"""What programs wrap around a state dict: entries of a file, and parts of the tensors' names."""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from model.weights.shapes import bad_weights
+
+logger = logging.getLogger(__name__)
+# The usual names of the entry with the weights, the first one first; averages of weights come last of all.
+USUAL = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights", "params")
+AVERAGE = re.compile(r"ema(?![a-z])|average|avg|shadow|swa|teacher|momentum")
+MAX_DEPTH = 3  # of entries in entries
+# What wrappers of modules add anywhere in a name: torch.compile, DistributedDataParallel and its relatives.
+PARTS = {
+    *("_orig_mod", "module", "_module", "_forward_module"),
+    *("_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"),
+}
+TOWER = re.compile(r"((?:[^.]+\.)*?)(?:visual|vision_model)\.")  # with what stands before it
+
+
+class Names(NamedTuple):
+    """The names of a state dict without what wrappers add.
+
+    Attributes:
+        prefix: what stood before the towers' names, such as "base_model."; "" where nothing did.
+        plain: {name in the file: name without it}.
+    """
+
+    prefix: str
+    plain: dict[str, str]
+
+
+def find_state_dict(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The state dict among the entries of a file; None where the file is one itself. Of several, the first by
+    `USUAL`; the others, which are other weights, are named in a warning.
+    """
+    found = _state_dicts(content, "", MAX_DEPTH)
+    if not found:
+        return next((content[name] for name in USUAL if isinstance(content.get(name), dict)), None)
+    taken, *others = sorted(found, key=_preference)
+    if others:
+        logger.warning(
+            "weights '%s': its entry '%s' is used; not used: %s. To use another, save it in a file by itself",
+            *(path, taken, ", ".join(f"'{name}'" for name in others)),
+        )
+    return found[taken]
+
+
+def _state_dicts(content: Mapping[str, Any], prefix: str, depth: int) -> dict[str, Mapping[str, Any]]:
+    """The entries that hold tensors under dotted names, by their own dotted names."""
+    found = {}
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            continue
+        if any(isinstance(tensor, Tensor) and "." in str(name) for name, tensor in value.items()):
+            found[f"{prefix}{key}"] = value
+        elif depth > 1:
+            found |= _state_dicts(value, f"{prefix}{key}.", depth - 1)
+    return found
+
+
+def _preference(name: str) -> tuple[bool, int]:
+    first = name.split(".")[0]
+    return bool(AVERAGE.search(name.lower())), USUAL.index(first) if first in USUAL else len(USUAL)
+
+
+def plain_names(path: Path, names: Iterable[str]) -> Names:
+    """The names without what wrappers add: their parts anywhere, and before the towers any prefix.
+
+    Raises:
+        UserError: there are towers under several prefixes, so several models.
+    """
+    plain = {name: ".".join(part for part in name.split(".") if part not in PARTS) for name in names}
+    prefixes = sorted({match[1] for name in plain.values() if (match := TOWER.match(name))})
+    if len(prefixes) > 1:
+        listed = ", ".join(f"'{prefix}'" for prefix in prefixes)
+        raise bad_weights(path, f"holds several models, whose names begin with {listed}; save one alone")
+    prefix = prefixes[0] if prefixes else ""
+    removed = sorted({part for name in plain for part in name.split(".") if part in PARTS})
+    if prefix not in ("", "clip."):  # the names in our own checkpoints
+        removed.append(prefix.removesuffix("."))
+    if removed:
+        logger.info("%s: removed from the names of its tensors: %s", path, ", ".join(removed))
+    return Names(prefix, {name: short.removeprefix(prefix) for name, short in plain.items()})
