@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
+from misc.process.failures import chain, may_be_of_a_collective
 from misc.process.heartbeat import Heartbeat
 from misc.process.joining import agree_on_attempt, check_backends
 from misc.process.launch import Launch, is_reporter
@@ -108,7 +109,8 @@ def stop() -> None:
 def first_to_report(error: BaseException | None = None) -> bool:
     """Whether this process is the first one to call this: it alone prints the error that ends the run.
 
-    Before the group exists, the first process of each machine is: until then errors occur on all processes.
+    Of processes that end together it is rank 0, which has decided that they do. Before the group exists, it
+    is the first process of each machine: until then errors occur on all processes.
     """
     if not _HEARTBEAT:
         return is_reporter(error)
@@ -126,8 +128,7 @@ def announce_end() -> None:
 
 def cause_of(error: BaseException) -> str | None:
     """The process whose end made a collective raise `error`, in a sentence; None: it is our own."""
-    words = ("gloo", "nccl", "connection", "peer", "socket", "store")
-    is_collective = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
+    is_collective = any(isinstance(e, dist.DistError) or may_be_of_a_collective(e) for e in chain(error))
     return _HEARTBEAT[0].await_cause() if _HEARTBEAT and is_collective else None
 
 

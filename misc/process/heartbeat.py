@@ -13,6 +13,7 @@ PERIOD = 1.0  # seconds between two heartbeats of a process
 SOON = 5.0  # seconds without one, after which a process counts as gone if an error has occurred
 GRACE = 15.0  # seconds for a process to notice that another one has ended the run
 PATIENCE = 40.0  # seconds without a heartbeat, after which a process counts as gone
+HEAD_START = 2.0  # seconds that rank 0 has to report an end before another process does
 ENDED = "ended"
 T = TypeVar("T")
 
@@ -60,7 +61,20 @@ class Heartbeat:
             thread.join(2 * PERIOD)
 
     def is_first(self) -> bool:
-        """Whether no process has called this before, or the store is gone: it tells the user."""
+        """Whether this process tells the user why the run ends: none has before, or the store is gone.
+
+        Rank 0 decides for all, so its words count: the others let it come first for `HEAD_START` seconds.
+        """
+        end, told = time.monotonic() + HEAD_START, None
+        while self._rank != 0 and time.monotonic() < end:
+            before, told = told, self._ask(lambda: self._store.add("told", 0), default=None)
+            if (
+                told or 0 in self._ended() or (told is None and before == 0)
+            ):  # rank 0 ends, and so does the store
+                return False
+            if told is None:
+                return True
+            time.sleep(PERIOD / 20)
         return self._ask(lambda: self._store.add("told", 1) == 1, default=True)
 
     def announce_end(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_HANDLERS: list[logging.Handler] = []  # of this module, at the root logger
 
 
 def progress(steps: Iterable[T], title: str) -> Iterable[T]:
@@ -30,27 +31,46 @@ def progress(steps: Iterable[T], title: str) -> Iterable[T]:
 
 def start_logging() -> None:
     """Let rank 0 log to standard output, the others only errors: their warnings repeat those of rank 0."""
-    root = logging.getLogger()
-    root.setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
+    stop_logging()
+    logging.getLogger().setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
-    early = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    root.handlers = [console, early]  # keeps what is logged before the run has a folder
+    _add(console)
+    # Keeps what is logged before the run has a folder.
+    _add(MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False))
     logging.captureWarnings(True)
 
 
 def log_to(folder: Path) -> None:
     """Let rank 0 also append to `log.txt`, which a resumed run continues."""
-    root = logging.getLogger()
-    early = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
+    early = [handler for handler in _HANDLERS if isinstance(handler, MemoryHandler)]
     if distributed.is_main():
         file = _LogFile(folder / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         for handler in early:
             handler.setTarget(file)
             handler.flush()
-        root.addHandler(file)
-    root.handlers = [handler for handler in root.handlers if handler not in early]
+        _add(file)
+    for handler in early:
+        _remove(handler)
+
+
+def stop_logging() -> None:
+    """Close what `start_logging` and `log_to` have opened. Handlers of others stay as they are."""
+    for handler in tuple(_HANDLERS):
+        _remove(handler)
+    logging.captureWarnings(False)
+
+
+def _add(handler: logging.Handler) -> None:
+    _HANDLERS.append(handler)
+    logging.getLogger().addHandler(handler)
+
+
+def _remove(handler: logging.Handler) -> None:
+    _HANDLERS.remove(handler)
+    logging.getLogger().removeHandler(handler)
+    handler.close()
 
 
 class _LogFile(logging.FileHandler):

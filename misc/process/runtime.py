@@ -1,6 +1,5 @@
 """How a run starts and ends, on all of its processes together."""
 
-import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -9,15 +8,13 @@ import torch
 
 from misc.process import distributed
 from misc.process.device import start_device
+from misc.process.failures import as_user_error
 from misc.process.launch import one_line
-from misc.process.logs import start_logging
+from misc.process.logs import start_logging, stop_logging
 from misc.process.signals import RESUME_ME, Stopped, StopSignals
-from options import Options, UserError, ineffective_settings
+from options import Options, ineffective_settings
 
 logger = logging.getLogger(__name__)
-
-# Parts of torch's messages for user errors.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def start(options: Options) -> tuple[torch.device, torch.dtype]:
@@ -48,12 +45,14 @@ def guarded(run: Callable[[StopSignals], None], stop: StopSignals) -> int:
     except (Exception, Stopped) as error:
         stop.ignore()
         return _end(error)
+    finally:
+        stop_logging()
     return 0
 
 
 def _end(error: BaseException) -> int:
     """Tell user and other processes why the run ends; returns the exit status. Raises what is a bug."""
-    user_error = _as_user_error(error)
+    user_error = as_user_error(error)
     is_known = user_error is not None or isinstance(error, Stopped)
     cause = None if is_known else distributed.cause_of(error)
     distributed.announce_end()
@@ -69,25 +68,3 @@ def _end(error: BaseException) -> int:
     if distributed.first_to_report(error):
         print(line, file=sys.stderr, flush=True)
     return status
-
-
-def _as_user_error(error: BaseException) -> str | None:
-    """The line for a user error; None for any other error."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = error.filename or "the disk of output.dir"
-        return f"{error.strerror}: '{place}'; free space there and continue with --resume"
-    reason = str(error).partition("\n")[0] if isinstance(error, RuntimeError) else ""
-    if isinstance(error, MemoryError) or any(words in reason for words in OUT_OF_MEMORY):
-        return (
-            f"out of memory ({reason or 'MemoryError'}). In training raise schedule.accumulate, lower "
-            "data.batch_size or set model.grad_checkpointing; in an evaluation lower data.test_batch_size"
-        )
-    if "DataLoader worker (pid" in reason:
-        signal = str(error.__cause__ or "").strip(" .")  # the signal that killed it, where torch knows it
-        return (
-            f"a data loader process was killed ({signal or reason}). Lower data.num_workers, or give it "
-            "more memory or more shared memory: /dev/shm, a container's --shm-size"
-        )
-    return None

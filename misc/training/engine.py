@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ from model.tbps import TBPS, LossOutput
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-CONTINUE, SAVE, STOP = 0, 1, 2  # what a rank asks for after a step; the largest number wins
+# What a rank asks for after a step; the largest number wins. A signal to stop is STOP and its own number.
+CONTINUE, SAVE, STOP = 0, 1, 2
 
 
 class Best(TypedDict, total=False):
@@ -130,7 +132,8 @@ class Trainer:
                     if request != CONTINUE or self.step % length == 0:  # a signal may cut the evaluation off
                         with self.meter.paused():
                             self._save(is_best=False)
-                    if request == STOP:
+                    if request >= STOP:
+                        self.stop.requested = signal.Signals(request - STOP)
                         raise Stopped
 
     def train_step(self, wrapped: nn.Module, batch: Batch) -> None:
@@ -207,7 +210,7 @@ class Trainer:
 
     def _request(self) -> int:
         if self.stop.requested:
-            return STOP
+            return STOP + self.stop.requested
         return SAVE if distributed.is_main() and self.saver.period.is_over(self.step + 1) else CONTINUE
 
     def _stop_message(self) -> str:
