@@ -1,7 +1,6 @@
 """--save-rankings: a row for each query, to look at failures."""
 
 import codecs
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from misc.evaluation.evaluator import Encoded, cosine
 from misc.metrics import best_ranked, hit_ranks, hits_of
+from misc.process.csv_file import ENCODING, write_csv
 from misc.process.durable import replacing
 from misc.process.logs import progress
 
@@ -27,14 +27,12 @@ def save_rankings(sets: Mapping[str, Encoded], path: Path, top: int = 10) -> Non
     best = [f"{name}_{place}" for place in range(1, top + 1) for name in ("image", "score", "person_id")]
     columns = ["set", "language", "query", "caption", "image", "person_id", "first_hit_rank", *best]
     with replacing(path) as binary:
-        file = codecs.getwriter("utf-8")(binary)
         if path.suffix == ".jsonl":
+            file = codecs.getwriter("utf-8")(binary)
             for row in _rows(sets, top):
                 file.write(json.dumps(dict.fromkeys(columns) | row, ensure_ascii=False) + "\n")
         else:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(_rows(sets, top))
+            write_csv(codecs.getwriter(ENCODING)(binary), columns, _rows(sets, top))
 
 
 def _rows(sets: Mapping[str, Encoded], top: int) -> Iterator[Row]:

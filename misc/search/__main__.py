@@ -89,6 +89,7 @@ def run_query(flags: argparse.Namespace) -> int:
     """Rank the images for each query."""
     check_query_flags(flags)
     from data.decode import load_image
+    from misc.process.csv_file import ENCODING
     from misc.process.durable import make_folder
     from misc.search.index import Index
     from misc.search.queries import Query
@@ -107,7 +108,7 @@ def run_query(flags: argparse.Namespace) -> int:
     if "-" not in (flags.json, flags.csv):
         print(table(answers))
     write(flags.json, "--json", as_json(answers))
-    write(flags.csv, "--csv", as_csv(answers))
+    write(flags.csv, "--csv", as_csv(answers), ENCODING)
     if flags.figure:
         draw(answers, index, flags.figure)
     if flags.explain:
@@ -180,13 +181,13 @@ def read_sentences(file: Path) -> list[str]:
     return sentences
 
 
-def write(target: str | None, flag: str, text: str) -> None:
-    """Write to a file, or to stdout if the target is "-"."""
+def write(target: str | None, flag: str, text: str, encoding: str = "utf-8") -> None:
+    """Write to a file, or to stdout if the target is "-", in UTF-8 without a mark."""
     if target == "-":
         sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
     elif target:
         try:
-            Path(target).write_text(text, encoding="utf-8", errors="surrogateescape")
+            Path(target).write_text(text, encoding=encoding, errors="surrogateescape")
         except OSError as error:
             raise UserError(f"{flag}: '{target}' cannot be written ({error.strerror})") from error
 

@@ -1,6 +1,5 @@
 """The ranked images of each query, as a table, JSON, CSV or a figure."""
 
-import csv
 import io
 import json
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.decode import load_image
+from misc.process.csv_file import write_csv
 from misc.process.logs import progress
 from misc.report.contact_sheet import Cell, draw_contact_sheet
 from misc.report.pictures import RULE
@@ -87,10 +87,8 @@ def as_json(answers: Sequence[Answer]) -> str:
 def as_csv(answers: Sequence[Answer]) -> str:
     """Columns query, rank, score, image, missing, with a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["query", "rank", "score", "image", "missing"], lineterminator="\n")
-    writer.writeheader()
-    for answer in answers:
-        writer.writerows({"query": answer.title, **row} for row in _rows(answer))
+    rows = ({"query": answer.title, **row} for answer in answers for row in _rows(answer))
+    write_csv(text, ["query", "rank", "score", "image", "missing"], rows, lineterminator="\n")
     return text.getvalue()
 
 

@@ -146,10 +146,16 @@ function findSimilar(result) {
   search().then(() => $("results").querySelector(".image")?.focus({ preventScroll: true }));
 }
 
+function withoutFormula(value) {
+  // As misc/process/csv_file.py: a spreadsheet would run such a text; numbers stay as they are.
+  const isFormula = /^(?:[\s'"\u200b]*[=+\-@＝＋－＠]|[\t\r\n])/.test(value) && !/^[+-]?\d+(\.\d+)?(e[+-]?\d+)?$/i.test(value);
+  return typeof value === "string" && isFormula ? `'${value}` : String(value);
+}
+
 function download() {
   const { text, queryImage, without } = answered;
   const query = [text, queryImage && `[${queryImage.name}]`].filter(Boolean).join(" + ") + (without && `, without ${without}`);
-  const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+  const quoted = (value) => `"${withoutFormula(value ?? "").replaceAll('"', '""')}"`;
   const results = shownResults();
   const columns = ["query", "rank", "score", "image"];
   if (results.some(({ right }) => right !== null)) columns.push("right");

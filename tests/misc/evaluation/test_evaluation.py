@@ -1,5 +1,6 @@
 """Several test sets, rankings, re-ranking, fusion and the model card, from the command line."""
 
+import codecs
 import csv
 import errno
 import json
@@ -115,7 +116,8 @@ def test_rankings_say_what_each_query_found(
     trained: Path, people: Path, others: Path, evaluate: Evaluate, tmp_path: Path
 ) -> None:
     results = results_of(trained)
-    with (trained.parent / "rankings.csv").open(newline="", encoding="utf-8") as file:
+    assert (trained.parent / "rankings.csv").read_bytes().startswith(codecs.BOM_UTF8)
+    with (trained.parent / "rankings.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     for name, data in (("test", people), ("others", others)):
         records = json.loads((data / "test_reid_en.json").read_text())

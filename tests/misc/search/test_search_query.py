@@ -106,7 +106,7 @@ def test_the_table_the_csv_and_the_json_hold_the_same(
     assert main(["query", str(index.folder), *sentences, "-k", "4", *flags]) == 0
     table = capsys.readouterr().out.splitlines()
     assert json.loads(files["--json"].read_text()) == expected
-    rows = list(csv.DictReader(io.StringIO(files["--csv"].read_text())))
+    rows = list(csv.DictReader(io.StringIO(files["--csv"].read_text(encoding="utf-8-sig"))))
     flat = [(answer["query"], result) for answer in expected for result in answer["results"]]
     assert len(rows) == len(flat) == 8
     for row, (query, result) in zip(rows, flat, strict=True):
