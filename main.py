@@ -87,9 +87,9 @@ def evaluate(options: Options, flags: Flags, folder: Path, setting: "Setting") -
     from model import build_model
 
     weights = Path(flags.evaluate)
-    check_trained_with(options, weights)
+    trained_on = check_trained_with(options, weights)
     splits = load_data(options, ["test"])
-    tests = load_test_sets(options, splits)
+    tests = load_test_sets(options, splits, trained_on)
     reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=flags.evaluate)
     loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)

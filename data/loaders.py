@@ -13,8 +13,9 @@ from data.annotations import load_data
 from data.cache import ImageCache
 from data.datasets import GalleryImages, Sample, TrainingSet, evaluation_set, seeded
 from data.mixgen import mixgen
+from data.published import count, recognise, warn_of_overlap
 from data.sampler import Loader, TrainSampler
-from data.types import INPUTS, VIEWS, Batch, ByLanguage, Change, EvaluationSet, Splits, Tokens, Views
+from data.types import INPUTS, SPLITS, VIEWS, Batch, ByLanguage, Change, EvaluationSet, Splits, Tokens, Views
 from model.protocol import Processor, Tokenizer
 from options import ExperimentOptions, Options, UserError
 from text_utils.augment import NEED_SYNONYMS, TextAugmentation
@@ -152,14 +153,21 @@ def _training_set(
     )
 
 
-def load_test_sets(options: Options, splits: Splits) -> dict[str, EvaluationSet]:
+def load_test_sets(options: Options, splits: Splits, trained_on: str = "") -> dict[str, EvaluationSet]:
     """The test split, named by `data.dataset` ("test" where that is auto), then those of `eval.test_sets`.
+
+    Args:
+        trained_on: names and paths of the training data, where `splits` do not hold it; a warning says so if
+            it overlaps with the sets.
 
     Raises:
         UserError: a name that is taken, or what `load_data` finds wrong with a set, naming the set.
     """
     first, clean = options.data.dataset, CLEANINGS[options.data.cleaning]
     first = "test" if first == "auto" else first
+    place = f"{options.data.dataset} {options.data.annotation_file}"
+    own = [recognise(count({split: getattr(splits, split)}), place) for split in SPLITS]
+    known = [*own, recognise({}, trained_on)]
     sets = {first: evaluation_set(splits.test, options.data.image_root, clean)}
     for name, (annotations, image_root) in options.eval.test_sets.items():
         if name == first:
@@ -170,6 +178,8 @@ def load_test_sets(options: Options, splits: Splits) -> dict[str, EvaluationSet]
         except UserError as error:
             raise UserError(f"eval.test_sets, set '{name}': {error}") from error
         sets[name] = evaluation_set(found.test, image_root, clean)
+        known.append(recognise(count({"test": found.test}), f"{name} {annotations}"))
+    warn_of_overlap(known)
     return sets
 
 

@@ -15,20 +15,10 @@ from tqdm import tqdm
 
 from data.annotations import missing_images
 from data.check.images import ODDITIES, equal_files, find_oddities, unnamed_images
-from data.check.records import (
-    PUBLISHED,
-    Count,
-    Finding,
-    Found,
-    count,
-    differences,
-    each,
-    equal_bytes,
-    recognise,
-    record_findings,
-)
+from data.check.records import Finding, differences, each, equal_bytes, record_findings
 from data.decode import load_image
 from data.formats import read_splits
+from data.published import PUBLISHED, Count, Found, count, recognise
 from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, TWO_PERSONS, UNPAIRED
 from data.types import FORMATS
 from misc.cli import Parser, exit_status

@@ -3,12 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from data.types import NOBODY, ByLanguage, Record
+from data.published import PUBLISHED, Count, Found
+from data.types import NOBODY, Record
 from text_utils.captions import clean_caption
 
-Found = dict[str, ByLanguage]  # {split: {language: records}}
 Value = TypeVar("Value")
 
 
@@ -21,62 +21,12 @@ class Finding:
     details: list[str]  # a line for each
 
 
-class Count(NamedTuple):
-    """Of one split in one language."""
-
-    persons: int
-    images: int
-    captions: int
-
-
-# The splits as the files of the data sets hold them (papers print other numbers of captions for CUHK-PEDES).
-PUBLISHED = {
-    "CUHK-PEDES": {
-        "train": Count(11003, 34054, 68126),
-        "val": Count(1000, 3078, 6158),
-        "test": Count(1000, 3074, 6156),
-    },
-    "ICFG-PEDES": {"train": Count(3102, 34674, 34674), "test": Count(1000, 19848, 19848)},
-    "RSTPReid": {
-        "train": Count(3701, 18505, 37010),
-        "val": Count(200, 1000, 2000),
-        "test": Count(200, 1000, 2000),
-    },
-}
-
-
 def each(found: Found) -> Iterator[tuple[str, str, Record]]:
     """(split, language, record) of all records."""
     for split, by_language in found.items():
         for language, records in by_language.items():
             for record in records:
                 yield split, language, record
-
-
-def count(found: Found) -> dict[tuple[str, str], Count]:
-    """{(split, language): its count}."""
-    return {
-        (split, language): Count(
-            len({record.person_id for record in records} - {NOBODY}),
-            len({record.image for record in records}),
-            sum(len(record.captions) for record in records),
-        )
-        for split, by_language in found.items()
-        for language, records in by_language.items()
-    }
-
-
-def recognise(counts: dict[tuple[str, str], Count], path: str) -> str | None:
-    """The data set of `PUBLISHED` whose numbers of images are within 5 %, or that the path names; or None."""
-    for name, published in PUBLISHED.items():
-        images = {split: number.images for (split, _), number in counts.items()}
-        if images and all(
-            split in published and abs(number - published[split].images) <= 0.05 * published[split].images
-            for split, number in images.items()
-        ):
-            return name
-    spelt = path.lower().replace("_", "-")
-    return next((name for name in PUBLISHED if name.lower() in spelt), None)
 
 
 def differences(counts: dict[tuple[str, str], Count], name: str) -> Finding:

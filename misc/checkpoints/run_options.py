@@ -38,11 +38,14 @@ def saved_options(path: Path) -> dict[str, Any] | None:
     return options if is_sound else None
 
 
-def check_trained_with(options: Options, path: Path) -> None:
-    """Raise UserError, with the option and both values, where a checkpoint was trained on another input."""
+def check_trained_with(options: Options, path: Path) -> str:
+    """Raise UserError, with the option and both values, where a checkpoint was trained on another input.
+
+    Returns the data that it was trained on, by name and paths; where it has no options, its own path.
+    """
     saved = saved_options(path)
     if saved is None:
-        return
+        return str(path)
     for key, value in features_depend_on(options).items():
         section, name = key.split(".")
         trained = saved.get(section, {}).get(name, value)  # older runs did not have all of them
@@ -51,6 +54,8 @@ def check_trained_with(options: Options, path: Path) -> None:
                 f"{key}: '{path}' was trained with {trained}, these options have {value}; evaluate with "
                 "--config and the options.yaml of its run"
             )
+    data = saved.get("data", {})
+    return f"{data.get('dataset')} {data.get('annotation_file')}"
 
 
 def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Options:

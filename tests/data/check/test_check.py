@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.check import __main__ as check
 from data.check.images import find_oddities
-from data.check.records import PUBLISHED, Count, recognise
+from data.published import PUBLISHED, Count, recognise
 from data.synthetic.write import Parameters, generate
 
 Items = list[dict[str, Any]]
