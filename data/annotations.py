@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data.check.near import describe_missing, is_absolute
 from data.formats import read_splits
 from data.types import SPLITS, ByLanguage, Splits
 from options import DataOptions, Options, UserError
@@ -75,14 +76,18 @@ def check_images(splits: Splits, data: DataOptions) -> None:
     if missing := missing_images(gallery if skip else train | gallery, data.image_root):
         raise UserError(
             f"data.annotation_file: '{data.annotation_file}' lists {len(missing)} images that are not under "
-            f"data.image_root '{data.image_root}' (first: '{missing[0]}'). Check the root, or the download"
-            f"{'; ' + WHOLE_GALLERY if skip else ''}"
+            f"data.image_root '{data.image_root}' (first: {_first(missing, data)}). Check the root, or "
+            f"the download{'; ' + WHOLE_GALLERY if skip else ''}"
         )
     bad = missing_images(train, data.image_root) if skip else []
     check_bad_images(bad, len(train))
     if bad:
-        where = len(bad), len(train), data.image_root, bad[0]
-        logger.warning("skipping %d of %d training images: not under '%s' (first: '%s')", *where)
+        where = len(bad), len(train), data.image_root, _first(bad, data)
+        logger.warning("skipping %d of %d training images: not under '%s' (first: %s)", *where)
+
+
+def _first(missing: Sequence[str], data: DataOptions) -> str:
+    return describe_missing(missing[:1], Path(data.image_root))[0]
 
 
 def check_bad_images(bad: Collection[str], num_images: int) -> None:
@@ -97,7 +102,10 @@ def check_bad_images(bad: Collection[str], num_images: int) -> None:
 
 
 def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
-    """Those of `images` that are not under the root. Raises UserError where there is no root."""
+    """Those of `images` that are not under the root, as no absolute path is.
+
+    Raises UserError where there is no root.
+    """
     root = Path(image_root)
     if not os.path.isdir(root):  # Path.is_dir raises where a name is too long
         raise UserError(f"data.image_root: no folder '{root}'; expected the folder that holds the images")
@@ -105,9 +113,9 @@ def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
     missing = []
     for image in dict.fromkeys(images):
         folder, _, name = image.rpartition("/")
-        if folder not in listings:
+        if folder not in listings and not is_absolute(image):
             listings[folder] = _names(root / folder)
-        if name not in listings[folder]:
+        if is_absolute(image) or name not in listings[folder]:
             missing.append(image)
     return missing
 

@@ -105,12 +105,13 @@ def field(item: Any, name: str, kind: type, where: str) -> Any:
 def image_path(item: Any, name: str, where: str) -> str:
     """The field `name` as the one spelling of its path: with "/" alone, without ".", ".." and empty parts.
 
-    Raises UserError where it leaves the image root.
+    An absolute path is returned as it is: `missing_images` lists it as missing, with what is there.
+
+    Raises UserError where ".." leaves the image root.
     """
     given = field(item, name, str, where)
     image = posixpath.normpath(given.replace("\\", "/"))
-    first = image.partition("/")[0]
-    if not given.strip() or first in ("", ".", "..") or first[1:2] == ":" or "\0" in image:
+    if not given.strip() or image.partition("/")[0] in (".", "..") or "\0" in image:
         raise UserError(f"{where}: field '{name}' should be a path below data.image_root, found {given!r}")
     return image
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from data.annotations import missing_images
 from data.check.images import ODDITIES, equal_files, find_oddities, unnamed_images
+from data.check.near import describe_missing
 from data.check.records import Finding, differences, each, equal_bytes, record_findings
 from data.decode import load_image
 from data.formats import read_splits
@@ -107,7 +108,7 @@ def image_findings(found: Found, root: Path, truncated: str) -> tuple[list[Findi
     readable = [image for image in there if image not in unreadable]
     with tqdm(total=len(readable), desc="equal", unit="image", disable=not sys.stderr.isatty()) as bar:
         equal = equal_bytes(found, equal_files(readable, root, bar.update))
-    findings = [Finding("missing images", True, [*missing])]
+    findings = [Finding("missing images", True, describe_missing([*missing], root))]
     for kind, is_unusable in ODDITIES.items():
         details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
         findings.append(Finding(kind, is_unusable, details))

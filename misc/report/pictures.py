@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from data.decode import BadImageError, load_image
-from misc.process.logs import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,6 +183,8 @@ def draw_curves(metrics_file: Path, out: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from misc.process.logs import read_metrics  # imports torch, which data.check does without
 
     lines = read_metrics(metrics_file)
     steps = {line["step"]: line for line in lines if line["kind"] == "train"}
