@@ -61,10 +61,11 @@ def equal_files(images: Iterable[str], root: Path, advance: Callable[[int], obje
     for image in images:
         of_size[(root / image).stat().st_size].append(image)
     groups: dict[bytes, list[str]] = defaultdict(list)
-    for size, equal in of_size.items():
-        for image in equal if size and len(equal) > 1 else ():
-            groups[hashlib.sha256((root / image).read_bytes()).digest()].append(image)
-        advance(len(equal))
+    for size, as_large in of_size.items():
+        for image in as_large:
+            if size and len(as_large) > 1:
+                groups[hashlib.sha256((root / image).read_bytes()).digest()].append(image)
+            advance(1)
     return sorted(sorted(group) for group in groups.values() if len(group) > 1)
 
 

@@ -13,6 +13,8 @@ def metrics_table(results: Results) -> str:
     Figures in "rows", such as re-ranking's, come below under their names.
     """
     lines = [_header(24), *_lines(results)]
+    if number := results.get("num_undescribed"):
+        lines.append(f"{number} images of the gallery have no captions and are no queries")
     for name, figures in results.get("rows", {}).items():
         lines += [name, *_lines(figures)]
     return "\n".join(lines)

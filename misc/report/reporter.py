@@ -87,9 +87,6 @@ class Reporter:
         chosen = f", epoch selected on {select_on}" if select_on else ""
         for name, figures in results.items():
             title = "test split" if len(sets) == 1 else f"{name}, test split"
-            if "num_undescribed" in figures:
-                number, total = figures["num_undescribed"], len(sets[name].evaluation_set.images)
-                title += f" ({number} of {total} images without captions: in the gallery, no queries)"
             logger.info(f"\n{title}, {weights}{chosen}\n{metrics_table(figures)}")
         if len(sets) > 1:
             logger.info(f"\nall test sets, text to image\n{summary_table(results)}")

@@ -174,7 +174,9 @@ PLANTED: dict[str, tuple[Callable[[Copy], object], str, str]] = {
         "train, val",
     ),
     "shared image": (
-        lambda d: d.both("val", lambda items: items[0].update(file_path=d.items("train")[0]["file_path"])),
+        lambda d: d.both(
+            "val", lambda items: items[0].update(file_path=f".//{d.items('train')[0]['file_path']}")
+        ),
         "defect: images in more than one split",
         "train, val",
     ),

@@ -113,4 +113,4 @@ def test_an_evaluation_counts_them_and_saved_features_score_alike(
     assert "-1" not in {row["person_id"] for row in rows}
     assert {"-1"} < {row[f"person_id_{place}"] for row in rows for place in range(1, 11)}
     assert "0" not in {row[f"person_id_{place}"] for row in rows for place in range(1, 11)}
-    assert "(20 of 32 images without captions: in the gallery, no queries)" in capsys.readouterr().out
+    assert "20 images of the gallery have no captions and are no queries\nrerank" in capsys.readouterr().out
