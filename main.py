@@ -122,7 +122,7 @@ def run(options: Options, flags: Flags, stop: StopSignals) -> None:
     from misc.checkpoints.run_folder import evaluation_folder
     from misc.process import runtime
 
-    setting = runtime.start(options)
+    setting = runtime.start(options, flags.overrides if flags.evaluate else ())
     folder = Path(options.output.dir)
     if flags.evaluate:
         folder = evaluation_folder(folder)

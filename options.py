@@ -10,13 +10,25 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from config.checks import FRACTION, MOMENTS, NOT_NEGATIVE, PERIOD, POSITIVE, TIMEOUT, WEIGHTS, one_of, option
+from config.checks import (
+    FRACTION,
+    MOMENTS,
+    NOT_NEGATIVE,
+    PERIOD,
+    POSITIVE,
+    SEVERAL_PROCESSES,
+    TIMEOUT,
+    WEIGHTS,
+    one_of,
+    option,
+)
 from config.data import DataOptions
 from config.experiment import IMAGE_AUGMENTATIONS as IMAGE_AUGMENTATIONS
 from config.experiment import LOSSES as LOSSES
 from config.experiment import TEXT_AUGMENTATIONS as TEXT_AUGMENTATIONS
 from config.experiment import ExperimentOptions as ExperimentOptions
 from config.ineffective import ineffective_settings as ineffective_settings
+from config.ineffective import unused_at_test as unused_at_test
 from config.model import ModelOptions
 from config.paths import FilePath
 from config.reader import UserError, build, read_settings
@@ -113,8 +125,12 @@ class OutputOptions:
 class DistributedOptions:
     """Several processes, by the environment variables of torchrun."""
 
-    backend: str = option("auto", "auto: nccl on GPUs, gloo on CPUs", one_of("auto", "nccl", "gloo"))
-    timeout: float = option(30.0, "minutes that a process waits for the others before it fails", TIMEOUT)
+    backend: str = option(
+        "auto", "auto: nccl on GPUs, gloo on CPUs", one_of("auto", "nccl", "gloo"), needs=SEVERAL_PROCESSES
+    )
+    timeout: float = option(
+        30.0, "minutes that a process waits for the others before it fails", TIMEOUT, needs=SEVERAL_PROCESSES
+    )
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ def between(lowest: int, highest: int) -> Check:
 SIZE, BLOCKS, VOCABULARY = between(1, MAX_SIDE), between(1, MAX_BLOCKS), between(1, MAX_TOKENS)
 TEXT_LENGTH = between(3, MAX_SIDE)  # start, one word, end
 WORKERS, BLOCKS_OR_NONE = between(0, MAX_WORKERS), between(0, MAX_BLOCKS)
+SEVERAL_PROCESSES = "several_processes"  # a condition of `option`
 TIMEOUT = Check(lambda value: 0 < value <= 1e6, "a number above 0, up to a million")
 
 
@@ -62,7 +63,7 @@ def option(default: Any, doc: str, check: Check | None = None, needs: str = "", 
     Args:
         needs: conditions, separated by spaces, one of which must hold for the option to have an effect:
             NAME (the option is true), NAME=VALUE or NAME!=VALUE, where NAME is an option of the same section
-            or "section.name".
+            or "section.name"; or `SEVERAL_PROCESSES`.
         is_loss: whether the field switches on the loss of its name, whose weight is the field `NAME_ratio`.
     """
     start = {"default_factory": default.copy} if isinstance(default, dict) else {"default": default}

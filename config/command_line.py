@@ -25,6 +25,7 @@ class Flags:
     evaluate: str | None  # weights, or a folder of saved features, to evaluate instead of training
     save_rankings: str | None  # file for the best images of each test query
     save_features: str | None  # folder for the features of the test sets
+    overrides: Sequence[str]  # of options, as given
 
 
 def build_parser(description: str) -> Parser:
@@ -73,4 +74,5 @@ def parse_command_line(arguments: Sequence[str] | None, description: str = "") -
     recipe = config.FOLDER / ("s.config.yaml" if given.simplified else "config.yaml")
     options = load_options(given.config or recipe, overrides, overlay)
     command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
-    return Flags(command, given.resume, given.evaluate, given.save_rankings, given.save_features), options
+    files = (given.resume, given.evaluate, given.save_rankings, given.save_features)
+    return Flags(command, *files, given.overrides), options

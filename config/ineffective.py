@@ -2,7 +2,10 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from config.checks import SEVERAL_PROCESSES
 
 # Each option names its conditions in `needs`; these sentences are about several options together.
 SAME_IMAGE = "experiment.mvs_image compares a view with itself while experiment.image_aug is none"
@@ -11,42 +14,110 @@ SAME_CAPTION = (
     "none and experiment.back_trans is false"
 )
 ONE_LANGUAGE = "data.language_draw has no effect while data.languages has one language"
+ONE_PROCESS = "model.use_gather has no effect while the number of processes is 1"
+ALL_WARMUP = "schedule.lr_end has no effect while schedule.epoch_warmup is not below schedule.epoch"
+NO_PATIENCE = "schedule.patience has no effect while it is not below schedule.epoch"
+NO_RERANKING = "eval.rerank has no effect while eval.rerank_lambda is 1"
+NO_LAYERS = "model.lock_text_layers has no effect while model.lock_text_blocks freezes these blocks"
+NO_VIEW = "{} has no effect while no loss but experiment.ss and experiment.ss_text is true"
+NO_CAPTION = "{} has no effect while no loss but experiment.ss is true"
+# {option: the option that switches it off by a value of 0}; of the losses it is the weight.
+SWITCHED_OFF = {"experiment.mixgen": "experiment.mixgen_p", "experiment.text_aug": "experiment.eda_alpha"}
+OF_CAPTIONS = ("experiment.text_aug", "experiment.eda_alpha", "experiment.backtrans_p", "experiment.dropout")
+
+# What evaluation, search and export do not read: whole sections, and options of the other ones.
+OF_TRAINING = (
+    *("schedule", "log", "data.batch_size", "data.few_shot", "data.few_shot_by", "data.language_draw"),
+    *("data.on_bad_image", "data.cache", "eval.select_on", "experiment.dropout", "experiment.image_aug"),
+    *("experiment.text_aug", "experiment.eda_alpha", "experiment.back_trans", "experiment.backtrans_p"),
+    *("experiment.mvs_image", "experiment.mvs_text", "experiment.mixgen", "experiment.mixgen_type"),
+    *("experiment.mixgen_p", "experiment.mixgen_ratio", "model.softlabel_ratio", "model.use_gather"),
+    *("model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
+    *("model.lock_text_layers", "model.grad_checkpointing"),
+)
 
 
-def ineffective_settings(options: Any) -> list[str]:
-    """A sentence for each option of an `Options` that was set but has no effect."""
-    experiment, data = options.experiment, options.data
+def ineffective_settings(options: Any, num_processes: int | None = None) -> list[str]:
+    """A sentence for each option of an `Options` that was set but has no effect; it begins with its key.
+
+    Args:
+        num_processes: processes of the run; None: not known, and no option is ineffective for their number.
+    """
     sentences = []
     for section in dataclasses.fields(options):
         for option in dataclasses.fields(getattr(options, section.name)):
             key, needs = f"{section.name}.{option.name}", option.metadata["needs"]
-            if needs and _is_set(getattr(options, section.name), option.name):
-                unmet = [_unmet(options, section.name, condition) for condition in needs]
+            if needs and _is_set(options, key):
+                unmet = [_unmet(options, section.name, condition, num_processes) for condition in needs]
                 if all(unmet):
                     sentences.append(f"{key} has no effect while {' and '.join(map(str, unmet))}")
+    return [*sentences, *_of_several_options(options), *_of_few_losses(options)] + (
+        [ONE_PROCESS] if num_processes == 1 and not options.model.use_gather else []
+    )
+
+
+def unused_at_test(overrides: Iterable[str]) -> list[str]:
+    """A sentence for each `section.name=value` that only training reads."""
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    unused = [key for key in keys if key in OF_TRAINING or key.partition(".")[0] in OF_TRAINING]
+    return [f"{key} has no effect: nothing is trained" for key in dict.fromkeys(unused)]
+
+
+def _of_several_options(options: Any) -> Iterator[str]:
+    experiment, data, schedule, model = options.experiment, options.data, options.schedule, options.model
     if experiment.image_aug == "none" and experiment.nitc and experiment.mvs_image:
-        sentences.append(SAME_IMAGE)
+        yield SAME_IMAGE
     has_one_language = len(data.languages) == 1
     same_words = experiment.text_aug == "none" and not experiment.back_trans
     same_language = has_one_language or data.language_draw == "all"
     if same_words and same_language and (experiment.ss_text or (experiment.nitc and experiment.mvs_text)):
-        sentences.append(SAME_CAPTION)
-    if has_one_language and _is_set(data, "language_draw"):
-        sentences.append(ONE_LANGUAGE)
-    return sentences
+        yield SAME_CAPTION
+    if has_one_language and _is_set(options, "data.language_draw"):
+        yield ONE_LANGUAGE
+    if schedule.epoch_warmup >= schedule.epoch and _is_set(options, "schedule.lr_end"):
+        yield ALL_WARMUP
+    if schedule.patience and schedule.patience >= schedule.epoch:
+        yield NO_PATIENCE
+    if options.eval.rerank and options.eval.rerank_lambda == 1:
+        yield NO_RERANKING
+    if model.lock_text_layers and max(model.lock_text_layers) < model.lock_text_blocks:
+        yield NO_LAYERS
 
 
-def _is_set(section: Any, name: str) -> bool:
+def _of_few_losses(options: Any) -> Iterator[str]:
+    """Of the losses, SS alone reads no caption, and neither SS nor SS-T an image that `image_aug` changes."""
+    losses = dataclasses.fields(options.experiment)
+    on = {f.name for f in losses if f.metadata["is_loss"] and getattr(options.experiment, f.name)}
+    if on <= {"ss", "ss_text"} and _is_set(options, "experiment.image_aug"):
+        yield NO_VIEW.format("experiment.image_aug")
+    for key, other in (
+        SWITCHED_OFF | {f"experiment.{name}": f"experiment.{name}_ratio" for name in on}
+    ).items():
+        if _value(options, other) == 0 and _value(options, key) != "none" and _is_set(options, key):
+            yield f"{key} has no effect while {other} is 0"
+    for key in OF_CAPTIONS if on <= {"ss"} else ():
+        if _is_set(options, key):
+            yield NO_CAPTION.format(key)
+
+
+def _value(options: Any, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(options, section), name)
+
+
+def _is_set(options: Any, key: str) -> bool:
     """Whether an option is true, or differs from its default; null is no setting."""
-    value = getattr(section, name)
-    return value if isinstance(value, bool) else value not in (None, getattr(type(section)(), name))
+    value = _value(options, key)
+    return value if isinstance(value, bool) else value not in (None, _value(type(options)(), key))
 
 
-def _unmet(options: Any, section: str, condition: str) -> str | None:
+def _unmet(options: Any, section: str, condition: str, num_processes: int | None) -> str | None:
     """What the other option is, such as "experiment.ss is false"; None where the condition holds."""
     name, comparison, wanted = re.fullmatch(r"([\w.]+)(!?=)?(.*)", condition).groups()
+    if name == SEVERAL_PROCESSES:
+        return "the number of processes is 1" if num_processes == 1 else None
     key = name if "." in name else f"{section}.{name}"
-    value = getattr(getattr(options, key.split(".")[0]), key.split(".")[1])
+    value = _value(options, key)
     found = str(value).lower() if isinstance(value, bool) else str(value)
     holds = found == wanted if comparison == "=" else found != (wanted if comparison else "false")
     return None if holds else f"{key} is {found}"

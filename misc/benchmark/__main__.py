@@ -6,6 +6,7 @@ required arithmetic reaches; it is comparable between machines, and between idle
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,8 @@ from misc.benchmark.parts import BASELINES, GPU_ONLY, PARTS, Settings, select_pa
 from misc.benchmark.report import Row, comparison, header, read_report, table_row, write_report
 from misc.cli import Parser, exit_status
 from options import UserError, load_options
+
+logger = logging.getLogger(__name__)
 
 
 def build_parser() -> Parser:
@@ -56,6 +59,16 @@ def settings_of(flags: argparse.Namespace) -> Settings:
     )
 
 
+def warn_of_unused(flags: argparse.Namespace, names: Sequence[str]) -> None:
+    """Warn of flags that none of the parts `names` reads."""
+    with_data = {name for name in names if not name.startswith(("metrics.", "start.", "baseline.metrics"))}
+    with_batches = {name for name in with_data if not name.startswith(("tokens.", "evaluate.", "baseline.c"))}
+    if flags.annotations and not with_data:
+        logger.warning("--annotations and --images have no effect on these parts: they read no data set")
+    if flags.batch_size and not with_batches:
+        logger.warning("--batch-size has no effect on these parts: they make no training batch")
+
+
 def measure_in_child(settings: Settings, name: str, has_gpu: bool) -> Row:
     """The row of a part, or the reason why it has none."""
     if name in GPU_ONLY and not has_gpu:
@@ -69,6 +82,7 @@ def measure_in_child(settings: Settings, name: str, has_gpu: bool) -> Row:
 def run(flags: argparse.Namespace) -> None:
     """Measure the parts one after another; each row is printed and saved as soon as it is measured."""
     names, settings = select_parts(flags.only), settings_of(flags)
+    warn_of_unused(flags, names)
     earlier = read_report(flags.compare) if flags.compare else None
     try:
         flags.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The options that a checkpoint was trained with."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 import safetensors
 
 from model.weights.pickles import read_pickled
-from options import Options, UserError, load_options, to_dict
+from options import Options, UserError, ineffective_settings, load_options, to_dict, unused_at_test
+
+logger = logging.getLogger(__name__)
 
 # The same weights give other features with other values of these.
 FEATURE_OPTIONS = (
@@ -67,7 +70,7 @@ def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Op
     if config:
         options = load_options(config, overrides)
         check_trained_with(options, path)
-        return options
+        return _warned(options, overrides)
     saved = saved_options(path)
     if saved is None:
         problem = "has no options of a run" if os.path.exists(path) else "does not exist"
@@ -75,4 +78,13 @@ def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Op
             f"CHECKPOINT: '{path}' {problem}; expected a run's checkpoint_best.pth, or others with "
             "--config FILE"
         )
-    return load_options(saved, overrides)
+    return _warned(load_options(saved, overrides), overrides)
+
+
+def _warned(options: Options, overrides: Sequence[str]) -> Options:
+    """The options, after a warning of each override that has no effect where nothing is trained."""
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    unused = unused_at_test(overrides)
+    for sentence in unused + [s for s in ineffective_settings(options) if s.split()[0] in keys]:
+        logger.warning(sentence)
+    return options

@@ -74,7 +74,7 @@ def add_query_flags(parser: Parser) -> None:
     add("-k", type=int, default=20, help="images per query (20)")
     add("--sentences", type=Path, metavar="FILE", dest="file", help="a text file with a sentence per line")
     add("--image", type=Path, metavar="FILE", help="an image as the query, or combined with each sentence")
-    weight = {"type": float, "default": 0.5, "metavar": "W"}
+    weight = {"type": float, "metavar": "W"}
     add("--image-weight", **weight, help="weight of the image beside a sentence, 0 to 1 (0.5)")
     without = {"action": "append", "default": [], "metavar": "TEXT"}
     add("--without", **without, help="a description to avoid; can be repeated")
@@ -102,7 +102,14 @@ def run_query(flags: argparse.Namespace) -> int:
         make_folder(flags.explain, "--explain")
     index = Index.open(flags.index)
     image = load_image(flags.image, index.truncated) if flags.image else None
-    queries = [Query(text, image, tuple(flags.without), flags.image_weight) for text in sentences or [None]]
+    weight = 0.5 if flags.image_weight is None else flags.image_weight
+    queries = [Query(text, image, tuple(flags.without), weight) for text in sentences or [None]]
+    if flags.image_weight is not None and (image is None or not sentences):
+        logger.warning("--image-weight has no effect without both a sentence and --image")
+    if flags.explain and not sentences:
+        logger.warning(
+            "--explain has no effect without a sentence: it shows what the score of one depends on"
+        )
     encoder = index.load_encoder(flags.checkpoint)
     answers = find(index, encoder, queries, flags.k, flags.image)
     if "-" not in (flags.json, flags.csv):
@@ -143,6 +150,8 @@ def run_serve(flags: argparse.Namespace) -> int:
     index = Index.open(flags.index)
     encoder = index.load_encoder(flags.checkpoint)
     truth = None
+    if flags.images and not flags.annotations:
+        logger.warning("--images has no effect without --annotations")
     if flags.annotations:
         truth = load_ground_truth(index, encoder.tokenizer.clean, flags.annotations, flags.images)
     serve(index, encoder, flags.port, truth, flags.browse)
@@ -153,7 +162,7 @@ def check_query_flags(flags: argparse.Namespace) -> None:
     """Raise UserError for invalid flags before a model is loaded."""
     if flags.k < 1:
         raise UserError(f"-k: expected at least 1, found {flags.k}")
-    if not 0 <= flags.image_weight <= 1:
+    if flags.image_weight is not None and not 0 <= flags.image_weight <= 1:
         raise UserError(f"--image-weight: expected 0 to 1, found {flags.image_weight}")
     if flags.json == flags.csv == "-":
         raise UserError("--json and --csv: only one of them can be written to stdout; name a file")

@@ -27,6 +27,7 @@ from misc.search.index import Index
 from misc.search.store import APPROXIMATE, EXACT, Header, Segment
 from misc.search.update import update_index
 from misc.search.walk import ImageFile, decode, find_images
+from options import UserError
 
 WIDTH, NUM_CENTRES, NOISE, K, NUM_QUERIES, NUM_ROUNDS = 512, 10_000, 0.7, 10, 100, 5
 
@@ -111,8 +112,8 @@ def measure_indexing(encoder: Encoder, image_root: Path, count: int) -> None:
 def build_parser() -> Parser:
     """The command line."""
     parser = Parser(prog="python -m misc.search.benchmark", description=__doc__)
-    sizes = {"type": int, "nargs": "+", "default": [100_000, 1_000_000]}
-    parser.add_argument("--images", **sizes, help="numbers of images")
+    sizes = {"type": int, "nargs": "+", "metavar": "N"}
+    parser.add_argument("--images", **sizes, help="numbers of images (100000 1000000)")
     files = {"type": Path, "nargs": 2, "metavar": ("CHECKPOINT", "IMAGE_ROOT")}
     parser.add_argument("--indexing", **files, help="measure indexing instead")
     return parser
@@ -123,11 +124,13 @@ def run(flags: argparse.Namespace) -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     if flags.indexing:
         checkpoint, image_root = flags.indexing
-        measure_indexing(load_encoder(checkpoint), image_root, flags.images[0])
+        if len(flags.images or ()) > 1:
+            raise UserError("--images: expected one number with --indexing")
+        measure_indexing(load_encoder(checkpoint), image_root, *(flags.images or [100_000]))
         return
     print("| images | search | one query | recall@10 | size / raw fp16 | opening | building |")
     print("|---|---|---|---|---|---|---|")
-    for count in flags.images:
+    for count in flags.images or (100_000, 1_000_000):
         measure_search(count)
 
 

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from misc.benchmark import child, machine
-from misc.benchmark.__main__ import main
+from misc.benchmark.__main__ import build_parser, main, warn_of_unused
 from misc.benchmark.flops import Tower, step_flops
 from misc.benchmark.measure import Workload, measure
 from misc.benchmark.parts import BASELINES, GPU_ONLY, PARTS, Settings, select_parts
@@ -305,3 +305,25 @@ def test_json_of_another_kind_is_no_report(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "other.json").write_text("[]")
     assert main(["--compare", str(tmp_path / "other.json")]) == 2
     assert "found other JSON in '" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("metrics.cuhk", ["--annotations", "--batch-size"]),
+        ("baseline.metrics", ["--annotations", "--batch-size"]),
+        ("tokens.clip", ["--batch-size"]),
+        ("evaluate.images", ["--batch-size"]),
+        ("step.full", []),
+        ("baseline.data", []),
+    ],
+)
+def test_flags_that_no_part_reads_are_named(
+    name: str, expected: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = build_parser().parse_args(["--annotations", "a", "--images", "b", "--batch-size", "4"])
+    warn_of_unused(given, [name])
+    assert [record.getMessage().split()[0] for record in caplog.records] == expected
+    caplog.clear()
+    warn_of_unused(build_parser().parse_args([]), [name])
+    assert not caplog.records

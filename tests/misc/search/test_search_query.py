@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+import misc.search.page
 from data.decode import load_image
 from main import main as run_main
+from misc.search import benchmark
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
@@ -255,10 +257,46 @@ def test_user_errors_are_one_line(user_error: Callable[..., str], tmp_path: Path
         assert message in user_error(*arguments), arguments
 
 
+def test_a_flag_without_effect_is_named_once(
+    index: Index, search: Search, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = str(index.image_root / index.paths[0])
+    for arguments, expected in (
+        (["a man", "--image-weight", "0.5"], ["--image-weight"]),
+        (["--image", image, "--image-weight", "0.2"], ["--image-weight"]),
+        (["--image", image, "--explain", str(tmp_path / "why")], ["--explain"]),
+        (["a man", "--image", image, "--image-weight", "0.2"], []),
+        (["a man"], []),
+    ):
+        caplog.clear()
+        search(*arguments)
+        found = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
+        assert [message.split()[0] for message in found] == expected, arguments
+
+
+def test_flags_of_serve_and_of_the_benchmark_without_effect_are_named(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(misc.search.page, "serve", lambda *_: None)
+    assert main(["serve", str(index.folder), "--images", str(tmp_path)]) == 0
+    assert "--images has no effect without --annotations" in caplog.messages
+    with pytest.raises(UserError, match="--images: expected one number"):
+        benchmark.run(benchmark.build_parser().parse_args(["--images", "1", "2", "--indexing", "a", "b"]))
+
+
 def test_unpaired_surrogates_in_a_sentence_are_escaped(search: Search, tmp_path: Path) -> None:
     for arguments in ([], ["--csv", str(tmp_path / "a.csv")], ["--json"]):
         search("a man \udcff", *arguments)
     assert "a man \\udcff" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+
+
+def test_a_sentence_that_looks_like_a_formula_is_escaped_in_the_csv(search: Search, tmp_path: Path) -> None:
+    search("=1+1 a man", "-k", "1", "--csv", str(tmp_path / "a.csv"))
+    content = (tmp_path / "a.csv").read_bytes()
+    assert content.startswith("\ufeffquery,".encode())
+    (row,) = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+    assert row["query"] == "'=1+1 a man"
+    assert float(row["score"]) <= 1
 
 
 def test_an_unknown_or_incomplete_command_is_a_user_error(capsys: pytest.CaptureFixture[str]) -> None:
