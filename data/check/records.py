@@ -108,11 +108,17 @@ def _of_many_persons(pairs: Iterable[tuple[str, int]]) -> list[str]:
 
 
 def _undescribed(found: Found, splits: Collection[str]) -> list[str]:
-    return [
-        f"{split} {language} {record.image}"
-        for split, language, record in each(found)
-        if split in splits and not record.captions
-    ]
+    """A line for each image; it names the languages where others describe it."""
+    details = []
+    for split in splits:
+        without: dict[str, list[str]] = defaultdict(list)
+        for _, language, record in each({split: found.get(split, {})}):
+            if not record.captions:
+                without[record.image].append(language)
+        for image, languages in without.items():
+            some = f" in {', '.join(languages)}" if len(languages) < len(found[split]) else ""
+            details.append(f"{split} {image}: no captions{some}")
+    return details
 
 
 def _without_gallery(found: Found, unusable: Collection[str]) -> list[str]:

@@ -203,12 +203,12 @@ PLANTED: dict[str, tuple[Callable[[Copy], object], str, str]] = {
     "undescribed": (
         lambda d: d.change("test_reid_ch.json", lambda items: items[1].update(captions=[], captions_bt=[])),
         "warning: images without captions (in the gallery, but no queries)",
-        "test ch cam_",
+        ".jpg: no captions in ch",
     ),
     "undescribed to train on": (
         lambda d: d.both("train", lambda items: items[18].update(captions=[" "], captions_bt=[], id=-1)),
         "warning: training images without captions (not trained on)",
-        "train en cam_",
+        ".jpg: no captions",
     ),
     "listed twice": (
         lambda d: d.both("train", lambda items: items.append(items[15])),

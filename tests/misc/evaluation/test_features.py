@@ -135,6 +135,7 @@ def in_tensors(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path
         in_index(lambda index: index["captions"].insert(0, index["captions"].pop() and "\ud800")),
         in_index(lambda index: index["image_indices"].pop()),
         in_index(lambda index: index["image_indices"].insert(0, index["image_indices"].pop() + 1)),
+        in_index(lambda index: index["image_indices"].insert(0, index["image_indices"].pop(0) - 7)),
         in_index(lambda index: index["person_ids"].insert(0, index["person_ids"].pop())),
         in_index(lambda index: index["person_ids"].insert(0, index["person_ids"].pop() and 2**70)),
         in_index(lambda index: index["record"]["sets"]["a"]["person_ids"].insert(0, 0.5)),
