@@ -1,10 +1,8 @@
 """Decoding: every image of training, evaluation, search and `data.check` is read here, without torch."""
 
-import logging
 import os
 import stat
 import threading
-import warnings
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -45,10 +43,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# Pillow warns of what is handled here, in messages that name no file.
-warnings.filterwarnings("ignore", module="PIL")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 _lenient = threading.Lock()  # the switch of Pillow for truncated files is one for all threads

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.datasets import seeded
+from misc.process.libraries import quieten
 from options import UserError
 
 Item = TypeVar("Item")
@@ -69,7 +70,7 @@ class Loader(DataLoader[Made]):
             _Batches(samples, collate),
             collate_fn=_identity,
             generator=torch.Generator(),
-            worker_init_fn=_ignore_signals_to_the_group,
+            worker_init_fn=_start_worker,
             **settings,
         )
 
@@ -99,12 +100,13 @@ def _raise_user_error(batch: Made | UserError) -> Made:
     return batch
 
 
-def _ignore_signals_to_the_group(_: int) -> None:
+def _start_worker(_: int) -> None:
     """Let only its parent end a worker, which needs its batches, and not a signal to all, such as Ctrl-C."""
+    quieten()  # again: a worker that is spawned starts from scratch
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigwaitinfo") and hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 

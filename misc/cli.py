@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from config.paths import expand_home, is_name
 from misc.process.launch import report_error
+from misc.process.libraries import quieten
 from options import KEYS, UserError
 
 DASHED = re.compile(r"--?([A-Za-z_][\w.-]*)(?:=(.*))?", re.DOTALL)
@@ -83,7 +84,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
-    """The exit status of a program: what `work` returns (None: 0), or 2 with one line for a `UserError`."""
+    """The exit status of a program: what `work` returns (None: 0), or 2 with one line for a `UserError`.
+
+    Every program starts here, and silences its libraries before they are used.
+    """
+    quieten()
     try:
         return work() or 0
     except UserError as error:

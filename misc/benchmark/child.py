@@ -7,6 +7,7 @@ from typing import ParamSpec
 
 from misc.benchmark.parts import Settings
 from misc.benchmark.report import Row
+from misc.process.libraries import quieten
 
 Arguments = ParamSpec("Arguments")
 
@@ -37,5 +38,6 @@ def measure_part(settings: Settings, name: str) -> Row:
 
 def run_in_child(work: Callable[Arguments, Row], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Row:
     """`work` in a new process, so that its memory does not include that of other parts."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=quieten) as pool:
         return pool.submit(work, *args, **kwargs).result()

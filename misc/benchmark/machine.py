@@ -1,7 +1,6 @@
 """The machine: its description, the memory of a process, its present speed of matrix products."""
 
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from misc.benchmark.report import Row
 from misc.process.workers import cpu_name, num_cores
+from options import UserError
 
 Product = tuple[int, int, int]  # rows, inputs, outputs of a linear layer
 MIN_SECONDS = 0.1  # of a timed series of products
@@ -32,11 +32,21 @@ def describe(device: torch.device) -> Row:
 
 
 def peak_memory() -> int:
-    """The peak resident memory of this process, in bytes."""
+    """The peak resident memory of this process, in bytes.
+
+    Raises:
+        UserError: the system does not report it, as Windows.
+    """
     status = Path("/proc/self/status")  # `getrusage` of a child starts from the parent's peak
-    if status.exists():
-        (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) * 1024
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    if peaks := [line for line in lines if line.startswith("VmHWM")]:
+        return int(peaks[0].split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        raise UserError(
+            "misc.benchmark measures memory as Linux and macOS report it; use one of them"
+        ) from None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -16,8 +16,10 @@ from misc.process import distributed
 from misc.process.durable import make_folder
 from options import UserError
 
-if os.name == "posix":
+try:
     import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ def _acquire(path: Path) -> int:
 
 def _lock(descriptor: int) -> bool | None:
     """Whether the kernel has locked the file for this process; None where the file system has no locks."""
-    if os.name != "posix":
+    if fcntl is None:
         return None
     try:
         fcntl.lockf(

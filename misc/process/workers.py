@@ -8,6 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from misc.process.libraries import quieten
+
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
@@ -25,11 +27,21 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def total_memory() -> int | None:
+    """The machine's memory in bytes; None where the system does not report it, as Windows."""
+    try:
+        size, number = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no such call, or no such value
+        return None
+    return size * number if size > 0 and number > 0 else None
+
+
 def in_processes(work: Callable[[Chunk], Result], chunks: Sequence[Chunk], workers: int) -> Iterator[Result]:
     """`work` on each chunk, the results in order; one worker stays in this process."""
     workers = min(workers, len(chunks))
     if workers <= 1:
         yield from map(work, chunks)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=quieten) as pool:
         yield from pool.map(work, chunks)

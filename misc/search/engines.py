@@ -1,6 +1,5 @@
 """Nearest-neighbour search with FAISS: exact over fp16 features, and approximate by IVF-PQ."""
 
-import logging
 import math
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 from misc.search.store import CHUNK
 from options import UserError
 
-logging.getLogger("faiss").setLevel(logging.WARNING)  # by default it logs which of its builds it loads
 MIN_APPROXIMATE = 10_000  # images that the codes of an approximate index are trained on, at least
 SAMPLES_PER_LIST = 64
 MAX_CODE_BYTES = 64

@@ -1,7 +1,6 @@
 """The layers of both towers: CLIP's pre-norm transformer, under OpenAI's parameter names."""
 
 import functools
-import warnings
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +9,6 @@ from torch.utils.checkpoint import checkpoint
 
 from model.towers.recompute import linear_of
 
-# torch 2.4 warns of its own checkpointing: users cannot change that.
-warnings.filterwarnings("ignore", ".torch.cpu.amp.autocast", FutureWarning)
 QUICK = 1.702  # of QuickGELU
 
 

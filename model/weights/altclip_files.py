@@ -5,7 +5,6 @@ import functools
 import json
 import logging
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from transformers import AltCLIPConfig, CLIPImageProcessor
 
 logger = logging.getLogger(__name__)
-# An older transformers imports deprecated names of a newer torch: users cannot change that.
-warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 BUFFERS = ("position_ids", "token_type_ids")  # in older files; they are recomputed
 BIAS = "logit_bias"  # of the sigmoid loss; it changes no ranking, so it may be missing
 # Blocks are called `layer` or `layers` by version; files of the hub, which every version reads, say these.

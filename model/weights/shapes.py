@@ -1,7 +1,6 @@
 """The sizes of weights: inferred from the tensors and checked; positions resized to others."""
 
 import math
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from misc.process.workers import total_memory
 from model.towers.text import TextTransformer
 from model.towers.vision import VisionTransformer
 from options import UserError
@@ -63,8 +63,8 @@ def check_memory(shape: ClipShape) -> None:
     towers = (shape.image_layers, shape.image_width), (shape.text_layers, shape.text_width)
     blocks = sum(12 * layers * width**2 for layers, width in towers)
     needed = 4 * (blocks + shape.vocab_size * shape.text_width)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
+    memory = total_memory()
+    if memory and needed > memory:
         raise UserError(
             f"model: towers of these sizes take {needed / 2**30:,.0f} GB, and this machine has "
             f"{memory / 2**30:,.0f}; lower model.image_width, image_layers, text_width or text_layers"
