@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from misc.process.libraries import quieten
 from misc.process.sniff import describe_file
 from options import UserError
 
@@ -108,7 +109,10 @@ def is_hidden(name: str) -> bool:
 
 @cache
 def _prepare_pillow() -> None:
-    """Register the plugins that are installed; let PNG files hold texts as long as the largest image."""
+    """Register the plugins that are installed; let PNG files hold texts as long as the largest image; silence
+    Pillow, which warns of what is handled here, also in a program that is not ours.
+    """
+    quieten()
     for module, function in PLUGINS.items():
         try:
             plugin = import_module(module)
