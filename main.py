@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from config.command_line import Flags, parse_command_line
 from misc.cli import exit_status
 from misc.process.signals import StopSignals
-from options import Options, UserError
+from options import Options, UserError, unused_at_test
 
 if TYPE_CHECKING:
     import torch
@@ -122,14 +122,15 @@ def run(options: Options, flags: Flags, stop: StopSignals) -> None:
     from misc.checkpoints.run_folder import evaluation_folder
     from misc.process import runtime
 
-    setting = runtime.start(options, flags.overrides if flags.evaluate else ())
+    is_scored = bool(flags.evaluate) and any(Path(flags.evaluate).glob("features.*"))
+    setting = runtime.start(options, unused_at_test(flags.overrides, is_scored) if flags.evaluate else ())
     folder = Path(options.output.dir)
     if flags.evaluate:
         folder = evaluation_folder(folder)
     with locked(folder):
         if not flags.evaluate:
             train(options, flags, folder, setting, stop)
-        elif any(Path(flags.evaluate).glob("features.*")):
+        elif is_scored:
             score(options, flags, folder, setting)
         else:
             evaluate(options, flags, folder, setting)

@@ -56,11 +56,16 @@ def ineffective_settings(options: Any, num_processes: int | None = None) -> list
     )
 
 
-def unused_at_test(overrides: Iterable[str]) -> list[str]:
-    """A sentence for each `section.name=value` that only training reads."""
-    keys = [override.partition("=")[0].strip() for override in overrides]
-    unused = [key for key in keys if key in OF_TRAINING or key.partition(".")[0] in OF_TRAINING]
-    return [f"{key} has no effect: nothing is trained" for key in dict.fromkeys(unused)]
+def unused_at_test(overrides: Iterable[str], scored: bool = False) -> list[str]:
+    """A sentence for each `section.name=value` that only training reads, or only a model if saved features
+    are `scored`.
+    """
+    unused = (*OF_TRAINING, "model", "data", "experiment") if scored else OF_TRAINING
+    reason = "saved features are scored" if scored else "nothing is trained"
+    keys = dict.fromkeys(override.partition("=")[0].strip() for override in overrides)
+    return [
+        f"{key} has no effect: {reason}" for key in keys if key in unused or key.partition(".")[0] in unused
+    ]
 
 
 def _of_several_options(options: Any) -> Iterator[str]:

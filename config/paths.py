@@ -44,6 +44,8 @@ def expand(text: str) -> str:
         raise ValueError(f"{text!r} contains a control character; in YAML, write a \\ between single quotes")
     if not os.path.lexists(text):
         text = VARIABLE.sub(lambda match: _value(text, match[1] or match[2]), text)
+        if "$(" in text or "${" in text:
+            raise ValueError(f"'{text}': only $NAME and ${{NAME}} are expanded; write the path in full")
     return expand_home(text)
 
 

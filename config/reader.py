@@ -15,7 +15,6 @@ from config.checks import Check
 from config.paths import FilePath, expand, expand_home, is_name
 from config.scalars import Scalar, parse, parse_value
 
-ENTRIES = {str: "texts", FilePath: "paths"}  # of a list of fixed length, in messages
 Settings = dict[str, tuple[Any, str]]
 
 MAX_CHARACTERS, MAX_BASES = 200_000, 50  # of an options file; more is another file, or a hostile one
@@ -96,7 +95,7 @@ def _read_file(path: Path, seen: tuple[str, ...], with_bases: bool = True) -> Se
         raise UserError(f"{path}: expected sections such as 'schedule:', found {kind}")
     settings: Settings = {}
     base = content.pop(Scalar("base"), None)
-    if base is not None and with_bases:
+    if base not in (None, Scalar(None)) and with_bases:
         name = Path(_base(base, path))
         seen = (*seen, os.path.realpath(path))
         if os.path.realpath(path.parent / name) in seen or len(seen) > MAX_BASES:
@@ -262,7 +261,7 @@ def _type_name(hint: Any) -> str:
         kinds = typing.get_args(hint)
         if kinds[-1] is Ellipsis:
             return f"a list of {_type_name(kinds[0])}s"
-        return f"a list of {len(kinds)} {ENTRIES.get(kinds[0], 'numbers')}"
+        return f"a list of {len(kinds)} {'texts' if kinds[0] in (str, FilePath) else 'numbers'}"
     if typing.get_origin(hint) is Mapping:
         return f"names, each with {_type_name(typing.get_args(hint)[1])}: {{name: ...}}"
     return {

@@ -1,7 +1,8 @@
-"""YAML text to Python values that remember how they were written."""
+"""YAML text to Python values that remember how they were written, and back."""
 
 import datetime
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 # What YAML 1.1 reads as another number than its writer: 010 is octal, 12:30 counts in sixties, 1_5 is 15.
 MISREAD = re.compile(r"[-+]?(0[0-7_]+|.*:.*|.*_(?!\d{3}(?!\d)).*)")
+EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,9 @@ class Scalar:
 
     @property
     def is_misread(self) -> bool:
-        """Whether YAML reads a number in another way than people, joins lines, or finds no value."""
+        """Whether YAML reads a number in another way than people, or finds no value."""
         if self.value is None:
             return self.source.lower() not in ("", "~", "null")
-        if isinstance(self.value, str):
-            return self.is_plain and "\n" in self.source
         is_number = type(self.value) in (int, float)
         return is_number and self.is_plain and MISREAD.fullmatch(self.source) is not None
 
@@ -40,7 +40,7 @@ class Scalar:
         if not self.is_plain or (not text_expected and (is_plain_number or meaning == self.source)):
             return ""
         if isinstance(self.value, str):
-            return ", and YAML joins its lines" * self.is_misread
+            return ""
         source = repr(self.source[:100])
         quotes = f"; for this text write {source} in quotes" if text_expected else ""
         return f", and YAML reads {source} as {meaning}{quotes}"
@@ -80,9 +80,22 @@ class _Loader(yaml.SafeLoader):
         return Scalar(value, source, start.line + 1, node.style is None)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """YAML's safe dumper, for `_Loader`: texts that it would refuse, or read as numbers, are in quotes."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """The scalar of a text."""
+        needs_quotes = text.lower() == "none" or EXPONENT.match(text)
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if needs_quotes else None)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def dump(settings: Mapping[str, Any]) -> str:
+    """Settings as the text of an options file, which `parse` reads as they are."""
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse(text: str) -> Any:

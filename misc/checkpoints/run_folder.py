@@ -3,8 +3,7 @@
 import shutil
 from pathlib import Path
 
-import yaml
-
+from config.scalars import dump
 from misc.checkpoints.read import BEST, LAST, older_checkpoints
 from misc.process import distributed
 from misc.process.durable import leftovers, make_folder, write_text
@@ -75,5 +74,4 @@ def _check_replaceable(folder: Path) -> None:
 def write_options(options: Options, folder: Path) -> None:
     """Write the resolved options as `options.yaml`, which is itself a valid --config."""
     if distributed.is_main():
-        text = yaml.safe_dump(to_dict(options), sort_keys=False, allow_unicode=True)
-        write_text(folder / "options.yaml", text)
+        write_text(folder / "options.yaml", dump(to_dict(options)))

@@ -12,21 +12,21 @@ from misc.process.failures import as_user_error
 from misc.process.launch import one_line
 from misc.process.logs import start_logging, stop_logging
 from misc.process.signals import RESUME_ME, Stopped, StopSignals
-from options import Options, ineffective_settings, unused_at_test
+from options import Options, ineffective_settings
 
 logger = logging.getLogger(__name__)
 
 
-def start(options: Options, test_overrides: Sequence[str] = ()) -> tuple[torch.device, torch.dtype]:
+def start(options: Options, warnings: Sequence[str] = ()) -> tuple[torch.device, torch.dtype]:
     """Start the log on rank 0, choose device and precision, and join the process group.
 
     Args:
-        test_overrides: those of a run that trains nothing: the ones without effect are named in warnings.
+        warnings: to be logged beside those of settings without effect.
     """
     start_logging()
     device, precision = start_device(options.misc.device, options.misc.precision)
     distributed.start(device, options.distributed.backend, options.distributed.timeout)
-    sentences = ineffective_settings(options, distributed.world_size()) + unused_at_test(test_overrides)
+    sentences = [*ineffective_settings(options, distributed.world_size()), *warnings]
     for sentence in sentences if distributed.is_main() else ():
         logger.warning(sentence)
     return device, precision

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import yaml
 
+from config.scalars import dump
 from data.types import NOBODY, ByLanguage, Splits
 from misc.checkpoints.read import BEST
 from misc.evaluation.tables import metrics_table, summary_table
@@ -119,7 +119,7 @@ def _differences(options: Options) -> str:
         for section, values in to_dict(options).items()
     }
     changed = {section: values for section, values in changed.items() if values}
-    return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).strip() if changed else "{}"
+    return dump(changed).strip() if changed else "{}"
 
 
 def _selection(outcome: Outcome) -> str:

@@ -146,6 +146,8 @@ def test_overrides_that_only_training_reads_are_named_where_nothing_is_trained()
     sentences = unused_at_test([*unused, *used])
     keys = ["schedule.lr", "log.print_period", "data.few_shot", "data.cache"]
     assert sentences == [f"{key} has no effect: nothing is trained" for key in keys]
+    scored = unused_at_test([*unused, *used], scored=True)
+    assert [line.split()[0] for line in scored] == [*keys, "data.test_batch_size", "model.compile"]
 
 
 def test_search_and_export_name_overrides_without_effect(

@@ -126,6 +126,8 @@ def test_every_path_among_the_options_is_expanded(key: str, tmp_path: Path) -> N
     [
         ("~nobody-of-this-name/x", "user '~nobody-of-this-name' does not exist"),
         ("$NO_SUCH/x", "the environment variable NO_SUCH is not set"),
+        ("runs/$(date)", "only $NAME and ${NAME} are expanded"),
+        ("${HOME:-/x}/y", "only $NAME and ${NAME} are expanded"),
         ("C:\temp", "control character"),
     ],
 )

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from config.command_line import parse_command_line
-from options import UserError, load_options
+from config.scalars import dump
+from options import UserError, load_options, to_dict
 from tests.helpers.whole_runs import assert_mentions
 
 CONFIG = Path("config/config.yaml").absolute()
@@ -139,7 +140,6 @@ def test_an_override_without_a_value_or_with_a_comment_is_refused(override: str,
         ("schedule: {lr: 1, 'lr': 2}\n", "duplicate key 'lr'"),
         ("schedule: {lr: 1}\ndata: {}\nschedule: {}\n", "duplicate key 'schedule'"),
         ("eval: {test_sets: {a: [b, c], a: [d, e]}}\n", "duplicate key 'a'"),
-        ("output:\n  dir: runs/a\n    b\n", "joins its lines"),
         ("output:\n  dir: 'a\n", "mine.yaml' line"),
         ("schedule:\n\tlr: 1\n", "mine.yaml' line 2 is not valid YAML"),
         ("schedule:\n  no: 1\n", "schedule.no: no such option"),
@@ -184,3 +184,35 @@ def test_an_option_with_dashes_says_that_they_go(arguments: list[str], said: str
     with pytest.raises(UserError, match="without dashes") as caught:
         parse_command_line(arguments)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("no", "On", "None", "null", "010", "12:30", "1_000", "1e-4", "2024", "2024-01-01", ".5", "0x10"),
+        *(
+            "a #b",
+            "%x",
+            "@x",
+            "'x'",
+            "a: b",
+            "- a",
+            "红色",
+            "a " * 100 + "b",
+            "~x"[1:],
+            "*x",
+            "&x",
+            "!x",
+            "<<",
+        ),
+    ],
+)
+def test_what_is_written_to_options_yaml_is_read_as_it_was(text: str, tmp_path: Path) -> None:
+    options = load_options({"output": {"dir": text}, "data": {"cache": text, "languages": [text]}})
+    (tmp_path / "options.yaml").write_text(dump(to_dict(options)), encoding="utf-8")
+    assert load_options(tmp_path / "options.yaml") == options
+
+
+def test_a_base_of_null_is_none(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: null\nschedule: {epoch: 7}\n")
+    assert load_options(tmp_path / "mine.yaml").schedule.epoch == 7
