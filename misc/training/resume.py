@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,21 +116,24 @@ def _check_best(trainer: Trainer) -> None:
 
 
 def _set_rate(trainer: Trainer, state: State) -> None:
-    """Set the rate of the last step; warns where the checkpoint has another one: there the rates jump."""
-    schedule, step = trainer.schedule, trainer.step
-    set_learning_rate(trainer.optimizer, schedule.learning_rate(max(0, step - 1)))
-    if not step or trainer.epoch >= trainer.num_epochs or not distributed.is_main():
+    """Set the rate of the last step; warns where that of the next one is not the checkpoint's schedule's."""
+    own, step = trainer.schedule, trainer.step
+    set_learning_rate(trainer.optimizer, own.learning_rate(max(0, step - 1)))
+    if trainer.epoch >= trainer.num_epochs or not distributed.is_main():
         return
-    for before, own in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
-        if not math.isclose(before["lr"], own["lr"], rel_tol=1e-6):
-            was, now = state["options"]["schedule"], trainer.options["schedule"]
-            changes = [
-                f"schedule.{n} was {was[n]}, is {now[n]}" for n in RATES if was.get(n, now[n]) != now[n]
-            ]
+    now = trainer.options["schedule"]
+    was = now | state["options"]["schedule"]
+    warmup, total = (round(was[name] * own.steps_per_epoch) for name in ("epoch_warmup", "epoch"))
+    rates = {name: was[name] for name in ("lr_start", "lr", "lr_end")}
+    saved = replace(own, **rates, warmup_steps=warmup, total_steps=total)
+    changes = [f"schedule.{name} was {was[name]}, is {now[name]}" for name in RATES if was[name] != now[name]]
+    for old, new in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
+        before = saved.learning_rate(step) * old["lr_factor"]
+        after = own.learning_rate(step) * new["lr_factor"]
+        if not math.isclose(before, after, rel_tol=1e-6):
             logger.warning(
-                f"the learning rate jumps from {before['lr']:.2e} in step {step} of the checkpoint to "
-                f"{schedule.learning_rate(step) * own['lr_factor']:.2e} in step {step + 1} by these options "
-                f"({'; '.join(changes) or 'the schedule is another'})"
+                f"the learning rate of step {step + 1} is {after:.2e}; by the options of the checkpoint it "
+                f"would be {before:.2e}, and step {step} had {old['lr']:.2e} ({'; '.join(changes)})"
             )
             return
 

@@ -2,17 +2,22 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.nn.parallel import DistributedDataParallel
 
+from misc.process import distributed
 from model import compile_towers
 from options import UserError
+from tests.helpers.gloo import run_in_processes
 from tests.helpers.gradients import assert_same_gradients, in_parts, whole
-from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
+from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 
 COMPILED = {"experiment.dropout": 0.3, "model.compile": True}
 
@@ -28,12 +33,16 @@ def _fresh() -> Iterator[None]:
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs are traced as for the compiler, with its guards, and run without it, which takes minutes."""
+    compile_in_graphs(monkeypatch, "eager")
+
+
+def compile_in_graphs(patch: pytest.MonkeyPatch, backend: str) -> None:
     compile_module = nn.Module.compile
 
     def compile_quickly(module: nn.Module, options: dict[str, Any], **others: Any) -> None:
-        compile_module(module, backend="eager", **others)
+        compile_module(module, backend=backend, **others)
 
-    monkeypatch.setattr(nn.Module, "compile", compile_quickly)
+    patch.setattr(nn.Module, "compile", compile_quickly)
 
 
 def test_gradients_and_names_stay_those_of_the_plain_towers(traced: None) -> None:
@@ -82,6 +91,35 @@ def test_evaluation_gives_the_features_of_the_plain_towers(traced: None) -> None
             torch.testing.assert_close(compiled.clip.encode_image(images), wanted, rtol=0, atol=1e-5)
         wanted = plain.clip.encode_text(batch.tokens)
         torch.testing.assert_close(compiled.clip.encode_text(batch.tokens), wanted, rtol=0, atol=1e-5)
+
+
+def steps_on_this_rank(is_compiled: bool) -> dict[str, Tensor]:
+    """The gradients of steps with captions of two lengths on half the rows, a bucket for each few tensors."""
+    torch._dynamo.reset()
+    half = slice(4 * distributed.rank(), 4 * distributed.rank() + 4)
+    with pytest.MonkeyPatch.context() as patch:
+        compile_in_graphs(patch, "aot_eager")
+        patch.setattr(torch.distributed, "_DEFAULT_FIRST_BUCKET_BYTES", 1024)
+        small = partial(DistributedDataParallel, bucket_cap_mb=0.004)
+        patch.setattr(distributed, "DistributedDataParallel", small)
+        one_layer = {"model.image_layers": 1, "model.text_layers": 1, "experiment.nitc": True}
+        model = tiny_model(ALL_OFF | one_layer | {"model.compile": is_compiled})
+        wrapped = distributed.wrap(model, torch.device("cpu"))
+        for longest in (10, 7):
+            batch = tiny_batch(half)
+            batch.tokens = {name: values[:, :longest] for name, values in batch.tokens.items()}
+            batch.tokens["attention_mask"][:, longest - 1 :] = 0
+            wrapped(batch, 0.3).total.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.slow
+def test_compiled_towers_train_under_several_processes_whatever_the_size_of_their_buckets(
+    tmp_path: Path,
+) -> None:
+    wanted, found = (run_in_processes(steps_on_this_rank, 2, tmp_path, each) for each in (False, True))
+    for plain, compiled in zip(wanted, found, strict=True):
+        assert_same_gradients(compiled, plain)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")

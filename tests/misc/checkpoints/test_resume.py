@@ -1,13 +1,16 @@
 """From which checkpoint a run resumes, what it removes, and which options must not change."""
 
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from main import main, parse_command_line
 from misc.process import distributed
+from misc.training.build import build_trainer
 from misc.training.engine import Trainer
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.tiny_config import without_val
@@ -16,7 +19,9 @@ from tests.helpers.whole_runs import (
     assert_same_runs,
     error_line,
     files,
+    results_of,
     status_and_error,
+    train_lines,
 )
 
 
@@ -135,3 +140,95 @@ def test_the_best_epoch_is_selected_again_on_another_split(
     capsys.readouterr()
     assert main([*common, "schedule.epoch=4", "eval.select_on=test"]) == 2
     assert_mentions(error_line(capsys), "checkpoint_best.pth", "'test'", "schedule.epoch")
+
+
+def cosine(progress: float, lr: float, lr_end: float = 5e-6) -> float:
+    return lr_end + (lr - lr_end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def test_a_learning_rate_that_a_resumed_run_changes_is_logged(
+    config: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    """Epochs of 2 steps, the first of which is the warm-up."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    common = ["--config", str(config), "--resume", "auto", "log.print_period=1"]
+    longer, higher = ["schedule.epoch=4"], ["schedule.epoch=5", "schedule.lr=0.01"]
+    for more, step, after, before, changes in (
+        (longer, 4, cosine(2 / 6, 1e-3), cosine(1, 1e-3), "schedule.epoch was 2, is 4"),
+        (
+            higher,
+            8,
+            cosine(6 / 8, 1e-2),
+            cosine(1, 1e-3),
+            "schedule.lr was 0.001, is 0.01; schedule.epoch was 4",
+        ),
+    ):
+        used = train_lines(run)[-1]["lr"]
+        assert main([*common, *more]) == 0
+        assert next(line["lr"] for line in train_lines(run) if line["step"] == step + 1) == pytest.approx(
+            after
+        )
+        said = f"the learning rate of step {step + 1} is {after:.2e}; by the options of the checkpoint it "
+        said += f"would be {before:.2e}, and step {step} had {used:.2e} ({changes}"
+        assert said in (run / "log.txt").read_text(encoding="utf-8")
+    assert main([*common, *more]) == 0
+    assert (run / "log.txt").read_text(encoding="utf-8").count("the learning rate of step") == 2
+
+
+def test_a_run_with_fewer_epochs_than_its_checkpoint_reports_and_ends(
+    config: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    before = files(run)
+    assert main(["--config", str(config), "--resume", "auto", "schedule.epoch=1"]) == 0
+    said = (run / "log.txt").read_text(encoding="utf-8")[len((finished_run / "log.txt").read_text()) :]
+    assert "nothing left to train: the checkpoint has 2 epochs, schedule.epoch is 1" in said
+    assert "resuming after" not in said
+    assert "learning rate" not in said
+    assert "of 2, selected on" in (run / "model_card.md").read_text(encoding="utf-8")
+    assert results_of(run)["languages"] == results_of(finished_run)["languages"]
+    for name in ("checkpoint_last.pth", "checkpoint_best.pth", "metrics.jsonl"):
+        assert (run / name).read_bytes() == before[name]
+
+
+def in_precision(patch: pytest.MonkeyPatch, precision: torch.dtype) -> None:
+    build = build_trainer
+
+    def build_in_precision(*arguments: Any) -> Trainer:
+        return build(*arguments[:5], precision, *arguments[6:])
+
+    patch.setattr("misc.training.build.build_trainer", build_in_precision)
+
+
+def test_a_run_may_resume_in_another_precision_with_a_fresh_loss_scale(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an older GPU. By hand: misc.precision has no fp16 for a CPU."""
+    run, precisions = tmp_path / "run", (torch.float32, torch.float16, torch.float16, torch.bfloat16)
+    for epochs, precision in enumerate(precisions, start=1):
+        in_precision(monkeypatch, precision)
+        resumed = ["--resume"] if epochs > 1 else []
+        assert main(["--config", str(config), *resumed, f"schedule.epoch={epochs}"]) == 0
+        state = torch.load(run / "checkpoint_last.pth", weights_only=True)
+        assert state["epoch"] == epochs
+        assert bool(state["scaler"]) == (precision == torch.float16)
+        log = (run / "log.txt").read_text(encoding="utf-8")
+        assert log.count("misc.precision: ") == (0, 0, 1, 1, 2)[epochs]
+    assert "the checkpoint was trained in fp32, this run computes in fp16" in log
+    assert "the checkpoint was trained in fp16, this run computes in bf16" in log
+
+
+@pytest.mark.parametrize("scaler", [{}, {"scale": 2.0, "growth_factor": 2.0, "backoff_factor": 0.5}])
+def test_checkpoints_of_older_versions_do_not_name_their_precision(
+    config: Path, finished_run: Path, tmp_path: Path, scaler: dict[str, float]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    state = torch.load(run / "checkpoint_last.pth", weights_only=True)
+    del state["precision"]
+    torch.save(state | {"scaler": scaler}, run / "checkpoint_last.pth")
+    assert main(["--config", str(config), "--resume", "auto"]) == 0
+    said = "the checkpoint was trained in fp16, this run computes in fp32"
+    assert (said in (run / "log.txt").read_text(encoding="utf-8")) == bool(scaler)

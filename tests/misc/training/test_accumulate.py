@@ -1,17 +1,19 @@
 """A batch in parts gives the losses and the gradients of the whole: in one process, in two, with dropout."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.types import Batch
 from main import main
 from misc.process import distributed
+from misc.training.engine import Trainer
 from model import build_model
 from model.tbps import TBPS
-from options import LOSSES
+from options import LOSSES, UserError
 from tests.helpers.altclip_folders import batch_of, settings
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.gradients import SOFT_LABEL, assert_same_gradients, gradients, in_parts, whole
@@ -85,6 +87,52 @@ def test_a_run_of_two_processes_has_the_losses_and_gradients_of_whole_batches(
     assert len(found[0]) >= 2
     for parts, whole_batch in zip(*found, strict=True):
         assert parts == pytest.approx(whole_batch, rel=1e-3)
+
+
+def weights_after_unequal_builds(arguments: list[str]) -> dict[str, Tensor]:
+    """What this rank has after a run whose ranks began with different weights, as with other versions."""
+    trained: list[Trainer] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("misc.process.seed.seed_process", lambda seed: torch.manual_seed(distributed.rank()))
+        fit = Trainer.fit
+        patch.setattr(Trainer, "fit", lambda trainer: trained.append(trainer) or fit(trainer))
+        assert main(arguments) == 0
+    return trained[0].model.state_dict()
+
+
+@pytest.mark.parametrize(
+    "more", [["schedule.accumulate=2"], ["schedule.accumulate=4", "model.use_gather=false"]]
+)
+def test_processes_that_build_different_weights_train_those_of_the_first(
+    people: Path, tmp_path: Path, more: list[str]
+) -> None:
+    config = write_tiny(tmp_path / "c.yaml", people, tmp_path / "run")
+    arguments = ["--config", str(config), "schedule.epoch=1", "experiment.dropout=0", *more]
+    first, second = run_in_processes(weights_after_unequal_builds, 2, tmp_path, arguments)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        assert torch.equal(values, second[name]), name
+
+
+def broadcast_on_this_rank(widths: list[int]) -> dict[str, Any]:
+    """The parameters and buffers after the broadcast, or the error."""
+    torch.manual_seed(distributed.rank())
+    norm = nn.BatchNorm1d(widths[distributed.rank()])
+    norm.register_buffer("passing", torch.rand(2, 3).T, persistent=False)
+    model = nn.Sequential(nn.Linear(3, norm.num_features), norm).requires_grad_(False)
+    norm.running_mean.normal_()
+    try:
+        distributed.broadcast_model(model)
+    except UserError as error:
+        return {"error": str(error)}
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def test_all_parameters_and_buffers_are_those_of_the_first_process(tmp_path: Path) -> None:
+    first, second = run_in_processes(broadcast_on_this_rank, 2, tmp_path, [4, 4])
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    for result in run_in_processes(broadcast_on_this_rank, 2, tmp_path, [4, 5]):
+        assert "process 1 differs from that of process 0 in '0.bias'" in result["error"]
 
 
 @pytest.mark.parametrize("case", [ALL, "nitc", "ss_text", "mlm"])
