@@ -214,7 +214,7 @@ def test_a_path_has_one_spelling(tmp_path: Path, path: str) -> None:
     assert read_splits(tmp_path / "a.jsonl")["test"]["en"][0].image == PATHS[path]
 
 
-@pytest.mark.parametrize("path", [".", "./", "a/..", "./..", "a/../../x.jpg", ".//../x.jpg", "//x.jpg"])
+@pytest.mark.parametrize("path", [".", "./", "a/..", "./..", "a/../../x.jpg", ".//../x.jpg"])
 def test_a_path_that_names_no_file_below_the_root_is_refused(tmp_path: Path, path: str) -> None:
     item = {"split": "test", "file_path": path, "id": 1, "captions": ["a man"]}
     with pytest.raises(UserError, match=r"'file_path' should be a path below data\.image_root"):
