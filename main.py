@@ -38,7 +38,7 @@ def train(options: Options, flags: Flags, folder: Path, setting: "Setting", stop
     from misc.report.reporter import build_reporter, report_curves
     from misc.training.build import build_trainer
     from misc.training.resume import remove_later, resume
-    from model import build_model
+    from model import build_model, with_hidden_settings
 
     is_own = is_of_folder(flags.resume, folder)
     if not is_own:
@@ -49,6 +49,7 @@ def train(options: Options, flags: Flags, folder: Path, setting: "Setting", stop
     reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
     seed_process(options.misc.seed)
     model, tokenizer, processor = build_model(options, splits.num_identities)
+    options = with_hidden_settings(options, model.clip)
     loaders = build_loaders(
         options, splits, tokenizer, processor, model.inputs, distributed.rank(), distributed.world_size()
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from config.checks import BELOW_ONE, BLOCK_NUMBERS, BLOCKS, NOT_NEGATIVE, SIZE, VOCABULARY, option
+from config.checks import BELOW_ONE, BLOCK_NUMBERS, BLOCKS, NOT_NEGATIVE, SIZE, VOCABULARY, one_of, option
 from config.paths import FilePath
 
 CLIP, ALTCLIP = "backbone!=altclip", "backbone=altclip"
@@ -46,10 +46,19 @@ class ModelOptions:
     patch_size: int | None = of_clip(None, "patch side in pixels; null: the weights' (random: 16)", SIZE)
     image_width: int | None = of_clip(None, "width of the image tower; null: the weights' (768)", SIZE)
     image_layers: int | None = of_clip(None, "blocks of the image tower; null: the weights' (12)", BLOCKS)
-    image_heads: int | None = of_clip(None, "attention heads of the image tower; null: width / 64", SIZE)
+    image_heads: int | None = of_clip(
+        None, "attention heads of the image tower; null: the weights' (width / 64)", SIZE
+    )
     text_width: int | None = of_clip(None, "width of the text tower; null: the weights' (512)", SIZE)
     text_layers: int | None = of_clip(None, "blocks of the text tower; null: the weights' (12)", BLOCKS)
-    text_heads: int | None = of_clip(None, "attention heads of the text tower; null: width / 64", SIZE)
+    text_heads: int | None = of_clip(
+        None, "attention heads of the text tower; null: the weights' (width / 64)", SIZE
+    )
+    activation: str | None = of_clip(
+        None,
+        "activation of both towers; null: the weights'",
+        one_of("quick_gelu", "gelu"),
+    )
     embed_dim: int | None = option(None, "width of the shared embedding; null: the weights' (512)", SIZE)
     projection_dim: int | None = of_altclip(None, "width of the embedding; null: the weights' (768)", SIZE)
     vocab_size: int | None = of_clip(None, "token embeddings; null: the weights' (49408)", VOCABULARY)

@@ -1,5 +1,6 @@
 """The models. `build_model` is where options become a model; everything below takes plain arguments."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,6 +72,14 @@ def build_model(
     if settings.compile:
         compile_towers(towers)
     return model, tokenizer, processor
+
+
+def with_hidden_settings(options: Options, towers: DualEncoder) -> Options:
+    """The options for those who read a checkpoint of these towers: with what no tensor shows, where null
+    would mean something else. The weights that a run starts from told it, and they may be gone by then.
+    """
+    told = {name: value for name, (value, null) in towers.hidden_settings().items() if value != null}
+    return dataclasses.replace(options, model=dataclasses.replace(options.model, **told))
 
 
 def _enabled_losses(options: Options, tokenizer: Tokenizer) -> list[str]:

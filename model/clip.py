@@ -4,18 +4,20 @@ import contextlib
 import dataclasses
 import logging
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from model.processor import NORMALIZATIONS, ImageProcessor
-from model.protocol import Backbone, Built, DualEncoder, JsonObject, Lockable
+from model.protocol import Backbone, Built, DualEncoder, Lockable
 from model.towers.text import TextTransformer
 from model.towers.vision import VisionTransformer
 from model.weights.hf_clip import to_transformers
+from model.weights.open_clip import to_openai
 from model.weights.pretrained import ClipWeights, load_clip_weights
-from model.weights.shapes import ClipShape, check_image_size, check_memory
+from model.weights.shapes import ClipShape, check_image_size, check_memory, openai_heads
 from options import Options, UserError
 from text_utils.tokenizer import CLIPTokenizer
 
@@ -42,6 +44,15 @@ class CLIP(DualEncoder):
         self.patch_grid = visual.grid
         self.vocab_size = text.token_embedding.num_embeddings
 
+    def hidden_settings(self) -> dict[str, tuple[object, object]]:
+        """See `DualEncoder.hidden_settings`."""
+        image, text = self.visual.transformer, self.text.transformer
+        return {
+            "image_heads": (image.heads, openai_heads(len(self.visual.class_embedding))),
+            "text_heads": (text.heads, openai_heads(self.text.token_embedding.embedding_dim)),
+            "activation": (image.activation, ClipShape.activation),
+        }
+
     def lockable(self) -> Lockable:
         """See `DualEncoder.lockable`."""
         image, text = self.visual, self.text
@@ -64,7 +75,7 @@ def build_clip(
     logit_bias: bool = False,
     grad_checkpointing: bool = False,
     cleaning: str = "tbps-clip",
-    **sizes: int | None,
+    **sizes: int | str | None,
 ) -> tuple[CLIP, CLIPTokenizer, ImageProcessor]:
     """The model, and the tokenizer and image processor that go with it.
 
@@ -86,8 +97,9 @@ def build_clip(
     if normalization not in NORMALIZATIONS:
         expected = ", ".join(NORMALIZATIONS)
         raise UserError(f"data.normalization: expected one of {expected}, found {normalization!r}.")
+    given = {name: value for name, value in sizes.items() if value is not None}
     weights = None if pretrained is None else load_clip_weights(pretrained, image_size)
-    shape = _resolve_shape({name: value for name, value in sizes.items() if value is not None}, weights)
+    shape = _resolve_shape(given, weights)
     height, width = image_size
     check_image_size(image_size, shape.patch_size)
     if weights is None:
@@ -105,16 +117,18 @@ def build_clip(
     return model, CLIPTokenizer(text_length, cleaning), processor
 
 
-def _resolve_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipShape:
+def _resolve_shape(given: dict[str, int | str], weights: ClipWeights | None) -> ClipShape:
     """The sizes of the weights, or ViT-B/16's, replaced by those that are given, with the number of heads."""
     shape = weights.shape if weights else ClipShape()
     for name, value in given.items():
         known = getattr(shape, name)
-        if weights and known not in (None, value):
+        if weights and name not in weights.assumed and known not in (None, value):
             raise UserError(
                 f"model.{name}: {value} is set, but the weights '{weights.path}' have {known}. "
                 "Set it to null to take it from them."
             )
+    if weights and not weights.is_release:
+        _say_what_is_assumed(weights, given)
     shape = dataclasses.replace(shape, **given)
     needed, found = CLIPTokenizer.vocab_size, shape.vocab_size
     if found < needed:
@@ -122,6 +136,18 @@ def _resolve_shape(given: dict[str, int], weights: ClipWeights | None) -> ClipSh
     image_heads = _num_heads("image", shape.image_width, shape.image_heads)
     text_heads = _num_heads("text", shape.text_width, shape.text_heads)
     return dataclasses.replace(shape, image_heads=image_heads, text_heads=text_heads)
+
+
+def _say_what_is_assumed(weights: ClipWeights, given: Collection[str]) -> None:
+    """Warn of what no tensor shows and nothing tells; heads that cannot be guessed are an error later."""
+    names = sorted(weights.assumed - set(given))
+    values = {name: getattr(weights.shape, name) for name in names}
+    if said := ", ".join(f"model.{name}={value}" for name, value in values.items() if value is not None):
+        logger.warning(
+            "weights '%s': nothing in the file or beside it tells %s; assumed: %s. OpenAI's weights have "
+            "quick_gelu, those of LAION and DataComp mostly gelu: set these options to what the weights have",
+            *(weights.path, " and ".join(names), said),
+        )
 
 
 def _with_or_without_bias(tensors: dict[str, Tensor], logit_bias: bool) -> dict[str, Tensor]:
@@ -145,37 +171,6 @@ def _num_heads(tower: str, width: int, heads: int | None) -> int:
         expected = f"expected a divisor of model.{tower}_width, {width}, found {heads}"
         raise UserError(f"model.{tower}_heads: {expected}.")
     return heads
-
-
-def to_openai(clip: CLIP) -> tuple[dict[str, Tensor], JsonObject]:
-    """The tensors under OpenAI's names, which keep the text tower's at the top level, and the `model_cfg` by
-    which open_clip builds the towers. The bias, which OpenAI has no name for, is left out.
-    """
-    tensors = clip.state_dict()
-    state = {name.removeprefix("text."): tensors[name] for name in tensors if name != "logit_bias"}
-    visual, text = clip.visual, clip.text
-    vocab_size, text_width = text.token_embedding.weight.shape
-    image_width, _, patch_size, _ = visual.conv1.weight.shape
-    blocks = visual.transformer.resblocks
-    config = {
-        "embed_dim": clip.embed_dim,
-        "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": visual.image_size,
-            "patch_size": patch_size,
-            "width": image_width,
-            "layers": len(blocks),
-            "head_width": image_width // blocks[0].attn.heads,
-        },
-        "text_cfg": {
-            "context_length": len(text.positional_embedding),
-            "vocab_size": vocab_size,
-            "width": text_width,
-            "layers": len(text.transformer.resblocks),
-            "heads": text.transformer.resblocks[0].attn.heads,
-        },
-    }
-    return state, config
 
 
 def _from_options(options: Options, weights: str | None) -> Built:

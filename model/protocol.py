@@ -120,6 +120,12 @@ class DualEncoder(nn.Module):
         """
         return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
 
+    def hidden_settings(self) -> dict[str, tuple[object, object]]:
+        """What features depend on and no tensor shows: {option of section `model`: (its value, what null
+        means to those who read a checkpoint)}.
+        """
+        return {}
+
     def lockable(self) -> Lockable:
         """The parts that may be frozen."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.synthetic.render import render_people
 from misc.checkpoints.run_options import options_for
-from model import backbone_of, build_model
+from model import backbone_of, build_model, with_hidden_settings
 from model.protocol import Backbone, JsonObject, Processor, Tokenizer
 from model.tbps import TBPS
 from options import Options, UserError
@@ -93,6 +93,7 @@ def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str])
     """
     options = options_for(checkpoint, config, overrides)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
+    options = with_hidden_settings(options, model.clip)
     people = render_people(3)
     sentences = [tokenizer.clean(caption) for caption, _ in people]
     captions = ["a man", sentences[0], " ".join(sentences * options.experiment.text_length)]

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.types import Tokens
-from misc.checkpoints.run_options import features_depend_on, options_for
+from misc.checkpoints.run_options import features_depend_on, options_for, saved_options
 from misc.evaluation.features import file_digest
 from misc.process.device import start_device
-from model import build_model
+from model import build_model, with_hidden_settings
 from model.protocol import Embedder, Processor, Tokenizer
+from model.weights.pretrained import HIDDEN
 from options import Options
 
 T = TypeVar("T")
@@ -111,6 +112,7 @@ def build_encoder(options: Options, checkpoint: Path) -> Encoder:
     """Build the encoder of a checkpoint; of the options, model, device, precision and batch size are read."""
     device, precision = start_device(options.misc.device, options.misc.precision)
     model, tokenizer, processor = build_model(options, num_identities=0, weights=str(checkpoint))
+    options = with_hidden_settings(options, model.clip)
     model.eval().requires_grad_(False)
     devices, batch_size = [device], options.data.test_batch_size
     if device.type == "cuda":
@@ -132,4 +134,7 @@ def identity_of(options: Options, checkpoint: Path) -> str:
     features = features_depend_on(options)
     if features["data.cleaning"] == "tbps-clip":  # existing indexes predate this option
         del features["data.cleaning"]
+    if saved_options(checkpoint) is None:  # else the file has them, and the digest covers it
+        told = {name: getattr(options.model, name) for name in sorted(HIDDEN)}
+        features |= {f"model.{name}": value for name, value in told.items() if value is not None}
     return hashlib.sha256(json.dumps([file_digest(checkpoint), features]).encode()).hexdigest()

@@ -11,6 +11,7 @@ from misc.checkpoints.read import BEST, LAST, older_checkpoints
 from misc.process import distributed
 from misc.training.engine import PRECISIONS, Best, Trainer
 from misc.training.optimizer import set_learning_rate
+from model.protocol import DualEncoder
 from model.weights.pickles import read_pickled
 from options import UserError
 
@@ -76,6 +77,7 @@ def remove_later(folder: Path, step: int, epoch: int) -> None:
 def _restore(trainer: Trainer, state: State, is_own: bool) -> None:
     _check_steps(state, trainer.options, len(trainer.train_loader))
     _check_samples(state, trainer.options)
+    _check_hidden_settings(state, trainer.model.clip)
     trainer.components().load_state_dict(_with_scaler(state, trainer))
     trainer.best = _best_so_far(trainer) if is_own else {}
     if trainer.epoch < trainer.num_epochs:
@@ -165,6 +167,18 @@ def _check_samples(state: State, options: dict[str, Any]) -> None:
                     f"with {now} some samples would come twice and others not at all. Keep {before} until "
                     "the end of the epoch"
                 )
+
+
+def _check_hidden_settings(state: State, towers: DualEncoder) -> None:
+    """Raise UserError where the towers differ from the checkpoint's in what no tensor shows."""
+    for name, (value, null) in towers.hidden_settings().items():
+        saved = state["options"]["model"].get(name)
+        trained = null if saved is None else saved
+        if trained not in (None, value):
+            raise UserError(
+                f"model.{name}: the checkpoint was trained with {trained}, these options and the weights "
+                f"that they name give {value}; set model.{name}={trained}"
+            )
 
 
 def _check_steps(state: State, options: dict[str, Any], steps_per_epoch: int) -> None:

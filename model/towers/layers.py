@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from model.towers.recompute import linear_of
 
 QUICK = 1.702  # of QuickGELU
+# An activation is function(scale x) / scale: its two factors are part of the MLP's products, at no cost.
+ACTIVATIONS = {"quick_gelu": (F.silu, QUICK), "gelu": (F.gelu, 1.0)}
 
 
 class LayerNorm(nn.LayerNorm):
@@ -92,29 +94,33 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """width -> 4 width -> width over norm(x), with QuickGELU between.
+    """width -> 4 width -> width over norm(x), with an activation between, by its name in `ACTIVATIONS`.
 
-    QuickGELU is silu(1.702 x) / 1.702; its two factors are part of the matrix products, at no cost.
+    QuickGELU is silu(1.702 x) / 1.702.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: str) -> None:
         super().__init__()
+        self.activation, self.scale = ACTIVATIONS[activation]
         self.c_fc, self.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, norm: LayerNorm) -> Tensor:
-        hidden = norm.linear(x, self.c_fc.weight, QUICK * self.c_fc.bias, alpha=QUICK)
-        return linear_of(F.silu, (hidden,), self.c_proj.weight, self.c_proj.bias, alpha=1 / QUICK)
+        hidden = norm.linear(x, self.c_fc.weight, self.scale * self.c_fc.bias, alpha=self.scale)
+        weight, bias = self.c_proj.weight, self.c_proj.bias
+        return linear_of(self.activation, (hidden,), weight, bias, alpha=1 / self.scale)
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), with an MLP four times as wide."""
 
-    def __init__(self, width: int, heads: int, dropout: float, causal: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, dropout: float, causal: bool, activation: str = "quick_gelu"
+    ) -> None:
         super().__init__()
         self.ln_1 = LayerNorm(width)
         self.attn = Attention(width, heads, dropout, causal)
         self.ln_2 = LayerNorm(width)
-        self.mlp = MLP(width)
+        self.mlp = MLP(width, activation)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """(B, L, width), or (B, 1, width) of `positions` (B,); arguments as of `Attention`."""
@@ -140,12 +146,21 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, width: int, layers: int, heads: int, dropout: float = 0.0, causal: bool = False
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float = 0.0,
+        causal: bool = False,
+        activation: str = "quick_gelu",
     ) -> None:
         super().__init__()
+        self.activation, self.heads = activation, heads
         self.grad_checkpointing = False
         self.has_dropout = dropout > 0
-        self.resblocks = nn.ModuleList(Block(width, heads, dropout, causal) for _ in range(layers))
+        self.resblocks = nn.ModuleList(
+            Block(width, heads, dropout, causal, activation) for _ in range(layers)
+        )
         residual_std = width**-0.5 * (2 * max(1, layers)) ** -0.5
         for block in self.resblocks:
             nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)

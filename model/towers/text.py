@@ -12,6 +12,7 @@ class TextTransformer(nn.Module):
     Args:
         text_length: the maximum number of tokens of a caption, start and end included.
         dropout: on the attention weights, in training mode only.
+        activation: of the MLPs, a name of `ACTIVATIONS`.
     """
 
     def __init__(
@@ -23,11 +24,12 @@ class TextTransformer(nn.Module):
         heads: int,
         embed_dim: int,
         dropout: float = 0.0,
+        activation: str = "quick_gelu",
     ) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(text_length, width))
-        self.transformer = Transformer(width, layers, heads, dropout, causal=True)
+        self.transformer = Transformer(width, layers, heads, dropout, causal=True, activation=activation)
         self.ln_final = LayerNorm(width)
         self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
         nn.init.normal_(self.token_embedding.weight, std=0.02)

@@ -13,6 +13,7 @@ class VisionTransformer(nn.Module):
         image_size: (height, width) in pixels, multiples of `patch_size`. P is the number of patches.
         width, layers, heads: of the transformer.
         embed_dim: of the space shared with the text tower.
+        activation: of the MLPs, a name of `ACTIVATIONS`.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class VisionTransformer(nn.Module):
         layers: int,
         heads: int,
         embed_dim: int,
+        activation: str = "quick_gelu",
     ) -> None:
         super().__init__()
         assert all(side % patch_size == 0 for side in image_size), (image_size, patch_size)
@@ -34,7 +36,7 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(std * torch.randn(width))
         self.positional_embedding = nn.Parameter(std * torch.randn(1 + num_patches, width))
         self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads)
+        self.transformer = Transformer(width, layers, heads, activation=activation)
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(std * torch.randn(width, embed_dim))
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from model.protocol import DualEncoder, JsonObject
+from model.weights.files import read_folder
 from model.weights.hub_folders import download_weights, find_model
-from model.weights.pretrained import read_folder, read_tensors
+from model.weights.pretrained import read_tensors
 from options import Options, UserError
 
 if TYPE_CHECKING:

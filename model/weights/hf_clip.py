@@ -15,9 +15,14 @@ from options import Options
 from text_utils.tokenizer import CLIPTokenizer
 
 logger = logging.getLogger(__name__)
-# The defaults of transformers for missing settings of a config.json; what our towers have.
-DEFAULT_HEADS = {"text": 8, "vision": 12}
-FIXED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+# The defaults of transformers for missing settings of a config.json.
+BOTH = {"num_hidden_layers": 12, "hidden_act": "quick_gelu"}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "text": {"hidden_size": 512, "num_attention_heads": 8, **BOTH},
+    "vision": {"hidden_size": 768, "num_attention_heads": 12, "patch_size": 32, "image_size": 224, **BOTH},
+}
+EPSILON = 1e-5
+PARTS = ("width", "layers", "heads")  # of our options, image_PART and text_PART
 # transformers reads the feature at the largest id where this setting is 2 (as OpenAI does), else at the first
 # token of this id: with CLIP's tokenizer, whose end token has the largest id, both are the same.
 END_TOKENS = (2, 49_407)
@@ -40,11 +45,11 @@ PROJECTIONS = {"visual_projection.weight": "visual.proj", "text_projection.weigh
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What the tensors do not show, heads and image size, in the layout of our options.
+    """What its configuration says, in the layout of our options: sizes, heads, activation, image size.
 
     Raises:
-        UserError: a model other than CLIP, or one that differs from OpenAI's in its activation, the epsilon
-            of its norms or its end token.
+        UserError: a model other than CLIP, or one with another epsilon of its norms or another end token than
+            OpenAI's, or an activation that our towers do not have, or one in each tower.
     """
     config = read_config(folder)
     if (found := config.get("model_type")) != "clip":
@@ -53,17 +58,24 @@ def read_settings(folder: Path) -> dict[str, Any]:
     # Old files have what differs from NAME_config in NAME_config_dict.
     towers = {name: _section(config, name) for name in ("text", "vision")}
     for name, tower in towers.items():
-        for key, expected in FIXED.items():
-            if (value := tower.get(key, expected)) != expected:
-                raise bad_weights(folder, f"has {name}_config.{key} {value!r}; {expected!r} is expected")
-    if (end := towers["text"].get("eos_token_id", END_TOKENS[1])) not in END_TOKENS:
+        if (value := tower.get("layer_norm_eps", EPSILON)) != EPSILON:
+            raise bad_weights(folder, f"has {name}_config.layer_norm_eps {value!r}; {EPSILON!r} is expected")
+    text, vision = ({**DEFAULTS[name], **tower} for name, tower in towers.items())
+    if (end := text.get("eos_token_id", END_TOKENS[1])) not in END_TOKENS:
         problem = f"has text_config.eos_token_id {end!r}; CLIP's tokenizer has {END_TOKENS[1]}"
         raise bad_weights(folder, problem)
-    text_heads, image_heads = (
-        tower.get("num_attention_heads", DEFAULT_HEADS[name]) for name, tower in towers.items()
-    )
-    heads = {"image_heads": image_heads, "text_heads": text_heads}
-    return {"model": heads, "data": {"image_size": [towers["vision"].get("image_size", 224)] * 2}}
+    if text["hidden_act"] != vision["hidden_act"]:
+        found = f"{text['hidden_act']!r} in text_config and {vision['hidden_act']!r} in vision_config"
+        raise bad_weights(folder, f"has hidden_act {found}; one for both is expected")
+    found = {
+        "patch_size": vision["patch_size"],
+        "embed_dim": config.get("projection_dim", 512),
+        "activation": vision["hidden_act"],
+    }
+    for name, tower in (("image", vision), ("text", text)):
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        found |= {f"{name}_{part}": tower[key] for part, key in zip(PARTS, sizes, strict=True)}
+    return {"model": found, "data": {"image_size": [vision["image_size"]] * 2}}
 
 
 def _section(config: dict[str, Any], tower: str) -> dict[str, Any]:
@@ -108,7 +120,7 @@ def to_transformers(clip: DualEncoder, options: Options) -> tuple[JsonObject, di
 
 def _config(clip: DualEncoder) -> JsonObject:
     visual, text = clip.visual, clip.text
-    shared = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": clip.embed_dim}
+    shared = {"layer_norm_eps": EPSILON, "projection_dim": clip.embed_dim}
     vocab_size, text_width = text.token_embedding.weight.shape
     image_width, _, patch_size, _ = visual.conv1.weight.shape
     return {
@@ -135,12 +147,13 @@ def _config(clip: DualEncoder) -> JsonObject:
     }
 
 
-def _sizes(transformer: nn.Module, width: int) -> dict[str, int]:
+def _sizes(transformer: nn.Module, width: int) -> dict[str, int | str]:
     return {
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": len(transformer.resblocks),
-        "num_attention_heads": transformer.resblocks[0].attn.heads,
+        "num_attention_heads": transformer.heads,
+        "hidden_act": transformer.activation,
     }
 
 

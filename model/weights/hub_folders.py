@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from model.weights.shapes import bad_weights
 from options import UserError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first, if there are both
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -27,11 +29,11 @@ def find_model(path: Path, model_type: str, bad_folder: Callable[[str], UserErro
     Raises:
         UserError: no such model, or several.
     """
-    if (path / "config.json").exists():
+    if any((path / name).exists() for name in (CONFIG, OPEN_CLIP_CONFIG)):
         return path
-    places = ("models--*/snapshots/*/config.json", "snapshots/*/config.json")
-    snapshots = [config.parent for place in places for config in sorted(path.glob(place))]
-    found = [folder for folder in snapshots if read_config(folder).get("model_type") == model_type]
+    places = ("models--*/snapshots/*", "snapshots/*")
+    snapshots = [folder for place in places for folder in sorted(path.glob(place))]
+    found = [folder for folder in snapshots if _is_of_type(folder, model_type)]
     if len({folder.parents[1] for folder in found}) > 1:
         names = ", ".join(sorted({folder.parents[1].name for folder in found}))
         raise bad_folder(f"holds several models ({names}); give the snapshot folder of one")
@@ -43,22 +45,34 @@ def find_model(path: Path, model_type: str, bad_folder: Callable[[str], UserErro
     return _current(found)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The content of `config.json`; {} if it cannot be read."""
+def _is_of_type(folder: Path, model_type: str) -> bool:
+    if (folder / CONFIG).exists():
+        return read_config(folder).get("model_type") == model_type
+    return model_type == "clip" and (folder / OPEN_CLIP_CONFIG).exists()
+
+
+def is_of_open_clip(folder: Path) -> bool:
+    """Whether a model folder is one of open_clip alone: those on the hub are often of transformers too."""
+    has_theirs = any(os.path.lexists(folder / form) for name in WEIGHTS for form in (name, _index(name)))
+    return (folder / OPEN_CLIP_CONFIG).exists() and not (has_theirs and (folder / CONFIG).exists())
+
+
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """The content of a configuration; {} if it cannot be read."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, names: Sequence[str] = WEIGHTS) -> list[Path]:
     """The files with a model's tensors: one, or the shards that an index lists; safetensors first.
 
     Raises:
         UserError: no such file, an index that cannot be read, or a file that it lists and that is not there.
     """
-    files = _listed_files(folder)
+    files = _listed_files(folder, names)
     if missing := [file for file in files if not file.exists()]:
         what = "is a link to nothing" if missing[0].is_symlink() else "does not exist"
         problem = f"lacks {len(missing)} of the {len(files)} files that its index lists: '{missing[0].name}'"
@@ -66,9 +80,9 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _listed_files(folder: Path) -> list[Path]:
+def _listed_files(folder: Path, names: Sequence[str] = WEIGHTS) -> list[Path]:
     """The files of `weight_files`, which may be missing."""
-    for name in WEIGHTS:
+    for name in names:
         index = folder / _index(name)
         if os.path.lexists(folder / name):
             return [folder / name]
@@ -80,7 +94,7 @@ def _listed_files(folder: Path) -> list[Path]:
                 what = describe_file(index)
                 problem = f"is not an index of weights: it is {what}, without a 'weight_map' of files"
                 raise bad_weights(index, problem) from error
-    raise bad_weights(folder, f"holds neither {' nor '.join(WEIGHTS)}{_what_is_there(folder)}")
+    raise bad_weights(folder, f"holds neither {' nor '.join(names)}{_what_is_there(folder)}")
 
 
 def _what_is_there(folder: Path) -> str:

@@ -11,14 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from misc.process.workers import total_memory
+from model.towers.layers import ACTIVATIONS
 from model.towers.text import TextTransformer
 from model.towers.vision import VisionTransformer
 from options import UserError
 
+# Heads of image towers, by their width, that open_clip has and OpenAI does not: ViT-B-plus and ViT-H. Most of
+# their weights (LAION's, DataComp's) have GELU.
+HEADS_OF_OTHERS = {896: 14, 1280: 16}
+
 
 @dataclass(frozen=True)
 class ClipShape:
-    """The sizes under the names of their options, by default ViT-B/16's. Heads of None: width / 64."""
+    """The sizes under the names of their options, by default ViT-B/16's. Heads of None: width / 64, if that
+    is whole. The activation is that of both towers.
+    """
 
     patch_size: int = 16
     image_width: int = 768
@@ -29,16 +36,16 @@ class ClipShape:
     text_heads: int | None = None
     embed_dim: int = 512
     vocab_size: int = 49_408
+    activation: str = "quick_gelu"
 
     def towers(
         self, image_size: tuple[int, int], text_length: int, dropout: float = 0.0
     ) -> tuple[VisionTransformer, TextTransformer]:
         """New towers of these sizes; the numbers of heads must be set."""
-        visual = VisionTransformer(
-            image_size, self.patch_size, self.image_width, self.image_layers, self.image_heads, self.embed_dim
-        )
+        image_sizes = (self.patch_size, self.image_width, self.image_layers, self.image_heads, self.embed_dim)
         text_sizes = (self.vocab_size, self.text_width, self.text_layers, self.text_heads, self.embed_dim)
-        return visual, TextTransformer(text_length, *text_sizes, dropout)
+        visual = VisionTransformer(image_size, *image_sizes, self.activation)
+        return visual, TextTransformer(text_length, *text_sizes, dropout, self.activation)
 
 
 def bad_weights(path: Path, problem: str) -> UserError:
@@ -74,8 +81,8 @@ def check_memory(shape: ClipShape) -> None:
 def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) -> ClipShape:
     """The sizes of the towers that the tensors, under the names of `CLIP`, belong to.
 
-    No tensor depends on the number of heads: our checkpoints have it in their options, elsewhere it is
-    OpenAI's width / 64, or None if the width is no multiple of 64.
+    No tensor depends on the number of heads and the activation: they are those of the options, elsewhere
+    OpenAI's.
 
     Raises:
         UserError: a tensor that gives a size is missing or has another number of dimensions; a number of
@@ -97,10 +104,12 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
 
     def heads(tower: str, width: int) -> int | None:
         saved = _option(options, "model", f"{tower}_heads")
-        if saved is not None:
-            return _whole(path, saved, f"{tower}_heads")
-        return None if width % 64 else width // 64
+        return openai_heads(width) if saved is None else whole_number(path, saved, f"{tower}_heads")
 
+    activation = _option(options, "model", "activation") or ClipShape.activation
+    if activation not in ACTIVATIONS:
+        expected = " or ".join(ACTIVATIONS)
+        raise bad_weights(path, f"has the activation {activation!r:.40}; {expected} is expected")
     image_width, _, patch_size, _ = size("visual.conv1.weight", 4)
     vocab_size, text_width = size("text.token_embedding.weight", 2)
     _, embed_dim = size("text.text_projection", 2)
@@ -117,7 +126,32 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
         text_heads=heads("text", text_width),
         embed_dim=embed_dim,
         vocab_size=vocab_size,
+        activation=activation,
     )
+
+
+def openai_heads(width: int) -> int | None:
+    """The heads of OpenAI's towers of a width; None where it is no multiple of 64."""
+    return None if width % 64 else width // 64
+
+
+def likely_shape(shape: ClipShape) -> ClipShape:
+    """The shape with the heads and the activation of the published weights of these sizes, where OpenAI has
+    published none.
+    """
+    heads = HEADS_OF_OTHERS.get(shape.image_width)
+    return replace(shape, image_heads=heads, activation="gelu") if heads else shape
+
+
+def other_sizes(shape: ClipShape, options: dict[str, Any]) -> list[str]:
+    """What the options say of sizes that the tensors show, and say otherwise."""
+    names = ("patch_size", "image_width", "image_layers", "text_width", "text_layers", "embed_dim")
+    said = {name: _option(options, "model", name) for name in names}
+    return [
+        f"{name} {value!r:.40} (the tensors: {getattr(shape, name)})"
+        for name, value in said.items()
+        if value not in (None, getattr(shape, name))
+    ]
 
 
 def read_grid(
@@ -151,11 +185,11 @@ def _saved_image_size(path: Path, options: dict[str, Any]) -> tuple[int, int] | 
     for section, name in (("data", "image_size"), ("experiment", "input_resolution")):
         size = _option(options, section, name)
         if isinstance(size, list | tuple) and len(size) == 2:
-            return _whole(path, size[0], name), _whole(path, size[1], name)
+            return whole_number(path, size[0], name), whole_number(path, size[1], name)
     return None
 
 
-def _whole(path: Path, value: object, name: str) -> int:
+def whole_number(path: Path, value: object, name: str) -> int:
     if type(value) is not int or value < 1:
         raise bad_weights(path, f"has {name} {value!r:.40}; a whole number is expected")
     return value

@@ -171,7 +171,7 @@ def spoiling(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], 
 KEY, INDEX = "text_model.encoder.layers.1.self_attn.k_proj.weight", f"{WEIGHTS}.index.json"
 NO_INDEX, TEXT_TOWER = "is not an index of weights", '{"model_type": "clip", "text_config": "small"}'
 CONFIGS: list[tuple[str, str, object, str]] = [
-    ("vision_config", "hidden_act", "gelu", r"vision_config.hidden_act 'gelu'; 'quick_gelu' is expected"),
+    ("vision_config", "hidden_act", "gelu", r"hidden_act 'quick_gelu' in text_config and 'gelu' in vision_c"),
     ("text_config", "layer_norm_eps", 1e-6, r"text_config.layer_norm_eps 1e-06; 1e-05 is expected"),
     ("text_config", "eos_token_id", 7, r"text_config.eos_token_id 7; CLIP's tokenizer has 49407"),
     (

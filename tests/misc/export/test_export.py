@@ -53,6 +53,7 @@ CLIP = {
     "model.text_width": 64,
     "model.text_layers": 2,
     "model.text_heads": 2,
+    "model.activation": "gelu",
     "model.embed_dim": 24,
     "experiment.text_length": TEXT_LENGTH,
     "experiment.dropout": 0.3,
