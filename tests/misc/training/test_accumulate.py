@@ -91,13 +91,17 @@ def test_a_run_of_two_processes_has_the_losses_and_gradients_of_whole_batches(
 
 def weights_after_unequal_builds(arguments: list[str]) -> dict[str, Tensor]:
     """What this rank has after a run whose ranks began with different weights, as with other versions."""
-    trained: list[Trainer] = []
+    trained, fit = {}, Trainer.fit
+
+    def fit_and_note(trainer: Trainer) -> None:
+        fit(trainer)
+        trained.update({name: values.clone() for name, values in trainer.model.state_dict().items()})
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("misc.process.seed.seed_process", lambda seed: torch.manual_seed(distributed.rank()))
-        fit = Trainer.fit
-        patch.setattr(Trainer, "fit", lambda trainer: trained.append(trainer) or fit(trainer))
+        patch.setattr(Trainer, "fit", fit_and_note)
         assert main(arguments) == 0
-    return trained[0].model.state_dict()
+    return trained
 
 
 @pytest.mark.parametrize(
