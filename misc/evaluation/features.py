@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from data.types import NOBODY, EvaluationSet, Queries
 from misc.evaluation.evaluator import Encoded, Features
-from misc.process.durable import write_text
+from misc.process.durable import replacing, write_text
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def save_features(
 
     It records `weights`, what encoded them, and the `options` that they depend on, by "section.name".
     """
-    (folder / INDEX).unlink(missing_ok=True)
+    identity = {"file": str(weights), "sha256": file_digest(weights)}
     tensors, index = {}, {}
     for name, encoded in sets.items():
         evaluation_set = encoded.evaluation_set
@@ -75,8 +75,9 @@ def save_features(
                 for language, queries in evaluation_set.queries.items()
             },
         }
-    save_file({name: rows.cpu().contiguous() for name, rows in tensors.items()}, folder / TENSORS)
-    identity = {"file": str(weights), "sha256": file_digest(weights)}
+    content = save({name: rows.cpu().contiguous() for name, rows in tensors.items()})
+    with replacing(folder / TENSORS, lambda _: (folder / INDEX).unlink(missing_ok=True)) as file:
+        file.write(content)
     record = {"format": FORMAT, "weights": identity, "options": dict(options), "sets": index}
     write_text(folder / INDEX, json.dumps(record, ensure_ascii=False) + "\n")
 

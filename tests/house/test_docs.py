@@ -18,6 +18,7 @@ from misc.benchmark.memory import build_parser as memory_parser
 from misc.benchmark.parts import PARTS, select_parts
 from misc.checkpoints import read as checkpoint
 from misc.checkpoints import saver
+from misc.checkpoints.lock import LOCK
 from misc.checkpoints.run_folder import BAD_IMAGES, RUN_FILES
 from misc.export.__main__ import build_parser as export_parser
 from misc.process import heartbeat
@@ -55,7 +56,7 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "misc/quick_start_altclip.py": lambda words: altclip_parser().parse_args(words),
 }
 WITHOUT_ARGUMENTS = {"config", "misc.study"}
-MADE = {*RUN_FILES, checkpoint.LAST, checkpoint.BEST, SKIPPED, "tensorboard/", "findings.txt"}
+MADE = {*RUN_FILES, LOCK, checkpoint.LAST, checkpoint.BEST, SKIPPED, "tensorboard/", "findings.txt"}
 MADE_BY_USERS = re.compile(r"^(datasets|runs|weights|exports)/|^/|^\.venv|^config/mine\.yaml$|_reid|reid_raw")
 METHOD, RUNNING, PERFORMANCE = (TEXTS[f"docs/{name}.md"] for name in ("method", "running", "performance"))
 OPTION = re.compile(rf"(?<![\w/.,-])((?:{'|'.join(SECTIONS)})\.[a-z]\w*)(?![\w.]*\()")

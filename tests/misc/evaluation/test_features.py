@@ -1,5 +1,6 @@
 """Saved features: what is written is what is read, damage is named, fusion is a weighted mean."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from misc.evaluation.evaluator import Encoded, Features, score
 from misc.evaluation.features import check_same_sets, fuse, load_features, save_features
 from options import UserError
 from tests.helpers.gloo import run_in_processes
-from tests.helpers.whole_runs import assert_mentions, error_line, results_of
+from tests.helpers.whole_runs import assert_mentions, error_line, files, results_of
 
 OPTIONS = {"data.image_size": (384, 128), "model.backbone": "clip"}
 
@@ -79,6 +80,24 @@ def test_the_weights_may_be_a_folder(tmp_path: Path) -> None:
     save_features({"a": encoded(0)}, tmp_path, weights, OPTIONS)
     record = json.loads((tmp_path / "features.json").read_text(encoding="utf-8"))
     assert record["weights"]["sha256"] == hashlib.sha256(b"123").hexdigest()
+
+
+def test_a_failed_write_keeps_the_features_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    save_features({"a": encoded(0)}, tmp_path, tmp_path / "weights.pt", OPTIONS)
+    before = files(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        save_features({"a": encoded(1)}, tmp_path, tmp_path / "removed.pt", OPTIONS)
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_features({"a": encoded(1)}, tmp_path, tmp_path / "weights.pt", OPTIONS)
+    assert files(tmp_path) == before
+
+
+def full_disk(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def truncate(folder: Path) -> None:
