@@ -10,6 +10,7 @@ all, English first. An image may have several records: `data.merging` joins them
 `report` is called with each fault of a record: where it returns, malformed records are left out.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,9 +18,12 @@ from pathlib import Path
 from types import ModuleType
 
 from data.merging import merge_split
+from data.readers import layouts
 from data.records import Report, raise_fault, read_bytes
 from data.types import FORMATS, SPLITS, ByLanguage, Format, language_name
 from options import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def read_splits(
@@ -42,7 +46,11 @@ def read_splits(
     """
     path = Path(annotation_file)
     if not os.path.exists(path):  # Path.exists raises where a name is too long
-        raise UserError(f"data.annotation_file: no file or folder '{path}'. Check the path, or the download")
+        there = layouts.listing(path.parent)
+        found = f"no file or folder '{path}'; {there}"
+        raise UserError(f"data.annotation_file: {found}. Check the path, or the download")
+    if path.is_dir():
+        path = _file_in(path, dataset)
     content = b"" if path.is_dir() else read_bytes(path)
     form = FORMATS[detect_format(path, content) if dataset == "auto" else dataset]
     if path.is_dir() != bool(form.split_files):
@@ -51,6 +59,31 @@ def read_splits(
     wanted = languages and list(dict.fromkeys(map(language_name, languages)))
     found = reader_of(form).read(path, content, form, splits, wanted, report)
     return {split: merge_split(by_language, split, path, report) for split, by_language in found.items()}
+
+
+def _file_in(folder: Path, dataset: str) -> Path:
+    """The one file to read in a data set's own folder, or the folder where it has a file for each split.
+
+    Raises:
+        UserError: neither, or both.
+    """
+    forms = [FORMATS[dataset]] if dataset != "auto" else list(FORMATS.values())
+    if any(form.split_files and layouts.files_of_format(folder, form) for form in forms):
+        return folder
+    of_splits = layouts.split_files(folder) if dataset in ("auto", "folder") else {}
+    names = layouts.RAW_FILES
+    raw = [name for name in names if os.path.isfile(folder / name)]
+    if of_splits and not raw:
+        return folder
+    if of_splits or (dataset != "auto" and FORMATS[dataset].split_files):
+        expected = "either a file of all splits or one for each"
+        if not of_splits:
+            expected = f"files such as {FORMATS[dataset].split_files[-1]}"
+        found = layouts.listing(folder)
+        raise UserError(f"data.annotation_file: expected {expected}; {found}. Name the file to read")
+    file = layouts.single_file(folder)
+    logger.info("data.annotation_file: reading '%s'", file)
+    return file
 
 
 def reader_of(form: Format) -> ModuleType:

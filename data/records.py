@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.types import NOBODY, SPLITS, Record
+from data.types import NOBODY, SPLIT_NAMES, Record
 from options import UserError
 from text_utils.captions import clean_caption
 
@@ -83,11 +83,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_split(item: Any, where: str) -> str:
-    """The field 'split' of an item, in lower case. Raises UserError where it names none of `SPLITS`."""
+    """The split of `SPLITS` that the field 'split' of an item names. Raises UserError where it names none."""
     split = field(item, "split", str, where)
-    if split.strip().lower() not in SPLITS:
+    if split.strip().lower() not in SPLIT_NAMES:
         raise UserError(f"{where}: field 'split' should be train, val or test, found {split!r:.40}")
-    return split.strip().lower()
+    return SPLIT_NAMES[split.strip().lower()]
 
 
 def field(item: Any, name: str, kind: type, where: str) -> Any:

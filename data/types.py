@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {  # what files and records call them, in any case
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 NOBODY = -1  # the person of an image that shows none of the persons: a distractor, never described
 VIEWS = ("view1", "view2", "simclr1", "simclr2")  # of an image
 TEXTS = ("tokens", "tokens2")  # captions that the towers encode

@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.readers.table import REQUIRED
+from data.readers import layouts, table
+from data.readers.cells import REQUIRED
 from data.records import MALFORMED, Report, pick_languages, read_bytes, read_record, read_split
-from data.types import ByLanguage, Format, Record, language_name
+from data.types import ByLanguage, Format, Record
+from misc.process.sniff import NUM_BYTES, describe_bytes
 from options import UserError
 
 
 def recognises(path: Path, content: bytes, form: Format) -> bool:
-    """A folder where `form` is one of a folder; else a list in which `form.image_field` occurs."""
+    """A folder where `form` is one of a folder; else a list in which the fields of its records occur."""
     if form.split_files or path.is_dir():
         return bool(form.split_files) and path.is_dir()
     text = content.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")  # UTF-8 or UTF-16
-    return text.startswith(b"[") and f'"{form.image_field}"'.encode() in text
+    fields = (form.image_field, "id", "captions")
+    return text.startswith(b"[") and all(f'"{name}"'.encode() in text for name in fields)
 
 
 def read(
@@ -44,12 +47,12 @@ def _read_file(
 ) -> dict[str, ByLanguage]:
     """One file with all splits. Records of other splits are not checked."""
     items = _parse_json(path, content)
+    if not any(isinstance(item, dict) and "split" in item for item in items):
+        raise UserError(f"'{path}': no field 'split' in its records{_without_split(path, items)}")
     found: dict[str, list[Record]] = {split: [] for split in splits}
     for index, item in enumerate(items):
         where = f"'{path}' record {index}"
         try:
-            if isinstance(item, dict) and "split" not in item:
-                raise UserError(f"{where}: no field 'split' (files of one split each: give their folder)")
             split = read_split(item, where)
         except UserError as error:
             report(MALFORMED, str(error))
@@ -60,10 +63,24 @@ def _read_file(
     return {split: {"en": records} if records else {} for split, records in found.items()}
 
 
+def _without_split(path: Path, items: list[Any]) -> str:
+    """What to do about a file whose records do not say their split."""
+    images = {str(item.get("file_path")).partition("/")[0] for item in items if isinstance(item, dict)}
+    if path.name == layouts.WITHOUT_SPLITS or {"CUHK01", "CUHK03"} <= images:
+        return (
+            ". The caption_all.json of CUHK-PEDES does not say which images are train, val and test; use its "
+            "reid_raw.json, which does"
+        )
+    return " (files of one split each: give their folder)"
+
+
 def _read_folder(
     folder: Path, form: Format, splits: Sequence[str], languages: Sequence[str] | None, report: Report
 ) -> dict[str, ByLanguage]:
-    files = {split: _language_files(folder, form, split) for split in splits}
+    named = layouts.files_of_format(folder, form)
+    if not named and form.split_files[-1] == "{split}_reid.json" and (files := layouts.split_files(folder)):
+        return table.read_files(files, folder, splits, languages, report)
+    files = {split: named.get(split, {}) for split in splits}
     chosen = pick_languages(languages, files, folder, report)
     return {
         split: {name: _read_language(files[split][name], form, name, report) for name in names}
@@ -80,25 +97,17 @@ def _read_language(path: Path, form: Format, language: str, report: Report) -> l
     return [record for record in records if record]
 
 
-def _language_files(folder: Path, form: Format, split: str) -> dict[str, Path]:
-    """{language: its file} of a split; `{split}_reid.json` is English where no `{split}_reid_en.json` is."""
-    files: dict[str, Path] = {}
-    for pattern in form.split_files:
-        for path in sorted(folder.glob(pattern.format(split=split, language="*"))):
-            language = path.stem.removeprefix(f"{split}_reid").lstrip("_") or "en"
-            files.setdefault(language_name(language), path)
-    return files
-
-
 def _parse_json(path: Path, content: bytes) -> list[Any]:
     try:
         items = json.loads(content)
     except (ValueError, RecursionError) as error:
+        what = describe_bytes(content[:NUM_BYTES])
         raise UserError(
             f"data.annotation_file: '{path}' is not JSON ({error}), nor a table with the columns "
-            f"{', '.join(REQUIRED)}. Check the file, or download it again"
+            f"{', '.join(REQUIRED)}{f': it is {what}' if what else ''}. Check the file, or download it again"
         ) from error
     if not isinstance(items, list) or not items:
         found = "an empty list" if items == [] else f"a {type(items).__name__}"
+        found += f" of {', '.join(items):.80}" if isinstance(items, dict) else ""
         raise UserError(f"data.annotation_file: '{path}' should hold a list of records, found {found}")
     return items

@@ -1,4 +1,4 @@
-"""Tables, for your own data: CSV or JSON lines, with a row for each caption.
+"""Tables, for your own data: CSV, JSON or an Excel workbook, with a row for each caption.
 
 | column | |
 |---|---|
@@ -8,20 +8,21 @@
 | `split` | train, val or test. Without this column all rows are test: a set to evaluate on |
 | `language` | such as en or zh. Without this column all captions are English |
 
-Other columns are ignored. CSV has a header and is UTF-8; cells are separated by commas, semicolons (as Excel
-writes them) or tabs, and a caption that contains the separator is in double quotes. JSON lines have an object
-in each line. Either every row has `split` (or `language`), or none.
+`data.readers.cells` has other names of the columns that are understood. Other columns are ignored. CSV has a
+header and is UTF-8 or UTF-16; cells are separated by commas, semicolons (as Excel writes them), tabs or "|",
+and a caption that contains the separator is in double quotes. JSON is an object in each line, or an array of
+them, where `caption` may hold several. Either every row has `split` (or `language`), or none.
 """
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+import logging
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.readers.cells import EXTRA, NUMBERS, looks_like_rows, read_cells
 from data.records import (
     MALFORMED,
     NO_WORDS,
@@ -30,39 +31,34 @@ from data.records import (
     field,
     image_path,
     pick_languages,
+    read_bytes,
+    read_record,
     read_split,
 )
 from data.types import NOBODY, SPLITS, ByLanguage, Format, Record, language_name
 from options import UserError
 from text_utils.captions import clean_caption
 
-REQUIRED = ("image", "person_id", "caption")
+logger = logging.getLogger(__name__)
+
 DEFAULTS = {"split": "test", "language": "en"}
-EXTRA = "\0"  # no column of a CSV file has this name
 MAX_DIGITS = 18  # of a person id that is a number: tensors hold 64 bits
+NUMBER = re.compile(r"[+-]?\d+(\.0*)?")  # a whole number, as people and spreadsheets write it
+LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)  # as pandas writes one into a cell
 
 
 @dataclass(frozen=True)
 class Row:
-    """One caption; `person` as the table spells it."""
+    """A row of one caption, or a record of several; `person` as the table spells it, but for numbers."""
 
-    image: str
+    record: Record  # of person 0
     person: str
-    caption: str
     split: str
-    language: str
 
 
 def recognises(path: Path, content: bytes, form: Format) -> bool:
     """Whether a file begins as a table does: with the header, or an object of these columns."""
-    start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(b"["):  # JSON, which may be one long line
-        return False
-    head = start.partition(b"\n")[0].decode("utf-8", "replace")
-    first = _json(head)
-    if isinstance(first, dict):
-        return any(name in first for name in REQUIRED)
-    return set(REQUIRED) <= {cell.strip().strip('"').lower() for cell in head.split(_delimiter(head))}
+    return bool(content) and looks_like_rows(content)
 
 
 def read(
@@ -77,13 +73,36 @@ def read(
 
     Person ids that are all whole numbers stay so. Otherwise all are numbered from 0 in order of appearance.
     """
-    rows = list(_read_rows(path, content, report))
+    return _as_records(list(_read_rows(path, content, DEFAULTS, report)), path, splits, languages, report)
+
+
+def read_files(
+    files: Mapping[str, Mapping[str, Path]],
+    folder: Path,
+    splits: Sequence[str],
+    languages: Sequence[str] | None,
+    report: Report,
+) -> dict[str, ByLanguage]:
+    """As `read`, of {split: {language: a file of rows}} in `folder`; rows may name their language."""
+    rows: list[Row] = []
+    for split, by_language in files.items():
+        for language, path in by_language.items():
+            of_file = list(_read_rows(path, read_bytes(path), {"split": split, "language": language}, report))
+            other = next((row.split for row in of_file if row.split != split), split)
+            if other != split:
+                raise UserError(f"'{path}': records of the {other} split, in the file of the {split} split")
+            rows += of_file
+    return _as_records(rows, folder, splits, languages, report)
+
+
+def _as_records(
+    rows: list[Row], path: Path, splits: Sequence[str], languages: Sequence[str] | None, report: Report
+) -> dict[str, ByLanguage]:
     ids = _number_persons(row.person for row in rows)
     found: dict[str, ByLanguage] = {split: {} for split in SPLITS}
     for row in rows:
-        captions = (row.caption,) if row.caption.strip() else ()
-        record = Record(row.image, ids[row.person], captions, (), row.language)
-        found[row.split].setdefault(row.language, []).append(record)
+        record = replace(row.record, person_id=ids[row.person])
+        found[row.split].setdefault(record.language, []).append(record)
     chosen = pick_languages(languages, {split: found[split] for split in splits}, path, report)
     return {split: {name: found[split][name] for name in names} for split, names in chosen.items()}
 
@@ -97,95 +116,84 @@ def _number_persons(persons: Iterable[str]) -> dict[str, int]:
     return {person: number for number, person in enumerate(distinct)} | nobody
 
 
-def _read_rows(path: Path, content: bytes, report: Report) -> Iterator[Row]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        found = f"'{path}' is not UTF-8 text (byte {error.start})"
-        raise UserError(f"data.annotation_file: {found}; save it as 'CSV UTF-8'") from error
-    rows = list(_json_rows(text) if text.lstrip().startswith("{") else _csv_rows(path, text))
-    if not rows:
-        raise UserError(f"data.annotation_file: '{path}' has no rows with captions")
-    columns = {name for _, cells in rows if isinstance(cells, dict) for name in cells}
-    defaults = {name: value for name, value in DEFAULTS.items() if name not in columns}
-    for line, cells in rows:
-        where = f"'{path}' line {line}"
+def _read_rows(path: Path, content: bytes, defaults: Mapping[str, str], report: Report) -> Iterator[Row]:
+    cells_of_rows, person_name = read_cells(path, content)
+    columns = {name for _, cells in cells_of_rows if isinstance(cells, dict) for name in cells}
+    defaults = {name: value for name, value in defaults.items() if name not in columns}
+    rows = []
+    for place, cells in cells_of_rows:
+        where = f"'{path}' {place}"
         try:
-            row = _read_row({**defaults, **cells} if isinstance(cells, dict) else cells, where)
+            row = _read_row({**defaults, **cells} if isinstance(cells, dict) else cells, where, report)
         except UserError as error:
             report(MALFORMED, str(error))
             continue
-        if row.caption.strip() and not clean_caption(row.caption):
-            report(NO_WORDS, f"{where}: field 'caption' should have words, found {row.caption!r:.40}")
-        yield row
+        rows += [row] if row else []
+    _check_person_column(path, person_name, rows)
+    yield from rows
 
 
-def _read_row(cells: Any, where: str) -> Row:
-    """Raises UserError where a column is missing, or holds what it should not."""
+def _read_row(cells: Any, where: str, report: Report) -> Row | None:
+    """None: malformed, and reported. Raises UserError where a column is missing or holds something else."""
     if isinstance(cells, dict) and EXTRA in cells:
         raise UserError(
             f"{where}: more cells than the header has columns (from {cells[EXTRA]!r:.40} on); a caption "
             "that contains the separator must be in double quotes"
         )
-    image = image_path(cells, "image", where)
-    person = cells.get("person_id")
-    if type(person) is int:
-        person = str(person)
-    elif not isinstance(person, str) or not person.strip() or UNPAIRED_SURROGATE.search(person):
-        expected = "should be a whole number or a name"
-        raise UserError(f"{where}: field 'person_id' {expected}, found {person!r:.40}")
-    caption = "" if cells.get("caption", "") is None else field(cells, "caption", str, where)
-    language = field(cells, "language", str, where).strip()
+    stripped = cells
+    if isinstance(cells, dict):
+        stripped = {name: cell.strip() if isinstance(cell, str) else cell for name, cell in cells.items()}
+    image = image_path(stripped, "image", where)
+    person = _person(stripped.get("person_id"), where)
+    language = field(stripped, "language", str, where)
     if not language:
         raise UserError(f"{where}: field 'language' should be a language such as en, found ''")
-    return Row(image, person.strip(), caption, read_split(cells, where), language_name(language))
+    split, captions, language = (
+        read_split(stripped, where),
+        stripped.get("caption", ""),
+        language_name(language),
+    )
+    if isinstance(captions, list):
+        item = {**stripped, "id": 0, "captions": captions}
+        record = read_record(item, "image", language, where, report)
+        return Row(record, person, split) if record else None
+    caption = "" if captions is None else field(stripped, "caption", str, where)
+    if LIST.fullmatch(caption):
+        raise UserError(f"{where}: field 'caption' holds a list, {caption!r:.40}; give each caption a row")
+    if caption and not clean_caption(caption):
+        report(NO_WORDS, f"{where}: field 'caption' should have words, found {caption!r:.40}")
+    return Row(Record(image, 0, (caption,) if caption else (), (), language), person, split)
 
 
-def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    """(line, its object, or its text where that is no JSON)."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            row = _json(line)
-            yield number, line if row is None else row
+def _person(value: Any, where: str) -> str:
+    """The one spelling of a person: 7, 7.0 and 007 are 7, a name has one Unicode form and single spaces."""
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return str(int(value))
+    if not isinstance(value, str) or not value.strip() or UNPAIRED_SURROGATE.search(value):
+        expected = "should be a whole number or a name"
+        raise UserError(f"{where}: field 'person_id' {expected}, found {value!r:.40}")
+    name = unicodedata.normalize("NFC", " ".join(value.split()))
+    is_number = NUMBER.fullmatch(name) and len(name) <= MAX_DIGITS
+    return str(int(name.partition(".")[0])) if is_number else name
 
 
-def _json(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
+def _check_person_column(path: Path, name: str, rows: Sequence[Row]) -> None:
+    """Whether a column that may number the images (`NUMBERS`) or the rows (`id`) holds persons.
 
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """(line that the row begins in, {column: cell}); cells beyond the header's are under `EXTRA`."""
-    delimiter = _delimiter(text.lstrip().partition("\n")[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    line = 1
-    try:
-        for cells in reader:
-            is_blank = not "".join(cells).strip()
-            if not is_blank and not header:
-                header = [cell.strip().lower() for cell in cells]
-                _check_header(header, path)
-            elif not is_blank:
-                extra = "".join(cells[len(header) :]).strip()
-                row = dict(zip_longest(header, cells[: len(header)], fillvalue=""))
-                yield line, {**row, EXTRA: extra} if extra else row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        advice = "put a cell with quotes in quotes, its own doubled"
-        raise UserError(f"'{path}' line {line}: not CSV ({error}); {advice}") from error
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    missing = [name for name in REQUIRED if name not in header]
-    if missing:
-        raise UserError(f"'{path}' line 1: no column '{missing[0]}'; the header has {', '.join(header):.80}")
-    for name in (*REQUIRED, *DEFAULTS):
-        if header.count(name) > 1:
-            raise UserError(f"'{path}' line 1: two columns '{name}'; give each caption a row")
-
-
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
+    Raises:
+        UserError: it may number something else.
+    """
+    plain = name.strip().lower()
+    persons = {row.person for row in rows}
+    images = {row.record.image for row in rows}
+    if plain == NUMBERS:
+        pairs = {(row.split, row.person, row.record.image) for row in rows}
+        if len({pair[:2] for pair in pairs}) == len(pairs):
+            found = f"'{path}': '{name}' may number the images or the persons: no two images share one"
+            raise UserError(f"{found}. Call it 'person_id' if it is the person, else add that column")
+        logger.warning("'%s': '%s' is taken for the person, as several images share one", path, name)
+    elif plain == "id" and len(persons) == len(rows) > 1:
+        if len(images) < len(rows):
+            found = f"'{path}': 'id' is another one in each row, also in those of one image"
+            raise UserError(f"{found}: it numbers the rows. Add a column 'person_id'")
+        logger.warning("'%s': 'id' is taken for the person, and is another one in each row", path)

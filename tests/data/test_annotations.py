@@ -140,7 +140,7 @@ MALFORMED: list[tuple[str, Any, str]] = [
     ("no list", {"a": 1}, "a list of records, found a dict"),
     ("empty", [], "a list of records, found an empty list"),
     ("record no dict", [item(), "text"], "record 1: expected fields and values, found 'text'"),
-    ("no split", [item(None)], "record 0: no field 'split'"),
+    ("no split", [item(None)], "no field 'split' in its records (files of one split"),
     ("odd split", [item("query")], "field 'split' should be train, val or test, found 'query'"),
     ("split no text", [item(1)], "field 'split' should be a text, found 1"),
     (
@@ -257,11 +257,14 @@ def test_languages_that_are_not_aligned_are_refused(tmp_path: Path, other: list[
         read_splits(tmp_path, ("train",), ("en", "de"))
 
 
-@pytest.mark.parametrize(("folder", "dataset"), [(True, "cuhk-pedes"), (False, "curated")])
+@pytest.mark.parametrize(("folder", "dataset"), [(True, "multilingual"), (False, "curated")])
 def test_a_forced_format_that_does_not_fit_is_said(tmp_path: Path, folder: bool, dataset: str) -> None:
-    path = tmp_path if folder else write(tmp_path / "a.json", [item()])
-    with pytest.raises(UserError, match=f"data.dataset={dataset} is "):
-        read_splits(path, dataset=dataset)
+    path = write(tmp_path / "a.json", [item()])
+    said = (
+        f"data.dataset={dataset} is a folder" if not folder else "expected files such as .*; .* holds a.json"
+    )
+    with pytest.raises(UserError, match=said):
+        read_splits(tmp_path if folder else path, dataset=dataset)
 
 
 def look_for(root: Path, *images: str) -> None:

@@ -111,7 +111,7 @@ def test_person_ids_are_contiguous_from_zero(root: Path) -> None:
 def test_an_image_is_decoded_once_for_all_its_views(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     load = datasets.load_image
-    monkeypatch.setattr(datasets, "load_image", lambda path: decoded.append(path) or load(path))
+    monkeypatch.setattr(datasets, "load_image", lambda path, *_: decoded.append(path) or load(path))
     samples = TrainingSet(records(), root, (32, 12), views=("view1", "view2", "simclr1", "simclr2"))
     views = samples[(0, 0)].images
     assert len(decoded) == 1

@@ -146,7 +146,10 @@ MALFORMED = {
     "id of true": ('{"image": "a.jpg", "person_id": true, "caption": "a"}', "line 1: field 'person_id'"),
     "number for a caption": ('{"image": "a.jpg", "person_id": 1, "caption": 5}', "line 1: field 'caption'"),
     "no caption at all": (HEAD + "a.jpg,1, ,test,en\n", "test split: no image has a caption in en"),
-    "no caption": ('{"image": "a.jpg", "person_id": 1}', "line 1: no field 'caption'"),
+    "no caption": (
+        '{"image": "a.jpg", "person_id": 1}',
+        "no column 'caption'; the header has image, person_id",
+    ),
     "split in one row alone": (
         '{"image": "b.jpg", "person_id": 1, "caption": "b"}\n'
         '{"image": "a.jpg", "person_id": 1, "caption": "a", "split": "train"}\n',
@@ -177,8 +180,15 @@ def test_person_ids_of_any_length_are_read(tmp_path: Path) -> None:
 
 def test_a_header_without_the_columns_is_said(tmp_path: Path) -> None:
     path = table(tmp_path, "file,id,text\na.jpg,1,a man\n")
-    assert "nor a table with the columns image, person_id, caption" in mistake(path)
-    assert "line 1: no column 'image'; the header has file, id, text" in mistake(path, dataset="table")
+    for dataset in ("auto", "table"):
+        said = mistake(path, dataset=dataset)
+        assert (
+            "line 1: no column 'image'; the header has file, id, text. Also understood: image_path, " in said
+        )
+    said = mistake(table(tmp_path, "a,b,c\n1,2,3\n"))
+    assert (
+        "nor a table with the columns image, person_id, caption: it is a text that begins with 'a,b,c" in said
+    )
 
 
 def test_all_faults_are_heard_and_the_sound_rows_kept_where_complaints_return(tmp_path: Path) -> None:
