@@ -71,7 +71,7 @@ def start(device: torch.device, backend: str = "auto", timeout_minutes: float = 
             raise
         raise UserError(
             "several processes of one machine compute on the same GPU, which NCCL does not support: start as "
-            "many processes as it has GPUs, or let each process see a GPU of its own"
+            "many as it has GPUs, with LOCAL_RANK set for each, or let each see a GPU of its own"
         ) from error
 
 

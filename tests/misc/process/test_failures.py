@@ -44,7 +44,7 @@ def while_handling(error: BaseException, context: BaseException, is_hidden: bool
 
 OUT_OF_MEMORY = [
     RuntimeError(PINNING.format("RuntimeError", "CUDA error: out of memory")),
-    torch.OutOfMemoryError(
+    torch.cuda.OutOfMemoryError(
         PINNING.format("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB.")
     ),
     RuntimeError("Unable to find a valid engine\ncuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
@@ -63,7 +63,7 @@ OUT_OF_MEMORY = [
     MemoryError(),
     MemoryError("Unable to allocate 3 GiB for an array"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
-    caused(RuntimeError("the backward pass failed"), torch.OutOfMemoryError("CUDA out of memory.")),
+    caused(RuntimeError("the backward pass failed"), torch.cuda.OutOfMemoryError("CUDA out of memory.")),
     while_handling(KeyError("grad"), MemoryError()),
     caused(ValueError("a"), while_handling(RuntimeError("b"), RuntimeError("c\nCUDA error: out of memory"))),
 ]
@@ -120,7 +120,7 @@ class Watched:
         (ValueError("the socket's connection to the store of gloo and nccl"), False),
         (OSError(errno.ECONNRESET, "Connection reset by peer"), False),
         (RuntimeError("Error(s) in loading state_dict: restored keys of peers"), False),
-        (torch.OutOfMemoryError("out of memory while NCCL"), False),
+        (torch.cuda.OutOfMemoryError("out of memory while NCCL"), False),
         (
             RuntimeError(
                 "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"

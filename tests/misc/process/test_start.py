@@ -51,7 +51,7 @@ def state():
         "images": (PIL.Image.MAX_IMAGE_PIXELS, PIL.ImageFile.LOAD_TRUNCATED_IMAGES),
         "processes": (multiprocessing.get_start_method(allow_none=True), threading.active_count()),
         "interpreter": (sys.path, sys.excepthook, socket.getdefaulttimeout(), os.getcwd()),
-        "plots": (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)),
+        "plots": dict(matplotlib.rcParams),
     }
 """
 IMPORTS = """
