@@ -260,7 +260,7 @@ def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         if kinds[-1] is Ellipsis:
-            return f"a list of {_type_name(kinds[0])}s"
+            return f"a list of {'texts' if kinds[0] is str else _type_name(kinds[0]) + 's'}"
         return f"a list of {len(kinds)} {'texts' if kinds[0] in (str, FilePath) else 'numbers'}"
     if typing.get_origin(hint) is Mapping:
         return f"names, each with {_type_name(typing.get_args(hint)[1])}: {{name: ...}}"

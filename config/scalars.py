@@ -10,7 +10,8 @@ import yaml
 
 # What YAML 1.1 reads as another number than its writer: 010 is octal, 12:30 counts in sixties, 1_5 is 15.
 MISREAD = re.compile(r"[-+]?(0[0-7_]+|.*:.*|.*_(?!\d{3}(?!\d)).*)")
-EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+# Numbers that YAML 1.1 reads as texts.
+NUMBER = re.compile(r"^[-+]?(\d+\.?\d*[eE][-+]?\d+|\.\d+([eE][-+]?\d+)?)$")
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         """The scalar of a text."""
-        needs_quotes = text.lower() == "none" or EXPONENT.match(text)
+        needs_quotes = text.lower() == "none" or NUMBER.match(text)
         return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if needs_quotes else None)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 

@@ -68,6 +68,8 @@ def mistakes(tmp_path: Path, key: str, written: str) -> list[str]:
         ("schedule.lr", "1:30.5", ["'1:30.5' as the number 90.5"]),
         ("schedule.lr", "'1e-4'", ["a number, found '1e-4'"]),
         ("schedule.lr", "1,5", ["found '1,5'"]),
+        ("schedule.lr", "-.5", ["above 0, found '-.5'"]),
+        ("data.languages", "en", ["expected a list of texts, found 'en'"]),
         ("schedule.lr", "1e-4x", ["found '1e-4x'"]),
         ("schedule.betas", "[0,9, 0,98]", ["list of 2 numbers"]),
         ("data.image_size", "[0384, 128]", ["list of 2 numbers, found ['0384', '128']"]),
@@ -91,7 +93,7 @@ def test_what_yaml_reads_as_something_else_is_refused_with_the_source_text(
     ("setting", "value"),
     [
         *((f"schedule.lr={text}", 1e-4) for text in ("1e-4", "1E-4", "0.0001", "1.0e-4", "+1e-4", ".1e-3")),
-        *((f"schedule.lr={text}", 0.5) for text in (".5", "0.5", "0.50", "5e-1")),
+        *((f"schedule.lr={text}", 0.5) for text in (".5", "0.5", "0.50", "5e-1", "+.5")),
         ("schedule.lr=1", 1.0),
         *((f"schedule.epoch={text}", 16) for text in ("16", "+16", "0x10", " 16 ")),
         ("schedule.epoch=1_000", 1000),
@@ -189,7 +191,21 @@ def test_an_option_with_dashes_says_that_they_go(arguments: list[str], said: str
 @pytest.mark.parametrize(
     "text",
     [
-        *("no", "On", "None", "null", "010", "12:30", "1_000", "1e-4", "2024", "2024-01-01", ".5", "0x10"),
+        *(
+            "no",
+            "On",
+            "None",
+            "null",
+            "010",
+            "12:30",
+            "1_000",
+            "1e-4",
+            "2024",
+            "2024-01-01",
+            ".5",
+            "-.5",
+            "0x10",
+        ),
         *(
             "a #b",
             "%x",
