@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.check.near import describe_missing, is_absolute
 from data.formats import read_splits
+from data.readers.layouts import listing
 from data.types import SPLITS, ByLanguage, Splits
 from options import DataOptions, Options, UserError
 
@@ -31,7 +32,8 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
         if split != "val" and not found[split]:
             raise UserError(
                 f"data.annotation_file: '{data.annotation_file}' has no {split} split; expected records with "
-                f"'split': '{split}' in a single file, or '{split}_reid.json' in a folder"
+                f"'split': '{split}' in a single file, or '{split}_reid.json' or '{split}.json' in a folder"
+                f"{'; ' + listing(folder) if (folder := Path(data.annotation_file)).is_dir() else ''}"
             )
     splits = Splits(**{split: found.get(split, {}) for split in SPLITS})
     splits = replace(splits, train=_described(splits.train))

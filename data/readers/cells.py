@@ -120,8 +120,9 @@ def _names_by_column(columns: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _decode(content: bytes, errors: str) -> str:
-    """Text of UTF-8, UTF-16 or UTF-32, with or without a mark."""
-    return content.decode(json.detect_encoding(content), errors).removeprefix("\ufeff")
+    """Text of UTF-8, UTF-16 or UTF-32, with or without a mark; lines may end as on the first Macintosh."""
+    text = content.decode(json.detect_encoding(content), errors).removeprefix("\ufeff")
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def _json(text: str) -> Any:
@@ -194,7 +195,10 @@ def _split_header(text: str) -> tuple[str, list[str]]:
     head = (rest if chosen else first).partition("\n")[0].strip()
 
     def cells(separator: str) -> list[str]:
-        return next(csv.reader([head], delimiter=separator, skipinitialspace=True), [])
+        try:
+            return next(csv.reader([head], delimiter=separator, skipinitialspace=True), [])
+        except csv.Error:  # such as a line of megabytes
+            return []
 
     def fit(separator: str) -> tuple[int, int]:
         names = _names_by_column(cells(separator))

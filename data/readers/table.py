@@ -43,7 +43,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULTS = {"split": "test", "language": "en"}
 MAX_DIGITS = 18  # of a person id that is a number: tensors hold 64 bits
-NUMBER = re.compile(r"[+-]?\d+(\.0*)?")  # a whole number, as people and spreadsheets write it
+NUMBER = re.compile(r"([+-]?\d+)(\.0*|,00?)?")  # a whole number, as people and spreadsheets write it
+# What programs write for no value, and for numbers whose digits they may have dropped.
+LOST = re.compile(r"nan|NaN|null|NULL|None|<NA>|#N/A|[+-]?\d+([.,]\d+)?[eE][+-]?\d+")
 LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)  # as pandas writes one into a cell
 
 
@@ -169,12 +171,13 @@ def _person(value: Any, where: str) -> str:
     """The one spelling of a person: 7, 7.0 and 007 are 7, a name has one Unicode form and single spaces."""
     if type(value) is int or (type(value) is float and value.is_integer()):
         return str(int(value))
-    if not isinstance(value, str) or not value.strip() or UNPAIRED_SURROGATE.search(value):
+    is_text = isinstance(value, str) and value.strip() and not UNPAIRED_SURROGATE.search(value)
+    if not is_text or LOST.fullmatch(value.strip()):
         expected = "should be a whole number or a name"
         raise UserError(f"{where}: field 'person_id' {expected}, found {value!r:.40}")
     name = unicodedata.normalize("NFC", " ".join(value.split()))
-    is_number = NUMBER.fullmatch(name) and len(name) <= MAX_DIGITS
-    return str(int(name.partition(".")[0])) if is_number else name
+    number = NUMBER.fullmatch(name) if len(name) <= MAX_DIGITS else None
+    return str(int(number[1])) if number else name
 
 
 def _check_person_column(path: Path, name: str, rows: Sequence[Row]) -> None:

@@ -78,6 +78,11 @@ KINDS = {
     "one person in three spellings": CSV.replace("cam/a.jpg,7,him", "cam/a.jpg,7.0,him").replace(
         "cam/a.jpg,7,", "cam/a.jpg,007,", 1
     ),
+    "lines of the first Macintosh": CSV.replace("\n", "\r"),
+    "numbers of a German spreadsheet": CSV.replace(",", ";")
+    .replace("man; in", "man, in")
+    .replace(";7;", ";7,0;"),
+    "wide digits": CSV.replace(",7,", ",\uff17,"),
     "numbers of pandas": CSV.replace(",7,", ",7.0,").replace(",9,", ",9.0,"),
     "numbers of pandas in JSON": json.dumps(
         [{"image": i, "person_id": float(p), "caption": c} for i, p, c in ROWS]
@@ -142,6 +147,12 @@ REFUSED = {
         json.dumps({"images": [], "annotations": [{"id": 1, "image_id": 5, "caption": "a man"}]}),
         "should hold a list of records, found a dict of images, annotations",
     ),
+    "no value": (
+        "image,person_id,caption\na.jpg,nan,a man\n",
+        "field 'person_id' should be a whole number or",
+    ),
+    "digits lost": ("image,person_id,caption\na.jpg,1E+05,a man\n", "field 'person_id' should be a whole"),
+    "one line of a megabyte": ("x" * 1_000_000, "is not JSON"),
     "a page": ("<!DOCTYPE html><html>Sign in</html>", "it is an HTML page"),
     "a pointer": ("version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
     "an archive": (b"PK\3\4" + bytes(50), "it is a ZIP archive"),
