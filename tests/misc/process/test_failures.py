@@ -177,12 +177,12 @@ def stopped(arguments: list[str]) -> tuple[int, str]:
         return status_and_error(arguments)
 
 
-def test_a_signal_to_one_process_is_named_by_rank_0(config: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_is_named_whichever_reports_it(config: Path, tmp_path: Path) -> None:
     arguments = ["--config", str(config), "data.batch_size=4", "schedule.epoch=50"]
     first, second = run_in_processes(stopped, 2, tmp_path, arguments)
     assert first[0] == second[0] == 75
-    assert first[1].startswith("stopped by SIGTERM after step ")
-    assert second[1] == ""
+    (line,) = (first[1] + second[1]).splitlines()
+    assert line.startswith("stopped by SIGTERM after step ")
 
 
 class Handler(logging.StreamHandler):
