@@ -115,6 +115,7 @@ def _number_persons(persons: Iterable[str]) -> dict[str, int]:
     distinct = [person for person in dict.fromkeys(persons) if person not in nobody]
     if all(person.isdecimal() and len(person) <= MAX_DIGITS for person in distinct):
         return {person: int(person) for person in distinct} | nobody
+    distinct.sort(key=lambda person: person != "0")  # which is nobody where no caption describes it
     return {person: number for number, person in enumerate(distinct)} | nobody
 
 

@@ -75,11 +75,12 @@ def test_a_row_without_a_caption_is_one(tmp_path: Path, name: str, is_csv: bool)
     ]
 
 
-def test_nobody_is_no_person_beside_names(tmp_path: Path) -> None:
-    rows = "a.jpg,Li,a woman\nb.jpg,-1,\nc.jpg,Wang,a man\nd.jpg,-1,\n"
+@pytest.mark.parametrize(("nobody", "first"), [("-1", 0), ("-1.0", 0), ("0", 1), ("0000", 1)])
+def test_nobody_is_no_person_beside_names(tmp_path: Path, nobody: str, first: int) -> None:
+    rows = f"a.jpg,Li,a woman\nb.jpg,{nobody},\nc.jpg,Wang,a man\nd.jpg,{nobody},\n"
     (tmp_path / "a.csv").write_text("image,person_id,caption\n" + rows)
     found = read_splits(tmp_path / "a.csv")["test"]["en"]
-    assert [record.person_id for record in found] == [0, NOBODY, 1, NOBODY]
+    assert [record.person_id for record in found] == [first, NOBODY, first + 1, NOBODY]
 
 
 def test_person_0_with_a_caption_is_a_person(tmp_path: Path) -> None:
