@@ -134,7 +134,7 @@ def identity_of(options: Options, checkpoint: Path) -> str:
     features = features_depend_on(options)
     if features["data.cleaning"] == "tbps-clip":  # existing indexes predate this option
         del features["data.cleaning"]
-    if saved_options(checkpoint) is None:  # else the file has them, and the digest covers it
+    if saved_options(checkpoint) is None and not checkpoint.is_dir():  # else the digest covers them
         told = {name: getattr(options.model, name) for name in sorted(HIDDEN)}
         features |= {f"model.{name}": value for name, value in told.items() if value is not None}
     return hashlib.sha256(json.dumps([file_digest(checkpoint), features]).encode()).hexdigest()

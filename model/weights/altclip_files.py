@@ -196,4 +196,5 @@ def _any_version(name: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    text = " ".join(str(error).split())
+    return (text if isinstance(error, UserError) else text[:160]) or type(error).__name__

@@ -94,7 +94,10 @@ def read_shape(path: Path, tensors: dict[str, Tensor], options: dict[str, Any]) 
         if name not in tensors:
             raise bad_weights(path, f"holds no CLIP with a vision transformer: it lacks {name!r}")
         shape = tensors[name].shape
-        if len(shape) != dimensions or 0 in shape:
+        if shape.numel() == 0:
+            advice = "a checkpoint of DeepSpeed's ZeRO stage 3 is made whole by its zero_to_fp32.py"
+            raise bad_weights(path, f"has {name!r} of shape {tuple(shape)}, without numbers; {advice}")
+        if len(shape) != dimensions:
             raise bad_weights(path, f"has {name!r} of shape {tuple(shape)}; {dimensions} axes are expected")
         return shape
 

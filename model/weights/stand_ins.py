@@ -45,8 +45,11 @@ HARMLESS = {
 HARMLESS["__builtin__"] = HARMLESS["builtins"] + " long unicode xrange"  # Python 2's name, in protocol 2
 HARMLESS["copy_reg"] = HARMLESS["copyreg"]
 HARMLESS["pathlib._local"] = HARMLESS["pathlib"]  # since Python 3.13
-# numpy's random generators, whose names changed with its versions, and its types.
-OF_NUMPY = re.compile(r"numpy\.random\.(_\w+|bit_generator|mtrand)\.\w+|numpy\.dtypes\.\w+DType")
+# numpy's random generators, whose names changed with its versions, and its types; pickled optimisers.
+HARMLESS_NAMES = re.compile(
+    r"numpy\.random\.(_\w+|bit_generator|mtrand)\.\w+|numpy\.dtypes\.\w+DType"
+    r"|torch\.(optim|amp|cuda\.amp)(\.\w+)*\.[A-Z]\w*"
+)
 # The packages whose functions and classes a malicious file would use.
 KNOWN_PACKAGES = {*sys.stdlib_module_names, *("__builtin__", "copy_reg", "torch", "numpy", "torchvision")}
 
@@ -194,7 +197,7 @@ def stand_in(module: str, name: str) -> Any:
         return CALLS.first
     if full in KNOWN:
         return KNOWN[full]
-    if OF_NUMPY.fullmatch(full) or _is_class_of_a_project(module, name):
+    if HARMLESS_NAMES.fullmatch(full) or _is_class_of_a_project(module, name):
         return Inert
     is_model = module.startswith("torch.nn.")
     advice = "; it holds a pickled model, where the model's state_dict() is expected" if is_model else ""

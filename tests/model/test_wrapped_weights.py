@@ -25,7 +25,7 @@ from torch import Tensor
 from model.clip import CLIP, build_clip
 from model.weights.pretrained import load_clip_weights, read_tensors
 from options import UserError
-from tests.helpers.altclip_folders import build
+from tests.helpers.altclip_folders import build, copied
 from tests.helpers.openai_format import IMAGE_SIZE, SIZES
 
 
@@ -232,6 +232,7 @@ OBJECTS: dict[str, object] = {
     "times": [datetime.datetime(2024, 1, 1), datetime.timedelta(1), datetime.date(2024, 1, 1)],
     "numbers": [1j, bytearray(b"a"), range(3), slice(1), b"a"],
     "classes of a project": [Config(1.0, Mode.EVAL), Settings(a=Settings(b=1)), Config],
+    "an optimiser": torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]),
     "tensors with attributes": torch.nn.Parameter(torch.ones(2)),
 }
 OBJECTS["tensors with attributes"].no_decay = True
@@ -249,6 +250,21 @@ def test_harmless_objects_beside_the_tensors_are_passed_over(
     (read,) = read_tensors(path).items()
     assert read[0] == "visual.conv1.weight"
     assert read[1].tolist() == [0, 1, 2]
+
+
+def test_parameters_that_deepspeed_keeps_elsewhere_are_told_where_they_are(
+    tmp_path: Path, ours: dict[str, Tensor]
+) -> None:
+    empty = {"module": {name: torch.empty(0) for name in ours}}
+    with pytest.raises(UserError, match=r"of shape \(0,\), without numbers; .*zero_to_fp32.py"):
+        load_clip_weights(save(empty, tmp_path / "mp_rank_00_model_states.pt"))
+
+
+def test_the_weights_of_an_altclip_folder_are_called_what_they_are(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path / "a folder of a rather long name, as they are in caches of the hub" / "x")
+    (copy / "model.safetensors").write_bytes(POINTER)
+    with pytest.raises(UserError, match=r"model.altclip_pretrained: .* Git LFS pointer.*git lfs pull"):
+        build(copy)
 
 
 def test_a_pickled_model_is_refused_with_what_to_save_instead(tmp_path: Path, clip: CLIP) -> None:
