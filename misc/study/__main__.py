@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from misc.cli import Parser, exit_status
+from misc.process.logs import read_metrics
 from misc.process.workers import num_cores
 from misc.study.report import Outcome, write_report
 from options import Options, UserError, load_options
@@ -102,8 +103,11 @@ class Run:
 
     def outcome(self) -> Outcome:
         """The figures of a finished run, and their cost: samples seen and CPU seconds of the steps."""
-        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        steps = [record for record in map(json.loads, lines) if record["kind"] == "train"]
+        path = self.folder / "metrics.jsonl"
+        steps = [record for record in read_metrics(path) if record["kind"] == "train"]
+        if not steps or not all("cpu_seconds" in record for record in steps):
+            expected = "cpu_seconds in every line of training, which earlier versions did not write"
+            raise UserError(f"study: '{path}': expected {expected}; remove '{self.folder}' to train it again")
         num_samples = steps[-1]["step"] * self.options().data.batch_size
         seconds = sum(record["cpu_seconds"] for record in steps)
         figures = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))["average"]["t2i"]

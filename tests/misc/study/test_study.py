@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from main import main as run_main
 from misc.study.__main__ import RECIPES, Run, main
 from misc.study.report import Outcome, summarise, write_report
-from options import load_options
+from options import UserError, load_options
 
 TITLES = {"no-trick": "plain", "sdm": "other"}
 FIGURES = {  # R@1 and mAP of three seeds
@@ -27,6 +28,10 @@ def outcomes(figures: dict[str, tuple[tuple[float, float], ...]] = FIGURES) -> l
         for recipe, values in figures.items()
         for seed, (rank1, mean_ap) in enumerate(values)
     ]
+
+
+def write_metrics(folder: Path, lines: list[dict[str, Any]]) -> None:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 class InThisProcess:
@@ -90,17 +95,23 @@ def test_mean_and_sample_standard_deviation_are_those_worked_out_by_hand() -> No
 
 def test_figures_and_cost_are_read_from_the_files_of_a_run(study_config: Path, tmp_path: Path) -> None:
     run = Run("tal", 2, study_config, tmp_path)
-    (tmp_path / "metrics.jsonl").write_text(
-        """{"kind": "train", "epoch": 1, "step": 50, "seconds": 9.0, "cpu_seconds": 8.0}
-{"kind": "train", "epoch": 1, "step": 60, "seconds": 5.0, "cpu_seconds": 3.5}
-{"kind": "eval", "epoch": 1, "step": 60, "split": "test", "average": {"t2i": {"R1": 99.0, "mAP": 99.0}}}
-{"kind": "train", "epoch": 2, "step": 110, "seconds": 5.0, "cpu_seconds": 4.5}
-"""
+    place = {"kind": "train", "epoch": 1, "steps_per_epoch": 60, "lr": 1.0, "loss": 1.0, "parts": {}}
+    costs = {50: 8.0, 60: 3.5, 110: 4.5}
+    lines = [place | {"step": step, "seconds": 9.0, "cpu_seconds": cpu} for step, cpu in costs.items()]
+    other = {"t2i": {"R1": 99.0, "mAP": 99.0}}
+    lines.insert(
+        2, {"kind": "eval", "epoch": 1, "split": "test", "average": other, "languages": {}, "best": True}
     )
+    write_metrics(tmp_path, lines)
     figures = {"t2i": {"R1": 12.5, "mAP": 20.25}, "i2t": {"R1": 1.0, "mAP": 2.0}}
     (tmp_path / "results.json").write_text(json.dumps({"split": "test", "average": figures}))
     # batches of 16: 110 steps are 1760 samples
     assert run.outcome() == Outcome("tal", 2, 1760, 16.0, 12.5, 20.25)
+
+    del lines[1]["cpu_seconds"]
+    write_metrics(tmp_path, lines)
+    with pytest.raises(UserError, match="expected cpu_seconds in every line"):
+        run.outcome()
 
 
 def test_the_report_says_what_the_numbers_say(tmp_path: Path) -> None:
