@@ -108,10 +108,11 @@ def _read_file(path: Path, seen: tuple[str, ...], with_bases: bool = True) -> Se
 def _base(value: Any, path: Path) -> str:
     try:
         return _convert(value, FilePath)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"base: expected the name of an options file, found {_shown(value)}{error} (in '{path}')"
-        ) from error
+    except TypeError as error:
+        expected = f"expected the name of an options file, found {_shown(value)}{error}"
+        raise UserError(f"base: {expected} (in '{path}')") from error
+    except ValueError as error:
+        raise UserError(f"base: {error} (in '{path}')") from error
 
 
 def _flat(sections: Mapping[Any, Any], where: str) -> Settings:
@@ -215,7 +216,10 @@ def _convert(value: Any, hint: Any) -> Any:
         if not isinstance(value, dict):
             raise TypeError
         name, kind = typing.get_args(hint)
-        return {_convert(key, name): _convert(item, kind) for key, item in value.items()}
+        items = {_convert(key, name): _convert(item, kind) for key, item in value.items()}
+        if len(items) != len(value):
+            raise ValueError(f"expected different names, found {_shown(value)}: two are the same path")
+        return items
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise TypeError
@@ -259,9 +263,9 @@ def _type_name(hint: Any) -> str:
         return " or ".join(_type_name(kind) for kind in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
-        if kinds[-1] is Ellipsis:
-            return f"a list of {'texts' if kinds[0] is str else _type_name(kinds[0]) + 's'}"
-        return f"a list of {len(kinds)} {'texts' if kinds[0] in (str, FilePath) else 'numbers'}"
+        count = "" if kinds[-1] is Ellipsis else f"{len(kinds)} "
+        nouns = {str: "texts", FilePath: "texts", int: "whole numbers"}
+        return f"a list of {count}{nouns.get(kinds[0], 'numbers')}"
     if typing.get_origin(hint) is Mapping:
         return f"names, each with {_type_name(typing.get_args(hint)[1])}: {{name: ...}}"
     return {

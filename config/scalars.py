@@ -10,6 +10,8 @@ import yaml
 
 # What YAML 1.1 reads as another number than its writer: 010 is octal, 12:30 counts in sixties, 1_5 is 15.
 MISREAD = re.compile(r"[-+]?(0[0-7_]+|.*:.*|.*_(?!\d{3}(?!\d)).*)")
+# An anchor or a tag before a value: they are no part of it.
+PROPERTIES = re.compile(r"^([&!]\S*\s+)+(?=\S)")
 # Numbers that YAML 1.1 reads as texts.
 NUMBER = re.compile(r"^[-+]?(\d+\.?\d*[eE][-+]?\d+|\.\d+([eE][-+]?\d+)?)$")
 
@@ -73,7 +75,7 @@ class _Loader(yaml.SafeLoader):
         if not isinstance(node, yaml.ScalarNode):
             return super().construct_object(node, deep)
         start, end = node.start_mark, node.end_mark
-        source = start.buffer[start.pointer : end.pointer]
+        source = PROPERTIES.sub("", start.buffer[start.pointer : end.pointer])
         try:
             value = super().construct_object(node, deep)
         except ValueError as error:  # what int, float and datetime raise

@@ -138,6 +138,11 @@ def test_a_path_that_cannot_be_expanded_makes_no_folder_of_its_name(key: str, pa
     assert said in str(caught.value)
 
 
+def test_names_that_are_the_same_path_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"eval.fuse: .*two are the same path"):
+        load_options(CONFIG, ["eval.fuse={~/x: 1, $HOME/x: 2}"])
+
+
 def test_other_texts_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for text in ("BAAI/AltCLIP", "a/~/b", "x~", "./~", "a$", "$5", "$$", "100%/@x"):
