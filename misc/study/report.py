@@ -87,7 +87,8 @@ differs.
 
 Equal compute: the full recipe puts four views of an image through the tower where the others put one, so it \
 makes fewer epochs. The column "training" is the CPU time of all steps, data included, evaluations and \
-checkpoints left out: the median of the seeds, and the lowest and highest.
+checkpoints left out: the median of the seeds, and the lowest and highest. Other work on the machine raises \
+it too, by shared caches and cores.
 
 Machine: {cpu_name()}, {num_cores()} cores, no GPU, torch {version}. These are small \
 models on drawn people: the table says what the pieces do there, and nothing about the figures of the papers.
