@@ -76,12 +76,14 @@ def _acquire(path: Path) -> int:
         is_locked = _lock(descriptor)
         if is_locked is False and not _read(descriptor):
             time.sleep(PAUSE)  # its new holder is about to write its name
-        holder = _read(descriptor)
+        holder, is_removed = _read(descriptor), not _is_at(descriptor, path)
         is_of_host = _parsed(holder).get("host") == socket.gethostname()
         is_free = is_locked is not False and (holder in ("", gone) or (is_locked and is_of_host))
-        if is_free and _is_at(descriptor, path):
+        if is_free and not is_removed:
             break
         os.close(descriptor)  # gives up the lock; so would closing any other descriptor of the file
+        if is_removed:  # by its last holder, which ended just now
+            continue
         if is_locked is False or _is_alive(path):
             raise UserError(_in_use(path, holder))
         gone = holder

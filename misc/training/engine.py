@@ -126,8 +126,9 @@ class Trainer:
                     bar.update()
                     if self.step % self.print_period == 0 or self.step % length == 0:
                         record = self._log_record()
-                        bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['lr']:.1e}")
-                        run.write(record)
+                        with self.meter.paused():
+                            bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['lr']:.1e}")
+                            run.write(record)
                     request = vote.result()
                     if request != CONTINUE or self.step % length == 0:  # a signal may cut the evaluation off
                         with self.meter.paused():

@@ -71,7 +71,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the running clocks meanwhile, for a checkpoint between two steps."""
+        """Stop the running clocks meanwhile, for what comes between two steps: a record, a checkpoint."""
         self._spent += _now() - self._began
         try:
             yield
@@ -102,10 +102,15 @@ class Meter:
         return {"samples_per_second": rate, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
     def state_dict(self) -> State:
-        """The sums of this rank."""
-        return {"report": self.report, "sums": {name: value.cpu() for name, value in self._sums.items()}}
+        """The sums of this rank, while the clocks are stopped."""
+        sums = {name: value.cpu() for name, value in self._sums.items()}
+        spent = {"steps": self.steps, "samples": self._samples, "spent": self._spent.tolist()}
+        return {"report": self.report, "sums": sums, **spent}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from these sums."""
         self.report = list(state["report"])
         self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}
+        if "spent" in state:  # older checkpoints do not have it
+            self.steps, self._samples = state["steps"], state["samples"]
+            self._spent = np.array(state["spent"])

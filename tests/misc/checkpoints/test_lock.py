@@ -163,6 +163,23 @@ def test_a_folder_that_another_run_has_taken_over_is_left_alone(tmp_path: Path) 
     assert (tmp_path / LOCK).read_text() == "another's"
 
 
+def test_a_run_that_ends_just_now_is_not_named_as_the_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, ask = [False], lock._lock
+
+    def ask_too_early(descriptor: int) -> bool | None:
+        if answers:
+            (tmp_path / LOCK).unlink()  # its holder, meanwhile
+            return answers.pop()
+        return ask(descriptor)
+
+    monkeypatch.setattr(lock, "PAUSE", 0.0)
+    monkeypatch.setattr(lock, "_lock", ask_too_early)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+
+
 def test_a_refused_run_leaves_no_folder_behind(config: Path, tmp_path: Path) -> None:
     assert main(["--config", str(config), "data.annotation_file=nowhere"]) == 2
     assert not (tmp_path / "run").exists()
