@@ -32,7 +32,8 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
         if split != "val" and not found[split]:
             raise UserError(
                 f"data.annotation_file: '{data.annotation_file}' has no {split} split; expected records with "
-                f"'split': '{split}' in a single file, or '{split}_reid.json' or '{split}.json' in a folder"
+                f"'split': '{split}' in a single file, or in a folder a file of each split, all named alike, "
+                f"'{split}_reid.json' or '{split}.json'"
                 f"{'; ' + listing(folder) if (folder := Path(data.annotation_file)).is_dir() else ''}"
             )
     splits = Splits(**{split: found.get(split, {}) for split in SPLITS})

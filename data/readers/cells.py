@@ -22,7 +22,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         *("image_name", "img_name", "img", "path"),
     ),
     "person_id": ("pid", "id", "person", "identity"),
-    "caption": ("captions", "text", "sentence", "description"),
+    "caption": ("captions", "text", "sentence", "sentences", "description", "descriptions"),
     "split": ("subset", "set", "phase"),
     "language": ("lang",),
 }
@@ -40,12 +40,22 @@ def looks_like_rows(content: bytes) -> bool:
         return True
     text = _decode(content, "replace").lstrip()
     if text[:1] not in ("[", "{"):
-        names = _names_by_column(_split_header(text)[1])
-        return sum(bool(names[column]) for column in (*REQUIRED, NUMBERS)) > 1
+        return _has_columns(_split_header(text)[1])
     first = _json(text.partition("\n")[0])
     if isinstance(first, dict) and (_rows_in([first]) or any(name in first for name in REQUIRED)):
         return True
-    return _rows_in(_json(text)) is not None
+    document = _json(text)
+    names = (
+        [*document[0]] if isinstance(document, list) and document and isinstance(document[0], dict) else []
+    )
+    is_incomplete = bool(_names_by_column(names)["image"]) and _has_columns(names)
+    return is_incomplete or _rows_in(document) is not None
+
+
+def _has_columns(names: Sequence[str]) -> bool:
+    """Whether two of these names are columns, so that a missing third is named."""
+    found = _names_by_column(names)
+    return sum(bool(found[column]) for column in (*REQUIRED, NUMBERS)) > 1
 
 
 def read_cells(path: Path, content: bytes) -> tuple[list[Row], str]:
@@ -111,12 +121,16 @@ def names_of(columns: Sequence[str], where: str) -> dict[str, str]:
 
 def _names_by_column(columns: Sequence[str]) -> dict[str, list[str]]:
     """{column: the names in a file that may stand for it}; those of `NUMBERS` too."""
-    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in columns]
     found = {}
     for column, others in {**COLUMNS, NUMBERS: ()}.items():
-        exact = [name for name, spelt in zip(columns, plain, strict=True) if spelt == column]
-        found[column] = exact or [name for name, spelt in zip(columns, plain, strict=True) if spelt in others]
+        exact = [name for name in columns if plain(name) == plain(column)]
+        found[column] = exact or [name for name in columns if plain(name) in map(plain, others)]
     return found
+
+
+def plain(name: str) -> str:
+    """A column's name as all its spellings have it: `Person ID`, `person-id` and `personId` are one."""
+    return re.sub(r"[\W_]+", "", name.lower())
 
 
 def _decode(content: bytes, errors: str) -> str:
@@ -146,7 +160,10 @@ def _json_rows(text: str) -> Iterator[Row]:
 
 
 def _rows_in(document: Any) -> list[Row] | None:
-    """The rows of an array, of {split: array}, or of an object with one array of them; None: no rows."""
+    """The rows of an array, of {split: array}, or of an object with one array of them; None: no rows.
+
+    What is no array of rows is passed over, but under the name of a split, where only [] is.
+    """
     if isinstance(document, list):
         first = document[0] if document else None
         names = _names_by_column([*first]) if isinstance(first, dict) else {}
@@ -159,13 +176,16 @@ def _rows_in(document: Any) -> list[Row] | None:
     if not isinstance(document, dict):
         return None
     arrays = {name: items for name, items in document.items() if _rows_in(items) and isinstance(items, list)}
-    if arrays and len(arrays) == len(document) and all(name.lower() in SPLIT_NAMES for name in arrays):
-        return [
-            (where, {"split": name, **item} if isinstance(item, dict) else item)
-            for name, items in arrays.items()
-            for where, item in _numbered(items, f"{name} record")
-        ]
-    return _numbered(next(iter(arrays.values())), "record") if len(arrays) == 1 else None
+    splits = {name for name in document if name.strip().lower() in SPLIT_NAMES}
+    if not splits:
+        return _numbered(next(iter(arrays.values())), "record") if len(arrays) == 1 else None
+    if arrays.keys() != {name for name in splits if document[name] != []}:
+        return None
+    return [
+        (where, {"split": name, **item} if isinstance(item, dict) else item)
+        for name, items in arrays.items()
+        for where, item in _numbered(items, f"{name} record")
+    ]
 
 
 def _numbered(items: list[Any], word: str) -> list[Row]:
@@ -192,7 +212,7 @@ def _split_header(text: str) -> tuple[str, list[str]]:
     """The separator of a CSV file, by its `sep=` line or its header, and the cells of the header."""
     first, _, rest = text.partition("\n")
     chosen = SEPARATOR_LINE.match(first)
-    head = (rest if chosen else first).partition("\n")[0].strip()
+    head = (rest.lstrip() if chosen else first).partition("\n")[0].strip()
 
     def cells(separator: str) -> list[str]:
         try:
@@ -212,10 +232,13 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """(line that the row begins in, its cells)."""
     separator, _ = _split_header(text.lstrip())
     file = io.StringIO(text, newline="")
+    # csv skips spaces before a quoted cell, but not those behind it
+    after_quotes = re.compile(f'(?<!")" +(?={re.escape(separator)}|\r?\n?$)')
     before = int(SEPARATOR_LINE.match(text.partition("\n")[0]) is not None)
     if before:
         file.readline()
-    reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+    lines = (after_quotes.sub('"', line) for line in file)
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     line = before + 1
     try:
         for cells in reader:

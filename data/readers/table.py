@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.readers.cells import EXTRA, NUMBERS, looks_like_rows, read_cells
+from data.readers.cells import EXTRA, NUMBERS, looks_like_rows, plain, read_cells
 from data.records import (
     MALFORMED,
     NO_WORDS,
@@ -187,16 +187,15 @@ def _check_person_column(path: Path, name: str, rows: Sequence[Row]) -> None:
     Raises:
         UserError: it may number something else.
     """
-    plain = name.strip().lower()
     persons = {row.person for row in rows}
     images = {row.record.image for row in rows}
-    if plain == NUMBERS:
+    if plain(name) == plain(NUMBERS):
         pairs = {(row.split, row.person, row.record.image) for row in rows}
         if len({pair[:2] for pair in pairs}) == len(pairs):
             found = f"'{path}': '{name}' may number the images or the persons: no two images share one"
             raise UserError(f"{found}. Call it 'person_id' if it is the person, else add that column")
         logger.warning("'%s': '%s' is taken for the person, as several images share one", path, name)
-    elif plain == "id" and len(persons) == len(rows) > 1:
+    elif plain(name) == "id" and len(persons) == len(rows) > 1:
         if len(images) < len(rows):
             found = f"'{path}': 'id' is another one in each row, also in those of one image"
             raise UserError(f"{found}: it numbers the rows. Add a column 'person_id'")

@@ -55,9 +55,10 @@ KINDS = {
             {"image": "cam/b.jpg", "id": 9, "captions": ["a woman"], "width": 3},
         ]
     ),
-    "array with path and one caption": json.dumps(objects("file_path", "id", "caption")[:1] * 0)
-    or "",  # replaced below
     "object with an array": json.dumps({"info": {}, "annotations": objects("img_path", "pid", "sentence")}),
+    "object of splits, one of them empty, beside something else": json.dumps(
+        {"val": [], "Test": objects("image", "pid", "caption"), "info": {"year": 2024}}
+    ),
     "object of splits": json.dumps({"Test": objects("image", "pid", "caption")}),
     "lines": "\n".join(map(json.dumps, objects("filename", "identity", "description"))),
     "UTF-16": CSV.encode("utf-16"),
@@ -74,6 +75,10 @@ KINDS = {
     "names with spaces": CSV.replace("image,person_id,caption", "Image Path, PID ,Text"),
     "spaces in all cells": 'image, person_id, caption\n cam/a.jpg , 7 , "a man, in red"\ncam/a.jpg ,7,him \n'
     "\tcam/b.jpg,\u00a09, a woman\n",
+    "names with capitals": CSV.replace("image,person_id,caption", "imagePath,personID,sentences"),
+    "spaces behind quotes": 'image,person_id,caption\n"cam/a.jpg" ,"7"  ,"a man, in red"  \r\n'
+    'cam/a.jpg,7,him\ncam/b.jpg,"9" ,  "a woman"\n',
+    "an empty line below the separator": "sep=|\n\n" + CSV.replace(",", "|").replace("man| in", "man, in"),
     "quotes after a comma and a space": CSV.replace(',"a man', ', "a man'),
     "one person in three spellings": CSV.replace("cam/a.jpg,7,him", "cam/a.jpg,7.0,him").replace(
         "cam/a.jpg,7,", "cam/a.jpg,007,", 1
@@ -92,7 +97,6 @@ KINDS = {
     .replace("him", "him,2,x")
     .replace("woman", "woman,3,x"),
 }
-del KINDS["array with path and one caption"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,6 +138,18 @@ REFUSED = {
     "the number of an image": (
         json.dumps([{"image": f"{i}.jpg", "image_id": i, "caption": "a man"} for i in range(3)]),
         "'image_id' may number the images or the persons: no two images share one. Call it 'person_id'",
+    ),
+    "the number of an image, spelt otherwise": (
+        "image,Image ID,caption\na.jpg,1,a man\nb.jpg,2,her\n",
+        "'image id' may number the images or the persons",
+    ),
+    "an array without captions": (
+        json.dumps([{"image": "a.jpg", "person_id": 1, "words": "a man"}]),
+        "no column 'caption'; the header has image, person_id, words. Also understood: captions, text",
+    ),
+    "a split that is no array": (
+        json.dumps({"train": objects("image", "pid", "caption"), "test": {"0": 1}}),
+        "should hold a list of records, found a dict of train, test",
     ),
     "the number of a row": (
         "id,image,caption\n1,a.jpg,a man\n2,a.jpg,him\n3,b.jpg,her\n",
@@ -178,6 +194,12 @@ def test_an_image_id_that_several_images_share_is_the_person(
 def test_an_id_that_no_two_rows_share_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     test_records(table(tmp_path, "id,image,text\n1,a.jpg,a man\n2,b.jpg,her\n"))
     assert "'id' is taken for the person, and is another one in each row" in caplog.text
+
+
+def test_an_array_of_training_rows_is_not_the_test_split(tmp_path: Path) -> None:
+    content = {"train": objects("image", "pid", "caption"), "test": []}
+    found = read_splits(table(tmp_path, json.dumps(content)))
+    assert found == {"train": {"en": EXPECTED}, "val": {}, "test": {}}
 
 
 @pytest.mark.parametrize("name", ["valid", "Validation", "DEV", "val"])
