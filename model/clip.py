@@ -146,7 +146,7 @@ def _say_what_is_assumed(weights: ClipWeights, given: Collection[str]) -> None:
         logger.warning(
             "weights '%s': nothing in the file or beside it tells %s; assumed: %s. OpenAI's weights have "
             "quick_gelu, those of LAION and DataComp mostly gelu: set these options to what the weights have",
-            *(weights.path, " and ".join(names), said),
+            *(weights.path, ", ".join(names), said),
         )
 
 

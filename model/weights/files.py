@@ -1,6 +1,7 @@
 """Reads a file or a folder of weights: its tensors under the names in it, and the options saved with them."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from model.weights.shapes import bad_weights
 from model.weights.stand_ins import RefusedError
 from model.weights.wrappers import find_state_dict
 
+logger = logging.getLogger(__name__)
 SHARD = re.compile(r".*-\d{5}-of-(?!00001)\d{5}\.\w+")
 OPENAI_URL = (
     "https://openaipublic.azureedge.net/clip/models/"
@@ -91,7 +93,11 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     nested = find_state_dict(path, content)
     options = content.get("options", content.get("config")) if nested is not None else None
     tensors = content if nested is None else nested
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise bad_weights(path, f"is not a state dict: its entry {name!r} is no tensor")
-    return tensors, options if isinstance(options, dict) else {}
+    others = [name for name in tensors if not (isinstance(name, str) and isinstance(tensors[name], Tensor))]
+    if others and len(others) == len(tensors):
+        raise bad_weights(path, f"is not a state dict: its entry {others[0]!r} is no tensor")
+    if others:
+        listed = ", ".join(f"{name!r:.60}" for name in others[:4])
+        logger.warning("weights '%s': entries that are no tensors are not used: %s", path, listed)
+    weights = {name: tensor for name, tensor in tensors.items() if name not in others}
+    return weights, options if isinstance(options, dict) else {}

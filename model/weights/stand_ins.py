@@ -22,7 +22,8 @@ DTYPES = {
 # Harmless objects that programs save beside weights, such as their arguments: `Inert` stands in for them.
 HARMLESS = {
     "argparse": "Namespace",
-    "builtins": "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple",
+    "builtins": "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple"
+    " Ellipsis",
     "collections": "Counter deque",
     "copyreg": "_reconstructor",
     "datetime": "date datetime time timedelta timezone",
@@ -38,6 +39,8 @@ HARMLESS = {
     "random": "Random",
     "torch": "Size Tensor device strided contiguous_format channels_last preserve_format",
     "torch.serialization": "_get_layout",
+    "torch.torch_version": "TorchVersion",
+    "time": "struct_time",
     "types": "SimpleNamespace",
     "typing": "Any Dict List Mapping Optional Sequence Tuple Union",
     "uuid": "UUID",

@@ -39,6 +39,8 @@ def find_state_dict(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]
     """The state dict among the entries of a file; None where the file is one itself. Of several, the first by
     `USUAL`; the others, which are other weights, are named in a warning.
     """
+    if _has_dotted_tensors(content):
+        return None
     found = _state_dicts(content, "", MAX_DEPTH)
     if not found:
         return next((content[name] for name in USUAL if isinstance(content.get(name), dict)), None)
@@ -57,11 +59,15 @@ def _state_dicts(content: Mapping[str, Any], prefix: str, depth: int) -> dict[st
     for key, value in content.items():
         if not isinstance(value, dict):
             continue
-        if any(isinstance(tensor, Tensor) and "." in str(name) for name, tensor in value.items()):
+        if _has_dotted_tensors(value):
             found[f"{prefix}{key}"] = value
         elif depth > 1:
             found |= _state_dicts(value, f"{prefix}{key}.", depth - 1)
     return found
+
+
+def _has_dotted_tensors(entries: Mapping[str, Any]) -> bool:
+    return any(isinstance(tensor, Tensor) and "." in str(name) for name, tensor in entries.items())
 
 
 def _preference(name: str) -> tuple[bool, int]:

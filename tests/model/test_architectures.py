@@ -96,9 +96,7 @@ def test_a_bare_state_dict_is_read_as_the_options_say_and_without_them_with_a_wa
     assert caplog.text == ""
     build_clip(path, image_size=(SIDE, SIDE), image_heads=2)
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert (
-        "tells activation and text_heads; assumed: model.activation=quick_gelu, model.text_heads=1" in warning
-    )
+    assert "tells activation, text_heads; assumed: model.activation=quick_gelu, model.text_heads=1" in warning
     with pytest.raises(UserError, match=r"model.image_heads: null means model.image_width / 64, but 160"):
         build_clip(path, image_size=(SIDE, SIDE))
 

@@ -9,6 +9,7 @@ import logging
 import pathlib
 import random
 import tarfile
+import time
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -188,6 +189,14 @@ def test_of_several_state_dicts_the_one_used_and_the_others_are_named(
     assert str(path) in warning
 
 
+@pytest.mark.parametrize("beside", [{"epoch": 3}, {"model_ema": {"visual.proj": torch.ones(2)}}])
+def test_entries_beside_the_tensors_of_a_bare_state_dict_are_named_and_not_used(
+    tmp_path: Path, ours: dict[str, Tensor], caplog: pytest.LogCaptureFixture, beside: dict[str, Any]
+) -> None:
+    assert_read(save(openai(ours) | beside, tmp_path / "weights.pt"), ours)
+    assert f"entries that are no tensors are not used: {next(iter(beside))!r}" in caplog.text
+
+
 # Objects beside the tensors
 
 
@@ -230,6 +239,7 @@ OBJECTS: dict[str, object] = {
     "generators": [np.random.Generator(np.random.Philox(1)), random.Random(1)],
     "collections": [defaultdict(list, a=[1]), Counter("aab"), deque([1], 5), {1, 2}, frozenset({3})],
     "times": [datetime.datetime(2024, 1, 1), datetime.timedelta(1), datetime.date(2024, 1, 1)],
+    "versions": [torch.__version__, ..., time.localtime(0)],
     "numbers": [1j, bytearray(b"a"), range(3), slice(1), b"a"],
     "classes of a project": [Config(1.0, Mode.EVAL), Settings(a=Settings(b=1)), Config],
     "an optimiser": torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]),
