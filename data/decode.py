@@ -135,7 +135,8 @@ def _decode(path: str | Path) -> Image.Image:
 
 
 def _is_truncated(error: Exception) -> bool:
-    return isinstance(error, OSError) and "truncated" in str(error).lower()
+    """Whether only pixels are missing: "Truncated File Read" is of a file that ends within its header."""
+    return isinstance(error, OSError) and "file is truncated" in str(error)
 
 
 def _reason(path: str | Path, error: Exception, truncated: str) -> str:

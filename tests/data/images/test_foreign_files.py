@@ -50,6 +50,11 @@ def test_a_png_file_with_long_texts_is_read(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(np.asarray(load_image(tmp_path / "a.png")), PIXELS)
 
 
+def test_accepting_is_no_advice_where_a_file_ends_within_its_header(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded("JPEG")[:100])
+    assert reason(tmp_path / "a.jpg") == reason(tmp_path / "a.jpg", "accept") == "Truncated File Read"
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM"])
 def test_a_file_that_is_cut_short_is_read_where_that_is_accepted(tmp_path: Path, kind: str) -> None:
     path, content = tmp_path / "a.jpg", encoded(kind)
