@@ -39,7 +39,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another run holds the lock, or the folder cannot be written to.
     """
-    is_new, descriptor, problem = not os.path.exists(folder), -1, None
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    descriptor, problem = -1, None
     if distributed.is_main():
         try:
             make_folder(folder, "output.dir")
@@ -63,9 +64,9 @@ def locked(folder: Path) -> Iterator[None]:
         has_ended.set()
         thread.join()
         _release(descriptor, folder / LOCK)
-        if is_new:
-            with contextlib.suppress(OSError):  # it is not empty: a run has written to it
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # it is not empty: a run has written to it
+            for path in new:
+                path.rmdir()
 
 
 def _acquire(path: Path) -> int:

@@ -7,12 +7,11 @@ import math
 import os
 import re
 import stat
-import zipfile
 from pathlib import Path
 
 from misc.checkpoints.components import State
 from misc.process import distributed
-from model.weights.pickles import read_pickled
+from model.weights.pickles import damaged_entry, read_pickled
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -41,8 +40,7 @@ def check_bytes(path: Path) -> None:
     if not stat.S_ISREG(os.stat(path).st_mode):  # reading a device or a pipe may never end
         raise OSError(errno.EINVAL, f"'{path}': not a regular file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        damaged = damaged_entry(path)
         if not damaged:
             read_pickled(path)  # the checksums do not cover the table of contents
     except OSError:

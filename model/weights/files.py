@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from misc.process.sniff import describe_file
 from model.weights.hub_folders import WEIGHTS, weight_files
-from model.weights.pickles import read_pickled
+from model.weights.pickles import damaged_entry, read_pickled
 from model.weights.shapes import bad_weights
 from model.weights.stand_ins import RefusedError
 from model.weights.wrappers import find_state_dict
@@ -64,13 +65,19 @@ def _parse(path: Path) -> Any:
     if not path.is_file():  # reading a device or a pipe may never end
         raise bad_weights(path, f"is not a regular file; {EXPECTED}")
     try:
-        return _read_safetensors(path) if _is_safetensors(path) else read_pickled(path)
+        content = _read_safetensors(path) if _is_safetensors(path) else read_pickled(path)
+        damaged = damaged_entry(path) if zipfile.is_zipfile(path) else None
     except RefusedError as error:
         raise bad_weights(path, f"is refused: {error}; {EXPECTED}") from error
     except Exception as error:  # a damaged file can raise anything in either parser
         what = describe_file(path)
         what = f"it is {what}" if what else f"it cannot be read ({type(error).__name__})"
         raise bad_weights(path, f"is damaged or holds no weights: {what}; {EXPECTED}") from error
+    if damaged:
+        raise bad_weights(
+            path, f"is damaged: the checksum of '{damaged}' in it does not match; copy it again"
+        )
+    return content
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -50,6 +50,12 @@ def read_pickled(path: Path) -> Any:
     return dict(_named_tensors(content, "")) if isinstance(content, Module) else content
 
 
+def damaged_entry(path: Path) -> str | None:
+    """The first entry of a zip whose checksum does not match; raises as `read_pickled` does."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
 def _read_zip(path: Path) -> Any:
     """The numbers are memory-mapped: those of the optimiser, two thirds of a checkpoint, stay on disk."""
     with path.open("rb") as file:

@@ -262,3 +262,15 @@ def test_a_truncated_file_is_damaged(tmp_path, openai, ours, kind):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match="damaged or holds no weights"):
         load_clip_weights(path)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "state dict"])
+def test_one_flipped_bit_among_the_numbers_is_damage(tmp_path, openai, ours, kind):
+    path = FORMATS[kind](openai, ours, tmp_path / "weights")
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged: the checksum of '.*/data/.*' in it does not match"):
+        load_clip_weights(path)

@@ -181,8 +181,10 @@ def test_a_run_that_ends_just_now_is_not_named_as_the_holder(
 
 
 def test_a_refused_run_leaves_no_folder_behind(config: Path, tmp_path: Path) -> None:
-    assert main(["--config", str(config), "data.annotation_file=nowhere"]) == 2
-    assert not (tmp_path / "run").exists()
+    command = ["--config", str(config), "data.annotation_file=nowhere"]
+    (tmp_path / "mine").mkdir()
+    assert main([*command, "--output-dir", str(tmp_path / "mine" / "new" / "run")]) == 2
+    assert not list((tmp_path / "mine").iterdir())
 
 
 @pytest.mark.parametrize("plant", [Path.mkdir, lambda path: path.symlink_to("nowhere/x")])
