@@ -1,6 +1,7 @@
 """Runs a case and lists the faults in how it ended."""
 
 import contextlib
+import errno
 import faulthandler
 import importlib
 import logging
@@ -249,5 +250,9 @@ def _as_process(case: Case, arguments: list[str], box: Path, errors: Path) -> Ou
         except subprocess.TimeoutExpired:
             return Outcome(None, [f"no end after {SECONDS_OF_A_PROCESS:.0f} s"])
         except ValueError:  # a NUL or an unpaired surrogate: no shell can pass it
+            return Outcome(None)
+        except OSError as error:
+            if error.errno != errno.E2BIG:  # longer than the system passes to a process
+                raise
             return Outcome(None)
     return Outcome(done.returncode)
