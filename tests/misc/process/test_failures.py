@@ -196,6 +196,7 @@ class Handler(logging.StreamHandler):
 
 
 def test_the_handlers_of_a_run_are_closed_and_those_of_others_kept(tmp_path: Path) -> None:
+    stop_logging()  # of a run in this process before
     root, other = logging.getLogger(), Handler(io.StringIO())
     root.addHandler(other)
     before = list(root.handlers)
@@ -220,6 +221,7 @@ def test_the_handlers_of_a_run_are_closed_and_those_of_others_kept(tmp_path: Pat
 def test_a_run_leaves_no_handler_behind(
     error: type[Exception] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stop_logging()  # of a run in this process before
     before = list(logging.getLogger().handlers)
 
     def run(_: StopSignals) -> None:
