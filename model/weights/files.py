@@ -101,8 +101,9 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     options = content.get("options", content.get("config")) if nested is not None else None
     tensors = content if nested is None else nested
     others = [name for name in tensors if not (isinstance(name, str) and isinstance(tensors[name], Tensor))]
-    if others and len(others) == len(tensors):
-        raise bad_weights(path, f"is not a state dict: its entry {others[0]!r} is no tensor")
+    damaged = others if len(others) == len(tensors) else [name for name in others if "." in str(name)]
+    if damaged:
+        raise bad_weights(path, f"is not a state dict: its entry {damaged[0]!r:.100} is no tensor")
     if others:
         listed = ", ".join(f"{name!r:.60}" for name in others[:4])
         logger.warning("weights '%s': entries that are no tensors are not used: %s", path, listed)

@@ -197,6 +197,15 @@ def test_entries_beside_the_tensors_of_a_bare_state_dict_are_named_and_not_used(
     assert f"entries that are no tensors are not used: {next(iter(beside))!r}" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["visual.proj", "encode_text.ln_final.bias"])
+def test_an_entry_with_the_name_of_a_tensor_that_is_none_is_refused_and_not_only_warned_of(
+    tmp_path: Path, ours: dict[str, Tensor], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    with pytest.raises(UserError, match=f"its entry '{name}' is no tensor"):
+        load_clip_weights(save(openai(ours) | {name: None}, tmp_path / "weights.pt"))
+    assert not caplog.records
+
+
 # Objects beside the tensors
 
 
