@@ -51,6 +51,12 @@ def expect(process: subprocess.Popen[str], word: str) -> None:
     assert process.stdout.readline() == f"{word}\n", process.communicate()[1]
 
 
+def suspend(process: subprocess.Popen[str]) -> None:
+    """Stop it with all its threads, and return once it has stopped: until then its store may answer."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
 @pytest.fixture
 def two_of() -> Iterator[Callable[[str], Pair]]:
     """Starts two ranks of a program, the first of which has the store, and waits until both have begun."""
@@ -83,7 +89,7 @@ def two_of() -> Iterator[Callable[[str], Pair]]:
 
 def test_a_silent_process_with_the_store_is_noticed_as_any_other(two_of: Callable[[str], Pair]) -> None:
     first, second = two_of(WAITS)
-    first.send_signal(signal.SIGSTOP)
+    suspend(first)
     _, said = second.communicate(timeout=600)
     assert second.returncode == 1
     assert "error: the store that joins the processes is gone" in said
@@ -91,7 +97,7 @@ def test_a_silent_process_with_the_store_is_noticed_as_any_other(two_of: Callabl
 
 def test_a_process_can_end_and_say_why_while_the_store_is_silent(two_of: Callable[[str], Pair]) -> None:
     first, second = two_of(ENDS)
-    first.send_signal(signal.SIGSTOP)
+    suspend(first)
     said, _ = second.communicate("\n", timeout=600)
     assert second.returncode == 3
     assert said == "True\n"
