@@ -68,9 +68,8 @@ class Heartbeat:
         end, told = time.monotonic() + HEAD_START, None
         while self._rank != 0 and time.monotonic() < end:
             before, told = told, self._ask(lambda: self._store.add("told", 0), default=None)
-            if (
-                told or 0 in self._ended() or (told is None and before == 0)
-            ):  # rank 0 ends, and so does the store
+            # Where rank 0 has the store, an answer and then none means that rank 0 has ended.
+            if told or 0 in self._ended() or (told is None and before == 0):
                 return False
             if told is None:
                 return True
