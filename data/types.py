@@ -145,6 +145,8 @@ class Batch:
     tokens2: Tokens | None = None  # of another augmentation of the captions
     masked_tokens: Tokens | None = None  # `tokens` with masks
     mlm_labels: Tensor | None = None  # (B, L) int64, the ids of the masked tokens, -100 elsewhere
+    weights: Tensor | None = None  # (B,) float, of each sample in TAL and TSE; None: 1
+    num_samples: int | None = None  # of this step on all processes; None: as many on each
     bad_images: list[str] = field(default_factory=list)  # unreadable files that other samples replace
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -158,11 +160,11 @@ class Batch:
     def map(self, change: Change) -> Batch:
         """The batch with every tensor changed, such as to some of its rows."""
 
-        def changed(value: Mapping[str, Tensor] | Tensor | list[str] | None) -> object:
+        def changed(value: Mapping[str, Tensor] | Tensor | list[str] | int | None) -> object:
             if isinstance(value, Views):
                 return value.map(change)
             if isinstance(value, Mapping):
                 return {name: change(tensor) for name, tensor in value.items()}
-            return value if value is None or isinstance(value, list) else change(value)
+            return value if value is None or isinstance(value, list | int) else change(value)
 
         return replace(self, **{each.name: changed(getattr(self, each.name)) for each in fields(self)})
