@@ -58,6 +58,15 @@ class ExperimentOptions:
     mvs_text: bool = option(False, "MVS-T: N-ITC averaged over two captions; both: MVS-IT", needs="nitc")
     mlm: bool = loss(False, "MLM: masked words predicted from the image and the other words")
     mlm_ratio: float = option(1.0, "weight of MLM", NOT_NEGATIVE, needs="mlm")
+    mlm_variant: str = option(
+        "tbps-clip",
+        "masking and cross-modal part of MLM; irra: it reads all text_length tokens, padding included",
+        one_of("tbps-clip", "irra"),
+        needs="mlm",
+    )
+    mlm_masks_all: bool = option(
+        False, "every loss reads the masked captions, as in IRRA's release; false: MLM alone", needs="mlm"
+    )
     cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", BLOCKS_OR_NONE, needs="mlm")
     id: bool = loss(False, "ID: one linear classifier of the persons for images and captions")
     id_ratio: float = option(1.0, "weight of ID", NOT_NEGATIVE, needs="id")

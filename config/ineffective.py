@@ -33,7 +33,8 @@ OF_TRAINING = (
     *("experiment.mvs_image", "experiment.mvs_text", "experiment.mixgen", "experiment.mixgen_type"),
     *("experiment.mixgen_p", "experiment.mixgen_ratio", "model.softlabel_ratio", "model.use_gather"),
     *("model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
-    *("model.lock_text_layers", "model.grad_checkpointing"),
+    *("model.lock_text_layers", "model.grad_checkpointing", "experiment.mlm_variant"),
+    "experiment.mlm_masks_all",
 )
 
 

@@ -23,7 +23,8 @@ SPLIT_NAMES = {  # what files and records call them, in any case
 NOBODY = -1  # the person of an image that shows none of the persons: a distractor, never described
 VIEWS = ("view1", "view2", "simclr1", "simclr2")  # of an image
 TEXTS = ("tokens", "tokens2")  # captions that the towers encode
-INPUTS = (*VIEWS, *TEXTS, "masked_tokens")  # of a batch: what a loss can read
+# Of a batch: what a loss can read. "mlm_labels" without "masked_tokens": `tokens` are the masked ones.
+INPUTS = (*VIEWS, *TEXTS, "masked_tokens", "mlm_labels")
 LANGUAGE_ALIASES = {"zh": "ch"}
 
 
@@ -144,7 +145,8 @@ class Batch:
     indices: Tensor  # (B,) int64, into `TrainingSet.choices`
     tokens2: Tokens | None = None  # of another augmentation of the captions
     masked_tokens: Tokens | None = None  # `tokens` with masks
-    mlm_labels: Tensor | None = None  # (B, L) int64, the ids of the masked tokens, -100 elsewhere
+    mlm_labels: Tensor | None = None  # (B, L) int64, the ids of the masked tokens, -100 elsewhere; where
+    # `masked_tokens` is None, of `tokens`, which then hold the masks
     weights: Tensor | None = None  # (B,) float, of each sample in TAL and TSE; None: 1
     num_samples: int | None = None  # of this step on all processes; None: as many on each
     bad_images: list[str] = field(default_factory=list)  # unreadable files that other samples replace
