@@ -141,11 +141,11 @@ def sdm_loss(cosines: Tensor, targets: Tensor, scale: float = 50.0, eps: float =
 
 
 def tal_loss(cosines: Tensor, positives: Tensor, margin: float = 0.1, tau: float = 0.015) -> Tensor:
-    """Triplet alignment loss (RDE, arXiv 2308.09911) of one direction, summed over the local rows.
+    """Triplet alignment loss (RDE, arXiv 2308.09911) of one direction, one value for each local row: (B,).
 
-    sum_i [m - sum_j a_ij c_ij + tau log sum_{j negative} exp(c_ij / tau)]_+, a_i = softmax of c_i / tau over
-    the positives of row i, without gradient: the hardest negative, softly, against the softly best positive.
-    A row without a negative adds 0.
+    [m - sum_j a_ij c_ij + tau log sum_{j negative} exp(c_ij / tau)]_+, a_i = softmax of c_i / tau over the
+    positives of row i, without gradient: the hardest negative, softly, against the softly best positive. A
+    row without a negative has 0. The loss of a batch is the sum of its rows.
 
     Args:
         cosines: (B, N) cosine similarities c of the local rows to all columns.
@@ -155,7 +155,7 @@ def tal_loss(cosines: Tensor, positives: Tensor, margin: float = 0.1, tau: float
     attention = scaled.detach().masked_fill(~positives, -torch.inf).softmax(dim=1)
     # Finite, so that a row without negatives is a number: cosines end at -1 / tau = -67, exp(-1e4) is 0.
     negative = tau * scaled.masked_fill(positives, -1e4).logsumexp(dim=1)
-    return (margin - (attention * cosines).sum(dim=1) + negative).clamp(min=0).sum()
+    return (margin - (attention * cosines).sum(dim=1) + negative).clamp(min=0)
 
 
 def sigmoid_loss(logits: Tensor, positives: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Pairs:
         person_ids, all_ids: (B,) and (N,).
         scale, bias: of the logits: logit = scale * cosine + bias.
         soft_label: a, the share of the model's own prediction in the targets of N-ITC.
+        weights: (B,) of the local rows in the losses that are sums over rows; None: 1.
     """
 
     features: Rows
@@ -36,6 +37,7 @@ class Pairs:
     scale: Tensor
     bias: Tensor | float
     soft_label: float
+    weights: Tensor | None = None
 
     @cached_property
     def targets(self) -> Tensor:
@@ -111,8 +113,21 @@ class Objective:
         return {name: features[name] for name in self.inputs}
 
     def __call__(self, pairs: Pairs) -> Tensor:
-        """The loss of the local rows, in fp32; its mean over the processes is that of the whole batch."""
+        """The mean loss of the local rows, in fp32; `TBPS` makes that of the whole batch of it."""
         raise NotImplementedError
+
+
+class SumObjective(Objective):
+    """A loss that is a sum over the rows of the whole batch, in which each may have a weight."""
+
+    def rows(self, pairs: Pairs) -> Tensor:
+        """(B,) the loss of each local row, not weighted."""
+        raise NotImplementedError
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """The sum over the local rows."""
+        rows = self.rows(pairs)
+        return (rows if pairs.weights is None else pairs.weights * rows).sum()
 
 
 class TokenObjective(Objective):

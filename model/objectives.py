@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from data.types import TEXTS, VIEWS, Batch
-from misc.process import distributed
 from model.heads import CrossModalHead, identity_classifier, simclr_head
 from model.losses import (
     citc_loss,
@@ -23,7 +22,7 @@ from model.losses import (
     ss_loss,
     tal_loss,
 )
-from model.objective import Objective, Pairs, Rows, Sizes, TokenObjective
+from model.objective import Objective, Pairs, Rows, Sizes, SumObjective, TokenObjective
 from model.protocol import DualEncoder
 from options import ExperimentOptions
 
@@ -94,12 +93,12 @@ class SDM(Objective):
         return sum(sdm_loss(cosines, pairs.targets) for cosines in pairs.cosines())
 
 
-class TAL(Objective):
+class TAL(SumObjective):
     """Triplet alignment loss (RDE), both directions added, summed over the batch of all processes."""
 
-    def __call__(self, pairs: Pairs) -> Tensor:
-        losses = [tal_loss(cosines, pairs.positives) for cosines in pairs.cosines()]
-        return distributed.world_size() * sum(losses)  # what the processes report is averaged
+    def rows(self, pairs: Pairs) -> Tensor:
+        """See `SumObjective.rows`."""
+        return sum(tal_loss(cosines, pairs.positives) for cosines in pairs.cosines())
 
 
 class Sigmoid(Objective):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from data.types import TEXTS, VIEWS, Batch, Tokens
 from misc.process import distributed
-from model.objective import Objective, Pairs, Rows, TokenObjective
+from model.objective import Objective, Pairs, Rows, SumObjective, TokenObjective
 from model.protocol import DualEncoder
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -106,7 +106,7 @@ class TBPS(nn.Module):
         """
         counts = self.begin_step(batch)
         features, image_tokens = self.encode(batch)
-        losses = self.losses(self.gather(features, batch.person_ids, soft_label))
+        losses = self.losses(self.gather(features, batch, soft_label))
         return self.output(losses | self.token_losses(batch, image_tokens, counts), counts)
 
     def begin_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -171,8 +171,12 @@ class TBPS(nn.Module):
         passes = [self.clip.encode_image(rows, is_dense) for rows in pixels.split(at_once)]
         return tuple(map(torch.cat, zip(*passes, strict=True))) if is_dense else (torch.cat(passes), None)
 
-    def gather(self, features: Rows, person_ids: Tensor, soft_label: float) -> Pairs:
-        """What the objectives contrast, normalised, of this process and of all, by one collective."""
+    def gather(self, features: Rows, batch: Batch, soft_label: float) -> Pairs:
+        """What the objectives contrast, normalised, of this process and of all, by one collective.
+
+        Of the batch, person ids and weights are read, on the device of the features.
+        """
+        person_ids = batch.person_ids
         projected: Rows = {}
         for objective in self.objectives.values():
             projected |= objective.project(features)
@@ -186,16 +190,24 @@ class TBPS(nn.Module):
                 all_ids = distributed.gather_with_gradient(person_ids)
                 offset = distributed.rank() * len(person_ids)
             scale, bias = self.clip.logit_scale.exp(), self.clip.logit_bias
-            return Pairs(features, local, gathered, person_ids, all_ids, offset, scale, bias, soft_label)
+            rows = (features, local, gathered, person_ids, all_ids, offset)
+            return Pairs(*rows, scale, bias, soft_label, batch.weights)
 
     def losses(self, pairs: Pairs) -> dict[str, Tensor]:
-        """The objectives on features of inputs, weighted."""
+        """The objectives on features of inputs, weighted; their means over the processes are those of the
+        whole batch.
+        """
         with torch.autocast(pairs.person_ids.device.type, enabled=False):
             return {
-                name: self.weights[name] * objective(pairs)
+                name: self.weights[name] * self._share(objective) * objective(pairs)
                 for name, objective in self.objectives.items()
                 if name not in self.token_objectives
             }
+
+    @staticmethod
+    def _share(objective: Objective) -> float:
+        """The factor of the local loss in the mean over the processes."""
+        return distributed.world_size() if isinstance(objective, SumObjective) else 1.0
 
     def token_losses(
         self, batch: Batch, image_tokens: Tensor | None, counts: Mapping[str, Tensor]

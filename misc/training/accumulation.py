@@ -50,7 +50,9 @@ def accumulate(
     counts = model.begin_step(batch)
     passes = [[view] for view in model.views] + ([model.texts] if model.texts else [])
     features, states = _cache_features(model, batch, parts, passes, device)
-    losses = model.losses(model.gather(features, batch.person_ids.to(device), soft_label))
+    of_rows = {name: getattr(batch, name) for name in ("person_ids", "weights")}
+    moved = {name: rows if rows is None else rows.to(device) for name, rows in of_rows.items()}
+    losses = model.losses(model.gather(features, dataclasses.replace(batch, **moved), soft_label))
     if losses:
         _backward([scale(torch.stack(list(losses.values())).sum())], [None], device)
     losses = {name: loss.detach() for name, loss in losses.items()}

@@ -33,4 +33,4 @@ class Largest(Objective):
 
     def __call__(self, pairs: Pairs) -> Tensor:
         both = pairs.cosines("view1/largest", "tokens/largest")
-        return sum(tal_loss(cosines, pairs.positives) for cosines in both)
+        return sum(tal_loss(cosines, pairs.positives).sum() for cosines in both)

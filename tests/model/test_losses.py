@@ -114,7 +114,7 @@ def test_a_perfect_match_has_the_least_loss() -> None:
     assert mlm_loss(logits, people, torch.tensor(4.0)).item() == pytest.approx(0, abs=1e-12)
     assert id_loss(logits, logits, people).item() == pytest.approx(0, abs=1e-12)
     assert sdm_loss(q, q).item() == pytest.approx(0, abs=1e-7)
-    assert tal_loss(q, q.bool()).item() == 0
+    assert tal_loss(q, q.bool()).sum().item() == 0
     assert sigmoid_loss(100 * q - 50, q.bool()).item() == pytest.approx(0, abs=1e-12)
 
 
@@ -129,7 +129,7 @@ def test_one_person_alone_in_the_batch_asks_for_a_uniform_row() -> None:
     assert nitc_loss(uneven, q) > nitc_loss(zeros, q)
     assert ritc_loss(uneven, q) > ritc_loss(zeros, q)
     assert sdm_loss(zeros, q).item() == pytest.approx(math.log(0.25 / (0.25 + 1e-8)))
-    assert tal_loss(zeros, q.bool()).item() == 0  # no negatives
+    assert tal_loss(zeros, q.bool()).sum().item() == 0  # no negatives
     assert sigmoid_loss(zeros, q.bool()).item() == pytest.approx(4 * math.log(2))
 
 
@@ -142,7 +142,7 @@ def test_a_batch_of_one_row_has_nothing_to_tell_apart() -> None:
     assert citc_loss(image, text, image, text).item() == pytest.approx(0)
     assert ss_loss(image, text, image, text, 0).item() == pytest.approx(0)  # the partner is the only choice
     assert sdm_loss(cosine, q).item() == pytest.approx(-1e-8, abs=1e-12)
-    assert tal_loss(cosine, q.bool()).item() == 0
+    assert tal_loss(cosine, q.bool()).sum().item() == 0
     assert sigmoid_loss(10 * cosine, q.bool()).item() == pytest.approx(math.log1p(math.exp(-3)))
 
 
@@ -161,7 +161,7 @@ def test_sdm_by_hand() -> None:
 def test_tal_of_one_negative_is_the_triplet_loss() -> None:
     """tau log exp(c / tau) = c. Row 0: 0.1 - 0.5 + 0.45 = 0.05; row 1: 0.1 - 0.9 + 0.3 < 0."""
     c = matrix([[0.5, 0.45], [0.3, 0.9]]).requires_grad_()
-    loss = tal_loss(c, torch.eye(2).bool())
+    loss = tal_loss(c, torch.eye(2).bool()).sum()
     loss.backward()
     assert loss.item() == pytest.approx(0.05)
     torch.testing.assert_close(c.grad, matrix([[-1, 1], [0, 0]]))
@@ -175,7 +175,7 @@ def test_tal_by_hand_on_three_pairs() -> None:
     Row 2: at 0.1 - 0.9 + ... < 0: no loss.
     """
     c = matrix([[0.6, 0.6, 0.6], [0.5, 0.5 - 0.015 * math.log(3), 0.42], [0.1, 0.2, 0.9]]).requires_grad_()
-    loss = tal_loss(c, torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]]).bool())
+    loss = tal_loss(c, torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]]).bool()).sum()
     loss.backward()
     assert loss.item() == pytest.approx(0.110397 + 0.024120, abs=1e-6)
     torch.testing.assert_close(c.grad, matrix([[-1, 0.5, 0.5], [-0.75, -0.25, 1], [0, 0, 0]]))
@@ -184,7 +184,7 @@ def test_tal_by_hand_on_three_pairs() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_row_without_negatives_adds_nothing_to_tal_and_has_no_gradient(dtype: torch.dtype) -> None:
     c = torch.tensor([[-1.0, 0.9, 1.0], [0.7, 0.5, 0.3]], dtype=dtype, requires_grad=True)
-    loss = tal_loss(c, torch.tensor([[True, True, True], [False, True, False]]))
+    loss = tal_loss(c, torch.tensor([[True, True, True], [False, True, False]])).sum()
     loss.backward()
     hinge = 0.1 - 0.5 + 0.7  # the negative at 0.3 is far from the hardest one
     assert loss.item() == pytest.approx(hinge, abs=1e-6)
@@ -194,7 +194,7 @@ def test_a_row_without_negatives_adds_nothing_to_tal_and_has_no_gradient(dtype: 
 
 def test_tal_at_the_ends_of_the_cosines_is_exact_in_fp32() -> None:
     c = torch.tensor([[-1.0, 1.0, 1.0], [1.0, -1.0, -1.0]])
-    loss = tal_loss(c, torch.tensor([[1, 0, 0], [1, 0, 0]]).bool())
+    loss = tal_loss(c, torch.tensor([[1, 0, 0], [1, 0, 0]]).bool()).sum()
     assert loss.item() == pytest.approx(2.1 + TAU_LN2, rel=1e-5)
 
 

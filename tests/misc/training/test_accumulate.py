@@ -151,7 +151,7 @@ def test_both_passes_of_a_part_draw_the_same_dropout(case: str, checkpointing: b
     shares = [tiny_batch(share) for share in rows]
     encoded = [model.encode(share) for share in shares]
     features = {name: torch.cat([each[name] for each, _ in encoded]) for name in encoded[0][0]}
-    losses = list(model.losses(model.gather(features, batch.person_ids, SOFT_LABEL)).values())
+    losses = list(model.losses(model.gather(features, batch, SOFT_LABEL)).values())
     for share, (_, tokens) in zip(shares, encoded, strict=True):
         losses += model.token_losses(share, tokens, counts).values()
     sum(losses).backward()
