@@ -4,7 +4,8 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from model.weights.shapes import (
     resize_image_positions,
     resize_text_positions,
 )
-from model.weights.wrappers import plain_names
+from model.weights.wrappers import plain_names, without_wrappers
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +53,14 @@ DROPPED = (
 HIDDEN = frozenset({"image_heads", "text_heads", "activation"})
 OPENAI_SIZES = {"input_resolution", "context_length", "vocab_size"}
 SCALARS = ("logit_scale", "logit_bias")
-# The first part of a name identifies some projects, and so the input that their weights were trained on.
+# What identifies the layout of a release, in names without what wrappers add; the input of its training.
+LAYOUTS = {
+    "tbps-clip": re.compile(r"(.+\.)?encode_text\."),
+    "irra": re.compile(r"(.+\.)?base_model\.visual\."),
+}
 TRAINED_ON = {
-    "encode_text": "TBPS-CLIP, trained with data.image_size=[224,224] data.normalization=imagenet",
-    "base_model": "IRRA or RDE, trained with data.image_size=[384,128] data.normalization=clip",
+    "tbps-clip": "TBPS-CLIP, trained with data.image_size=[224,224] data.normalization=imagenet",
+    "irra": "IRRA or RDE, trained with data.image_size=[384,128] data.normalization=clip",
 }
 
 
@@ -88,6 +93,14 @@ class ClipWeights:
         }
 
 
+def layout_of(names: Iterable[str]) -> str | None:
+    """The layout of a state dict, by the names in its file: "tbps-clip"; "irra", which RDE, NAM and HAM have
+    too; None: none of a release.
+    """
+    plain = [without_wrappers(name) for name in names]
+    return next((layout for layout, mark in LAYOUTS.items() if any(map(mark.match, plain))), None)
+
+
 def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = None) -> ClipWeights:
     """Reads OpenAI's TorchScript archive, a state dict (bare or in a container), safetensors, a folder of
     Hugging Face's `CLIPModel` or of open_clip (or a hub cache with one) or a checkpoint: of this project,
@@ -106,14 +119,15 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
     path = Path(os.path.expanduser(path))  # Path's own raises where there is no such user
     content, options = _read_folder(path) if os.path.isdir(path) else read_file(path)
     names = plain_names(path, content)
-    beginnings = {name.split(".")[0] for name in names.plain.values()} | {*names.prefix.split(".")[-2:-1]}
+    beginnings = {name.split(".")[0] for name in names.values()}
     if "vision_model" in beginnings:
-        content = _rename_transformers(path, {names.plain[name]: content[name] for name in content})
+        content = _rename_transformers(path, {names[name]: content[name] for name in content})
         names = plain_names(path, content)
-    for name in TRAINED_ON.keys() & beginnings:
-        logger.info("%s: a checkpoint of %s", path, TRAINED_ON[name])
-    tensors = _rename(path, content, names.plain)
-    if "base_model" in beginnings and "logit_scale" not in tensors:
+    layout = layout_of(content)
+    if layout:
+        logger.info("%s: a checkpoint of %s", path, TRAINED_ON[layout])
+    tensors = _rename(path, content, names)
+    if layout == "irra" and "logit_scale" not in tensors:
         logger.info("%s: no logit_scale, as in IRRA and RDE: it starts at ln(1/0.07)", path)
         tensors["logit_scale"] = torch.tensor(math.log(1 / 0.07))
     options, assumed = _settings(path, tensors, options, beginnings)
@@ -123,7 +137,7 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
     patches = len(tensors["visual.positional_embedding"]) - 1
     grid = read_grid(path, patches, shape.patch_size, options, image_size)
     check_tensors(path, tensors, shape, grid)
-    return ClipWeights(path, tensors, shape, grid, assumed, bool(TRAINED_ON.keys() & beginnings))
+    return ClipWeights(path, tensors, shape, grid, assumed, is_release=layout is not None)
 
 
 def _settings(
@@ -163,7 +177,7 @@ def _settings_beside(path: Path, shape: ClipShape) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file under the names of `CLIP`, fp32, without heads; raises as `load_clip_weights`."""
     content, _ = read_file(path)
-    return _rename(path, content, plain_names(path, content).plain)
+    return _rename(path, content, plain_names(path, content))
 
 
 def fill_heads(path: Path, heads: Mapping[str, nn.Module]) -> None:
@@ -176,7 +190,7 @@ def fill_heads(path: Path, heads: Mapping[str, nn.Module]) -> None:
         UserError: a tensor of theirs is missing, unexpected or of another shape.
     """
     content, _ = read_file(path)
-    names = plain_names(path, content).plain
+    names = plain_names(path, content)
     for head_name, head in heads.items():
         own, prefix = head.state_dict(), f"{head_name}."
         saved = {n.removeprefix(prefix): content[name] for name, n in names.items() if n.startswith(prefix)}

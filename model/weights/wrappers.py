@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -21,18 +21,6 @@ PARTS = {
     *("_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"),
 }
 TOWER = re.compile(r"((?:[^.]+\.)*?)(?:visual|vision_model)\.")  # with what stands before it
-
-
-class Names(NamedTuple):
-    """The names of a state dict without what wrappers add.
-
-    Attributes:
-        prefix: what stood before the towers' names, such as "base_model."; "" where nothing did.
-        plain: {name in the file: name without it}.
-    """
-
-    prefix: str
-    plain: dict[str, str]
 
 
 def find_state_dict(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -75,13 +63,19 @@ def _preference(name: str) -> tuple[bool, int]:
     return bool(AVERAGE.search(name.lower())), USUAL.index(first) if first in USUAL else len(USUAL)
 
 
-def plain_names(path: Path, names: Iterable[str]) -> Names:
-    """The names without what wrappers add: their parts anywhere, and before the towers any prefix.
+def without_wrappers(name: str) -> str:
+    """The name without the parts that wrappers of modules add."""
+    return ".".join(part for part in name.split(".") if part not in PARTS)
+
+
+def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """{name in the file: name without what wrappers add}: their parts anywhere, and before the towers any
+    prefix.
 
     Raises:
         UserError: there are towers under several prefixes, so several models.
     """
-    plain = {name: ".".join(part for part in name.split(".") if part not in PARTS) for name in names}
+    plain = {name: without_wrappers(name) for name in names}
     prefixes = sorted({match[1] for name in plain.values() if (match := TOWER.match(name))})
     if len(prefixes) > 1:
         listed = ", ".join(f"'{prefix}'" for prefix in prefixes)
@@ -92,4 +86,4 @@ def plain_names(path: Path, names: Iterable[str]) -> Names:
         removed.append(prefix.removesuffix("."))
     if removed:
         logger.info("%s: removed from the names of its tensors: %s", path, ", ".join(removed))
-    return Names(prefix, {name: short.removeprefix(prefix) for name, short in plain.items()})
+    return {name: short.removeprefix(prefix) for name, short in plain.items()}

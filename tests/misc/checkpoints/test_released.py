@@ -15,7 +15,7 @@ from main import main
 from model import build_model
 from model.clip import build_clip
 from model.weights.pickles import read_pickled
-from model.weights.pretrained import load_clip_weights
+from model.weights.pretrained import layout_of, load_clip_weights
 from options import UserError, load_options
 from tests.helpers.released import (
     CLASSIFIER,
@@ -47,6 +47,14 @@ def figures(config: Path, weights: Path, out: Path, *overrides: str) -> dict[str
     arguments = ["--config", str(config), "--evaluate", str(weights), "--output-dir", str(out), *overrides]
     assert main(arguments) == 0
     return results_of(out)["languages"]
+
+
+def test_the_layout_of_a_release_is_read_off_the_names_in_its_file(ours: dict[str, Tensor]) -> None:
+    assert layout_of(tbps_clip(ours)["model"]) == "tbps-clip"
+    assert layout_of(irra(ours, CLASSIFIER)["model"]) == "irra"
+    assert layout_of(irra(ours, start="module.")["model"]) == "irra"
+    for start in ("", "clip.", "base_model.model."):
+        assert layout_of(start + name for name in ours) is None
 
 
 # TBPS-CLIP
