@@ -22,9 +22,9 @@ from config.checks import (
 IMAGE_AUGMENTATIONS = (
     *("pool", "none", "color_jitter", "rotation", "crop", "grayscale", "flip", "erasing"),
     *("blur", "hue", "vertical_flip", "stack"),
-    *("autoaugment", "randaugment", "trivialaugment", "augmix", "simclr"),
+    *("autoaugment", "randaugment", "trivialaugment", "augmix", "simclr", "irra"),
 )
-TEXT_AUGMENTATIONS = ("deletion", "none", "synonym", "insertion", "swap", "eda")
+TEXT_AUGMENTATIONS = ("deletion", "none", "synonym", "insertion", "swap", "eda", "tokens")
 loss = partial(option, is_loss=True)
 
 
@@ -78,12 +78,18 @@ class ExperimentOptions:
     sigmoid_ratio: float = option(1.0, "weight of the sigmoid loss", NOT_NEGATIVE, needs="sigmoid")
     dropout: float = option(0.05, "dropout on the attention weights of the text tower", BELOW_ONE)
     image_aug: str = option(
-        "pool", "augmentation of the image; pool: two operations drawn from six", one_of(*IMAGE_AUGMENTATIONS)
+        "pool",
+        "augmentation of the image; pool: two operations drawn from six; irra: flip, shift and erasing",
+        one_of(*IMAGE_AUGMENTATIONS),
     )
     text_aug: str = option(
-        "deletion", "augmentation of the words; eda: one of the four at random", one_of(*TEXT_AUGMENTATIONS)
+        "deletion",
+        "augmentation of the words; eda: one of the four at random; tokens: RDE's, of the tokens",
+        one_of(*TEXT_AUGMENTATIONS),
     )
-    eda_alpha: float = option(0.05, "share of words that text_aug changes", BELOW_ONE, needs="text_aug!=none")
+    eda_alpha: float = option(
+        0.05, "share of words, or tokens, that text_aug changes", BELOW_ONE, needs="text_aug!=none"
+    )
     back_trans: bool = option(True, "replace a caption by its back-translation with probability backtrans_p")
     backtrans_p: float = option(0.1, "that probability", FRACTION, needs="back_trans")
     mixgen: bool = option(False, "MixGen: join some pairs of a batch into new pairs")

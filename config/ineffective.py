@@ -20,6 +20,7 @@ NO_PATIENCE = "schedule.patience has no effect while it is not below schedule.ep
 NO_RERANKING = "eval.rerank has no effect while eval.rerank_lambda is 1"
 NO_LAYERS = "model.lock_text_layers has no effect while model.lock_text_blocks freezes these blocks"
 NO_VIEW = "{} has no effect while no loss but experiment.ss and experiment.ss_text is true"
+NO_OTHER_LOSS = "experiment.mlm_masks_all has no effect while no loss but experiment.mlm reads captions"
 NO_CAPTION = "{} has no effect while no loss but experiment.ss is true"
 # {option: the option that switches it off by a value of 0}; of the losses it is the weight.
 SWITCHED_OFF = {"experiment.mixgen": "experiment.mixgen_p", "experiment.text_aug": "experiment.eda_alpha"}
@@ -101,6 +102,8 @@ def _of_few_losses(options: Any) -> Iterator[str]:
     ).items():
         if _value(options, other) == 0 and _value(options, key) != "none" and _is_set(options, key):
             yield f"{key} has no effect while {other} is 0"
+    if on <= {"ss", "mlm"} and "mlm" in on and options.experiment.mlm_masks_all:
+        yield NO_OTHER_LOSS
     for key in OF_CAPTIONS if on <= {"ss"} else ():
         if _is_set(options, key):
             yield NO_CAPTION.format(key)

@@ -1,7 +1,8 @@
 """The image augmentations of `experiment.image_aug`: for each name, how a view is made of an image.
 
 All but SimCLR's begin with the resize to the model's input. Beside the paper's pool they are those that the
-paper compares: single operations at the pool's strengths, a stack of all, torchvision's automatic policies.
+paper compares: single operations at the pool's strengths, a stack of all, torchvision's automatic policies;
+and the one of IRRA and RDE.
 """
 
 import random
@@ -12,11 +13,25 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from data.transforms import POOL, View, color_jitter, random_blur, resize, simclr_view, train_view, view_of
+from data.transforms import (
+    POOL,
+    View,
+    color_jitter,
+    random_blur,
+    random_erasing,
+    random_flip,
+    random_shift,
+    resize,
+    simclr_view,
+    train_view,
+    view_of,
+)
 
 Policy = Callable[[Tensor], Tensor]
 
 OF_POOL = ("color_jitter", "rotation", "crop", "grayscale", "flip", "erasing")  # the names of `POOL`
+# CLIP's mean, written into an image that CLIP's statistics have normalised: the colour mean (1 + std).
+IRRA_FILL = (156, 147, 133)
 
 
 def random_vertical_flip(pixels: Tensor, rng: random.Random) -> Tensor:
@@ -48,4 +63,9 @@ IMAGE_VIEWS: dict[str, View] = {
     "trivialaugment": partial(policy_view, policy=v2.TrivialAugmentWide()),
     "augmix": partial(policy_view, policy=v2.AugMix()),
     "simclr": simclr_view,
+    "irra": view_of(
+        random_flip,
+        partial(random_shift, reach=10),
+        partial(random_erasing, scale=(0.02, 0.4), fill=IRRA_FILL),
+    ),
 }

@@ -122,15 +122,26 @@ def random_flip(pixels: Tensor, rng: random.Random) -> Tensor:
     return pixels.flip(-1) if rng.random() < 0.5 else pixels
 
 
-def random_erasing(pixels: Tensor, rng: random.Random, scale: Range, p: float = 0.5) -> Tensor:
-    """A box of `scale` of the area turned black with probability `p` (Zhong et al. 2020)."""
+def random_shift(pixels: Tensor, rng: random.Random, reach: int) -> Tensor:
+    """A crop of the image's size from the image with `reach` black pixels on each side."""
+    height, width = pixels.shape[-2:]
+    top, left = rng.randint(0, 2 * reach), rng.randint(0, 2 * reach)
+    return F.pad(pixels, (reach,) * 4)[:, top : top + height, left : left + width]
+
+
+def random_erasing(
+    pixels: Tensor, rng: random.Random, scale: Range, p: float = 0.5, fill: tuple[int, int, int] = (0, 0, 0)
+) -> Tensor:
+    """A box of `scale` of the area turned to one colour with probability `p` (Zhong et al. 2020)."""
     height, width = pixels.shape[-2:]
     box = _random_box(height, width, scale, (1 / 3.3, 1 / 0.3), rng) if rng.random() < p else None
     if box is None:
         return pixels
     top, left, box_height, box_width = box
     pixels = pixels.clone()
-    pixels[:, top : top + box_height, left : left + box_width] = 0
+    pixels[:, top : top + box_height, left : left + box_width] = torch.tensor(fill, dtype=torch.uint8)[
+        :, None, None
+    ]
     return pixels
 
 

@@ -24,13 +24,16 @@ class Tokenizer(Protocol):
             end token.
         vocab_size: number of ids.
         cleaning: a name of `text_utils.captions.CLEANINGS`.
-        mask_token_id: the id that stands for a masked token; None where there is none (then no MLM).
+        pad_token_id: the id of the padding.
+        mask_token_id: the id that stands for a masked token; None where there is none (then neither MLM nor
+            `experiment.text_aug=tokens`).
         special_ids: start, end and mask: never masked, and never put in a token's place.
     """
 
     text_length: int
     vocab_size: int
     cleaning: str
+    pad_token_id: int
     mask_token_id: int | None
     special_ids: tuple[int, ...]
 

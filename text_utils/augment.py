@@ -1,14 +1,16 @@
-"""Random changes to a caption: back-translation, and the four operations of EDA (Wei & Zou, 2019).
+"""Random changes to a caption: back-translation, and the four operations of EDA (Wei & Zou, 2019); to its
+tokens, those of RDE.
 
 An operation makes n = max(1, int(alpha * words)) changes, none where alpha is 0; deletion draws for each word
 instead. It returns a text that is not empty, or the caption where nothing can be changed.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from text_utils.captions import Clean, clean_caption
+from text_utils.masking import random_token
 from text_utils.synonyms import Synonyms, bare
 
 Operation = Callable[[str, float, Synonyms, random.Random], str]
@@ -82,6 +84,38 @@ def eda(caption: str, alpha: float, synonyms: Synonyms, rng: random.Random) -> s
     return OPERATIONS[rng.choice(("synonym", "insertion", "swap", "deletion"))](caption, alpha, synonyms, rng)
 
 
+def augment_tokens(
+    ids: Sequence[int],
+    rng: random.Random,
+    share: float,
+    mask_id: int,
+    special_ids: Collection[int],
+    vocab_size: int,
+) -> list[int]:
+    """The tokens of one caption, each changed with probability `share` (RDE, Qin et al., 2024).
+
+    Of those changed 60 % become the mask, 20 % a random token, and 20 % are removed, but never the last one
+    between start and end.
+
+    Args:
+        ids: start token, words, end token, without padding.
+        special_ids: start, end, mask and padding: never changed, and never put in a token's place.
+    """
+    changed, removed = [], None
+    for token in ids:
+        if token in special_ids or rng.random() >= share:
+            changed.append(token)
+        elif (draw := rng.random()) < 0.6:
+            changed.append(mask_id)
+        elif draw < 0.8:
+            changed.append(random_token(rng, special_ids, vocab_size))
+        else:
+            removed = token
+    if len(changed) == 2 and removed is not None:
+        changed.insert(1, removed)
+    return changed
+
+
 OPERATIONS: dict[str, Operation] = {
     "none": lambda caption, alpha, synonyms, rng: caption,
     "deletion": lambda caption, alpha, synonyms, rng: random_deletion(caption, alpha, rng),
@@ -89,6 +123,7 @@ OPERATIONS: dict[str, Operation] = {
     "synonym": synonym_replacement,
     "insertion": random_insertion,
     "eda": eda,
+    "tokens": lambda caption, alpha, synonyms, rng: caption,  # see `augment_tokens`
 }
 NEED_SYNONYMS = ("synonym", "insertion", "eda")
 

@@ -19,6 +19,7 @@ def mask_tokens(
     mask_id: int,
     special_ids: Collection[int],
     vocab_size: int,
+    at_least_one: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One caption masked as in BERT (Devlin et al., 2019): (L,) ids -> (L,) masked ids, (L,) int64 labels.
 
@@ -28,19 +29,35 @@ def mask_tokens(
     Args:
         attention_mask: (L,), 0 on padding, which is never chosen.
         special_ids: start, end and mask: never chosen, and never put in a token's place (the feature of a
-            caption is read at its end token, so a second one would move it).
+            caption is read at its end token, so a second one would move it). With the padding id, as IRRA
+            has it, neither is that, which is also the id of "!".
+        at_least_one: where none is chosen, the first token that could have been becomes the mask. A caption
+            without such a token is not changed.
     """
     masked, labels = input_ids.clone(), torch.full_like(input_ids, IGNORED)
     real = attention_mask.tolist()
-    for position, token in enumerate(input_ids.tolist()):
-        if not real[position] or token in special_ids or rng.random() >= MASKED_SHARE:
+    ordinary = [
+        (position, token)
+        for position, token in enumerate(input_ids.tolist())
+        if real[position] and token not in special_ids
+    ]
+    for position, token in ordinary:
+        if rng.random() >= MASKED_SHARE:
             continue
         labels[position] = token
         draw = rng.random()
         if draw < REPLACED_BY_MASK:
             masked[position] = mask_id
         elif draw < REPLACED_BY_MASK + REPLACED_BY_RANDOM:
-            while (other := rng.randrange(vocab_size)) in special_ids:
-                pass
-            masked[position] = other
+            masked[position] = random_token(rng, special_ids, vocab_size)
+    if at_least_one and ordinary and (labels == IGNORED).all():
+        position, token = ordinary[0]
+        masked[position], labels[position] = mask_id, token
     return masked, labels
+
+
+def random_token(rng: random.Random, special_ids: Collection[int], vocab_size: int) -> int:
+    """An id below `vocab_size`, drawn uniformly from those that are not special."""
+    while (token := rng.randrange(vocab_size)) in special_ids:
+        pass
+    return token

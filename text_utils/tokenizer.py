@@ -132,6 +132,7 @@ class AltCLIPTokenizer:
             raise ValueError(f"has a tokenizer of only {self.vocab_size} tokens: its files are not complete")
         self.text_length, self.cleaning = text_length, cleaning
         self.special_ids = tuple(self._tokenizer.all_special_ids)
+        self.pad_token_id = self._tokenizer.pad_token_id
         self._source, self._cache_dir = pretrained, cache_dir
 
     @property

@@ -111,7 +111,9 @@ ONLY_SS = [*ONLY[:3], "experiment.mvs_image=false"]
         ([*ONLY_SS, "experiment.text_aug=swap"], "experiment.text_aug"),
         ([*ONLY_SS, "experiment.dropout=0"], "experiment.dropout"),
         (["experiment.text_aug=swap", "experiment.eda_alpha=0"], "experiment.text_aug"),
+        (["experiment.text_aug=tokens", "experiment.eda_alpha=0"], "experiment.text_aug"),
         (["experiment.mixgen=true", "experiment.mixgen_p=0"], "experiment.mixgen"),
+        ([*ONLY_SS, "experiment.mlm=true", "experiment.mlm_masks_all=true"], "experiment.mlm_masks_all"),
         *(
             ([f"experiment.{loss}=true", f"experiment.{loss}_ratio=0", "experiment.tal=true"], key)
             for loss in LOSSES
@@ -131,6 +133,8 @@ def test_settings_that_rule_each_other_out_are_named_once(overrides: list[str], 
         ["schedule.patience=4"],
         ["model.lock_text_layers=[0, 3]", "model.lock_text_blocks=2"],
         ["eval.rerank=true"],
+        ["experiment.mlm=true", "experiment.mlm_masks_all=true"],
+        ["experiment.ss_text=true", "experiment.text_aug=tokens", "experiment.back_trans=false"],
         ["experiment.image_aug=flip", "experiment.text_aug=swap", "experiment.dropout=0"],
         ["model.use_gather=false", "distributed.timeout=5", "distributed.backend=gloo"],
         [],

@@ -21,7 +21,7 @@ from data.loaders import Loaders, build_loaders
 from data.transforms import simclr_view, train_view
 from data.types import INPUTS, VIEWS, Batch, Splits
 from model.processor import ImageProcessor
-from options import DataOptions, ExperimentOptions, MiscOptions, Options
+from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError
 from text_utils.augment import back_translate, random_deletion
 from text_utils.captions import clean_caption
 from text_utils.tokenizer import CLIPTokenizer
@@ -38,6 +38,7 @@ def build(
     world_size: int = 1,
     batch_size: int = 8,
     inputs: tuple[str, ...] = USUAL,
+    tokenizer: CLIPTokenizer | None = None,
     **experiment: object,
 ) -> Loaders:
     """Loaders over the 40 captions of 10 rendered persons, and 40 in Chinese with `languages`."""
@@ -49,7 +50,8 @@ def build(
         data=DataOptions(image_root=str(people / "imgs"), batch_size=batch_size, num_workers=workers),
         experiment=ExperimentOptions(**experiment),
     )
-    return build_loaders(options, splits, CLIPTokenizer(), PROCESSOR, inputs, rank, world_size)
+    tokenizer = tokenizer or CLIPTokenizer()
+    return build_loaders(options, splits, tokenizer, PROCESSOR, inputs, rank, world_size)
 
 
 def epoch(built: Loaders, number: int = 0) -> list[Batch]:
@@ -154,6 +156,57 @@ def test_a_caption_is_masked_in_the_same_way_in_any_batch(people: Path) -> None:
     assert {tuple(row) for row in (other.mlm_labels != -100).tolist()} != {
         tuple(row) for row in (together.mlm_labels != -100).tolist()
     }
+
+
+def test_every_loss_reads_the_masked_captions_where_only_their_labels_are_wanted(people: Path) -> None:
+    for variant in ("tbps-clip", "irra"):
+        apart = epoch(build(people, inputs=("tokens", "tokens2", "masked_tokens"), mlm_variant=variant))
+        together = epoch(build(people, inputs=("tokens", "tokens2", "mlm_labels"), mlm_variant=variant))
+        for batch, other in zip(together, apart, strict=True):
+            assert batch.masked_tokens is None
+            assert torch.equal(batch.tokens["input_ids"], other.masked_tokens["input_ids"])
+            assert torch.equal(batch.mlm_labels, other.mlm_labels)
+            assert torch.equal(batch.tokens2["input_ids"], other.tokens2["input_ids"])
+            assert variant != "irra" or (batch.mlm_labels != -100).any(dim=1).all()
+
+
+def test_tokens_are_augmented_alike_in_any_batch_and_padded_to_the_longest(people: Path) -> None:
+    inputs = ("tokens", "tokens2", "masked_tokens")
+    augmented = {"text_aug": "tokens", "eda_alpha": 0.5}
+    built = build(people, inputs=inputs, **augmented)
+    plain = build(people, inputs=inputs, text_aug="none").train.dataset.collate
+    collate = built.train.dataset.collate
+    samples = [built.training_set[(0, index)] for index in range(8)]
+    batch = collate(samples)
+    assert not torch.equal(batch.tokens["input_ids"], batch.tokens2["input_ids"])
+    for name in ("tokens", "tokens2"):
+        ids, real = getattr(batch, name)["input_ids"], getattr(batch, name)["attention_mask"]
+        before = getattr(plain(samples), name)["attention_mask"].sum(1)
+        lengths = real.sum(1)
+        assert ids.shape[1] == lengths.max()
+        assert (lengths <= before).all()
+        assert (lengths < before).any()
+        assert (ids == CLIPTokenizer.mask_token_id).any()
+        for row, sample in enumerate(samples):
+            alone = getattr(collate([sample]), name)
+            assert alone["attention_mask"].all()
+            padding = torch.zeros(ids.shape[1] - lengths[row], dtype=torch.int64)
+            assert torch.equal(ids[row], torch.cat([alone["input_ids"][0], padding]))
+            assert real[row].tolist() == [1] * int(lengths[row]) + [0] * len(padding)
+            assert (ids[row] == CLIPTokenizer.eot_token_id).nonzero().tolist() == [[int(lengths[row]) - 1]]
+    assert batch.mlm_labels.shape == batch.tokens["input_ids"].shape
+    other = collate([built.training_set[(1, index)] for index in range(8)])
+    assert not torch.equal(other.tokens["attention_mask"].sum(1), batch.tokens["attention_mask"].sum(1))
+
+
+def test_token_augmentation_follows_back_translation_and_needs_a_mask_token(people: Path) -> None:
+    built = build(people, inputs=("tokens",), text_aug="tokens", eda_alpha=0.2, backtrans_p=1)
+    record, number = built.training_set.choices[0][0]
+    assert built.training_set[(0, 0)].caption == clean_caption(record.back_translations[number])
+    without = CLIPTokenizer()
+    without.mask_token_id = None
+    with pytest.raises(UserError, match=r"experiment.text_aug: 'tokens' .* choose another, such as deletion"):
+        build(people, tokenizer=without, text_aug="tokens")
 
 
 @pytest.mark.parametrize("kind", ["ori", "cat"])

@@ -102,3 +102,54 @@ def test_any_caption_keeps_its_start_and_end() -> None:
         assert not set(masked[1:-1].tolist()) & {tokenizer.sot_token_id, tokenizer.eot_token_id}
         assert (labels[0], labels[-1]) == (-100, -100)
         assert masked.max() < tokenizer.vocab_size
+
+
+def masked_as_irra(words: list[int], seed: int, length: int = 77) -> tuple[list[int], list[int]]:
+    """A caption of CLIP's ids, padded, masked as `experiment.mlm_variant=irra` says: its ids and labels."""
+    ids = torch.tensor([49406, *words, 49407])
+    padding = (0, length - len(ids))
+    masked, labels = mask_tokens(
+        torch.nn.functional.pad(ids, padding),
+        torch.nn.functional.pad(torch.ones_like(ids), padding),
+        random.Random(seed),
+        mask_id=49405,
+        special_ids=(*CLIPTokenizer.special_ids, 0),
+        vocab_size=49408,
+        at_least_one=True,
+    )
+    return masked.tolist(), labels.tolist()
+
+
+def test_where_no_token_is_chosen_the_first_word_becomes_the_mask() -> None:
+    """By hand: of one word, 85 % are not chosen; these and 80 % of the others become the mask."""
+    number = {"mask": 0, "other": 0}
+    for seed in range(1000):
+        masked, labels = masked_as_irra([320], seed)
+        assert labels == [-100, 320, *[-100] * 75]
+        assert masked[0] == 49406
+        assert masked[2:] == [49407, *[0] * 74]
+        number["mask" if masked[1] == 49405 else "other"] += 1
+    assert close(number["other"], 1000, 0.15 * 0.2)
+    for seed in range(300):
+        masked, labels = masked_as_irra([0, 0, 320, 533], seed)  # "!" is id 0
+        assert masked[:3] == [49406, 0, 0]
+        assert {place for place, label in enumerate(labels) if label != -100} in ({3}, {4}, {3, 4})
+
+
+def test_irras_random_tokens_are_neither_special_nor_zero() -> None:
+    replaced = {
+        token
+        for seed in range(400)
+        for token in masked_as_irra([7] * 75, seed)[0][1:76]
+        if token not in (7, 49405)
+    }
+    assert len(replaced) > 350
+    assert 1 <= min(replaced) < 500
+    assert 48_900 < max(replaced) < 49_405
+
+
+def test_a_caption_without_words_has_nothing_to_mask() -> None:
+    for words in ([], [0, 0], [49405]):
+        masked, labels = masked_as_irra(words, seed=0)
+        assert masked == [49406, *words, 49407, *[0] * (75 - len(words))]
+        assert labels == [-100] * 77

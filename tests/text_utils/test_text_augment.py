@@ -6,12 +6,14 @@ import random
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from options import TEXT_AUGMENTATIONS
 from text_utils.augment import (
     OPERATIONS,
     TextAugmentation,
+    augment_tokens,
     back_translate,
     random_deletion,
     random_insertion,
@@ -19,6 +21,7 @@ from text_utils.augment import (
     synonym_replacement,
 )
 from text_utils.captions import clean_caption
+from text_utils.tokenizer import CLIPTokenizer
 
 CAPTION = "the man has short hair, and he wears a red jacket with blue jeans"  # 14 words
 SYNONYMS = {"man": ("adult male", "gentleman"), "hair": ("fuzz",), "jacket": ("coat",), "jeans": ("denim",)}
@@ -154,7 +157,7 @@ def test_an_alpha_of_zero_changes_nothing() -> None:
         assert set(draws(operation, alpha=0.0)) == {CAPTION}
 
 
-@pytest.mark.parametrize("operation", sorted(set(TEXT_AUGMENTATIONS) - {"none"}))
+@pytest.mark.parametrize("operation", sorted(set(TEXT_AUGMENTATIONS) - {"none", "tokens"}))
 def test_an_operation_changes_captions_by_its_generator_alone(operation: str) -> None:
     state = random.getstate()
     assert draws(operation, alpha=0.15) == draws(operation, alpha=0.15)
@@ -200,3 +203,70 @@ def test_a_text_augmentation_travels_to_workers() -> None:
         assert augment(CAPTION, "x", "en", random.Random(seed)) == there(
             CAPTION, "x", "en", random.Random(seed)
         )
+
+
+MASK, START, END, PADDING = 49405, 49406, 49407, 0
+
+
+def changed_tokens(words: list[int], seed: int, share: float = 0.2) -> list[int]:
+    """The words of a caption after the augmentation of its tokens, without start and end."""
+    special = (*CLIPTokenizer.special_ids, PADDING)
+    ids = augment_tokens([START, *words, END], random.Random(seed), share, MASK, special, 49408)
+    assert (ids[0], ids[-1]) == (START, END)
+    return ids[1:-1]
+
+
+def test_a_fifth_of_the_tokens_is_changed_sixty_twenty_twenty() -> None:
+    """Words in rising order, far apart: a word at its place stays, what is no word is a random id."""
+    words, trials = list(range(1000, 8000, 100)), 70 * 300
+    counts = Counter()
+    for seed in range(300):
+        for token in changed_tokens(words, seed):
+            counts["mask" if token == MASK else "stays" if token in words else "random"] += 1
+            assert 1 <= token <= MASK
+    counts["removed"] = trials - counts.total()
+    for kind, share in {"mask": 0.12, "random": 0.04, "removed": 0.04, "stays": 0.8}.items():
+        # Of 49,404 random ids 70 are words: less than one of these draws.
+        assert counts[kind] == pytest.approx(trials * share, abs=4 * (trials * share * (1 - share)) ** 0.5)
+
+
+def test_what_follows_a_removed_token_moves_up() -> None:
+    class Scripted(random.Random):
+        """Yields the numbers of a list, and 99 as an id."""
+
+        draws = iter((0.9, *(0.1, 0.85), *(0.1, 0.5), *(0.1, 0.7), 0.2))
+
+        def random(self) -> float:
+            return next(self.draws)
+
+        def randrange(self, *_: int) -> int:
+            return 99
+
+    changed = augment_tokens([START, 10, 11, 12, 13, 14, END], Scripted(), 0.2, MASK, (START, END), 49408)
+    assert changed == [START, 10, MASK, 99, 14, END]  # 11 removed, 12 masked, 13 at random
+
+
+def test_random_tokens_are_drawn_from_all_ordinary_ids() -> None:
+    drawn = [t for seed in range(40) for t in changed_tokens([7] * 500, seed, 0.99) if t not in (7, MASK)]
+    counts, _ = np.histogram(drawn, bins=8, range=(1, 49405))
+    assert min(drawn) >= 1
+    assert max(drawn) < MASK
+    expected = len(drawn) / 8
+    assert ((counts - expected) ** 2 / expected).sum() < 30  # chi squared of 7 degrees, p < 0.0001
+
+
+def test_the_last_token_of_a_caption_is_not_removed() -> None:
+    kinds = Counter(tuple(changed_tokens([500], seed, 0.999)) for seed in range(400))
+    assert () not in kinds
+    assert kinds[(500,)] == pytest.approx(80, abs=4 * 8)  # would have been removed
+    assert kinds[(MASK,)] == pytest.approx(240, abs=4 * 10)
+    pairs = Counter(tuple(changed_tokens([500, 501], seed, 0.999)) for seed in range(3000))
+    assert () not in pairs
+    assert pairs[(501,)] == pytest.approx(3000 * 0.2**2, abs=4 * 11)  # both would go: the second one stays
+    assert changed_tokens([], 0, 0.999) == []
+
+
+def test_special_tokens_and_padding_ids_are_not_changed() -> None:
+    for seed in range(200):
+        kept = changed_tokens([PADDING, MASK] * 5, seed, 0.999)
+        assert kept == [PADDING, MASK] * 5

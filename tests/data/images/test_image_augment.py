@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import RandomErasing, v2
 
 from data.augment import IMAGE_VIEWS
 from data.transforms import POOL
@@ -133,3 +133,49 @@ def test_policies_are_those_of_torchvision_seeded_from_the_sample(name: str) -> 
             torch.manual_seed(random.Random(seed).getrandbits(63))
             expected = policy(resized(a_picture()))
         assert torch.equal(view, expected)
+
+
+# What IRRA and RDE erase: CLIP's mean in the image that CLIP's statistics have normalised, as a pixel.
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
+ERASED = np.rint(255 * (CLIP_MEAN * CLIP_STD + CLIP_MEAN)).astype(np.uint8)[:, None, None]
+
+
+def test_irra_flips_shifts_on_black_and_crops_back() -> None:
+    """A view is, but for what is erased, one of the 2 x 21 x 21 crops of the padded image or its mirror."""
+    coordinates = np.indices((30, 24)) + 1
+    picture = np.stack([*coordinates, np.full((30, 24), 99)]).astype(np.uint8)
+    padded = [np.pad(image, [(0, 0), (10, 10), (10, 10)]) for image in (picture, picture[..., ::-1])]
+    crops = np.stack(
+        [np.lib.stride_tricks.sliding_window_view(each, (3, 30, 24))[0] for each in padded]
+    )  # (2, 21, 21, 3, 30, 24)
+    found = []
+    for view in views("irra", torch.from_numpy(picture), 300, (30, 24)):
+        erased = (view.numpy() == ERASED).all(0)
+        (place,) = np.argwhere(((crops == view.numpy()) | erased).all((3, 4, 5)))
+        found.append(place)
+    mirrored, tops, lefts = np.transpose(found)
+    assert sum(mirrored) == pytest.approx(150, abs=4 * 8.7)
+    assert set(tops) == set(lefts) == set(range(21))
+    assert np.mean([tops, lefts]) == pytest.approx(10, abs=4 * 6.06 / 600**0.5)
+    assert abs(np.corrcoef(tops, lefts)[0, 1]) < 4 / 300**0.5
+
+
+def test_irra_erases_as_torchvision_does() -> None:
+    """Half of the views, with the areas and aspects of its RandomErasing, in the colour that it leaves."""
+    size, number = (192, 64), 1000
+    white = torch.full((3, *size), 255, dtype=torch.uint8)
+    masks = [(view.numpy() == ERASED).all(0) for view in views("irra", white, number, size)]
+    ours = [(mask.any(1).sum(), mask.any(0).sum()) for mask in masks if mask.any()]
+    assert all(mask.sum() in (0, mask.any(1).sum() * mask.any(0).sum()) for mask in masks)
+    assert len(ours) == pytest.approx(number / 2, abs=4 * 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = [RandomErasing.get_params(white, (0.02, 0.4), (0.3, 3.3), [0.0])[2:4] for _ in range(4000)]
+    for measure in (lambda h, w: h * w / (size[0] * size[1]), lambda h, w: np.log(h / w)):
+        one, other = (np.array([measure(*box) for box in boxes]) for boxes in (ours, theirs))
+        error = other.std() * (1 / len(one) + 1 / len(other)) ** 0.5
+        assert abs(one.mean() - other.mean()) < 4 * error
+        assert one.std() == pytest.approx(other.std(), rel=0.15)
+        assert one.min() == pytest.approx(other.min(), abs=0.15)
+        assert one.max() == pytest.approx(other.max(), abs=0.15)
