@@ -10,7 +10,7 @@ from model.objective import Sizes
 from model.objectives import OBJECTIVES
 from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
 from model.tbps import TBPS
-from model.weights.pretrained import fill_heads
+from model.weights.heads import fill_heads
 from options import LOSSES, Options, UserError
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ def build_model(
         options: `model`, `experiment` and the image size are read.
         num_identities: persons in the training split; 0 where nothing is trained: the model then has no head
             but those that act at test time, and no loss.
-        weights: a file whose towers (and heads that act at test time) take the place of those that the
-            options name.
+        weights: a file to evaluate, whose towers and heads that act at test time take the place of those that
+            the options name.
 
     Returns:
         (model, tokenizer, processor), the model with its frozen parts frozen.
@@ -52,7 +52,8 @@ def build_model(
     experiment, settings = options.experiment, options.model
     if settings.compile and settings.grad_checkpointing:  # torch traces no checkpoint over sizes that vary
         raise UserError("model.compile and model.grad_checkpointing exclude each other: set one to false")
-    towers, tokenizer, processor = backbone_of(options).build(options, weights)
+    backbone = backbone_of(options)
+    towers, tokenizer, processor = backbone.build(options, weights)
     names = _enabled_losses(options, tokenizer) if num_identities else _test_time_losses(options)
     sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities)
     model = TBPS(
@@ -61,8 +62,9 @@ def build_model(
         {name: getattr(experiment, f"{name}_ratio") for name in names},
         settings.use_gather,
     )
-    if weights and model.embedders:
-        fill_heads(Path(weights), {objective.head_name: objective.head for objective in model.embedders})
+    if source := weights or (getattr(settings, backbone.weights_option) if num_identities else None):
+        heads = {objective.head_name: objective.head for objective in model.objectives.values()}
+        fill_heads(Path(source), {name: head for name, head in heads.items() if name}, bool(weights))
     towers.lock(
         settings.lock_patch_embedding,
         settings.lock_image_blocks,

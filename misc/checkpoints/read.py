@@ -66,7 +66,10 @@ def load_checkpoint(path: Path) -> State:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint '{path}': damaged, or not a checkpoint ({reason[:200]})") from error
     if not isinstance(state, dict) or any(name not in state for name in IDENTIFYING):
-        raise UserError(f"checkpoint '{path}': has no training state of this program to resume from")
+        raise UserError(
+            f"checkpoint '{path}': has no training state of this program to resume from; "
+            "model.clip_pretrained starts a new run from its weights"
+        )
     return state
 
 

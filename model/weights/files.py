@@ -46,14 +46,18 @@ def read_folder(folder: Path, names: Sequence[str] = WEIGHTS) -> dict[str, Tenso
     return tensors
 
 
-def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict of a file that a user named, and the options saved with it."""
+def read_file(path: Path, again: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict of a file that a user named, and the options saved with it.
+
+    Args:
+        again: the file has been read before: nothing is logged, and no checksum compared.
+    """
     if path.name.endswith(".index.json") or (SHARD.fullmatch(path.name) and path.is_file()):
         raise bad_weights(path, "is one of the files of a model in several; give their folder")
-    return _unwrap(path, _parse(path))
+    return _unwrap(path, _parse(path, again), again)
 
 
-def _parse(path: Path) -> Any:
+def _parse(path: Path, again: bool = False) -> Any:
     """The content of the file, under its own names and types."""
     if os.path.isdir(path):
         raise bad_weights(path, "is a folder; a weights file is expected")
@@ -66,7 +70,7 @@ def _parse(path: Path) -> Any:
         raise bad_weights(path, f"is not a regular file; {EXPECTED}")
     try:
         content = _read_safetensors(path) if _is_safetensors(path) else read_pickled(path)
-        damaged = damaged_entry(path) if zipfile.is_zipfile(path) else None
+        damaged = damaged_entry(path) if zipfile.is_zipfile(path) and not again else None
     except RefusedError as error:
         raise bad_weights(path, f"is refused: {error}; {EXPECTED}") from error
     except Exception as error:  # a damaged file can raise anything in either parser
@@ -93,18 +97,18 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {"model": safetensors.torch.load_file(path), "options": options}
 
 
-def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _unwrap(path: Path, content: Any, again: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state dict, and the options saved with it: ours, or TBPS-CLIP's under "config"; else {}."""
     if not isinstance(content, dict):
         raise bad_weights(path, f"holds a {type(content).__name__}; a state dict is expected")
-    nested = find_state_dict(path, content)
+    nested = find_state_dict(path, content, again)
     options = content.get("options", content.get("config")) if nested is not None else None
     tensors = content if nested is None else nested
     others = [name for name in tensors if not (isinstance(name, str) and isinstance(tensors[name], Tensor))]
     damaged = others if len(others) == len(tensors) else [name for name in others if "." in str(name)]
     if damaged:
         raise bad_weights(path, f"is not a state dict: its entry {damaged[0]!r:.100} is no tensor")
-    if others:
+    if others and not again:
         listed = ", ".join(f"{name!r:.60}" for name in others[:4])
         logger.warning("weights '%s': entries that are no tensors are not used: %s", path, listed)
     weights = {name: tensor for name, tensor in tensors.items() if name not in others}

@@ -5,17 +5,19 @@ import logging
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.objectives import head_names
 from model.weights import hf_clip, open_clip
 from model.weights.files import read_file, read_folder
+from model.weights.heads import UNREAD, place
 from model.weights.hub_folders import (
     CONFIG,
     OPEN_CLIP_CONFIG,
@@ -41,14 +43,9 @@ logger = logging.getLogger(__name__)
 
 # OpenAI keeps the text tower's tensors at the top level; `CLIP` has them under `text.`.
 OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-# What other projects keep beside CLIP's tensors, by the first part of its name, dropped as our own heads are:
-# the heads of TBPS-CLIP and IRRA, then RDE's; OpenAI's three sizes in the form of buffers; the causal mask of
-# traced models; the counter of torch's AveragedModel.
-DROPPED = (
-    *("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post"),
-    *("visul_emb_layer", "texual_emb_layer"),
-    *("input_resolution", "context_length", "vocab_size", "attn_mask", "n_averaged"),
-)
+# What files hold beside the towers and the heads, dropped: OpenAI's three sizes in the form of buffers; the
+# causal mask of traced models; the counter of torch's AveragedModel.
+DROPPED = ("tse_head", "input_resolution", "context_length", "vocab_size", "attn_mask", "n_averaged")
 # No tensor shows these options. Only OpenAI's archives have these sizes in the form of buffers.
 HIDDEN = frozenset({"image_heads", "text_heads", "activation"})
 OPENAI_SIZES = {"input_resolution", "context_length", "vocab_size"}
@@ -180,28 +177,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return _rename(path, content, plain_names(path, content))
 
 
-def fill_heads(path: Path, heads: Mapping[str, nn.Module]) -> None:
-    """Fill heads that act at test time from a checkpoint.
-
-    Args:
-        heads: by their names in it.
-
-    Raises:
-        UserError: a tensor of theirs is missing, unexpected or of another shape.
-    """
-    content, _ = read_file(path)
-    names = plain_names(path, content)
-    for head_name, head in heads.items():
-        own, prefix = head.state_dict(), f"{head_name}."
-        saved = {n.removeprefix(prefix): content[name] for name, n in names.items() if n.startswith(prefix)}
-        for name in sorted(own.keys() | saved.keys()):
-            found, expected = (tuple(side[name].shape) if name in side else None for side in (saved, own))
-            if found != expected:
-                raise bad_weights(path, f"has '{prefix}{name}' of shape {found}; {expected} is expected")
-        head.load_state_dict(saved)
-        logger.info("%s: %s loaded, %d tensors", path, head_name, len(saved))
-
-
 def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a folder of transformers or open_clip, and its configuration as options."""
     folder = find_model(path, "clip", functools.partial(bad_weights, path))
@@ -224,17 +199,19 @@ def _rename(path: Path, content: Mapping[str, Tensor], names: Mapping[str, str])
     view of a file that may change. A scalar may be saved as a vector of one number.
     """
     tensors: dict[str, Tensor] = {}
-    beside, at_test = {*head_names(), *DROPPED}, head_names(at_test=True)
+    not_of_clip, beside = {*head_names(), *UNREAD, *DROPPED}, Counter()
     for name, tensor in content.items():
-        name = names[name]
-        if (first := name.split(".")[0]) in beside:
-            action = "left to its head, if that is enabled:" if first in at_test else "dropped"
-            logger.info("%s: %s %s, which is not part of CLIP", path, action, name)
+        group, _ = place(names[name])
+        if group in not_of_clip:
+            beside[group] += 1
             continue
-        ours = name.removeprefix("encode_text.")
+        ours = names[name].removeprefix("encode_text.")
         ours = f"text.{ours}" if ours.startswith(OPENAI_TEXT) else ours
         if ours in tensors:
             raise bad_weights(path, f"holds {ours!r} under two names")
         tensor = tensor.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         tensors[ours] = tensor.reshape(()) if ours in SCALARS and tensor.numel() == 1 else tensor
+    if beside:
+        listed = ", ".join(f"{group} ({count})" for group, count in beside.items())
+        logger.info("%s: tensors that are not part of the towers: %s", path, listed)
     return tensors

@@ -23,9 +23,9 @@ PARTS = {
 TOWER = re.compile(r"((?:[^.]+\.)*?)(?:visual|vision_model)\.")  # with what stands before it
 
 
-def find_state_dict(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def find_state_dict(path: Path, content: Mapping[str, Any], again: bool = False) -> Mapping[str, Any] | None:
     """The state dict among the entries of a file; None where the file is one itself. Of several, the first by
-    `USUAL`; the others, which are other weights, are named in a warning.
+    `USUAL`; the others, which are other weights, are named in a warning unless they were named before.
     """
     if _has_dotted_tensors(content):
         return None
@@ -33,7 +33,7 @@ def find_state_dict(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]
     if not found:
         return next((content[name] for name in USUAL if isinstance(content.get(name), dict)), None)
     taken, *others = sorted(found, key=_preference)
-    if others:
+    if others and not again:
         logger.warning(
             "weights '%s': its entry '%s' is used; not used: %s. To use another, save it in a file by itself",
             *(path, taken, ", ".join(f"'{name}'" for name in others)),
@@ -68,9 +68,9 @@ def without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in PARTS)
 
 
-def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
+def plain_names(path: Path, names: Iterable[str], again: bool = False) -> dict[str, str]:
     """{name in the file: name without what wrappers add}: their parts anywhere, and before the towers any
-    prefix.
+    prefix. What is removed is logged, unless it was logged before.
 
     Raises:
         UserError: there are towers under several prefixes, so several models.
@@ -84,6 +84,6 @@ def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
     removed = sorted({part for name in plain for part in name.split(".") if part in PARTS})
     if prefix not in ("", "clip."):  # the names in our own checkpoints
         removed.append(prefix.removesuffix("."))
-    if removed:
+    if removed and not again:
         logger.info("%s: removed from the names of its tensors: %s", path, ", ".join(removed))
     return {name: short.removeprefix(prefix) for name, short in plain.items()}

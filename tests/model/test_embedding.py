@@ -75,15 +75,21 @@ def test_an_evaluation_loads_the_heads_that_act_at_test_time_and_builds_no_other
 
 
 @pytest.mark.parametrize(
-    "change", [{"weight": None}, {"weight": torch.zeros(5, 8)}, {"more": torch.zeros(1)}]
+    ("change", "problem"),
+    [
+        ({"weight": None}, "lacks 'largest.weight'"),
+        ({"weight": torch.zeros(5, 8)}, r"has 'largest.weight' of shape \(5, 8\); \(6, 8\) is expected"),
+        ({"more": torch.zeros(1)}, "has 'largest.more', which is not in the model"),
+        ({"weight": None, "bias": None}, "has no largest; set experiment.tal=false, or"),
+    ],
 )
 def test_a_head_that_does_not_fit_is_one_line(
-    settings: dict[str, object], tmp_path: Path, change: dict[str, Tensor | None]
+    settings: dict[str, object], tmp_path: Path, change: dict[str, Tensor | None], problem: str
 ) -> None:
     state = tiny_model(settings).state_dict() | {f"largest.{name}": value for name, value in change.items()}
     state = {name: value for name, value in state.items() if value is not None}
     torch.save({"model": state}, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=f"'largest.{next(iter(change))}' of shape"):
+    with pytest.raises(UserError, match=problem):
         evaluated(settings, tmp_path / "weights.pth")
 
 

@@ -107,13 +107,11 @@ def test_weights_outlive_a_change_of_their_file(tmp_path, ours):
     assert all(torch.equal(tensor, ours[name]) for name, tensor in tensors.items())
 
 
-def test_dropped_heads_are_named_in_the_log(tmp_path, ours, caplog):
+def test_heads_are_named_in_the_log_in_one_line(tmp_path, ours, caplog):
     with caplog.at_level(logging.INFO, logger="model.weights.pretrained"):
         load_clip_weights(save(checkpoint(ours), tmp_path / "last.pth"))
-    messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 2
-    assert "simclr_mlp.0.weight" in messages[0]
-    assert "classifier.bias" in messages[1]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.endswith("tensors that are not part of the towers: simclr_mlp (1), classifier (1)")
 
 
 def test_a_checkpoint_of_ours_brings_its_grid_and_heads(tmp_path):
