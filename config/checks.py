@@ -25,6 +25,9 @@ ALL_SIZES = Check(
 )
 MOMENTS = Check(lambda values: all(0 <= v < 1 for v in values), "two numbers from 0 to below 1")
 NOT_EMPTY = Check(lambda values: len(set(values)) == len(values) > 0, "at least one, without duplicates")
+NOISE = Check(
+    lambda value: isinstance(value, str) or 0 < value < 1, "a file, or a share above 0, below 1 (null: none)"
+)
 SHARE = Check(lambda value: 0 < value <= 1, "a number above 0, up to 1 (all)")
 UP_TO_HALF = Check(lambda value: 0 < value <= 0.5, "a number above 0, up to 0.5")
 BLOCK_NUMBERS = Check(

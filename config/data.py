@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from config.checks import ALL_SIZES, NOT_EMPTY, POSITIVE, SHARE, WORKERS, one_of, option
+from config.checks import ALL_SIZES, NOISE, NOT_EMPTY, POSITIVE, SHARE, WORKERS, one_of, option
 from config.paths import FilePath
 from data.types import FORMATS
 from text_utils.captions import CLEANINGS
@@ -36,6 +36,12 @@ class DataOptions:
     few_shot: float = option(1.0, "fraction of the training split to use, drawn with misc.seed", SHARE)
     few_shot_by: str = option(
         "images", "what few_shot draws", one_of("images", "identities"), needs="few_shot!=1.0"
+    )
+    noise: FilePath | float | None = option(
+        None,
+        "training captions that are exchanged: an index of pairs as RDE's release has them (.npy), or the "
+        "share of the pairs, drawn with misc.seed; null: none",
+        NOISE,
     )
     num_workers: int = option(4, "data loader processes of each training process", WORKERS)
     on_bad_image: str = option(

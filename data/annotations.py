@@ -10,6 +10,7 @@ from pathlib import Path
 from data.check.near import describe_missing, is_absolute
 from data.formats import read_splits
 from data.readers.layouts import listing
+from data.readers.noise import with_noise
 from data.types import SPLITS, ByLanguage, Splits
 from options import DataOptions, Options, UserError
 
@@ -21,10 +22,11 @@ WHOLE_GALLERY = "a gallery must be whole: data.on_bad_image skips only training 
 
 def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     """The `wanted` splits, checked by `check_images`: only val may be missing. Of train, the images that have
-    captions, and the few-shot part of them.
+    captions, and the few-shot part of them, with the noise of `data.noise`.
 
     Raises:
-        UserError: a missing split or language, malformed annotations, missing images.
+        UserError: a missing split or language, malformed annotations, missing images; a noise of
+            other pairs.
     """
     data = options.data
     found = read_splits(data.annotation_file, wanted, data.languages, data.dataset)
@@ -46,7 +48,10 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
             "back-translation is off"
         )
     _warn_of_leaks(splits)
-    return replace(splits, train=_few_shot(splits.train, data, options.misc.seed))
+    train = _few_shot(splits.train, data, options.misc.seed)
+    if train and data.noise is not None:
+        train = with_noise(train, data.noise, options.misc.seed)
+    return replace(splits, train=train)
 
 
 def _described(train: ByLanguage) -> ByLanguage:

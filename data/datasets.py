@@ -66,6 +66,7 @@ class TrainingSet(Dataset[Sample]):
 
     `choices[index]` are the captions that a sample may have, all of one image, as (record, number of the
     caption in it): a single one, or with "one" that of each language. `num_images` counts different images.
+    `noisy[index]`: whether `data.noise` took the sample's caption from another pair.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class TrainingSet(Dataset[Sample]):
             for of_image in aligned
             for number in range(max(len(record.captions) for record in of_image))
         ]
+        self.noisy = [bool(record.noisy) and record.noisy[n] for (record, n), *_ in self.choices]
         ids = sorted({choices[0][0].person_id for choices in self.choices})
         self.person_labels = {person_id: label for label, person_id in enumerate(ids)}
         self.image_root, self.image_size = Path(image_root), image_size

@@ -63,6 +63,7 @@ class Record:
     captions: tuple[str, ...]  # (): nobody describes it, and it is no query
     back_translations: tuple[str, ...]  # one for each caption, "" where there is none; or none at all
     language: str
+    noisy: tuple[bool, ...] = ()  # for each caption, whether `data.noise` took it from another pair; (): none
 
 
 ByLanguage = dict[str, list[Record]]  # the languages are aligned by index

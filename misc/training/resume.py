@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 RATES = ("lr", "lr_start", "lr_end", "epoch", "epoch_warmup", "ratio_factor")  # what decides the rates
 # These decide the samples of an epoch and their order.
-SAMPLE_OPTIONS = ("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by")
+SAMPLE_OPTIONS = (
+    *("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by"),
+    "data.noise",
+)
 
 
 def resume(trainer: Trainer, state: State | None, is_own: bool) -> None:

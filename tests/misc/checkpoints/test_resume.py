@@ -118,7 +118,10 @@ def test_what_an_epoch_is_drawn_by_may_change_only_at_its_end(
     run = tmp_path / "run"
     common = ["--config", str(config), "log.checkpoint_period=1", "log.keep_checkpoints=5"]
     assert main([*common, "schedule.epoch=1"]) == 0
-    before, changes = files(run), ("misc.seed=7", "data.languages=[ch]", "data.few_shot_by=identities")
+    before, changes = (
+        files(run),
+        ("misc.seed=7", "data.languages=[ch]", "data.few_shot_by=identities", "data.noise=0.5"),
+    )
     for change in changes:
         capsys.readouterr()
         assert main([*common, change, "--resume", str(run / "checkpoint_step_1.pth")]) == 2
