@@ -86,4 +86,5 @@ def plain_names(path: Path, names: Iterable[str], again: bool = False) -> dict[s
         removed.append(prefix.removesuffix("."))
     if removed and not again:
         logger.info("%s: removed from the names of its tensors: %s", path, ", ".join(removed))
-    return {name: short.removeprefix(prefix) for name, short in plain.items()}
+    outer = prefix[: prefix.rstrip(".").rfind(".") + 1]  # heads stand beside the module with the towers
+    return {name: short.removeprefix(prefix).removeprefix(outer) for name, short in plain.items()}

@@ -103,14 +103,14 @@ def assert_filled(model: TBPS, source: TBPS, *but: str) -> None:
 # Training
 
 
-@pytest.mark.parametrize("kind", ["IRRA", "IRRA under DDP", "TBPS-CLIP", "ours"])
+@pytest.mark.parametrize("kind", ["IRRA", "IRRA under DDP", "IRRA in Lightning", "TBPS-CLIP", "ours"])
 def test_training_goes_on_from_all_heads_of_a_checkpoint(tmp_path: Path, kind: str) -> None:
     settings, but = dict(WITH_HEADS), SCALARS
     if kind in ("TBPS-CLIP", "ours"):
         settings, but = settings | {"experiment.ss": True}, ()
     model = trained(settings)
     names = {"TBPS-CLIP": OF_TBPS_CLIP, "ours": {"": ""}}.get(kind, OF_IRRA)
-    start = "module." * (kind == "IRRA under DDP")
+    start = {"IRRA under DDP": "module.", "IRRA in Lightning": "net.model."}.get(kind, "")
     state = {start + name: tensor for name, tensor in released(model, names, but).items()}
     again = started(save(state, tmp_path / "best.pth"), settings)
     assert_filled(again, model, *but)
