@@ -54,13 +54,28 @@ class ScheduleOptions:
     lr_end: float = option(5e-6, "learning rate that the cosine falls to", NOT_NEGATIVE)
     epoch: int = option(5, "number of epochs", POSITIVE)
     epoch_warmup: float = option(1.0, "epochs of linear warm-up", NOT_NEGATIVE)
-    weight_decay: float = option(
-        0.02, "AdamW's weight decay; none on biases, norms and other one-dimensional parameters", NOT_NEGATIVE
+    rate_per: str = option(
+        "step", "the rate moves from step to step, or from epoch to epoch", one_of("step", "epoch")
     )
-    betas: tuple[float, float] = option((0.9, 0.98), "AdamW's betas", MOMENTS)
-    eps: float = option(1e-8, "AdamW's epsilon", POSITIVE)
+    optimizer: str = option(
+        "adamw", "adamw: decoupled weight decay; adam: coupled (L2)", one_of("adamw", "adam")
+    )
+    weight_decay: float = option(0.02, "weight decay of the optimizer", NOT_NEGATIVE)
+    decay_on: str = option(
+        "matrices",
+        "what decays; matrices: no biases, norms and other one-dimensional parameters; all_but_biases",
+        one_of("matrices", "all_but_biases"),
+    )
+    betas: tuple[float, float] = option((0.9, 0.98), "betas of the optimizer", MOMENTS)
+    eps: float = option(1e-8, "epsilon of the optimizer", POSITIVE)
     ratio_factor: float = option(
         5.0, "factor on the rate of the heads of MLM and ID", POSITIVE, needs="experiment.mlm experiment.id"
+    )
+    bias_factor: float | None = option(
+        None, "factor on the rate of biases, but those of classifiers; null: that of their weights", POSITIVE
+    )
+    tse_lr: float | None = option(
+        None, "peak learning rate of the head of TSE; null: schedule.lr, with the factors", POSITIVE
     )
     accumulate: int = option(
         1, "parts a batch is encoded in, to save memory; the gradient is that of the whole batch", POSITIVE

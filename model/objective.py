@@ -76,6 +76,7 @@ class Objective:
         inputs: the inputs of a batch that it reads; loaders make, and towers encode, no other.
         head_name: name of its head in the model and in checkpoints; None: it has none.
         head: what it trains on top of the towers.
+        rate_option: the option of `schedule` with the absolute peak rate of its head; None: it has none.
         uses_scale: whether it reads the scale, which is frozen where no objective does.
         acts_at_test: whether the head has an embedding of its own, which takes part in `TBPS.embed`.
         embed_dim: E, the width of that embedding.
@@ -84,6 +85,7 @@ class Objective:
     inputs: tuple[str, ...] = ("view1", "tokens")
     head_name: ClassVar[str | None] = None
     head: nn.Module | None = None
+    rate_option: ClassVar[str | None] = None
     uses_scale: ClassVar[bool] = False
     acts_at_test: ClassVar[bool] = False
     embed_dim: int = 0
@@ -96,6 +98,10 @@ class Objective:
     def fast_parameters(self) -> list[nn.Parameter]:
         """The parameters of the head that train at `schedule.ratio_factor` times the learning rate."""
         return []
+
+    def classifier_parameters(self) -> list[nn.Parameter]:
+        """Those of the fast parameters whose biases train at that rate even with `schedule.bias_factor`."""
+        return self.fast_parameters()
 
     def embed(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """The embedding of a head that acts at test time, one vector an input: (B, E).

@@ -192,6 +192,11 @@ class MLM(TokenObjective):
         """All but the norms around the cross-modal part."""
         return self.head.fast_parameters()
 
+    def classifier_parameters(self) -> list[nn.Parameter]:
+        """The layers after the cross-modal part, as in IRRA's release."""
+        parts = (self.head.dense, self.head.ln, self.head.fc)
+        return [parameter for part in parts for parameter in part.parameters()]
+
     def count(self, batch: Batch) -> Tensor:
         """Masked tokens, and all of them."""
         masked, tokens = (batch.mlm_labels != IGNORED).sum(), batch.masked_tokens["attention_mask"].sum()

@@ -72,10 +72,6 @@ class TBPS(nn.Module):
         if not any(objective.uses_scale for objective in self.objectives.values()):
             self.clip.logit_scale.requires_grad_(False)
 
-    def fast_parameters(self) -> list[nn.Parameter]:
-        """The parameters of heads that train at `schedule.ratio_factor` times the learning rate."""
-        return [p for objective in self.objectives.values() for p in objective.fast_parameters()]
-
     @property
     def embed_dim(self) -> int:
         """The embedding's width, with those of the heads that embed."""

@@ -30,13 +30,14 @@ def build_trainer(
 ) -> Trainer:
     """The trainer that the options describe, at step 0."""
     schedule, log, training_set = options.schedule, options.log, loaders.training_set
+    values = to_dict(options)
     saver = Saver(Path(options.output.dir), log.checkpoint_period, log.keep_checkpoints)
-    select_on, fast, factor = options.eval.select_on, model.fast_parameters(), schedule.ratio_factor
+    select_on = options.eval.select_on
     return Trainer(
         model=model,
-        optimizer=build_optimizer(model, schedule.weight_decay, schedule.betas, schedule.eps, fast, factor),
+        optimizer=build_optimizer(model, schedule, model.objectives.values()),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
-        schedule=build_schedule(options, len(loaders.train)),
+        schedule=build_schedule(values["schedule"], options.model.softlabel_ratio, len(loaders.train)),
         train_loader=loaders.train,
         non_finite=NonFiniteGuard(schedule.skip_nonfinite, training_set.image_names, saver.newest),
         bad_images=BadImages(training_set.check_bad_images),
@@ -51,6 +52,6 @@ def build_trainer(
         accumulate=schedule.accumulate,
         clip_grad_norm=schedule.clip_grad_norm or math.inf,
         patience=schedule.patience,
-        options=to_dict(options),
+        options=values,
         meter=Meter(device),
     )

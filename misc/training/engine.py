@@ -25,7 +25,7 @@ from misc.process.signals import Stopped, StopSignals
 from misc.training.accumulation import accumulate
 from misc.training.guards import BadImages, NonFiniteGuard
 from misc.training.meters import Meter
-from misc.training.optimizer import AdamW, set_learning_rate
+from misc.training.optimizer import Adam, AdamW, set_learning_rate
 from misc.training.schedule import Schedule
 from model.tbps import TBPS, LossOutput
 
@@ -61,7 +61,7 @@ class Trainer:
     """
 
     model: TBPS
-    optimizer: AdamW
+    optimizer: AdamW | Adam
     scaler: torch.amp.GradScaler
     schedule: Schedule
     train_loader: Loader

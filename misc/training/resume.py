@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,19 @@ from misc.checkpoints.components import State
 from misc.checkpoints.read import BEST, LAST, older_checkpoints
 from misc.process import distributed
 from misc.training.engine import PRECISIONS, Best, Trainer
-from misc.training.optimizer import set_learning_rate
+from misc.training.optimizer import named_groups, set_learning_rate
+from misc.training.schedule import build_schedule
 from model.protocol import DualEncoder
 from model.weights.pickles import read_pickled
-from options import UserError
+from options import Options, UserError, to_dict
 
 logger = logging.getLogger(__name__)
 
-RATES = ("lr", "lr_start", "lr_end", "epoch", "epoch_warmup", "ratio_factor")  # what decides the rates
+RATES = (  # what decides the rates
+    *("lr", "lr_start", "lr_end", "epoch", "epoch_warmup", "rate_per"),
+    *("ratio_factor", "bias_factor", "tse_lr"),
+)
+UPDATES = ("optimizer", "weight_decay", "decay_on", "betas", "eps")  # what else decides an update
 # These decide the samples of an epoch and their order.
 SAMPLE_OPTIONS = (
     *("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by"),
@@ -121,24 +126,28 @@ def _check_best(trainer: Trainer) -> None:
 
 
 def _set_rate(trainer: Trainer, state: State) -> None:
-    """Set the rate of the last step; warns where that of the next one is not the checkpoint's schedule's."""
+    """Set the rate of the last step; warns of options that make the next one other than the checkpoint's."""
     own, step = trainer.schedule, trainer.step
     set_learning_rate(trainer.optimizer, own.learning_rate(max(0, step - 1)))
     if trainer.epoch >= trainer.num_epochs or not distributed.is_main():
         return
-    now = trainer.options["schedule"]
-    was = now | state["options"]["schedule"]
-    warmup, total = (round(was[name] * own.steps_per_epoch) for name in ("epoch_warmup", "epoch"))
-    rates = {name: was[name] for name in ("lr_start", "lr", "lr_end")}
-    saved = replace(own, **rates, warmup_steps=warmup, total_steps=total)
-    changes = [f"schedule.{name} was {was[name]}, is {now[name]}" for name in RATES if was[name] != now[name]]
-    for old, new in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
-        before = saved.learning_rate(step) * old["lr_factor"]
-        after = own.learning_rate(step) * new["lr_factor"]
+    now, was = trainer.options["schedule"], to_dict(Options())["schedule"] | state["options"]["schedule"]
+
+    def changes(names: Sequence[str]) -> str:
+        changed = [name for name in names if was[name] != now[name]]
+        return "; ".join(f"schedule.{name} was {was[name]}, is {now[name]}" for name in changed)
+
+    if changed := changes(UPDATES):
+        logger.warning(f"the moments of the checkpoint are kept from step {step + 1} on, though {changed}")
+    saved, groups = build_schedule(was, own.soft_label, own.steps_per_epoch), trainer.optimizer.param_groups
+    old = {name: each for each in named_groups(state["optimizer"], groups) for name in each["names"]}
+    for name, factor in ((name, group["lr_factor"]) for group in groups for name in group["names"]):
+        before = saved.learning_rate(step) * old[name]["lr_factor"]
+        after = own.learning_rate(step) * factor
         if not math.isclose(before, after, rel_tol=1e-6):
             logger.warning(
                 f"the learning rate of step {step + 1} is {after:.2e}; by the options of the checkpoint it "
-                f"would be {before:.2e}, and step {step} had {old['lr']:.2e} ({'; '.join(changes)})"
+                f"would be {before:.2e}, and step {step} had {old[name]['lr']:.2e} ({changes(RATES)})"
             )
             return
 

@@ -1,24 +1,31 @@
 """How the learning rate and the soft label change from step to step."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from options import Options
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then cosine, exactly as in TBPS-CLIP's release; steps count from 0 over the whole run.
+    """Linear warm-up, then cosine; steps and epochs count from 0 over the whole run.
 
-    Of n steps of the warm-up, step i has lr_start + (lr - lr_start) * i / (n - 1); of the m steps after them,
-    step j has lr_end + (lr - lr_end) * (1 + cos(pi * j / m)) / 2.
+    By step, exactly as in TBPS-CLIP's release: of n steps of the warm-up, step i has
+    lr_start + (lr - lr_start) * i / (n - 1); of the m steps after them, step j has
+    lr_end + (lr - lr_end) * (1 + cos(pi * j / m)) / 2.
+
+    By epoch, as in IRRA's and RDE's, with one rate for all steps of an epoch: of n epochs of the warm-up,
+    which need not be a whole number, epoch t has lr_start + (lr - lr_start) * t / n; of E epochs, a later one
+    has lr_end + (lr - lr_end) * (1 + cos(pi * (t - n) / (E - n))) / 2.
 
     Attributes:
-        lr_start, lr: the rate at the first and the last step of the warm-up; a single step has lr_start.
-        lr_end: the rate that the cosine falls to, one step after the last.
+        lr_start: the rate at the first step of the warm-up.
+        lr: the rate at its last step, and at the first one after it. A warm-up of one step has lr_start.
+        lr_end: the rate that the cosine falls to, one step, or epoch, after the last.
         warmup_steps, total_steps: lengths in steps.
         soft_label: the final share a of the model's own prediction in the targets of N-ITC.
         steps_per_epoch: a rises linearly from 0 over that many steps, whatever the warm-up.
+        warmup_epochs: n of a rate that moves by epoch; None: it moves by step.
     """
 
     lr_start: float
@@ -28,12 +35,17 @@ class Schedule:
     total_steps: int
     soft_label: float
     steps_per_epoch: int
+    warmup_epochs: float | None = None
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step."""
-        if step < self.warmup_steps:
-            return self.lr_start + (self.lr - self.lr_start) * step / max(1, self.warmup_steps - 1)
-        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        at, warmup, total, climb = step, self.warmup_steps, self.total_steps, max(1, self.warmup_steps - 1)
+        if self.warmup_epochs is not None:
+            at, total = step // self.steps_per_epoch, self.total_steps // self.steps_per_epoch
+            warmup = climb = self.warmup_epochs
+        if at < warmup:
+            return self.lr_start + (self.lr - self.lr_start) * at / climb
+        progress = (at - warmup) / max(1, total - warmup)
         return self.lr_end + (self.lr - self.lr_end) * (1 + math.cos(math.pi * progress)) / 2
 
     def soft_label_ratio(self, step: int) -> float:
@@ -41,15 +53,21 @@ class Schedule:
         return self.soft_label * min(1.0, step / self.steps_per_epoch)
 
 
-def build_schedule(options: Options, steps_per_epoch: int) -> Schedule:
-    """The schedule that the options describe, for epochs of that many steps."""
-    schedule = options.schedule
+def build_schedule(values: Mapping[str, Any], soft_label: float, steps_per_epoch: int) -> Schedule:
+    """The schedule of epochs of that many steps.
+
+    Args:
+        values: the section `schedule` of the options, as plain values: of a run, or in its checkpoint.
+        soft_label: as `Schedule` has it.
+    """
+    epochs, warmup = values["epoch"], values["epoch_warmup"]
     return Schedule(
-        lr_start=schedule.lr_start,
-        lr=schedule.lr,
-        lr_end=schedule.lr_end,
-        warmup_steps=round(schedule.epoch_warmup * steps_per_epoch),
-        total_steps=schedule.epoch * steps_per_epoch,
-        soft_label=options.model.softlabel_ratio,
+        lr_start=values["lr_start"],
+        lr=values["lr"],
+        lr_end=values["lr_end"],
+        warmup_steps=round(warmup * steps_per_epoch),
+        total_steps=epochs * steps_per_epoch,
+        soft_label=soft_label,
         steps_per_epoch=steps_per_epoch,
+        warmup_epochs=warmup if values["rate_per"] == "epoch" else None,
     )

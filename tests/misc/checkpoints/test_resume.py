@@ -1,5 +1,6 @@
 """From which checkpoint a run resumes, what it removes, and which options must not change."""
 
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -177,6 +178,82 @@ def test_a_learning_rate_that_a_resumed_run_changes_is_logged(
         assert said in (run / "log.txt").read_text(encoding="utf-8")
     assert main([*common, *more]) == 0
     assert (run / "log.txt").read_text(encoding="utf-8").count("the learning rate of step") == 2
+
+
+OTHER = ("optimizer=adam", "decay_on=all_but_biases", "bias_factor=2", "rate_per=epoch", "tse_lr=1e-3")
+
+
+def test_a_run_that_resumes_with_another_optimizer_keeps_the_moments_and_says_what_changes(
+    config: Path, tmp_path: Path
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    common = ["--config", str(config), "log.checkpoint_period=1", "log.keep_checkpoints=9"]
+    assert main(common) == 0
+    changes = [f"schedule.{setting}" for setting in OTHER]
+    resumed = ["--resume", str(run / "checkpoint_step_3.pth"), "--output-dir", str(other)]
+    assert main([*common, *resumed, *changes]) == 0
+    log = (other / "log.txt").read_text(encoding="utf-8")
+    said = (
+        "the moments of the checkpoint are kept from step 4 on, though schedule.optimizer was adamw, is adam"
+    )
+    assert f"{said}; schedule.decay_on was matrices, is all_but_biases" in log
+    # Of two epochs of two steps, one of them warm-up: by epoch the second one has the peak.
+    said = f"the learning rate of step 4 is {1e-3:.2e}; by the options of the checkpoint it would be "
+    said += f"{cosine(1 / 2, 1e-3):.2e}, and step 3 had {1e-3:.2e} (schedule.rate_per was step, is epoch; "
+    assert f"{said}schedule.bias_factor was None, is 2.0; schedule.tse_lr was None, is 0.001)" in log
+    before, after = (
+        torch.load(path, weights_only=True)["optimizer"]
+        for path in (run / "checkpoint_step_3.pth", other / "checkpoint_last.pth")
+    )
+    moments = [
+        {name: state["state"][number]["step"].item() for name, number in named_numbers(state).items()}
+        for state in (before, after)
+    ]
+    assert {(steps, moments[1][name]) for name, steps in moments[0].items()} == {(3, 4)}
+    assert {group["lr_factor"] for group in after["param_groups"]} == {1.0, 2.0}
+
+
+def named_numbers(optimizer: dict[str, Any]) -> dict[str, int]:
+    """The number of the state of each parameter, by name."""
+    pairs = [zip(group["names"], group["params"], strict=True) for group in optimizer["param_groups"]]
+    return dict(itertools.chain(*pairs))
+
+
+def test_a_checkpoint_from_before_these_options_resumes_bit_for_bit(config: Path, tmp_path: Path) -> None:
+    run, older = tmp_path / "run", tmp_path / "older"
+    common = ["--config", str(config), "log.checkpoint_period=1", "log.keep_checkpoints=9"]
+    assert main(common) == 0
+    shutil.copytree(run, older)
+    for path in older.glob("*.pth"):
+        state = torch.load(path, weights_only=True)
+        for group in state["optimizer"]["param_groups"]:
+            del group["names"]
+        for setting in OTHER:
+            del state["options"]["schedule"][setting.partition("=")[0]]
+        torch.save(state, path)
+    written = len((older / "log.txt").read_text(encoding="utf-8"))
+    resumed = ["--resume", str(older / "checkpoint_step_3.pth"), "--output-dir", str(older)]
+    assert main([*common, *resumed]) == 0
+    assert_same_runs(run, older)
+    log = (older / "log.txt").read_text(encoding="utf-8")[written:]
+    assert "the learning rate of step" not in log
+    assert "the moments of the checkpoint" not in log
+
+
+def test_a_run_of_adam_by_epoch_that_is_stopped_in_an_epoch_resumes_bit_for_bit(
+    config: Path, tmp_path: Path
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    common = ["--config", str(config), *(f"schedule.{setting}" for setting in OTHER), "schedule.epoch=3"]
+    common += ["log.checkpoint_period=1", "log.keep_checkpoints=9", "log.print_period=1"]
+    assert main([*common, "--output-dir", str(whole)]) == 0
+    rates = [line["lr"] for line in train_lines(whole)]
+    wanted = [1e-6, 1e-3, cosine(1 / 2, 1e-3)]
+    assert rates == pytest.approx([rate for rate in wanted for _ in range(2)])
+    shutil.copytree(whole, run)
+    assert main([*common, "--resume", str(run / "checkpoint_step_3.pth"), "--output-dir", str(run)]) == 0
+    assert_same_runs(whole, run)
+    assert "the learning rate of step" not in (run / "log.txt").read_text(encoding="utf-8")
 
 
 def test_a_run_with_fewer_epochs_than_its_checkpoint_reports_and_ends(

@@ -20,7 +20,7 @@ from misc.process.device import start_device
 from misc.training.accumulation import accumulate
 from misc.training.optimizer import build_optimizer
 from model import build_model
-from options import LOSSES, load_options
+from options import LOSSES, ScheduleOptions, load_options
 from tests.helpers.gradients import gradients
 from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 from tests.helpers.tiny_config import write_tiny
@@ -90,9 +90,10 @@ def test_compiled_towers_have_the_gradients_of_plain_ones() -> None:
     assert_near(step(SMOOTH, GPU, compile=True), step(SMOOTH, GPU), 1e-3)
 
 
-def test_the_fused_optimiser_passes_over_a_step_that_is_not_finite() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_the_fused_optimiser_passes_over_a_step_that_is_not_finite(kind: str) -> None:
     model = tiny_model({}).to(GPU)
-    optimizer = build_optimizer(model, 0.02)
+    optimizer = build_optimizer(model, ScheduleOptions(optimizer=kind))
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     before = [p.detach().clone() for p in model.parameters()]

@@ -17,7 +17,7 @@ from misc.process import distributed
 from misc.training.guards import BadImages
 from misc.training.optimizer import AdamW, build_optimizer
 from model import objectives
-from options import UserError
+from options import ScheduleOptions, UserError
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.whole_runs import (
     assert_mentions,
@@ -83,10 +83,11 @@ def test_as_many_steps_as_allowed_are_skipped_and_named(
     assert all(line["gradient_norm"] > 0 for line in train if line["step"] != 4)
 
 
-def test_a_skipped_step_changes_neither_weights_nor_moments() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_a_skipped_step_changes_neither_weights_nor_moments(kind: str) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)
-    optimizer = build_optimizer(layer, 0.1)
+    optimizer = build_optimizer(layer, ScheduleOptions(optimizer=kind))
     optimizer.param_groups[0]["lr"] = 0.1
     layer(torch.randn(4, 3)).sum().backward()
     optimizer.step()

@@ -209,7 +209,7 @@ def test_training_fits_its_samples_and_nothing_collapses(config: Path) -> None:
     torch.manual_seed(0)
     model, tokenizer, processor = build_model(options, splits.num_identities)
     loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
-    optimizer = build_optimizer(model, weight_decay=0.02)
+    optimizer = build_optimizer(model, options.schedule)
     set_learning_rate(optimizer, 3e-3)
     for epoch in range(60):
         loaders.train_sampler.set_epoch(epoch)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from misc.training.optimizer import build_optimizer, set_learning_rate
-from misc.training.schedule import Schedule
-from options import UserError
+from misc.training.schedule import Schedule, build_schedule
+from options import ScheduleOptions, load_options, to_dict
 from tests.helpers.tiny import tiny_model
 
 PAPER = Schedule(
@@ -36,6 +36,33 @@ def test_the_rates_of_the_paper_follow_a_line_and_then_a_cosine_that_would_end_a
     assert [PAPER.learning_rate(step) for step in range(1060)] == pytest.approx(expected)
 
 
+def by_epoch(*overrides: str) -> Schedule:
+    """Of IRRA's rates, in epochs of 7 steps."""
+    irra = ["lr=1e-5", "lr_start=1e-6", "lr_end=0", "epoch=60", "epoch_warmup=5", "rate_per=epoch"]
+    options = load_options("config/config.yaml", [f"schedule.{setting}" for setting in [*irra, *overrides]])
+    return build_schedule(to_dict(options)["schedule"], 0.5, 7)
+
+
+def test_a_rate_by_epoch_is_that_of_irra_in_every_step_of_an_epoch() -> None:
+    cosine = [1e-5 * math.cos(math.pi * t / 110) ** 2 for t in range(55)]  # (1 + cos x) / 2 = cos(x / 2)^2
+    wanted = [1.0e-6, 2.8e-6, 4.6e-6, 6.4e-6, 8.2e-6, *cosine]
+    schedule = by_epoch()
+    rates = [schedule.learning_rate(step) for step in range(60 * 7)]
+    assert rates == pytest.approx([rate for rate in wanted for _ in range(7)])
+    assert len(set(rates)) == 60
+    assert schedule.soft_label_ratio(3) == pytest.approx(0.5 * 3 / 7), "it still rises from step to step"
+
+
+def test_a_rate_by_epoch_may_have_any_length_of_warm_up() -> None:
+    schedule = by_epoch("epoch=5", "epoch_warmup=1.5")
+    wanted = [1e-6, 1e-6 + 9e-6 / 1.5, *(1e-5 * math.cos(math.pi * t / 7) ** 2 for t in (0.5, 1.5, 2.5))]
+    assert [schedule.learning_rate(7 * epoch) for epoch in range(5)] == pytest.approx(wanted)
+    for warmup in ("0", "5", "4.7", "9"):
+        rates = [by_epoch("epoch=5", f"epoch_warmup={warmup}").learning_rate(step) for step in range(36)]
+        assert all(0 <= rate <= 1e-5 for rate in rates)
+        assert rates[0] == (1e-6 if warmup != "0" else 1e-5)
+
+
 def test_the_soft_label_rises_over_epoch_1_and_stays() -> None:
     shares = [PAPER.soft_label_ratio(step) for step in (0, 53, 106, 212, 1059)]
     assert shares == pytest.approx([0, 0.125, 0.25, 0.5, 0.5])
@@ -53,7 +80,7 @@ def test_decay_spares_biases_norms_and_frozen_parameters_have_no_group() -> None
     model = nn.ModuleDict({"linear": nn.Linear(3, 2), "norm": nn.LayerNorm(2), "frozen": nn.Linear(4, 4)})
     model.scale = nn.Parameter(torch.tensor(1.0))
     model["frozen"].requires_grad_(False)
-    optimizer = build_optimizer(model, weight_decay=0.02, betas=(0.8, 0.9), eps=1e-7)
+    optimizer = build_optimizer(model, ScheduleOptions(weight_decay=0.02, betas=(0.8, 0.9), eps=1e-7))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     expected = {id(model["linear"].weight): 0.02, id(model["linear"].bias): 0.0, id(model.scale): 0.0}
     expected |= {id(model["norm"].weight): 0.0, id(model["norm"].bias): 0.0}
@@ -67,7 +94,7 @@ def test_a_step_is_that_of_the_adamw_formula() -> None:
     parameter = nn.Parameter(torch.tensor([[1.0, -2.0]]))
     module = nn.Module()
     module.weight = parameter
-    optimizer = build_optimizer(module, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-8)
+    optimizer = build_optimizer(module, ScheduleOptions(weight_decay=0.1, betas=(0.9, 0.98), eps=1e-8))
     set_learning_rate(optimizer, 0.01)
     parameter.grad = torch.tensor([[0.5, -3.0]])
     optimizer.step()
@@ -78,7 +105,7 @@ def test_a_step_is_that_of_the_adamw_formula() -> None:
 
 def test_the_heads_of_mlm_and_id_train_at_their_own_rate_and_the_norms_around_do_not() -> None:
     model = tiny_model({"experiment.mlm": True, "experiment.id": True, "experiment.ss_text": True})
-    optimizer = build_optimizer(model, 0.02, fast=model.fast_parameters(), ratio_factor=5.0)
+    optimizer = build_optimizer(model, ScheduleOptions(ratio_factor=5.0), model.objectives.values())
     set_learning_rate(optimizer, 1e-3)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     slow = ("clip.", "simclr_mlp", "mlm_head.ln_pre_t.", "mlm_head.ln_pre_i.", "mlm_head.ln_post.")
@@ -89,25 +116,3 @@ def test_the_heads_of_mlm_and_id_train_at_their_own_rate_and_the_norms_around_do
             assert rates[id(parameter)] == pytest.approx(expected), name
             seen.add((name.split(".")[0], expected))
     assert {("mlm_head", 5e-3), ("mlm_head", 1e-3), ("classifier", 5e-3), ("simclr_mlp_text", 1e-3)} <= seen
-
-
-def test_moments_are_loaded_and_the_options_rates_and_decays_stay() -> None:
-    module = nn.Linear(2, 2)
-    old = build_optimizer(module, weight_decay=0.5, betas=(0.5, 0.5))
-    set_learning_rate(old, 0.1)
-    module(torch.ones(1, 2)).sum().backward()
-    old.step()
-    state = old.state_dict()
-    for group in state["param_groups"]:
-        del group["lr_factor"]  # as checkpoints of earlier versions are
-    new = build_optimizer(
-        module, weight_decay=0.02, betas=(0.9, 0.98), fast=[module.weight], ratio_factor=5.0
-    )
-    with pytest.raises(UserError, match=r"resume: .* keep the losses"):
-        new.load_state_dict({"state": {}, "param_groups": [{"params": [0, 1]}]})
-    new.load_state_dict(state | {"param_groups": state["param_groups"][::-1]})
-    set_learning_rate(new, 0.1)
-    assert sorted(group["lr"] for group in new.param_groups) == pytest.approx([0.1, 0.5])
-    assert {group["betas"] for group in new.param_groups} == {(0.9, 0.98)}
-    assert sorted(group["weight_decay"] for group in new.param_groups) == [0.0, 0.02]
-    assert all(new.state[p]["exp_avg"].any() for p in module.parameters())

@@ -9,7 +9,7 @@ import torch
 
 from misc.training.optimizer import build_optimizer, set_learning_rate
 from model.tbps import TBPS
-from options import LOSSES
+from options import LOSSES, ScheduleOptions
 from tests.helpers.tiny import ALL_OFF, tiny_batch, tiny_model
 
 BASE = ALL_OFF | {"model.lock_patch_embedding": False}
@@ -68,7 +68,7 @@ def frozen_by_choice(model: TBPS, switches: tuple[str, ...]) -> set[str]:
 
 def train(model: TBPS, soft_label: float) -> tuple[list[float], list[set[str]]]:
     """The loss before each step, and in each step the names of the parameters with a gradient."""
-    optimizer = build_optimizer(model, 0.02, fast=model.fast_parameters(), ratio_factor=5.0)
+    optimizer = build_optimizer(model, ScheduleOptions(ratio_factor=5.0), model.objectives.values())
     set_learning_rate(optimizer, LEARNING_RATE)
     batch, losses, touched = tiny_batch(), [], []
     for _ in range(NUM_STEPS):
