@@ -74,6 +74,15 @@ class ExperimentOptions:
     sdm_ratio: float = option(1.0, "weight of SDM", NOT_NEGATIVE, needs="sdm")
     tal: bool = loss(False, "TAL: triplet alignment loss, the loss of RDE")
     tal_ratio: float = option(1.0, "weight of TAL", NOT_NEGATIVE, needs="tal")
+    ccd: bool = option(
+        False,
+        "consensus division of RDE: before each epoch, the losses of TAL and TSE tell clean samples from "
+        "noisy ones, which do not count in these two losses",
+        needs="tal",
+    )
+    ccd_max_iter: int = option(10, "iterations of the mixture that divides", POSITIVE, needs="ccd")
+    ccd_tol: float = option(1e-2, "gain in log-likelihood below which it stops", POSITIVE, needs="ccd")
+    ccd_reg_covar: float = option(5e-4, "added to the variances of its two parts", POSITIVE, needs="ccd")
     sigmoid: bool = loss(False, "sigmoid loss, the loss of SigLIP, with a learned bias")
     sigmoid_ratio: float = option(1.0, "weight of the sigmoid loss", NOT_NEGATIVE, needs="sigmoid")
     dropout: float = option(0.05, "dropout on the attention weights of the text tower", BELOW_ONE)

@@ -36,7 +36,8 @@ OF_TRAINING = (
     *("experiment.mixgen_p", "experiment.mixgen_ratio", "model.softlabel_ratio", "model.use_gather"),
     *("model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
     *("model.lock_text_layers", "model.grad_checkpointing", "experiment.mlm_variant"),
-    "experiment.mlm_masks_all",
+    *("experiment.mlm_masks_all", "experiment.ccd", "experiment.ccd_max_iter", "experiment.ccd_tol"),
+    "experiment.ccd_reg_covar",
 )
 
 

@@ -39,13 +39,19 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = self.first_step = 0
+        self.is_whole = False
 
-    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the shuffle of the next pass, the augmentation of its samples, and the step to begin at."""
-        self.epoch, self.first_step = epoch, first_step
+    def set_epoch(self, epoch: int, first_step: int = 0, is_whole: bool = False) -> None:
+        """Choose the shuffle of the next pass, the augmentation of its samples, and the step to begin at.
+
+        Args:
+            is_whole: with the last short step in any case.
+        """
+        self.epoch, self.first_step, self.is_whole = epoch, first_step, is_whole
 
     def __len__(self) -> int:
-        return self.num_samples // (self.batch_size * self.world_size)
+        rest = self.batch_size * self.world_size - 1 if self.is_whole else 0
+        return (self.num_samples + rest) // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))

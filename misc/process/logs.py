@@ -93,13 +93,20 @@ class RunLog:
         self._pending: list[dict[str, Any]] = []
         self._board: SummaryWriter | None = None
         if distributed.is_main():
-            count, done = {"train": "step", "eval": "epoch"}, {"step": step, "epoch": epoch}
+            count, done = {"eval": "epoch"}, {"step": step, "epoch": epoch}
             records = read_metrics(self._path) if self._path.exists() else []
-            kept = [record for record in records if record[name := count[record["kind"]]] <= done[name]]
+            kept = [
+                record
+                for record in records
+                if record[name := count.get(record["kind"], "step")] <= done[name]
+            ]
             write_text(self._path, _lines(kept))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record (`kind` train or eval, with its `step`), and its numbers to TensorBoard."""
+        """Append one record, with its `kind` and `step`, and its numbers to TensorBoard.
+
+        Kinds: "train"; "eval"; "division", with the step that comes after it.
+        """
         if not distributed.is_main():
             return
         self._pending.append(record)
@@ -118,7 +125,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(self._board_folder), purge_step=record["step"])
-        prefix = "train" if record["kind"] == "train" else record["split"]
+        prefix = record.get("split", record["kind"])
         try:
             for name, value in _scalars(record, prefix):
                 self._board.add_scalar(name, value, record["step"])
@@ -163,6 +170,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
             figures = [record["average"], *record["languages"].values()]
             numbers = [of_language["t2i"][name] for of_language in figures for name in ("R1", "mAP")]
             numbers += [record["epoch"], record["best"]]
+        elif record["kind"] == "division":
+            numbers = [record[name] for name in ("epoch", "step", "noisy_share")]
         else:
             return None
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.types import Batch
 from misc.process.seed import random_state, restore_random_state
-from model.objective import Rows
+from model.objective import Pairs, Rows
 from model.tbps import TBPS, LossOutput
 
 
@@ -36,23 +36,17 @@ def accumulate(
 
     Args:
         batch: B rows, as `TBPS.forward` has them, on any device: the parts are moved one at a time.
-        num_parts: of B // num_parts rows, or one more, each; at most B.
+        num_parts: of B // num_parts rows, or one more, each; of a batch of fewer rows, one for each.
         scale: what a loss goes through before its backward pass: `GradScaler.scale`.
         device: the model's.
     """
-    size = len(batch.person_ids)
-    assert num_parts <= size, (num_parts, size)
-    bounds = [size * number // num_parts for number in range(num_parts + 1)]
-    parts = list(itertools.starmap(slice, itertools.pairwise(bounds)))
+    parts, passes = _plan(model, len(batch.person_ids), num_parts)
     for parameter in model.parameters():  # allocated in a part they would leave holes too small for the next
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     counts = model.begin_step(batch)
-    passes = [[view] for view in model.views] + ([model.texts] if model.texts else [])
     features, states = _cache_features(model, batch, parts, passes, device)
-    of_rows = {name: getattr(batch, name) for name in ("person_ids", "weights")}
-    moved = {name: rows if rows is None else rows.to(device) for name, rows in of_rows.items()}
-    losses = model.losses(model.gather(features, dataclasses.replace(batch, **moved), soft_label))
+    losses = model.losses(_gather(model, features, batch, soft_label, device))
     if losses:
         _backward([scale(torch.stack(list(losses.values())).sum())], [None], device)
     losses = {name: loss.detach() for name, loss in losses.items()}
@@ -77,6 +71,30 @@ def accumulate(
                     gradients.append(None)
             _backward(outputs, gradients, device)
     return model.output(losses, counts)
+
+
+def encode_in_parts(model: TBPS, batch: Batch, num_parts: int, device: torch.device) -> Pairs:
+    """What the losses of a batch contrast, without graph, in the memory of a part.
+
+    Args:
+        num_parts: as `accumulate` has it; of a batch of fewer rows, one for each.
+    """
+    features, _ = _cache_features(model, batch, *_plan(model, len(batch.person_ids), num_parts), device)
+    return _gather(model, features, batch, 0.0, device)
+
+
+def _plan(model: TBPS, size: int, num_parts: int) -> tuple[list[slice], list[list[str]]]:
+    """The rows of the parts, and the inputs that each pass of a part encodes."""
+    num_parts = min(num_parts, size)
+    bounds = [size * number // num_parts for number in range(num_parts + 1)]
+    passes = [[view] for view in model.views] + ([model.texts] if model.texts else [])
+    return list(itertools.starmap(slice, itertools.pairwise(bounds))), passes
+
+
+def _gather(model: TBPS, features: Rows, batch: Batch, soft_label: float, device: torch.device) -> Pairs:
+    of_rows = {name: getattr(batch, name) for name in ("person_ids", "weights")}
+    moved = {name: rows if rows is None else rows.to(device) for name, rows in of_rows.items()}
+    return model.gather(features, dataclasses.replace(batch, **moved), soft_label)
 
 
 def _backward(outputs: list[Tensor], gradients: list[Tensor | None], device: torch.device) -> None:

@@ -10,6 +10,7 @@ from data.loaders import Loaders
 from misc.checkpoints.saver import Saver
 from misc.evaluation.evaluator import Evaluator
 from misc.process.signals import StopSignals
+from misc.training.division import Division
 from misc.training.engine import Trainer
 from misc.training.guards import BadImages, NonFiniteGuard
 from misc.training.meters import Meter
@@ -54,4 +55,15 @@ def build_trainer(
         patience=schedule.patience,
         options=values,
         meter=Meter(device),
+        division=_division(options, model, loaders, device, precision),
     )
+
+
+def _division(
+    options: Options, model: TBPS, loaders: Loaders, device: torch.device, precision: torch.dtype
+) -> Division | None:
+    experiment, parts, seed = options.experiment, options.schedule.accumulate, options.misc.seed
+    if not experiment.ccd:
+        return None
+    mixture = {name: getattr(experiment, f"ccd_{name}") for name in ("max_iter", "tol", "reg_covar")}
+    return Division(model, loaders.train, loaders.training_set, device, precision, parts, mixture, seed)

@@ -3,9 +3,10 @@
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
@@ -23,6 +24,7 @@ from misc.process import distributed
 from misc.process.logs import RunLog
 from misc.process.signals import Stopped, StopSignals
 from misc.training.accumulation import accumulate
+from misc.training.division import Division
 from misc.training.guards import BadImages, NonFiniteGuard
 from misc.training.meters import Meter
 from misc.training.optimizer import Adam, AdamW, set_learning_rate
@@ -57,6 +59,7 @@ class Trainer:
         clip_grad_norm: maximum norm of the gradients; infinity: they are not clipped.
         patience: epochs without a better R@1 after which the run ends; None: never.
         options: all options as plain values, kept in the checkpoints.
+        division: weights the samples of each epoch in some losses; None: all of them count.
         epoch, step: finished epochs and steps.
     """
 
@@ -80,6 +83,7 @@ class Trainer:
     patience: int | None
     options: dict[str, Any]
     meter: Meter
+    division: Division | None = None
     epoch: int = 0
     step: int = 0
     best: Best = field(default_factory=Best)
@@ -106,10 +110,11 @@ class Trainer:
 
     def _train_epoch(self, wrapped: nn.Module, vote: distributed.Vote, run: RunLog) -> None:
         """Train the remaining steps of the epoch."""
-        self.model.train()
         length, done = len(self.train_loader), self.step - self.epoch * len(self.train_loader)
         if done == length:  # resumed from the checkpoint before the epoch's evaluation
             return
+        self._divide(vote, run)
+        self.model.train()
         self.train_loader.batch_sampler.set_epoch(self.epoch, done)
         visible = distributed.is_main() and sys.stderr.isatty()
         title = f"epoch {self.epoch + 1}/{self.num_epochs}"
@@ -133,13 +138,32 @@ class Trainer:
                     if request != CONTINUE or self.step % length == 0:  # a signal may cut the evaluation off
                         with self.meter.paused():
                             self._save(is_best=False)
-                    if request >= STOP:
-                        self.stop.requested = signal.Signals(request - STOP)
-                        raise Stopped
+                    self._stop_if(request)
+
+    def _divide(self, vote: distributed.Vote, run: RunLog) -> None:
+        """Divide the samples before their epoch; a run that resumes inside it has the division already."""
+        if self.division and not self.division.is_of(self.epoch):
+            with self.stop.deferred():
+                record = self.division.divide(self.epoch, partial(self._until_stopped, vote))
+            run.write(record | {"step": self.step + 1})
+
+    def _until_stopped(self, vote: distributed.Vote, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, up to one during which a signal asks a process to stop."""
+        for batch in batches:
+            vote.cast(self._request())
+            yield batch
+            self._stop_if(vote.result())
+
+    def _stop_if(self, request: int) -> None:
+        if request >= STOP:
+            self.stop.requested = signal.Signals(request - STOP)
+            raise Stopped
 
     def train_step(self, wrapped: nn.Module, batch: Batch) -> None:
         """One step: forward, backward, update; `wrapped` is the model through `distributed.wrap`."""
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.step))
+        if self.division:
+            batch.weights = self.division.weights(batch.indices)
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # accumulation adds to gradients in place
         output = self._backward(wrapped, batch)
         self.non_finite.check()  # the previous step; the GPU is at work on this one meanwhile
@@ -253,7 +277,8 @@ class Trainer:
     def components(self) -> Components:
         """What a checkpoint holds. Loader and workers have no state: it follows from seed, epoch and step."""
         return Components(
-            named={"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler},
+            named={"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+            | ({"division": self.division} if self.division else {}),
             plain=[self, self.non_finite, self.bad_images],
             per_rank={"random": RandomState(self.device), "meter": self.meter},
             options=self.options,

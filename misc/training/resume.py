@@ -101,8 +101,9 @@ def _restore(trainer: Trainer, state: State, is_own: bool) -> None:
 
 
 def _with_scaler(state: State, trainer: Trainer) -> State:
-    """The state, with the fresh loss scale of this run where it was not trained in fp16. Warns of another
-    precision; checkpoints of older versions tell only whether it was fp16.
+    """The state, with the fresh loss scale of this run where it was not trained in fp16, and without a
+    division where it has none. Warns of another precision; checkpoints of older versions tell only whether it
+    was fp16.
     """
     own, was_fp16 = PRECISIONS[trainer.precision], bool(state["scaler"])
     before = state.get("precision", "fp16" if was_fp16 else "fp32 or bf16")
@@ -111,7 +112,11 @@ def _with_scaler(state: State, trainer: Trainer) -> State:
             f"misc.precision: the checkpoint was trained in {before}, this run computes in {own}: the result "
             f"will differ slightly{', and the search for the loss scale begins again' * (own == 'fp16')}"
         )
-    return {"precision": before} | state | ({} if was_fp16 else {"scaler": trainer.scaler.state_dict()})
+    return (
+        {"precision": before, "division": {}}
+        | state
+        | ({} if was_fp16 else {"scaler": trainer.scaler.state_dict()})
+    )
 
 
 def _check_best(trainer: Trainer) -> None:
