@@ -103,7 +103,6 @@ class TrainingSet(Dataset[Sample]):
         self.on_bad_image, self._bad_images = on_bad_image, set[str]()
         self.num_images = len(set(self.image_names(range(len(self)))))
         self.cache, self.truncated = cache, truncated
-        self.noisy = None
 
     def __len__(self) -> int:
         return len(self.choices)

@@ -36,7 +36,7 @@ def accumulate(
 
     Args:
         batch: B rows, as `TBPS.forward` has them, on any device: the parts are moved one at a time.
-        num_parts: of B // num_parts rows, or one more, each; of a batch of fewer rows, one for each.
+        num_parts: of B // num_parts rows, or one more, each; at most B.
         scale: what a loss goes through before its backward pass: `GradScaler.scale`.
         device: the model's.
     """
@@ -74,18 +74,17 @@ def accumulate(
 
 
 def encode_in_parts(model: TBPS, batch: Batch, num_parts: int, device: torch.device) -> Pairs:
-    """What the losses of a batch contrast, without graph, in the memory of a part.
-
-    Args:
-        num_parts: as `accumulate` has it; of a batch of fewer rows, one for each.
+    """What the losses of a batch contrast, without graph, in the memory of a part: as `accumulate` has it, of a
+    batch of fewer rows than parts one row.
     """
-    features, _ = _cache_features(model, batch, *_plan(model, len(batch.person_ids), num_parts), device)
+    plan = _plan(model, len(batch.person_ids), min(num_parts, len(batch.person_ids)))
+    features, _ = _cache_features(model, batch, *plan, device)
     return _gather(model, features, batch, 0.0, device)
 
 
 def _plan(model: TBPS, size: int, num_parts: int) -> tuple[list[slice], list[list[str]]]:
     """The rows of the parts, and the inputs that each pass of a part encodes."""
-    num_parts = min(num_parts, size)
+    assert num_parts <= size, (num_parts, size)
     bounds = [size * number // num_parts for number in range(num_parts + 1)]
     passes = [[view] for view in model.views] + ([model.texts] if model.texts else [])
     return list(itertools.starmap(slice, itertools.pairwise(bounds))), passes

@@ -157,9 +157,9 @@ def test_planted_captions_of_others_are_found_and_do_not_count(
     another person."""
     trainer = trainer_of(config, "experiment.dropout=0")
     samples, generator = trainer.division.training_set, torch.Generator().manual_seed(0)
-    samples.noisy = np.arange(len(samples)) % 5 == 0
+    samples.noisy = [index % 5 == 0 for index in range(len(samples))]
     shown = torch.tensor([samples.person_labels[record.person_id] for ((record, _),) in samples.choices])
-    described = torch.where(torch.from_numpy(samples.noisy), (shown + 3) % len(samples.person_labels), shown)
+    described = torch.where(torch.tensor(samples.noisy), (shown + 3) % len(samples.person_labels), shown)
     people = torch.randn(len(samples.person_labels), 64, generator=generator)
     images, texts = (
         people[persons] + 0.7 * torch.randn(len(samples), 64, generator=generator)
