@@ -74,9 +74,7 @@ def accumulate(
 
 
 def encode_in_parts(model: TBPS, batch: Batch, num_parts: int, device: torch.device) -> Pairs:
-    """What the losses of a batch contrast, without graph, in the memory of a part: as `accumulate` has it, of a
-    batch of fewer rows than parts one row.
-    """
+    """What the losses of a batch contrast, without graph, in the memory of a part, of one row at least."""
     plan = _plan(model, len(batch.person_ids), min(num_parts, len(batch.person_ids)))
     features, _ = _cache_features(model, batch, *plan, device)
     return _gather(model, features, batch, 0.0, device)
