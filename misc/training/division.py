@@ -141,7 +141,7 @@ class Division:
             images = ", ".join(self.training_set.image_names(bad[:4].tolist()))
             more = f" and {len(bad) - 4:,} more" if len(bad) > 4 else ""
             raise UserError(
-                f"{name}: the loss is not finite of images {images}{more}: the weights are damaged, or "
+                f"{name}: losses are not finite, of the images {images}{more}: the weights are damaged, or "
                 "overflow. Try a lower schedule.lr, schedule.clip_grad_norm or misc.precision=fp32"
             )
 

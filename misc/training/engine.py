@@ -110,12 +110,10 @@ class Trainer:
 
     def _train_epoch(self, wrapped: nn.Module, vote: distributed.Vote, run: RunLog) -> None:
         """Train the remaining steps of the epoch."""
+        self.model.train()
         length, done = len(self.train_loader), self.step - self.epoch * len(self.train_loader)
         if done == length:  # resumed from the checkpoint before the epoch's evaluation
             return
-        self._divide(vote, run)
-        self.model.train()
-        self.train_loader.batch_sampler.set_epoch(self.epoch, done)
         visible = distributed.is_main() and sys.stderr.isatty()
         title = f"epoch {self.epoch + 1}/{self.num_epochs}"
         with (
@@ -123,6 +121,9 @@ class Trainer:
             logging_redirect_tqdm(),
             tqdm(total=length, initial=done, desc=title, disable=not visible) as bar,
         ):
+            self._divide(vote, run)
+            bar.unpause()  # its clock is that of the steps
+            self.train_loader.batch_sampler.set_epoch(self.epoch, done)
             batches = iter(self.train_loader)  # starts the workers
             with self.meter.running():
                 for batch in batches:
@@ -143,8 +144,7 @@ class Trainer:
     def _divide(self, vote: distributed.Vote, run: RunLog) -> None:
         """Divide the samples before their epoch; a run that resumes inside it has the division already."""
         if self.division and not self.division.is_of(self.epoch):
-            with self.stop.deferred():
-                record = self.division.divide(self.epoch, partial(self._until_stopped, vote))
+            record = self.division.divide(self.epoch, partial(self._until_stopped, vote))
             run.write(record | {"step": self.step + 1})
 
     def _until_stopped(self, vote: distributed.Vote, batches: Iterable[Batch]) -> Iterator[Batch]:

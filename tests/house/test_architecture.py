@@ -29,7 +29,17 @@ PARSERS = (
     *("model.weights.pickles", "model.weights.stand_ins", "model.weights.pretrained", "model.weights.shapes"),
 )
 MAX_ANY = 5
-HEAVY = {"torch", "torchvision", "transformers", "numpy", "PIL", "matplotlib", "tqdm", "safetensors"}
+HEAVY = {
+    "torch",
+    "sklearn",
+    "torchvision",
+    "transformers",
+    "numpy",
+    "PIL",
+    "matplotlib",
+    "tqdm",
+    "safetensors",
+}
 
 
 def module_name(path: Path) -> str:

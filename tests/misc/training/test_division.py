@@ -32,8 +32,16 @@ from model.objective import Pairs
 from model.objectives import TAL
 from model.tbps import TBPS
 from options import load_options
+from tests.helpers.gloo import run_in_processes
 from tests.helpers.tiny_config import write_tiny
-from tests.helpers.whole_runs import assert_mentions, assert_same_runs, content, error_line, read_metrics
+from tests.helpers.whole_runs import (
+    assert_mentions,
+    assert_same_runs,
+    content,
+    error_line,
+    read_metrics,
+    train_lines,
+)
 
 CCD = ["experiment.nitc=false", "experiment.ritc=false", "experiment.tal=true", "experiment.ccd=true"]
 MIXTURE = {"max_iter": 10, "tol": 1e-2, "reg_covar": 5e-4}
@@ -359,3 +367,21 @@ def test_a_sample_whose_image_cannot_be_read_is_not_counted(
     is_clean = trainer.division.is_clean
     assert len(is_clean) == 40
     assert is_clean.sum() == 2, "both captions of the image"
+
+
+@pytest.mark.parametrize("size", [20])
+def test_two_processes_make_the_division_of_one(config: Path, tmp_path: Path, size: int) -> None:
+    common = ["--config", str(config), *CCD, "experiment.dropout=0", "schedule.accumulate=3"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*common, f"data.batch_size={size}", "--output-dir", str(one)]) == 0
+    both = [*common, f"data.batch_size={size // 2}", "--output-dir", str(two)]
+    assert run_in_processes(main, 2, tmp_path, both) == [0, 0]
+    first, second = (content(run / "checkpoint_last.pth")["division"] for run in (one, two))
+    assert first["epoch"] == second["epoch"] == 1
+    assert torch.equal(first["is_clean"], second["is_clean"])
+    for one_line, line in zip(divisions(one), divisions(two), strict=True):
+        assert line["noisy_share"] == one_line["noisy_share"]
+    for run, said in ((one, 2), (two, 2)):
+        assert (run / "log.txt").read_text().count("division before epoch") == said
+    wanted = [line["loss"] for line in train_lines(one)]
+    assert [line["loss"] for line in train_lines(two)] == pytest.approx(wanted, rel=1e-3)
