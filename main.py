@@ -8,6 +8,7 @@ config/config.yaml lists every option with its meaning; `section.name=value` on 
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ def train(options: Options, flags: Flags, folder: Path, setting: "Setting", stop
     from misc.checkpoints import run_folder
     from misc.checkpoints.components import load_model_state
     from misc.checkpoints.read import BEST, find_checkpoint, is_of_folder, load_checkpoint
+    from misc.checkpoints.run_options import check_start
     from misc.checkpoints.write import check_space
     from misc.evaluation.evaluator import build_evaluators, encode_all
     from misc.process import distributed
@@ -47,6 +49,7 @@ def train(options: Options, flags: Flags, folder: Path, setting: "Setting", stop
     splits = load_data(options)
     tests = load_test_sets(options, splits)
     reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)
+    check_start(options)
     seed_process(options.misc.seed)
     model, tokenizer, processor = build_model(options, splits.num_identities)
     options = with_hidden_settings(options, model.clip)
@@ -81,7 +84,7 @@ def evaluate(options: Options, flags: Flags, folder: Path, setting: "Setting") -
     from data.annotations import load_data
     from data.loaders import build_loaders, load_test_sets
     from misc.checkpoints import run_folder
-    from misc.checkpoints.run_options import check_trained_with
+    from misc.checkpoints.run_options import check_trained_with, prepared_for
     from misc.evaluation.evaluator import build_evaluators, encode_all
     from misc.process import distributed
     from misc.report.reporter import build_reporter
@@ -89,6 +92,7 @@ def evaluate(options: Options, flags: Flags, folder: Path, setting: "Setting") -
 
     weights = Path(flags.evaluate)
     trained_on = check_trained_with(options, weights)
+    options = prepared_for(replace(options, data=flags.data), weights)
     splits = load_data(options, ["test"])
     tests = load_test_sets(options, splits, trained_on)
     reporter = build_reporter(options, folder, tests, flags.save_rankings, flags.save_features)

@@ -6,7 +6,7 @@ Reading order: the section classes (each field with its default, its meaning and
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from config.checks import (
     one_of,
     option,
 )
-from config.data import DataOptions
+from config.data import DataOptions, prepared
 from config.experiment import IMAGE_AUGMENTATIONS as IMAGE_AUGMENTATIONS
 from config.experiment import LOSSES as LOSSES
 from config.experiment import TEXT_AUGMENTATIONS as TEXT_AUGMENTATIONS
@@ -173,6 +173,8 @@ def load_options(
 ) -> Options:
     """Read the options of a YAML file (and of its `base:` files), then apply `section.name=value` overrides.
 
+    What `data.preparation` decides has its values in them, wherever it was left null.
+
     Args:
         source: the file, or what `to_dict` made of options.
         overlay: another file, whose own lines (not its base's) go over the first one's.
@@ -180,6 +182,14 @@ def load_options(
     Raises:
         UserError: naming the key, where it stands and what it should be.
     """
+    options = read_options(source, overrides, overlay)
+    return replace(options, data=prepared(options.data))
+
+
+def read_options(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), overlay: Path | None = None
+) -> Options:
+    """As `load_options`, with what `data.preparation` decides left null, for evaluated weights to decide."""
     source = Path(source) if isinstance(source, str) else source
     options = build(Options, read_settings(source, overrides, overlay))
     if not any(getattr(options.experiment, loss) for loss in LOSSES):

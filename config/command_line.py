@@ -6,12 +6,13 @@ import shlex
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import config
+from config.data import DataOptions, prepared
 from misc.cli import Parser, path_text
 from misc.process.launch import Launch
-from options import Options, UserError, load_options
+from options import Options, UserError, read_options
 
 OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 
@@ -26,6 +27,7 @@ class Flags:
     save_rankings: str | None  # file for the best images of each test query
     save_features: str | None  # folder for the features of the test sets
     overrides: Sequence[str]  # of options, as given
+    data: DataOptions  # as given: weights to evaluate decide what is null or auto
 
 
 def build_parser(description: str) -> Parser:
@@ -72,7 +74,8 @@ def parse_command_line(arguments: Sequence[str] | None, description: str = "") -
     if given.output_dir:
         overrides = [*overrides, f"output.dir={json.dumps(given.output_dir)}"]
     recipe = config.FOLDER / ("s.config.yaml" if given.simplified else "config.yaml")
-    options = load_options(given.config or recipe, overrides, overlay)
+    options = read_options(given.config or recipe, overrides, overlay)
     command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
     files = (given.resume, given.evaluate, given.save_rankings, given.save_features)
-    return Flags(command, *files, given.overrides), options
+    flags = Flags(command, *files, given.overrides, options.data)
+    return flags, replace(options, data=prepared(options.data))

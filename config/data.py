@@ -1,6 +1,8 @@
 """The section `data` of the options: data sets, images, captions, batches."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from config.checks import ALL_SIZES, NOISE, NOT_EMPTY, POSITIVE, SHARE, WORKERS, one_of, option
 from config.paths import FilePath
@@ -9,6 +11,22 @@ from text_utils.captions import CLEANINGS
 
 # Under this condition images are prepared as the options say.
 PREPARED = "model.backbone!=altclip experiment.use_altclip_processor=false"
+
+
+class Preparation(NamedTuple):
+    """How captions and images become input: weights give other features on input prepared in another way."""
+
+    cleaning: str
+    interpolation: str
+    normalization: str
+    image_size: tuple[int, int]
+
+
+AUTO, DEFAULT = "auto", "tbps-clip"
+PREPARATIONS: Mapping[str, Preparation] = {
+    DEFAULT: Preparation("tbps-clip", "bicubic", "imagenet", (224, 224)),
+    "irra": Preparation("none", "bilinear", "clip", (384, 128)),  # also RDE's, and that of what follows them
+}
 
 
 @dataclass(frozen=True)
@@ -25,12 +43,30 @@ class DataOptions:
         one_of("auto", *FORMATS)._replace(choices=()),  # a new format leaves config.yaml as it is
     )
     languages: tuple[str, ...] = option(("en",), "languages of the captions to use", NOT_EMPTY)
-    cleaning: str = option("tbps-clip", "caption cleaning, which must be the weights'", one_of(*CLEANINGS))
+    preparation: str = option(
+        AUTO,
+        "of captions and images: what the next 4 options are where they are null; auto: that of the weights "
+        f"that are evaluated, else {DEFAULT}",
+        one_of(AUTO, *PREPARATIONS),
+    )
+    cleaning: str | None = option(
+        None, "of captions; none: CLIP's tokenizer's alone; null: the preparation's", one_of(*CLEANINGS)
+    )
+    interpolation: str | None = option(
+        None,
+        "how evaluation images are resized; null: the preparation's",
+        one_of("bicubic", "bilinear"),
+        needs=PREPARED,
+    )
+    normalization: str | None = option(
+        None, "pixel statistics; null: the preparation's", one_of("imagenet", "clip"), needs=PREPARED
+    )
+    image_size: tuple[int, int] | None = option(
+        None, "input height and width; null: the preparation's", ALL_SIZES, needs=PREPARED
+    )
     language_draw: str = option(
         "all", "all: a sample for each language; one: a language drawn for each caption", one_of("all", "one")
     )
-    image_size: tuple[int, int] = option((224, 224), "input height and width", ALL_SIZES, needs=PREPARED)
-    normalization: str = option("imagenet", "pixel statistics", one_of("imagenet", "clip"), needs=PREPARED)
     batch_size: int = option(80, "training samples of each process in a step", POSITIVE)
     test_batch_size: int = option(256, "images or captions in a batch of the evaluation", POSITIVE)
     few_shot: float = option(1.0, "fraction of the training split to use, drawn with misc.seed", SHARE)
@@ -57,3 +93,36 @@ class DataOptions:
     cache: FilePath | None = option(
         None, "folder for decoded images, shared by a machine's processes; null: none"
     )
+
+
+def prepared(data: DataOptions, trained: DataOptions | None = None) -> DataOptions:
+    """The section with `data.preparation` in place of auto, and what it stands for in place of each null.
+
+    Args:
+        trained: what the weights to evaluate were trained on, a null of it being unknown. It takes the place
+            of auto; and of a null, unless another preparation is set.
+    """
+    name = data.preparation
+    if name == AUTO:
+        name = trained.preparation if trained else DEFAULT
+    sources = [data, *([trained] if trained and trained.preparation == name else []), PREPARATIONS[name]]
+    values = {
+        option: next(value for source in sources if (value := getattr(source, option)) is not None)
+        for option in Preparation._fields
+    }
+    return replace(data, preparation=name, **values)
+
+
+def differences(data: DataOptions, trained: DataOptions) -> tuple[str, str]:
+    """The options whose values weights were not trained on, with theirs and with the others; ("", "")."""
+    pairs = {name: (getattr(trained, name), getattr(data, name)) for name in Preparation._fields}
+    differing = {name: pair for name, pair in pairs.items() if pair[0] not in (None, pair[1])}
+    theirs, ours = (
+        ", ".join(f"data.{name}={_as_override(pair[side])}" for name, pair in differing.items())
+        for side in (0, 1)
+    )
+    return theirs, ours
+
+
+def _as_override(value: str | tuple[int, int]) -> str:
+    return value if isinstance(value, str) else f"[{value[0]},{value[1]}]"

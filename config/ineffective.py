@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from config.checks import SEVERAL_PROCESSES
+from config.data import DataOptions, prepared
 
 # Each option names its conditions in `needs`; these sentences are about several options together.
 SAME_IMAGE = "experiment.mvs_image compares a view with itself while experiment.image_aug is none"
@@ -118,8 +119,8 @@ def _value(options: Any, key: str) -> Any:
 
 def _is_set(options: Any, key: str) -> bool:
     """Whether an option is true, or differs from its default; null is no setting."""
-    value = _value(options, key)
-    return value if isinstance(value, bool) else value not in (None, _value(type(options)(), key))
+    value, data = _value(options, key), prepared(DataOptions(preparation=options.data.preparation))
+    return value if isinstance(value, bool) else value not in (None, _value(type(options)(data=data), key))
 
 
 def _unmet(options: Any, section: str, condition: str, num_processes: int | None) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config.checks import Check
+from config.data import Preparation
 from config.paths import FilePath, expand, expand_home, is_name
 from config.scalars import Scalar, parse, parse_value
 
@@ -31,6 +32,7 @@ RENAMED = {
     "experiment.input_resolution": "data.image_size",
     "distributed.url": "nothing: torchrun sets the address",
 }
+PREPARATION, PREPARED = "data.preparation", {f"data.{name}" for name in Preparation._fields}
 
 
 class UserError(ValueError):
@@ -52,14 +54,23 @@ def read_settings(
     else:
         settings = _read_file(_expanded(source), seen=())
     if overlay:
-        settings |= _read_file(_expanded(overlay), seen=(), with_bases=False)
+        settings = _over(settings, _read_file(_expanded(overlay), seen=(), with_bases=False))
+    given: Settings = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         where = f"override '{override}'"
         if not separator:
             raise UserError(f"{where}: expected key.path=value, such as schedule.epoch=1")
-        settings[key.strip()] = (_parsed(parse_value, text, where), where)
-    return settings
+        given[key.strip()] = (_parsed(parse_value, text, where), where)
+    return _over(settings, given)
+
+
+def _over(settings: Settings, above: Settings) -> Settings:
+    """The settings with those `above` over them. A preparation also replaces what it decides: it would have
+    no effect over options.yaml, where each of these options has its value.
+    """
+    replaced = PREPARED if PREPARATION in above else ()
+    return {key: value for key, value in settings.items() if key not in replaced} | above
 
 
 def _expanded(path: Path) -> Path:
@@ -102,7 +113,7 @@ def _read_file(path: Path, seen: tuple[str, ...], with_bases: bool = True) -> Se
             words = "is too long" if len(seen) > MAX_BASES else "has a cycle"
             raise UserError(f"{path}: its chain of 'base:' files {words}")
         settings = _read_file(path.parent / name, seen)
-    return settings | _flat(content, f"'{path}'")
+    return _over(settings, _flat(content, f"'{path}'"))
 
 
 def _base(value: Any, path: Path) -> str:
@@ -179,6 +190,8 @@ def _unknown(key: str, where: str, known: list[str]) -> str:
 
 def _checked(key: str, value: Any, hint: Any, check: Check | None, where: str) -> Any:
     """The value in its field's type; raises UserError where type or check do not fit."""
+    if check and isinstance(value, Scalar) and value.value in check.choices:
+        value = value.value  # "none" among them: a name, where it would be taken for null
     try:
         typed = _convert(value, hint)
     except TypeError as error:

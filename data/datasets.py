@@ -182,8 +182,8 @@ def evaluation_set(
 ) -> EvaluationSet:
     """The gallery and queries of a split whose languages are aligned by index (as `read_splits` checks).
 
-    Captions are cleaned here, though tokenizers clean too: results, rankings and saved features hold them
-    cleaned, and features are fused only where the captions are equal.
+    Captions are cleaned here, though tokenizers clean too: results, rankings and saved features hold them as
+    the model read them.
     """
     gallery = next(iter(records.values()))
     return EvaluationSet(

@@ -166,6 +166,7 @@ def build_altclip_clip(
     *,
     image_size: tuple[int, int] | None = None,
     normalization: str = "clip",
+    interpolation: str = "bicubic",
     dropout: float = 0.0,
     embed_dim: int | None = None,
     projection_dim: int | None = None,
@@ -180,8 +181,8 @@ def build_altclip_clip(
         pretrained: a model folder, the root of a hub cache, or a hub id ("BAAI/AltCLIP").
         cache_dir: the hub's cache, for an id.
         text_length: tokens of a caption at most, start and end included.
-        image_size: (height, width) that images are resized to, straight, with the statistics of
-            `normalization`; the position grid is resized to it. None: AltCLIP's own preprocessing.
+        image_size: (height, width) that images are resized to, straight, by `interpolation`, with the
+            statistics of `normalization`; the position grid is resized to it. None: AltCLIP's preprocessing.
         dropout: on the text tower's attention weights, in training mode only; there is no other.
         embed_dim, projection_dim: the width that the weights must have, under either name; None: any.
         logit_bias: whether there is a learned bias, for the sigmoid loss.
@@ -202,7 +203,7 @@ def build_altclip_clip(
     if image_size is None:
         processor = AltImageProcessor(load_image_processor(pretrained, config, cache_dir))
     else:
-        processor = ImageProcessor(image_size, *NORMALIZATIONS[normalization])
+        processor = ImageProcessor(image_size, *NORMALIZATIONS[normalization], interpolation)
     check_image_size(processor.image_size, config.vision_config.patch_size)
     model = AltCLIPModel(config) if checkpoint else load_model(pretrained, config, cache_dir)
     if grad_checkpointing:
@@ -244,6 +245,7 @@ def _from_options(options: Options, weights: str | None) -> Built:
         options.experiment.text_length,
         image_size=None if own else options.data.image_size,
         normalization=options.data.normalization,
+        interpolation=options.data.interpolation,
         dropout=options.experiment.dropout,
         embed_dim=settings.embed_dim,
         projection_dim=settings.projection_dim,

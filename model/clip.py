@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.processor import NORMALIZATIONS, ImageProcessor
+from model.processor import INTERPOLATIONS, NORMALIZATIONS, ImageProcessor
 from model.protocol import Backbone, Built, DualEncoder, Lockable
 from model.towers.text import TextTransformer
 from model.towers.vision import VisionTransformer
@@ -72,6 +72,7 @@ def build_clip(
     dropout: float = 0.0,
     *,
     normalization: str = "imagenet",
+    interpolation: str = "bicubic",
     logit_bias: bool = False,
     grad_checkpointing: bool = False,
     cleaning: str = "tbps-clip",
@@ -85,6 +86,7 @@ def build_clip(
         text_length: tokens of a caption, start and end included. Positions are resized to it too.
         dropout: on the text tower's attention weights, in training mode only.
         normalization: statistics of the images, "imagenet" or "clip".
+        interpolation: how the processor resizes images, "bicubic" or "bilinear".
         logit_bias: whether there is a learned bias, for the sigmoid loss.
         grad_checkpointing: keep only the input of each block, and recompute the block in the backward pass.
         cleaning: how the tokenizer cleans captions, a name of `CLEANINGS`.
@@ -94,9 +96,12 @@ def build_clip(
         UserError: weights that cannot be loaded; a size that differs from theirs, an image size that is no
             multiple of the patch, a width that is no multiple of the heads.
     """
-    if normalization not in NORMALIZATIONS:
-        expected = ", ".join(NORMALIZATIONS)
-        raise UserError(f"data.normalization: expected one of {expected}, found {normalization!r}.")
+    for name, value, known in (
+        ("normalization", normalization, NORMALIZATIONS),
+        ("interpolation", interpolation, INTERPOLATIONS),
+    ):
+        if value not in known:
+            raise UserError(f"data.{name}: expected one of {', '.join(known)}, found {value!r}.")
     given = {name: value for name, value in sizes.items() if value is not None}
     weights = None if pretrained is None else load_clip_weights(pretrained, image_size)
     shape = _resolve_shape(given, weights)
@@ -113,7 +118,7 @@ def build_clip(
         model.load_state_dict(_with_or_without_bias(tensors, logit_bias), assign=True)
     for tower in (model.visual, model.text):
         tower.transformer.grad_checkpointing = grad_checkpointing
-    processor = ImageProcessor((height, width), *NORMALIZATIONS[normalization])
+    processor = ImageProcessor((height, width), *NORMALIZATIONS[normalization], interpolation)
     return model, CLIPTokenizer(text_length, cleaning), processor
 
 
@@ -182,6 +187,7 @@ def _from_options(options: Options, weights: str | None) -> Built:
         text_length=options.experiment.text_length,
         dropout=options.experiment.dropout,
         normalization=options.data.normalization,
+        interpolation=options.data.interpolation,
         logit_bias=options.experiment.sigmoid,
         grad_checkpointing=settings.grad_checkpointing,
         cleaning=options.data.cleaning,

@@ -14,22 +14,30 @@ NORMALIZATIONS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
 
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
 
 class ImageProcessor:
     """PIL images -> `{"pixel_values": (B, 3, H, W)}`, called as the processors of `transformers` are.
 
-    RGB, resized straight to `image_size` (height, width) without a crop, bicubic and anti-aliased, scaled to
-    [0, 1], then normalised by channel with `image_mean` and `image_std`.
+    RGB, resized straight to `image_size` (height, width) without a crop, anti-aliased, scaled to [0, 1], then
+    normalised by channel with `image_mean` and `image_std`.
 
     Attributes:
+        interpolation: a name of `INTERPOLATIONS`.
         view_size: (height, width) of the training views that `finish` takes.
     """
 
     def __init__(
-        self, image_size: tuple[int, int], image_mean: Sequence[float], image_std: Sequence[float]
+        self,
+        image_size: tuple[int, int],
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        interpolation: str = "bicubic",
     ) -> None:
         self.image_size = self.view_size = tuple(image_size)
         self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        self.interpolation = interpolation
 
     def __call__(self, images: Sequence[Image.Image], return_tensors: str = "pt") -> dict[str, Tensor]:
         assert return_tensors == "pt", "only PyTorch tensors are supported"
@@ -61,7 +69,7 @@ class ImageProcessor:
             "do_convert_rgb": True,
             "do_resize": True,
             "size": {"height": height, "width": width},
-            "resample": Image.Resampling.BICUBIC.value,
+            "resample": INTERPOLATIONS[self.interpolation].value,
             "do_center_crop": False,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
@@ -73,5 +81,5 @@ class ImageProcessor:
     def transform(self, image: Image.Image) -> Tensor:
         """One image of any size and mode -> (3, H, W), fp32."""
         height, width = self.image_size
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        resized = image.convert("RGB").resize((width, height), INTERPOLATIONS[self.interpolation])
         return self.normalise(torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()[None])[0]

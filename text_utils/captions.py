@@ -15,5 +15,10 @@ def clean_caption(text: str) -> str:
     return " ".join(text.lower().translate(TO_SPACE).split())
 
 
+def keep_caption(text: str) -> str:
+    """No cleaning but single spaces: IRRA and RDE leave the rest to CLIP's tokenizer. Idempotent."""
+    return " ".join(text.split())
+
+
 # Weights expect captions cleaned as in their training: `data.cleaning`. Each is idempotent and strips spaces.
-CLEANINGS: Mapping[str, Clean] = {"tbps-clip": clean_caption}
+CLEANINGS: Mapping[str, Clean] = {"tbps-clip": clean_caption, "none": keep_caption}

@@ -4,21 +4,28 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
 
+from config.data import DataOptions, Preparation, differences, prepared
+from config.reader import build
+from model import backbone_of
 from model.weights.pickles import read_pickled
-from options import Options, UserError, ineffective_settings, load_options, to_dict, unused_at_test
+from model.weights.releases import preparation_of_release
+from options import Options, UserError, ineffective_settings, read_options, to_dict, unused_at_test
 
 logger = logging.getLogger(__name__)
 
 # The same weights give other features with other values of these.
 FEATURE_OPTIONS = (
     *("model.backbone", "data.image_size", "data.normalization", "data.cleaning"),
-    *("experiment.text_length", "experiment.use_altclip_processor"),
+    *("experiment.text_length", "experiment.use_altclip_processor", "data.interpolation"),
 )
+# Those that the weights cannot be used with otherwise.
+FIXED_OPTIONS = ("model.backbone", "experiment.text_length", "experiment.use_altclip_processor")
 
 
 def features_depend_on(options: Options) -> dict[str, object]:
@@ -42,15 +49,16 @@ def saved_options(path: Path) -> dict[str, Any] | None:
 
 
 def check_trained_with(options: Options, path: Path) -> str:
-    """Raise UserError, with the option and both values, where a checkpoint was trained on another input.
+    """Raise UserError, with the option and both values, where a checkpoint is of another model.
 
     Returns the data that it was trained on, by name and paths; where it has no options, its own path.
     """
     saved = saved_options(path)
     if saved is None:
         return str(path)
-    for key, value in features_depend_on(options).items():
-        section, name = key.split(".")
+    values = features_depend_on(options)
+    for key in FIXED_OPTIONS:
+        value, (section, name) = values[key], key.split(".")
         trained = saved.get(section, {}).get(name, value)  # older runs did not have all of them
         if value != trained:
             raise UserError(
@@ -61,24 +69,63 @@ def check_trained_with(options: Options, path: Path) -> str:
     return f"{data.get('dataset')} {data.get('annotation_file')}"
 
 
+def preparation_of(path: Path) -> DataOptions | None:
+    """The preparation that weights were trained with: of a run's checkpoint or its export as recorded, of
+    released ones by their layout; None where neither tells it.
+
+    Raises:
+        UserError: a recorded value that this version does not have.
+    """
+    saved = saved_options(path)
+    if saved is None or "data" not in saved:
+        return preparation_of_release(path)
+    names = [name for name in ("preparation", *Preparation._fields) if name in saved["data"]]
+    settings = {f"data.{name}": (saved["data"][name], f"the options saved in '{path}'") for name in names}
+    return prepared(build(Options, settings).data)
+
+
+def prepared_for(options: Options, path: Path) -> Options:
+    """The options, of `read_options`, with the preparation of the weights where they leave it open. Warns
+    where they set another one, which is used.
+    """
+    trained = preparation_of(path)
+    data = prepared(options.data, trained)
+    theirs, ours = differences(data, trained) if trained else ("", "")
+    if theirs:
+        logger.warning(
+            f"'{path}' was trained with {theirs}; used is what is set, {ours}: leave these options and "
+            "data.preparation out to use what it was trained with"
+        )
+    return replace(options, data=data)
+
+
+def check_start(options: Options) -> None:
+    """Warn where training starts from weights that were trained with another preparation."""
+    start = getattr(options.model, backbone_of(options).weights_option)
+    trained = preparation_of(Path(start)) if start else None
+    theirs, ours = differences(options.data, trained) if trained else ("", "")
+    if theirs:
+        logger.warning(
+            f"training starts from '{start}', which was trained with {theirs}; these options have {ours}"
+        )
+
+
 def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Options:
     """The options to use a checkpoint with: of the file `config`, or where that is None those saved in it.
 
     Raises:
         UserError: options that cannot be read or do not go with the checkpoint; none.
     """
-    if config:
-        options = load_options(config, overrides)
-        check_trained_with(options, path)
-        return _warned(options, overrides)
-    saved = saved_options(path)
-    if saved is None:
+    saved = None if config else saved_options(path)
+    if saved is None and config is None:
         problem = "has no options of a run" if os.path.exists(path) else "does not exist"
         raise UserError(
             f"CHECKPOINT: '{path}' {problem}; expected a run's checkpoint_best.pth, or others with "
             "--config FILE"
         )
-    return _warned(load_options(saved, overrides), overrides)
+    options = read_options(config or saved, overrides)
+    check_trained_with(options, path)
+    return _warned(prepared_for(options, path), overrides)
 
 
 def _warned(options: Options, overrides: Sequence[str]) -> Options:

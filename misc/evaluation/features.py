@@ -25,6 +25,7 @@ from data.types import NOBODY, EvaluationSet, Queries
 from misc.evaluation.evaluator import Encoded, Features
 from misc.process.durable import replacing, write_text
 from options import UserError
+from text_utils.captions import clean_caption
 
 logger = logging.getLogger(__name__)
 INDEX, TENSORS, FORMAT = "features.json", "features.safetensors", 1
@@ -176,7 +177,10 @@ def fuse(parts: Sequence[tuple[float, Features]]) -> Features:
 
 
 def check_same_sets(evaluation_sets: Mapping[str, EvaluationSet], saved: SavedFeatures) -> None:
-    """Raise UserError unless `saved` has all of these sets, with the same images, persons and captions."""
+    """Raise UserError unless `saved` has all of these sets, with the same images, persons and captions.
+
+    Captions are compared as TBPS-CLIP cleans them: models that read them cleaned otherwise can be fused.
+    """
     for name, own in evaluation_sets.items():
         if name not in saved.sets:
             found = ", ".join(saved.sets)
@@ -191,8 +195,11 @@ def check_same_sets(evaluation_sets: Mapping[str, EvaluationSet], saved: SavedFe
         for language, queries in own.queries.items():
             if language not in other.queries:
                 raise UserError(f"eval.fuse: {where} has no captions in '{language}'; save them with it")
-            captions = other.queries[language].captions
-            _check_same(queries.captions, captions, f"{where}, captions in '{language}'")
+            ours, theirs = (
+                [clean_caption(caption) for caption in each.captions]
+                for each in (queries, other.queries[language])
+            )
+            _check_same(ours, theirs, f"{where}, captions in '{language}'")
 
 
 def _check_same(ours: Sequence[object], theirs: Sequence[object], what: str) -> None:

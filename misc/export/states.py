@@ -33,7 +33,7 @@ def export_openai(source: Source, folder: Path) -> None:
     torch.save(state, folder / "open_clip_pytorch_model.bin")
     settings = source.processor.settings()
     statistics = {"mean": settings["image_mean"], "std": settings["image_std"]}
-    resizing = {"interpolation": "bicubic", "resize_mode": "squash"}
+    resizing = {"interpolation": source.options.data.interpolation, "resize_mode": "squash"}
     config = {"model_cfg": model_config, "preprocess_cfg": statistics | resizing}
     write_json(folder / "open_clip_config.json", config)
     if importlib.util.find_spec("open_clip"):

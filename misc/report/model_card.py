@@ -19,7 +19,7 @@ from misc.process import distributed
 from misc.process.durable import write_text
 from misc.training.engine import Best
 from model import BACKBONES
-from options import Options, to_dict
+from options import Options, load_options, to_dict
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _count(name: str, split: ByLanguage) -> str:
 
 
 def _differences(options: Options) -> str:
-    defaults = to_dict(Options())
+    defaults = to_dict(load_options({}))
     changed = {
         section: {name: value for name, value in values.items() if value != defaults[section][name]}
         for section, values in to_dict(options).items()

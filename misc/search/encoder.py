@@ -132,8 +132,8 @@ def build_encoder(options: Options, checkpoint: Path) -> Encoder:
 def identity_of(options: Options, checkpoint: Path) -> str:
     """SHA-256, in hexadecimal, of the weights and of the options that features depend on."""
     features = features_depend_on(options)
-    if features["data.cleaning"] == "tbps-clip":  # existing indexes predate this option
-        del features["data.cleaning"]
+    predated = {"data.cleaning": "tbps-clip", "data.interpolation": "bicubic"}  # by existing indexes
+    features = {key: value for key, value in features.items() if predated.get(key) != value}
     if saved_options(checkpoint) is None and not checkpoint.is_dir():  # else the digest covers them
         told = {name: getattr(options.model, name) for name in sorted(HIDDEN)}
         features |= {f"model.{name}": value for name, value in told.items() if value is not None}

@@ -50,14 +50,14 @@ DROPPED = ("tse_head", "input_resolution", "context_length", "vocab_size", "attn
 HIDDEN = frozenset({"image_heads", "text_heads", "activation"})
 OPENAI_SIZES = {"input_resolution", "context_length", "vocab_size"}
 SCALARS = ("logit_scale", "logit_bias")
-# What identifies the layout of a release, in names without what wrappers add; the input of its training.
+# What identifies the layout of a release, by its preparation, in names without what wrappers add.
 LAYOUTS = {
     "tbps-clip": re.compile(r"(.+\.)?encode_text\."),
     "irra": re.compile(r"(.+\.)?base_model\.visual\."),
 }
 TRAINED_ON = {
-    "tbps-clip": "TBPS-CLIP, trained with data.image_size=[224,224] data.normalization=imagenet",
-    "irra": "IRRA or RDE, trained with data.image_size=[384,128] data.normalization=clip",
+    "tbps-clip": "TBPS-CLIP, trained with data.preparation=tbps-clip",
+    "irra": "IRRA or RDE, trained with data.preparation=irra",
 }
 
 

@@ -166,7 +166,7 @@ def read_grid(
     Raises:
         UserError: they do not make that many patches.
     """
-    saved = _saved_image_size(path, options)
+    saved = saved_image_size(path, options)
     rows = columns = math.isqrt(patches)
     grid = "a square"
     if saved:
@@ -183,7 +183,7 @@ def read_grid(
     return rows, columns
 
 
-def _saved_image_size(path: Path, options: dict[str, Any]) -> tuple[int, int] | None:
+def saved_image_size(path: Path, options: dict[str, Any]) -> tuple[int, int] | None:
     """The image size in saved options, under our name or TBPS-CLIP's."""
     for section, name in (("data", "image_size"), ("experiment", "input_resolution")):
         size = _option(options, section, name)

@@ -27,7 +27,8 @@ ALWAYS = {
     *("schedule.skip_nonfinite",),
     *("model.backbone", "model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
     *("model.grad_checkpointing", "model.compile", "model.embed_dim"),
-    *("data.annotation_file", "data.image_root", "data.dataset", "data.languages", "data.cleaning"),
+    *("data.annotation_file", "data.image_root", "data.dataset", "data.languages"),
+    *("data.preparation", "data.cleaning"),
     *("data.batch_size", "data.test_batch_size", "data.few_shot", "data.num_workers", "data.on_bad_image"),
     "data.noise",
     *("data.truncated", "data.cache", "experiment.back_trans", "experiment.text_length"),
@@ -50,7 +51,7 @@ def test_every_option_is_known_to_have_an_effect_or_says_what_it_needs() -> None
 
 def other_value(key: str) -> object:
     """A valid value that is not the default."""
-    value = to_dict(Options())[key.split(".")[0]][key.split(".")[1]]
+    value = to_dict(load_options({}))[key.split(".")[0]][key.split(".")[1]]
     check = OPTIONS[key].metadata["check"]
     if isinstance(value, bool):
         return True

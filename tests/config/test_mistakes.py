@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_shape_is_refused(
     capsys.readouterr()
     for arguments, said in (
         (["--evaluate", checkpoint, "model.image_width=32"], ["model.image_width", "32", "16"]),
-        (["--evaluate", checkpoint, "data.image_size=[128, 64]"], ["data.image_size", "[128, 64]"]),
+        (["--evaluate", checkpoint, "experiment.text_length=50"], ["experiment.text_length", "77", "50"]),
         (["--resume", checkpoint, "model.embed_dim=32"], ["proj", "(16, 16)", "(16, 32)"]),
         (["--resume", checkpoint, "data.batch_size=8"], ["data.batch_size", "steps"]),
     ):

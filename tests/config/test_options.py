@@ -12,7 +12,16 @@ import yaml
 import config.__main__
 from config.__main__ import reference
 from misc.process.device import pick_precision
-from options import LOSSES, ExperimentOptions, Options, UserError, ineffective_settings, load_options, to_dict
+from options import (
+    LOSSES,
+    ExperimentOptions,
+    Options,
+    UserError,
+    ineffective_settings,
+    load_options,
+    read_options,
+    to_dict,
+)
 from tests.helpers.whole_runs import assert_mentions
 
 CONFIG = Path("config")
@@ -34,7 +43,7 @@ def test_config_yaml_is_what_the_dataclasses_say() -> None:
     text = (CONFIG / "config.yaml").read_text(encoding="utf-8")
     assert text == reference(), "run python -m config"
     assert yaml.safe_load(text).keys() == to_dict(Options()).keys()
-    assert load_options(CONFIG / "config.yaml") == Options()
+    assert read_options(CONFIG / "config.yaml") == Options()
 
 
 def test_the_check_of_config_yaml_names_a_file_that_differs(
@@ -45,7 +54,7 @@ def test_the_check_of_config_yaml_names_a_file_that_differs(
     assert config.__main__.main(["--check"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert config.__main__.main([]) == config.__main__.main(["--check"]) == 0
-    assert load_options(path) == Options()
+    assert read_options(path) == Options()
 
 
 def test_every_option_has_a_line_of_documentation() -> None:

@@ -76,7 +76,7 @@ def mistakes(tmp_path: Path, key: str, written: str) -> list[str]:
         ("data.languages", "en", ["expected a list of texts, found 'en'"]),
         ("schedule.lr", "1e-4x", ["found '1e-4x'"]),
         ("schedule.betas", "[0,9, 0,98]", ["list of 2 numbers"]),
-        ("data.image_size", "[0384, 128]", ["list of 2 whole numbers, found ['0384', '128']"]),
+        ("data.image_size", "[0384, 128]", ["list of 2 whole numbers or null, found ['0384', '128']"]),
         ("log.checkpoint_period", "10:00", ["'10:00' as the number 600"]),
         ("log.checkpoint_period", "010", ["'010' as the number 8"]),
         ("experiment.ritc", "y", ["true or false, found 'y'"]),

@@ -67,7 +67,11 @@ def build(
 ) -> Loaders:
     """Batches of 8 over all ranks, five in an epoch."""
     data = DataOptions(
-        image_root=str(root), batch_size=8 // world_size, num_workers=workers, on_bad_image=on_bad_image
+        image_root=str(root),
+        cleaning="tbps-clip",
+        batch_size=8 // world_size,
+        num_workers=workers,
+        on_bad_image=on_bad_image,
     )
     options = dataclasses.replace(
         Options(), misc=MiscOptions(SEED, device="cpu"), data=data, experiment=ExperimentOptions(**experiment)
@@ -270,7 +274,8 @@ def annotated(root: Path, on_bad_image: str = "skip") -> Options:
         Image.new("RGB", (4, 8)).save(root / f"{split}.png")
         items.append({"split": split, "file_path": f"{split}.png", "id": 99, "captions": ["a man"]})
     (root / "a.json").write_text(json.dumps(items), encoding="utf-8")
-    data = DataOptions(str(root / "a.json"), str(root), num_workers=0, on_bad_image=on_bad_image)
+    settings = {"cleaning": "tbps-clip", "num_workers": 0, "on_bad_image": on_bad_image}
+    data = DataOptions(str(root / "a.json"), str(root), **settings)
     return dataclasses.replace(Options(), data=data, experiment=ExperimentOptions(back_trans=False))
 
 

@@ -44,10 +44,11 @@ def build(
     """Loaders over the 40 captions of 10 rendered persons, and 40 in Chinese with `languages`."""
     languages = experiment.pop("languages", ("en",))
     splits = Splits(**read_splits(people, languages=languages))
+    place = {"image_root": str(people / "imgs"), "cleaning": "tbps-clip"}
     options = dataclasses.replace(
         Options(),
         misc=MiscOptions(device="cpu"),
-        data=DataOptions(image_root=str(people / "imgs"), batch_size=batch_size, num_workers=workers),
+        data=DataOptions(**place, batch_size=batch_size, num_workers=workers),
         experiment=ExperimentOptions(**experiment),
     )
     tokenizer = tokenizer or CLIPTokenizer()

@@ -240,8 +240,8 @@ def test_the_size_is_said_before(
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_with_a_cache(people: Path, tmp_path: Path, workers: int) -> None:
     def batches(folder: Path | None) -> list[torch.Tensor]:
-        place = DataOptions(image_root=str(people / "imgs"), batch_size=8, num_workers=workers)
-        data = dataclasses.replace(place, cache=folder and str(folder))
+        place = {"image_root": str(people / "imgs"), "cleaning": "tbps-clip"}
+        data = DataOptions(**place, batch_size=8, num_workers=workers, cache=folder and str(folder))
         options = dataclasses.replace(Options(), misc=MiscOptions(device="cpu"), data=data)
         processor = ImageProcessor((32, 16), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
         splits = Splits(**read_splits(people))

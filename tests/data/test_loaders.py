@@ -58,7 +58,11 @@ def options(root: Path, num_workers: int = 0, batch_size: int = 4) -> Options:
         Options(),
         misc=MiscOptions(device="cpu"),
         data=DataOptions(
-            image_root=str(root), batch_size=batch_size, num_workers=num_workers, test_batch_size=5
+            image_root=str(root),
+            cleaning="tbps-clip",
+            batch_size=batch_size,
+            num_workers=num_workers,
+            test_batch_size=5,
         ),
     )
 

@@ -207,11 +207,11 @@ def test_a_model_of_another_shape_or_with_other_names_is_refused_by_name() -> No
         assert said in str(caught.value)
 
 
-def test_evaluation_on_other_input_than_in_training_is_refused(tmp_path: Path) -> None:
+def test_evaluation_of_another_model_than_was_trained_is_refused(tmp_path: Path) -> None:
     write(state(1), tmp_path, is_best=False)
     check_trained_with(Options(), tmp_path / LAST)
-    other = replace(Options(), data=replace(Options().data, image_size=(384, 128)))
-    with pytest.raises(UserError, match=r"data.image_size: .* trained with \[224, 224\].*\[384, 128\]"):
+    other = replace(Options(), experiment=replace(Options().experiment, text_length=50))
+    with pytest.raises(UserError, match=r"experiment.text_length: .* trained with 77.*50"):
         check_trained_with(other, tmp_path / LAST)
     foreign = tmp_path / "foreign.pth"
     torch.save({"w": torch.ones(1)}, foreign)

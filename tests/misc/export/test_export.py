@@ -261,8 +261,8 @@ def test_safetensors_evaluate_as_the_checkpoint_does(
         figures.append(json.loads((out / "results.json").read_text())["languages"])
     assert figures[0] == figures[1]
     capsys.readouterr()
-    assert run_main([*arguments, "data.normalization=clip"]) == 2
-    assert "data.normalization" in capsys.readouterr().err
+    assert run_main([*arguments, "experiment.text_length=50"]) == 2
+    assert "experiment.text_length" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", ["tall", "altclip"])
@@ -369,9 +369,9 @@ USER_ERRORS = {
     "no file": (["none.pth", "OUT"], ["CHECKPOINT", "none.pth", "does not exist"]),
     "no checkpoint": (["README.md", "OUT"], ["CHECKPOINT", "README.md", "--config"]),
     "no weights": (["README.md", "OUT", "--config", "config/s.config.yaml"], ["README.md"]),
-    "another size": (
+    "another length": (
         ["TALL", "OUT", "--config", "config/s.config.yaml"],
-        ["data.image_size", "[128, 32]", "[224, 224]"],
+        ["experiment.text_length", "trained with 20", "77"],
     ),
     "a folder that contains files": (["TALL", "FULL"], ["DIR", "contains files", "--overwrite"]),
     "a file": (["TALL", "FULL/kept.txt"], ["DIR", "kept.txt"]),

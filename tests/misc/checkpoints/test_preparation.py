@@ -1,0 +1,236 @@
+"""The preparation that weights were trained with: recorded, read off a layout, and followed by every use."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data.datasets import evaluation_set
+from data.types import Record
+from main import main
+from misc.checkpoints.run_options import (
+    check_start,
+    check_trained_with,
+    features_depend_on,
+    options_for,
+    preparation_of,
+    prepared_for,
+)
+from misc.evaluation.features import file_digest
+from misc.search.encoder import identity_of, load_encoder
+from model import build_model
+from options import DataOptions, UserError, load_options, read_options, to_dict
+from tests.helpers.released import irra, our_weights, tbps_clip
+from tests.helpers.whole_runs import results_of
+
+RECORDS = {"en": [Record("a.png", 1, ("A man.", "..."), (), "en")]}
+NAMES = ("preparation", "cleaning", "interpolation", "normalization", "image_size")
+OF_IRRA = ("irra", "none", "bilinear", "clip", (384, 128))
+OLDER = ("tbps-clip", "tbps-clip", "bicubic", "imagenet", (224, 224))
+
+
+def values(data: DataOptions | None) -> tuple[object, ...] | None:
+    return data and tuple(getattr(data, name) for name in NAMES)
+
+
+def saved(folder: Path, **changes: object) -> Path:
+    """A checkpoint whose run had these options of `data`; None: it is older than the option."""
+    options = to_dict(load_options({}))
+    options["data"] = {k: v for k, v in (options["data"] | changes).items() if v is not None}
+    torch.save({"options": options}, folder / "checkpoint.pth")
+    return folder / "checkpoint.pth"
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]
+
+
+# Recorded
+
+
+def test_a_run_records_its_preparation_and_an_older_one_had_tbps_clips(tmp_path: Path) -> None:
+    assert values(preparation_of(saved(tmp_path))) == OLDER
+    older = {"preparation": None, "cleaning": None, "interpolation": None}
+    assert values(preparation_of(saved(tmp_path, **older))) == OLDER
+    own = {"normalization": "clip", "image_size": [64, 32]}
+    expected = ("tbps-clip", "none", "bicubic", "clip", (64, 32))
+    assert values(preparation_of(saved(tmp_path, cleaning="none", **own))) == expected
+    with pytest.raises(UserError, match=r"data\.cleaning: expected one of .* the options saved in"):
+        preparation_of(saved(tmp_path, cleaning="newer"))
+
+
+def test_the_identity_of_features_is_that_of_indexes_written_before_the_options(tmp_path: Path) -> None:
+    options = load_options({})
+    checkpoint, depends = saved(tmp_path, cleaning=None, interpolation=None), features_depend_on(options)
+    for name in ("data.cleaning", "data.interpolation"):
+        del depends[name]
+    before = json.dumps([file_digest(checkpoint), depends]).encode()
+    assert identity_of(options, checkpoint) == hashlib.sha256(before).hexdigest()
+    for override in ("data.cleaning=none", "data.interpolation=bilinear"):
+        assert identity_of(load_options({}, [override]), checkpoint) != identity_of(options, checkpoint)
+
+
+def test_queries_hold_captions_as_the_model_reads_them() -> None:
+    assert evaluation_set(RECORDS, ".").queries["en"].captions == ["a man", ""]
+    assert evaluation_set(RECORDS, ".", str.upper).queries["en"].captions == ["A MAN.", "..."]
+
+
+# Read off released files
+
+
+@pytest.fixture
+def ours(config: Path) -> dict[str, Tensor]:
+    return our_weights(config)
+
+
+@pytest.fixture
+def full_size(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With the 24 x 8 positions of IRRA, in place of the 4 x 2 of the tests."""
+    return ours | {"visual.positional_embedding": torch.randn(1 + 24 * 8, 16)}
+
+
+Make = Callable[[dict[str, Tensor]], Any]
+LAYOUTS: dict[str, tuple[Make, tuple[object, ...] | None]] = {
+    "IRRA": (irra, OF_IRRA),
+    "module.base_model": (lambda ours: irra(ours, start="module."), OF_IRRA),
+    "the state dict of IRRA alone": (lambda ours: irra(ours)["model"], OF_IRRA),
+    "TBPS-CLIP": (tbps_clip, (*OLDER[:4], (64, 32))),  # its options have the size
+    "our names, without options": (dict, None),
+    "OpenAI's names": (lambda ours: {k.removeprefix("text."): v for k, v in ours.items()}, None),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_of_a_release_tells_its_preparation(
+    layout: str, ours: dict[str, Tensor], full_size: dict[str, Tensor], tmp_path: Path
+) -> None:
+    make, expected = LAYOUTS[layout]
+    torch.save(make(ours if layout == "TBPS-CLIP" else full_size), tmp_path / "weights.pth")
+    assert values(preparation_of(tmp_path / "weights.pth")) == expected
+
+
+def test_a_size_that_the_positions_do_not_have_is_not_known(ours: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(irra(ours), tmp_path / "weights.pth")
+    assert values(preparation_of(tmp_path / "weights.pth")) == (*OF_IRRA[:4], None)
+
+
+def test_safetensors_tell_it_too(full_size: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file(irra(full_size)["model"], tmp_path / "weights.safetensors")
+    assert values(preparation_of(tmp_path / "weights.safetensors")) == OF_IRRA
+
+
+def test_a_file_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"<html>")
+    torch.save([1], tmp_path / "list.pth")
+    for name in ("weights.pth", "list.pth", "missing.pth", "."):
+        assert preparation_of(tmp_path / name) is None
+
+
+# Used
+
+
+def test_evaluated_weights_are_given_what_they_were_trained_on(
+    full_size: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(irra(full_size), tmp_path / "best.pth")
+    options = prepared_for(read_options("config/config.yaml"), tmp_path / "best.pth")
+    assert values(options.data) == OF_IRRA
+    assert warnings(caplog) == []
+
+
+def test_settings_that_contradict_the_weights_are_used_and_named_once_with_both_values(
+    full_size: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "best.pth"
+    torch.save(irra(full_size), path)
+    set_ = ["data.cleaning=tbps-clip", "data.image_size=[224,224]", "data.normalization=clip"]
+    options = prepared_for(read_options("config/config.yaml", set_), path)
+    assert values(options.data) == ("irra", "tbps-clip", "bilinear", "clip", (224, 224))
+    theirs = "data.cleaning=none, data.image_size=[384,128]"
+    ours = "data.cleaning=tbps-clip, data.image_size=[224,224]"
+    (line,) = warnings(caplog)
+    assert line.startswith(f"'{path}' was trained with {theirs}; used is what is set, {ours}: ")
+    caplog.clear()
+    options = prepared_for(read_options("config/config.yaml", ["data.preparation=tbps-clip"]), path)
+    assert values(options.data) == OLDER
+    (line,) = warnings(caplog)
+    assert "data.interpolation=bilinear" in line
+    assert "data.interpolation=bicubic" in line
+
+
+def test_search_and_export_follow_the_weights_whatever_the_file(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also over the options saved with them."""
+    options = load_options(config, ["data.preparation=irra", "data.image_size=[32,16]"])
+    model, _, _ = build_model(options, 0)
+    path = tmp_path / "best.pth"
+    torch.save({"model": model.state_dict(), "options": to_dict(options)}, path)
+    encoder = load_encoder(path, Path("config/s.config.yaml"))
+    assert encoder.tokenizer.cleaning == "none"
+    assert encoder.processor.settings()["resample"] == 2  # PIL's number for bilinear
+    assert encoder.processor.image_size == (32, 16)
+    assert encoder.identity == load_encoder(path).identity
+    assert warnings(caplog) == []
+    assert values(options_for(path, None, ["data.preparation=tbps-clip"]).data) == OLDER
+    assert len(warnings(caplog)) == 1
+
+
+def test_the_run_of_a_checkpoint_says_nothing_of_it(
+    finished_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    best, options = finished_run / "checkpoint_best.pth", finished_run / "options.yaml"
+    arguments = ["--config", str(options), "--evaluate", str(best), "--output-dir", str(tmp_path)]
+    assert main(arguments) == 0
+    assert warnings(caplog) == []
+    assert results_of(tmp_path)["languages"] == results_of(finished_run)["languages"]
+
+
+def test_a_release_is_evaluated_without_a_word_of_its_input_and_otherwise_with_one(
+    config: Path, ours: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "best.pth"
+    torch.save(irra(ours), path)
+    towers = ["model.image_heads=2", "model.text_heads=2"]
+    arguments = ["--config", str(config), "--evaluate", str(path), "--output-dir", str(tmp_path), *towers]
+    assert main(arguments) == 0
+    own = results_of(tmp_path)["languages"]
+    assert warnings(caplog) == []
+    assert main([*arguments, "data.preparation=irra", "data.image_size=[64,32]"]) == 0
+    assert results_of(tmp_path)["languages"] == own
+    assert warnings(caplog) == []
+    assert main([*arguments, "data.preparation=tbps-clip", "data.image_size=[64,32]"]) == 0
+    assert results_of(tmp_path)["languages"] != own
+    (line,) = warnings(caplog)
+    assert "data.cleaning=none, data.interpolation=bilinear, data.normalization=clip;" in line
+
+
+def test_another_model_is_refused_still(tmp_path: Path) -> None:
+    other = read_options("config/config.yaml", ["experiment.text_length=50"])
+    with pytest.raises(UserError, match=r"experiment\.text_length: .* with 77, these options have 50"):
+        check_trained_with(other, saved(tmp_path))
+
+
+@pytest.mark.parametrize(("preparation", "count"), [("irra", 0), ("tbps-clip", 1)])
+def test_training_from_weights_of_another_preparation_is_warned_of(
+    full_size: dict[str, Tensor],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    preparation: str,
+    count: int,
+) -> None:
+    torch.save(irra(full_size), tmp_path / "best.pth")
+    start = [f"model.clip_pretrained={tmp_path}/best.pth", f"data.preparation={preparation}"]
+    check_start(load_options({}, start))
+    assert len(warnings(caplog)) == count
+    assert all("data.cleaning=none" in line and "=tbps-clip" in line for line in warnings(caplog))
+    check_start(load_options({}, ["model.clip_pretrained=null"]))
+    check_start(load_options({}, ["model.backbone=altclip"]))
+    assert len(warnings(caplog)) == count
