@@ -68,6 +68,7 @@ class DataOptions:
         "all", "all: a sample for each language; one: a language drawn for each caption", one_of("all", "one")
     )
     batch_size: int = option(80, "training samples of each process in a step", POSITIVE)
+    drop_last: bool = option(True, "leave out the last batch of an epoch where it is short")
     test_batch_size: int = option(256, "images or captions in a batch of the evaluation", POSITIVE)
     few_shot: float = option(1.0, "fraction of the training split to use, drawn with misc.seed", SHARE)
     few_shot_by: str = option(

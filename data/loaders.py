@@ -15,7 +15,7 @@ from data.cache import ImageCache
 from data.datasets import GalleryImages, Sample, TrainingSet, evaluation_set, seeded
 from data.mixgen import mixgen
 from data.published import count, recognise, warn_of_overlap
-from data.sampler import Loader, TrainSampler
+from data.sampler import Loader, TrainLoader, TrainSampler
 from data.types import INPUTS, SPLITS, VIEWS, Batch, ByLanguage, Change, EvaluationSet, Splits, Tokens, Views
 from model.protocol import Processor, Tokenizer
 from options import ExperimentOptions, Options, UserError
@@ -105,7 +105,7 @@ class Collate:
 class Loaders:
     """What a run iterates over; None where it has no such split."""
 
-    train: Loader[Batch] | None
+    train: TrainLoader | None
     train_sampler: TrainSampler | None  # its `set_epoch` comes before each pass of `train`
     training_set: TrainingSet | None
     val: EvaluationSet | None
@@ -144,7 +144,8 @@ def build_loaders(
     training_set = _training_set(options, splits.train, processor, inputs)
     if training_set.cache and rank == 0:
         training_set.cache.log_size(training_set.image_paths())
-    sampler = TrainSampler(len(training_set), data.batch_size, options.misc.seed, rank, world_size)
+    seed, drop_last = options.misc.seed, data.drop_last
+    sampler = TrainSampler(len(training_set), data.batch_size, seed, rank, world_size, drop_last)
     mix = partial(mixgen, kind=experiment.mixgen_type, p=experiment.mixgen_p, ratio=experiment.mixgen_ratio)
     collate = Collate(
         tokenizer,
@@ -156,7 +157,9 @@ def build_loaders(
         "mlm_labels" in inputs and "masked_tokens" not in inputs,
     )
     persistent = data.num_workers > 0
-    train = Loader(training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers)
+    train = TrainLoader(
+        training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers
+    )
     return Loaders(train, sampler, training_set, val, test, images)
 
 

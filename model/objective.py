@@ -26,6 +26,7 @@ class Pairs:
         scale, bias: of the logits: logit = scale * cosine + bias.
         soft_label: a, the share of the model's own prediction in the targets of N-ITC.
         weights: (B,) of the local rows in the losses that are sums over rows; None: 1.
+        num_samples: rows of all processes; None: B on each.
     """
 
     features: Rows
@@ -38,6 +39,7 @@ class Pairs:
     bias: Tensor | float
     soft_label: float
     weights: Tensor | None = None
+    num_samples: int | None = None
 
     @cached_property
     def targets(self) -> Tensor:

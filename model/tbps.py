@@ -181,13 +181,14 @@ class TBPS(nn.Module):
             gathered, all_ids, offset = local, person_ids, 0
             if self.use_gather and local:
                 widths = [rows.shape[1] for rows in local.values()]
-                rows = distributed.gather_with_gradient(torch.cat(list(local.values()), dim=1))
+                number = batch.num_samples
+                rows = distributed.gather_with_gradient(torch.cat(list(local.values()), dim=1), number)
                 gathered = dict(zip(local, rows.split(widths, dim=1), strict=True))
-                all_ids = distributed.gather_with_gradient(person_ids)
-                offset = distributed.rank() * len(person_ids)
+                all_ids = distributed.gather_with_gradient(person_ids, number)
+                offset = distributed.own_share(len(all_ids)).start
             scale, bias = self.clip.logit_scale.exp(), self.clip.logit_bias
             rows = (features, local, gathered, person_ids, all_ids, offset)
-            return Pairs(*rows, scale, bias, soft_label, batch.weights)
+            return Pairs(*rows, scale, bias, soft_label, batch.weights, batch.num_samples)
 
     def losses(self, pairs: Pairs) -> dict[str, Tensor]:
         """The objectives on features of inputs, weighted; their means over the processes are those of the
@@ -195,15 +196,19 @@ class TBPS(nn.Module):
         """
         with torch.autocast(pairs.person_ids.device.type, enabled=False):
             return {
-                name: self.weights[name] * self._share(objective) * objective(pairs)
+                name: self.weights[name] * self._share(objective, pairs) * objective(pairs)
                 for name, objective in self.objectives.items()
                 if name not in self.token_objectives
             }
 
     @staticmethod
-    def _share(objective: Objective) -> float:
+    def _share(objective: Objective, pairs: Pairs) -> float:
         """The factor of the local loss in the mean over the processes."""
-        return distributed.world_size() if isinstance(objective, SumObjective) else 1.0
+        if isinstance(objective, SumObjective):
+            return distributed.world_size()
+        if pairs.num_samples is None:
+            return 1.0
+        return len(pairs.person_ids) * distributed.world_size() / pairs.num_samples
 
     def token_losses(
         self, batch: Batch, image_tokens: Tensor | None, counts: Mapping[str, Tensor]

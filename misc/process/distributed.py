@@ -1,7 +1,6 @@
 """The one file that uses torch.distributed. Every function also works in a world of one, without torchrun."""
 
 import time
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -14,13 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from misc.process.failures import chain, may_be_of_a_collective
 from misc.process.heartbeat import Heartbeat
 from misc.process.joining import agree_on_attempt, check_backends
-from misc.process.launch import Launch, is_reporter
+from misc.process.launch import Launch, is_reporter, share
 from options import UserError
 
 T = TypeVar("T")
 _HEARTBEAT: list[Heartbeat] = []  # of this process, while it is in a group
 _TIMEOUT: list[timedelta] = []  # of that group
-_BUCKET = 2**25  # bytes of gradients in one all-reduce, as in DistributedDataParallel
 
 
 def rank() -> int:
@@ -197,26 +195,6 @@ class Vote:
         return int(self._number)
 
 
-@torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradients by their mean over the ranks, for a backward pass without `wrap`."""
-    if not dist.is_initialized():
-        return
-    bucket: list[Tensor] = []
-    for gradient in [p.grad for p in parameters if p.grad is not None]:
-        if bucket and sum(g.nbytes for g in bucket) + gradient.nbytes > _BUCKET:
-            _average(bucket)
-            bucket = []
-        bucket.append(gradient)
-    _average(bucket)
-
-
-def _average(bucket: list[Tensor]) -> None:
-    flat = mean_over_ranks(torch.cat([gradient.flatten() for gradient in bucket]))
-    for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
 def _rows_of_all(rows: Tensor) -> list[Tensor]:
     """The tensors of all ranks in rank order; their shapes must be equal."""
     rows = rows.contiguous()
@@ -248,13 +226,31 @@ def _own_rows_of_sum(values: Tensor) -> Tensor:
     return own
 
 
-def gather_with_gradient(rows: Tensor) -> Tensor:
-    """(B, ...) of each rank -> (W*B, ...) in rank order on all ranks, with gradient to every rank's rows.
+def own_share(num_samples: int) -> slice:
+    """The samples of this rank, where all ranks share them in order and as evenly as possible."""
+    return share(num_samples, rank(), world_size())
 
-    With losses averaged over local rows and gradients averaged over ranks, as DistributedDataParallel does,
-    the result is exactly the gradient of one process that holds all W*B rows. B must be equal on all ranks.
+
+def gather_with_gradient(rows: Tensor, num_samples: int | None = None) -> Tensor:
+    """(B, ...) of each rank -> (N, ...) in rank order on all ranks, with gradient to every rank's rows.
+
+    With losses that are sums over the local rows times W / N, and gradients averaged over ranks as
+    DistributedDataParallel does, the result is exactly the gradient of one process that holds all N rows.
+
+    Args:
+        num_samples: N, of which this rank has `own_share`; None: N = W*B, and B is equal on all ranks.
     """
-    return _GatherWithGradient.apply(rows) if dist.is_initialized() else rows
+    if not dist.is_initialized():
+        return rows
+    if num_samples is None or num_samples % world_size() == 0:
+        return _GatherWithGradient.apply(rows)
+    own = own_share(num_samples)
+    assert len(rows) == own.stop - own.start, (len(rows), own)
+    shares = [share(num_samples, number, world_size()) for number in range(world_size())]
+    longest = -(-num_samples // world_size())
+    padding = rows.new_zeros(longest - len(rows), *rows.shape[1:])
+    parts = _GatherWithGradient.apply(torch.cat([rows, padding])).split(longest)
+    return torch.cat([part[: s.stop - s.start] for part, s in zip(parts, shares, strict=True)])
 
 
 @torch.no_grad()

@@ -100,6 +100,11 @@ def _meeting_place(world_size: int) -> tuple[str, int]:
     return address, number
 
 
+def share(num_items: int, number: int, num_parts: int) -> slice:
+    """The part of that number, such as a rank, where items are split in order and as evenly as possible."""
+    return slice(num_items * number // num_parts, num_items * (number + 1) // num_parts)
+
+
 def report_error(error: UserError) -> None:
     """Print a user error in one line on standard error.
 

@@ -7,16 +7,19 @@ through the towers again to take its features' gradients back to the parameters.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.types import Batch
+from misc.process import distributed
+from misc.process.launch import share
 from misc.process.seed import random_state, restore_random_state
 from model.objective import Pairs, Rows
 from model.tbps import TBPS, LossOutput
+
+_BUCKET = 2**25  # bytes of gradients in one all-reduce, as in DistributedDataParallel
 
 
 def accumulate(
@@ -83,9 +86,8 @@ def encode_in_parts(model: TBPS, batch: Batch, num_parts: int, device: torch.dev
 def _plan(model: TBPS, size: int, num_parts: int) -> tuple[list[slice], list[list[str]]]:
     """The rows of the parts, and the inputs that each pass of a part encodes."""
     assert num_parts <= size, (num_parts, size)
-    bounds = [size * number // num_parts for number in range(num_parts + 1)]
     passes = [[view] for view in model.views] + ([model.texts] if model.texts else [])
-    return list(itertools.starmap(slice, itertools.pairwise(bounds))), passes
+    return [share(size, number, num_parts) for number in range(num_parts)], passes
 
 
 def _gather(model: TBPS, features: Rows, batch: Batch, soft_label: float, device: torch.device) -> Pairs:
@@ -127,3 +129,23 @@ def _part(batch: Batch, rows: slice, device: torch.device) -> Batch:
             if name == "masked_tokens":
                 changed["mlm_labels"] = part.mlm_labels[:, :longest]
     return dataclasses.replace(part, **changed).to(device, non_blocking=True)
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients by their mean over the ranks, for a backward pass without `wrap`."""
+    if distributed.world_size() == 1:
+        return
+    bucket: list[Tensor] = []
+    for gradient in [p.grad for p in parameters if p.grad is not None]:
+        if bucket and sum(g.nbytes for g in bucket) + gradient.nbytes > _BUCKET:
+            _average(bucket)
+            bucket = []
+        bucket.append(gradient)
+    _average(bucket)
+
+
+def _average(bucket: list[Tensor]) -> None:
+    flat = distributed.mean_over_ranks(torch.cat([gradient.flatten() for gradient in bucket]))
+    for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from data.datasets import TrainingSet, seeded
-from data.sampler import Loader
+from data.sampler import TrainLoader
 from data.types import Batch
 from misc.checkpoints.components import State
 from misc.process import distributed
@@ -56,7 +56,7 @@ class Division:
     """
 
     model: TBPS
-    loader: Loader[Batch]
+    loader: TrainLoader
     training_set: TrainingSet
     device: torch.device
     precision: torch.dtype

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.sampler import Loader
+from data.sampler import TrainLoader
 from data.types import Batch
 from misc.checkpoints.components import Components, RandomState, State
 from misc.checkpoints.saver import Saver
@@ -23,7 +23,7 @@ from misc.evaluation.tables import metrics_table
 from misc.process import distributed
 from misc.process.logs import RunLog
 from misc.process.signals import Stopped, StopSignals
-from misc.training.accumulation import accumulate
+from misc.training.accumulation import accumulate, average_gradients
 from misc.training.division import Division
 from misc.training.guards import BadImages, NonFiniteGuard
 from misc.training.meters import Meter
@@ -67,7 +67,7 @@ class Trainer:
     optimizer: AdamW | Adam
     scaler: torch.amp.GradScaler
     schedule: Schedule
-    train_loader: Loader
+    train_loader: TrainLoader
     non_finite: NonFiniteGuard
     bad_images: BadImages
     evaluators: Mapping[str, Evaluator]
@@ -174,20 +174,23 @@ class Trainer:
             f"epoch {self.epoch + 1}, step {self.step}", is_bad, output, norm, batch.indices
         )
         output.report["gradient_norm"] = norm
-        self.meter.add(output, len(batch.person_ids), norm.isfinite())
+        num_samples = batch.num_samples or len(batch.person_ids) * distributed.world_size()
+        self.meter.add(output, num_samples / distributed.world_size(), norm.isfinite())
 
     def _backward(self, wrapped: nn.Module, batch: Batch) -> LossOutput:
         """The losses of a batch; their gradients, averaged over the ranks, are left in the parameters."""
         soft_label, is_half = self.schedule.soft_label_ratio(self.step), self.precision != torch.float32
+        num_samples = batch.num_samples or len(batch.person_ids) * distributed.world_size()
+        num_parts = min(self.accumulate, num_samples // distributed.world_size())  # alike on all ranks
         with torch.autocast(self.device.type, dtype=self.precision, enabled=is_half):
             if self.accumulate == 1:
                 output = wrapped(batch.to(self.device, non_blocking=True), soft_label)
             else:
-                output = accumulate(self.model, batch, soft_label, self.accumulate, self._scaled, self.device)
+                output = accumulate(self.model, batch, soft_label, num_parts, self._scaled, self.device)
         if self.accumulate == 1:
             self._scaled(output.total).backward()
         else:
-            distributed.average_gradients(self.model.parameters())
+            average_gradients(self.model.parameters())
         return output
 
     def _scaled(self, total: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ class Meter:
         finally:
             self._began = _now()
 
-    def add(self, output: LossOutput, num_samples: int, counts: Tensor) -> None:
-        """Add one step of `num_samples` local samples; `counts`, a scalar, is false where it was skipped."""
+    def add(self, output: LossOutput, num_samples: float, counts: Tensor) -> None:
+        """Add one step of `num_samples` a process; `counts`, a scalar, is false where it was skipped."""
         self.steps += 1
         self._samples += num_samples
         self.report = list(output.report)

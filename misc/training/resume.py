@@ -213,5 +213,5 @@ def _check_steps(state: State, options: dict[str, Any], steps_per_epoch: int) ->
         raise UserError(
             f"resume: the checkpoint's epochs have {state['steps_per_epoch']} steps, these would have "
             f"{steps_per_epoch}; keep the training data, and the options that sample it (data.few_shot, "
-            "data.languages, data.language_draw)"
+            "data.languages, data.language_draw, data.drop_last)"
         )

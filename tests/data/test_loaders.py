@@ -74,9 +74,11 @@ def loaders(
     world_size: int = 1,
     batch_size: int = 4,
     inputs: Sequence[str] = ("view1",),
+    drop_last: bool = True,
 ) -> Loaders:
     splits = Splits(train=records(), val={}, test=records(("en", "ch")))
     chosen = options(root, num_workers, batch_size)
+    chosen = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, drop_last=drop_last))
     return build_loaders(chosen, splits, count_letters, PROCESSOR, inputs, rank, world_size)
 
 
@@ -159,6 +161,45 @@ def test_ranks_share_one_order_of_samples() -> None:
         assert {key[0] for key in keys} == {number}
 
 
+@pytest.mark.parametrize(("num_samples", "num_steps", "num_dropped"), [(53, 9, 0), (50, 8, 2), (54, 9, 0)])
+def test_a_last_short_step_is_shared_as_evenly_as_possible(
+    num_samples: int, num_steps: int, num_dropped: int
+) -> None:
+    """Three ranks of 2 samples, and one process of 6: 53 leaves 5, 50 leaves 2, too few to split."""
+    ranks = [TrainSampler(num_samples, 2, 1, rank, 3, drop_last=False) for rank in range(3)]
+    steps = list(zip(*ranks, strict=True))
+    assert len(steps) == len(ranks[0]) == num_steps
+    alone = list(TrainSampler(num_samples, 6, 1, drop_last=False))[:num_steps]
+    assert [list(itertools.chain(*step)) for step in steps] == alone
+    assert len({key for step in alone for key in step}) == num_samples - num_dropped
+    sizes = [[len(keys) for keys in step] for step in steps]
+    assert sizes == [[2, 2, 2]] * 8 + [[1, 2, 2]] * (num_samples == 53) + [[2, 2, 2]] * (num_samples == 54)
+    uneven = [ranks[0].uneven(step) for step in range(num_steps)]
+    assert uneven == [None] * 8 + [5] * (num_samples == 53) + [None] * (num_samples == 54)
+
+
+def test_a_step_that_is_kept_is_the_last_of_a_loader_and_knows_the_samples_of_all_ranks(root: Path) -> None:
+    """24 samples for five ranks of 3, and for one process of 15: 9 are left."""
+    ranks = [
+        loaders(root, rank=rank, world_size=5, batch_size=3, drop_last=False, num_workers=rank // 4)
+        for rank in range(5)
+    ]
+    whole, last = epoch(loaders(root, batch_size=15, drop_last=False), 0)
+    assert [batch.num_samples for batch in (whole, last)] == [None, None], "one process has them all"
+    assert same(epoch(loaders(root, batch_size=15), 0), [whole])
+    steps = list(zip(*(epoch(built, 0) for built in ranks), strict=True))
+    for batches, alone, number, sizes in zip(
+        steps, (whole, last), (None, 9), ([3] * 5, [1, 2, 2, 2, 2]), strict=True
+    ):
+        assert {batch.num_samples for batch in batches} == {number}
+        assert [len(batch.indices) for batch in batches] == sizes
+        assert torch.equal(torch.cat([batch.indices for batch in batches]), alone.indices)
+    ranks[0].train_sampler.set_epoch(0, first_step=1)
+    (again,) = ranks[0].train
+    assert again.num_samples == 9
+    assert same([again], [steps[1][0]])
+
+
 def test_the_order_changes_with_epoch_and_seed_alone() -> None:
     def order(seed: int, number: int) -> list[int]:
         sampler = TrainSampler(100, batch_size=10, seed=seed)
@@ -178,6 +219,9 @@ def test_a_training_split_smaller_than_one_step_is_refused() -> None:
         UserError, match=r"data.batch_size: a step takes 8 samples .4 on each of 2 .* split has 7"
     ):
         TrainSampler(7, batch_size=4, seed=0, world_size=2)
+    assert len(TrainSampler(7, batch_size=4, seed=0, world_size=2, drop_last=False)) == 1
+    with pytest.raises(UserError, match=r"data.drop_last=false: .* 1 samples, fewer than the 2 processes"):
+        TrainSampler(1, batch_size=4, seed=0, world_size=2, drop_last=False)
 
 
 def test_a_batch_is_normalised_as_the_processor_does() -> None:

@@ -1,5 +1,6 @@
 """Two gloo processes against one process with the same samples."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -16,15 +17,16 @@ from options import LOSSES, UserError
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
 
+ODD = NUM_ROWS - 1
 EVERYTHING = {f"experiment.{name}": True for name in (*LOSSES, "mvs_image", "mvs_text")}
 CASES = {name: {f"experiment.{other}": other == name for other in LOSSES} for name in LOSSES}
 CASES |= {"everything": EVERYTHING}
 Result = dict[str, Any]
 
 
-def losses_and_gradients(model: Any, rows: slice) -> Result:
+def losses_and_gradients(model: Any, rows: slice, num_samples: int | None = None) -> Result:
     """Of one step; losses are means over the ranks."""
-    output = model(tiny_batch(rows), 0.3)
+    output = model(dataclasses.replace(tiny_batch(rows), num_samples=num_samples), 0.3)
     output.total.backward()
     inner = getattr(model, "module", model)
     return {
@@ -35,15 +37,18 @@ def losses_and_gradients(model: Any, rows: slice) -> Result:
     }
 
 
-def steps_on_this_rank() -> dict[str, Result]:
-    half = NUM_ROWS // 2
-    rows = slice(distributed.rank() * half, (distributed.rank() + 1) * half)
+def steps_on_this_rank(num_rows: int = NUM_ROWS) -> dict[str, Result]:
+    """Of an odd number of rows the second rank has one more."""
+    half = num_rows // 2
+    rows = slice(half, num_rows) if distributed.rank() else slice(0, half)
+    number = num_rows if num_rows % 2 else None
     results = {}
     for case, settings in CASES.items():
         model = distributed.wrap(tiny_model(settings), torch.device("cpu"))
-        losses_and_gradients(model, rows)
+        losses_and_gradients(model, rows, number)
         model.zero_grad()
-        results[case] = losses_and_gradients(model, rows)  # DDP speaks of unused parameters in a second step
+        # DDP speaks of unused parameters in a second step.
+        results[case] = losses_and_gradients(model, rows, number)
     return results
 
 
@@ -60,6 +65,20 @@ def gather_tables() -> dict[str, Any]:
         "broadcast": distributed.broadcast_object(f"rank {distributed.rank()}"),
         "reports": distributed.gather_objects(distributed.first_to_report()),
         "empty": empty,
+    }
+
+
+def gathered_with_gradient() -> dict[str, Any]:
+    """Rows of 5, of which this rank has 2 or 3, and the gradient of a sum of them that the ranks share."""
+    weights, own = torch.arange(1.0, 16.0).view(5, 3), distributed.own_share(5)
+    rows = table(5)[own].requires_grad_()
+    found = distributed.gather_with_gradient(rows, 5)
+    ((1 + distributed.rank()) * weights * found).sum().backward()
+    return {
+        "rows": found.detach(),
+        "gradient": rows.grad,
+        "numbers": distributed.gather_with_gradient(torch.arange(5)[own], 5),
+        "even": distributed.gather_with_gradient(table(4)[distributed.own_share(4)], 4),
     }
 
 
@@ -91,8 +110,10 @@ def refused_step() -> dict[str, Any]:
 
 
 def everything_on_this_rank() -> dict[str, Any]:
-    return {"steps": steps_on_this_rank(), "gathered": gather_tables(), "sums": scattered_sums()} | {
-        "refused": refused_step()
+    steps = {str(num_rows): steps_on_this_rank(num_rows) for num_rows in (NUM_ROWS, ODD)}
+    return {"steps": steps, "gathered": gather_tables(), "sums": scattered_sums()} | {
+        "refused": refused_step(),
+        "uneven": gathered_with_gradient(),
     }
 
 
@@ -101,14 +122,15 @@ def both_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]
     return run_in_processes(everything_on_this_rank, 2, tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.parametrize("num_rows", [NUM_ROWS, ODD])
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_have_the_losses_and_gradients_of_one_process(
-    case: str, both_ranks: list[dict[str, Any]]
+    case: str, num_rows: int, both_ranks: list[dict[str, Any]]
 ) -> None:
     model = tiny_model(CASES[case])
-    alone = losses_and_gradients(model, slice(None))
+    alone = losses_and_gradients(model, slice(num_rows))
     assert alone["gradients"].keys() == {name for name, p in model.named_parameters() if p.requires_grad}
-    for result in (rank["steps"][case] for rank in both_ranks):
+    for result in (rank["steps"][str(num_rows)][case] for rank in both_ranks):
         torch.testing.assert_close(result["total"], alone["total"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(result["parts"], alone["parts"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(result["report"], alone["report"])
@@ -124,6 +146,17 @@ def test_a_rank_gets_its_rows_of_the_sum(backend: str, both_ranks: list[dict[str
     if found[0] is None:
         pytest.skip("gloo of this torch has no reduce-scatter to try it with")
     torch.testing.assert_close(torch.cat(found), 3 * torch.arange(12.0).view(4, 3))
+
+
+def test_parts_of_different_sizes_are_gathered_with_gradient(both_ranks: list[dict[str, Any]]) -> None:
+    found = [rank["uneven"] for rank in both_ranks]
+    for result in found:
+        torch.testing.assert_close(result["rows"], table(5))
+        torch.testing.assert_close(result["even"], table(4))
+        assert result["numbers"].tolist() == [0, 1, 2, 3, 4]
+    assert [len(result["gradient"]) for result in found] == [2, 3]
+    gradients = torch.cat([result["gradient"] for result in found])
+    torch.testing.assert_close(gradients, (1 + 2) * torch.arange(1.0, 16.0).view(5, 3))
 
 
 def test_tables_objects_and_decisions_are_the_same_on_all_ranks(both_ranks: list[dict[str, Any]]) -> None:

@@ -45,31 +45,36 @@ def test_losses_and_gradients_are_those_of_the_whole_batch(case: str, num_parts:
     assert not again.total.requires_grad
 
 
-def every_case_of_this_rank() -> dict[str, dict[str, Tensor]]:
+def every_case_of_this_rank(num_rows: int) -> dict[str, dict[str, Tensor]]:
     """In three parts of this rank's share of the rows; averaged over the ranks."""
-    share = NUM_ROWS // distributed.world_size()
-    rows = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+    batch = tiny_batch(distributed.own_share(num_rows))
+    batch.num_samples = num_rows if num_rows % distributed.world_size() else None
     results = {}
     for case in CASES:
-        output, found = in_parts(model_of(case), tiny_batch(rows), num_parts=3)
+        output, found = in_parts(model_of(case), batch, num_parts=3)
         found |= {"value": output.total, **{f"report {name}": value for name, value in output.report.items()}}
         results[case] = {name: distributed.mean_over_ranks(value) for name, value in found.items()}
     return results
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    return run_in_processes(every_case_of_this_rank, 2, tmp_path_factory.mktemp("ranks"))
+@pytest.fixture(scope="module", params=[NUM_ROWS, NUM_ROWS - 1])
+def two_ranks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, list[dict[str, dict[str, Tensor]]]]:
+    """The number of rows, an odd one too, and the results of both ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return request.param, run_in_processes(every_case_of_this_rank, 2, folder, request.param)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_in_parts_give_what_one_gives_that_has_all_rows(
-    case: str, two_ranks: list[dict[str, dict[str, Tensor]]]
+    case: str, two_ranks: tuple[int, list[dict[str, dict[str, Tensor]]]]
 ) -> None:
-    output, wanted = whole(model_of(case), tiny_batch())
+    num_rows, ranks = two_ranks
+    output, wanted = whole(model_of(case), tiny_batch(slice(num_rows)))
     wanted |= {"value": output.total.detach()}
     wanted |= {f"report {name}": value for name, value in output.report.items()}
-    for rank in two_ranks:
+    for rank in ranks:
         assert_same_gradients(rank[case], wanted)
 
 
