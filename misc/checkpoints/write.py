@@ -71,7 +71,7 @@ def check_space(model: torch.nn.Module, folder: Path, keep: int) -> None:
     Incomplete files that a kill left are removed.
     """
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    size = sum(tensor.nbytes for tensor in model.state_dict().values()) + 2 * trained  # AdamW's two moments
+    size = sum(tensor.nbytes for tensor in model.state_dict().values()) + 2 * trained  # two moments of each
     free = distributed.broadcast_object(_free_bytes(folder) if distributed.is_main() else 0)
     if (3 + keep) * size > free:
         raise UserError(
