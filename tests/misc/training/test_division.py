@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
 from data.annotations import load_data
@@ -260,7 +261,9 @@ def test_a_run_divides_before_each_epoch_and_logs_it(whole: Path) -> None:
     assert kinds.index("division") < kinds.index("train")
     state = content(whole / "checkpoint_last.pth")["division"]
     assert (state["epoch"], state["is_clean"].sum().item()) == (1, round(40 * (1 - found[1]["noisy_share"])))
-    assert draw_curves(whole / "metrics.jsonl", whole / "curves.png") is None
+    board = EventAccumulator(str(whole / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("division/noisy_share")] == [1, STEPS + 1]
+    draw_curves(whole / "metrics.jsonl", whole / "curves.png")
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
