@@ -26,7 +26,8 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
 
     Step s of an epoch is the shuffle's s-th slice of batch_size * world_size samples, and rank r has its r-th
     part: W ranks of B samples see, step by step, what one process of W * B sees. Of what is left for a last
-    step, the parts are as even as possible; fewer than W samples cannot be split, and are dropped.
+    step, the parts are as even as possible; fewer than W samples cannot be split, and are dropped, but in a
+    whole pass, in which each rank has all of them.
 
     Args:
         drop_last: drop the last step, too, where it is short.
@@ -69,8 +70,8 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         num_steps, rest = divmod(self.num_samples, self.step_size)
-        keeps_last = self.is_whole or not self.drop_last
-        return num_steps + (keeps_last and rest >= self.world_size)
+        keeps_last = rest > 0 if self.is_whole else rest >= self.world_size and not self.drop_last
+        return num_steps + keeps_last
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))

@@ -101,7 +101,12 @@ def _meeting_place(world_size: int) -> tuple[str, int]:
 
 
 def share(num_items: int, number: int, num_parts: int) -> slice:
-    """The part of that number, such as a rank, where items are split in order and as evenly as possible."""
+    """The part of that number, such as a rank, where items are split in order and as evenly as possible.
+
+    Fewer items than parts cannot be split: each part has all of them.
+    """
+    if num_items < num_parts:
+        return slice(0, num_items)
     return slice(num_items * number // num_parts, num_items * (number + 1) // num_parts)
 
 

@@ -22,6 +22,7 @@ from data.datasets import seeded
 from data.loaders import build_loaders
 from data.types import Batch
 from main import main
+from misc.process import distributed
 from misc.process.signals import StopSignals
 from misc.report.pictures import draw_curves
 from misc.training import division
@@ -37,6 +38,7 @@ from tests.helpers.gloo import run_in_processes
 from tests.helpers.tiny_config import write_tiny
 from tests.helpers.whole_runs import (
     assert_mentions,
+    assert_same,
     assert_same_runs,
     content,
     error_line,
@@ -54,7 +56,8 @@ def trainer_of(config: Path, *overrides: str) -> Trainer:
     splits = load_data(options)
     torch.manual_seed(0)
     model, tokenizer, processor = build_model(options, splits.num_identities)
-    loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
+    place = (distributed.rank(), distributed.world_size())
+    loaders = build_loaders(options, splits, tokenizer, processor, model.inputs, *place)
     setting = (torch.device("cpu"), torch.float32, StopSignals())
     return build_trainer(options, model, loaders, {}, *setting)
 
@@ -78,19 +81,22 @@ def triplet_alignment(cosines: np.ndarray, persons: list[int]) -> list[float]:
 
 @torch.no_grad()
 def losses_by_hand(trainer: Trainer, epoch: int, batch_size: int) -> np.ndarray:
-    """(n,) TAL in both directions, in a shuffle and with an augmentation of its own, over all batches."""
-    samples, clip = trainer.division.training_set, trainer.model.clip.eval()
-    key, losses = -1 - epoch, np.full(len(samples), np.nan)
+    """(K, n) TAL in both directions, on the pooled features and on those of selected tokens, in a shuffle and
+    with an augmentation of its own, over all batches."""
+    samples, model = trainer.division.training_set, trainer.model.eval()
+    width = model.clip.embed_dim  # of the pooled features, beside which a model has those of selected tokens
+    key, losses = -1 - epoch, np.full((1 + (model.embed_dim > width), len(samples)), np.nan)
     generator = torch.Generator().manual_seed(seeded(1, key).getrandbits(63))
     order = torch.randperm(len(samples), generator=generator).tolist()
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = trainer.train_loader.dataset.collate([samples[key, index] for index in indices])
-        images = F.normalize(clip.encode_image(batch.images["view1"]).double(), dim=1)
-        texts = F.normalize(clip.encode_text(batch.tokens).double(), dim=1)
-        cosines, persons = (images @ texts.T).numpy(), batch.person_ids.tolist()
-        both = (triplet_alignment(of_rows, persons) for of_rows in (cosines, cosines.T))
-        losses[indices] = np.sum(list(both), axis=0)
+        images, texts = model.embed(batch.images["view1"]), model.embed(batch.tokens)
+        for number, columns in enumerate([slice(width), slice(width, None)][: len(losses)]):
+            rows = (F.normalize(features[:, columns].double(), dim=1) for features in (images, texts))
+            cosines, persons = np.inner(*(features.numpy() for features in rows)), batch.person_ids.tolist()
+            both = (triplet_alignment(of_rows, persons) for of_rows in (cosines, cosines.T))
+            losses[number, indices] = np.sum(list(both), axis=0)
     return losses
 
 
@@ -105,7 +111,14 @@ def clean_by_hand(losses: np.ndarray, epoch: int) -> np.ndarray:
     return p > 0.5
 
 
-@pytest.mark.parametrize("more", [[], ["schedule.accumulate=3"], ["data.languages=[en,de]"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["schedule.accumulate=3"],
+        ["data.languages=[en,de]"],
+    ],
+)
 def test_the_division_is_that_of_an_independent_computation(config: Path, more: list[str]) -> None:
     trainer = trainer_of(config, *more, "experiment.dropout=0.3")
     trainer.model.train()
@@ -114,10 +127,14 @@ def test_the_division_is_that_of_an_independent_computation(config: Path, more: 
         record = trainer.division.divide(epoch, iter)
         assert torch.equal(torch.get_rng_state(), before), "dropout goes on as without the pass"
         assert trainer.model.training
-        wanted = clean_by_hand(losses_by_hand(trainer, epoch, 16), epoch)
-        assert 0 < wanted.sum() < len(wanted)
-        assert trainer.division.is_clean.tolist() == wanted.tolist()
-        assert record["noisy_share"] == pytest.approx(1 - wanted.mean())
+        found = trainer.division.is_clean.numpy()
+        losses = losses_by_hand(trainer, epoch, 16)[-len(trainer.model.objectives) :]
+        votes = [clean_by_hand(each, epoch) for each in losses]
+        assert all(0 < vote.sum() < len(vote) for vote in votes)
+        agree = votes[0] == votes[-1]
+        assert found[agree].tolist() == votes[0][agree].tolist()
+        assert record["agreed_share"] == pytest.approx(agree.mean())
+        assert record["noisy_share"] == pytest.approx(1 - found.mean())
         trainer.model.train()
 
 
@@ -372,12 +389,31 @@ def test_a_sample_whose_image_cannot_be_read_is_not_counted(
     assert is_clean.sum() == 2, "both captions of the image"
 
 
-@pytest.mark.parametrize("size", [20])
-def test_two_processes_make_the_division_of_one(config: Path, tmp_path: Path, size: int) -> None:
+def of_39_samples(config: str) -> list[dict[str, Any]]:
+    """The divisions of steps that leave 7 samples, and a single one, for the last step."""
+    states = []
+    for size in (16, 38):
+        own = size // distributed.world_size()
+        trainer = trainer_of(Path(config), f"data.batch_size={own}", "schedule.accumulate=2")
+        for rows in (trainer.division.training_set.choices, trainer.division.training_set.noisy):
+            rows.pop()
+        trainer.train_loader.batch_sampler.num_samples -= 1
+        trainer.division.divide(0, iter)
+        states.append(trainer.division.state_dict())
+    return states
+
+
+def test_two_processes_divide_as_one_does_where_the_last_step_is_uneven(config: Path, tmp_path: Path) -> None:
+    wanted = of_39_samples(str(config))
+    for found in run_in_processes(of_39_samples, 2, tmp_path, str(config)):
+        assert_same(found, wanted)
+
+
+def test_runs_of_two_processes_divide_and_train_as_one_does(config: Path, tmp_path: Path) -> None:
     common = ["--config", str(config), *CCD, "experiment.dropout=0", "schedule.accumulate=3"]
     one, two = tmp_path / "one", tmp_path / "two"
-    assert main([*common, f"data.batch_size={size}", "--output-dir", str(one)]) == 0
-    both = [*common, f"data.batch_size={size // 2}", "--output-dir", str(two)]
+    assert main([*common, "data.batch_size=20", "--output-dir", str(one)]) == 0
+    both = [*common, "data.batch_size=10", "--output-dir", str(two)]
     assert run_in_processes(main, 2, tmp_path, both) == [0, 0]
     first, second = (content(run / "checkpoint_last.pth")["division"] for run in (one, two))
     assert first["epoch"] == second["epoch"] == 1
