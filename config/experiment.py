@@ -13,6 +13,8 @@ from config.checks import (
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
+    SHARE,
+    SIZE,
     TEXT_LENGTH,
     UP_TO_HALF,
     one_of,
@@ -78,11 +80,25 @@ class ExperimentOptions:
         False,
         "consensus division of RDE: before each epoch, the losses of TAL and TSE tell clean samples from "
         "noisy ones, which do not count in these two losses",
-        needs="tal",
+        needs="tal tse",
     )
     ccd_max_iter: int = option(10, "iterations of the mixture that divides", POSITIVE, needs="ccd")
     ccd_tol: float = option(1e-2, "gain in log-likelihood below which it stops", POSITIVE, needs="ccd")
     ccd_reg_covar: float = option(5e-4, "added to the variances of its two parts", POSITIVE, needs="ccd")
+    tse: bool = loss(
+        False, "TSE: TAL on a second embedding, of selected tokens, which also takes part at test time (RDE)"
+    )
+    tse_ratio: float = option(1.0, "weight of TSE", NOT_NEGATIVE, needs="tse")
+    tse_share: float = option(
+        0.3, "share of the patches, and of text_length - 2 words, selected", SHARE, needs="tse"
+    )
+    tse_width: int = option(1024, "width of that embedding", SIZE, needs="tse")
+    tse_batchnorm: str = option(
+        "frozen",
+        "its batch normalisation; frozen: mean 0 and variance 1, as in RDE's published runs",
+        one_of("frozen", "trained"),
+        needs="tse",
+    )
     sigmoid: bool = loss(False, "sigmoid loss, the loss of SigLIP, with a learned bias")
     sigmoid_ratio: float = option(1.0, "weight of the sigmoid loss", NOT_NEGATIVE, needs="sigmoid")
     dropout: float = option(0.05, "dropout on the attention weights of the text tower", BELOW_ONE)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model import altclip_adapter, clip
@@ -55,6 +55,7 @@ def build_model(
     backbone = backbone_of(options)
     towers, tokenizer, processor = backbone.build(options, weights)
     names = _enabled_losses(options, tokenizer) if num_identities else _test_time_losses(options)
+    _check_selection(options, names, towers)
     sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities)
     model = TBPS(
         towers,
@@ -96,6 +97,15 @@ def _enabled_losses(options: Options, tokenizer: Tokenizer) -> list[str]:
                 "another loss to true"
             )
     return names
+
+
+def _check_selection(options: Options, names: Sequence[str], towers: DualEncoder) -> None:
+    """Raise UserError where a loss selects tokens by an attention that the towers do not show."""
+    if "tse" in names and not towers.selects_tokens:
+        raise UserError(
+            f"experiment.tse: it selects tokens by the attention of the last block, which the towers of "
+            f"model.backbone={options.model.backbone} do not show; set it to false"
+        )
 
 
 def _test_time_losses(options: Options) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.clip import LOGIT_BIAS
 from model.processor import NORMALIZATIONS, ImageProcessor
 from model.protocol import Backbone, Built, DualEncoder, JsonObject, Lockable
+from model.towers.altclip import AltText, AltVision, blocks
 from model.weights.altclip_files import (
     bad_altclip,
     fill_from_checkpoint,
@@ -25,7 +26,7 @@ from model.weights.altclip_files import (
     locate,
     to_transformers,
 )
-from model.weights.shapes import check_image_size, resize_image_positions
+from model.weights.shapes import check_image_size
 from options import Options, UserError
 from text_utils.tokenizer import AltCLIPTokenizer
 
@@ -33,67 +34,17 @@ if TYPE_CHECKING:
     from transformers import AltCLIPConfig, CLIPImageProcessor
 
 
-class AltVision(nn.Module):
-    """Images (B, 3, H, W) -> features of their class token (B, D).
-
-    Args:
-        vision_model, projection: of `AltCLIPModel`.
-        image_size: (height, width) in pixels; the position grid is resized to it.
-    """
-
-    def __init__(self, vision_model: nn.Module, projection: nn.Linear, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.vision_model, self.visual_projection = vision_model, projection
-        self.image_size = image_size
-        embeddings = vision_model.embeddings
-        side = embeddings.image_size // embeddings.patch_size
-        self.grid = (image_size[0] // embeddings.patch_size, image_size[1] // embeddings.patch_size)
-        positions = embeddings.position_embedding
-        resized = resize_image_positions(positions.weight.detach(), (side, side), self.grid)
-        embeddings.position_embedding = nn.Embedding.from_pretrained(resized, freeze=False)
-
-    def forward(self, pixel_values: Tensor, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Features (B, D), not normalised; with `return_dense` also all tokens' (B, 1 + P, D).
-
-        The embeddings are computed here, since `transformers` only takes square images.
-        """
-        assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
-        model, embeddings = self.vision_model, self.vision_model.embeddings
-        patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        class_token = embeddings.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        x = torch.cat([class_token, patches], dim=1) + embeddings.position_embedding.weight
-        x = model.encoder(inputs_embeds=model.pre_layrnorm(x))[0]
-        if not return_dense:
-            return self.visual_projection(model.post_layernorm(x[:, 0]))
-        tokens = self.visual_projection(model.post_layernorm(x))
-        return tokens[:, 0], tokens
-
-
-class AltText(nn.Module):
-    """Token ids (B, L) -> features of the first token (B, D)."""
-
-    def __init__(self, text_model: nn.Module, projection: nn.Linear) -> None:
-        super().__init__()
-        self.text_model, self.text_projection = text_model, projection
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, return_dense: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Features (B, D), not normalised; with `return_dense` also all tokens' (B, L, D)."""
-        x = self.text_model(input_ids=input_ids, attention_mask=attention_mask)[0]
-        if not return_dense:
-            return self.text_projection(x[:, 0])
-        tokens = self.text_projection(x)
-        return tokens[:, 0], tokens
-
-
 class AltCLIP(DualEncoder):
     """The towers of an `AltCLIPModel`; its features equal `get_image_features` and `get_text_features`."""
 
-    def __init__(self, model: nn.Module, image_size: tuple[int, int], logit_bias: bool = False) -> None:
+    selects_tokens = True
+
+    def __init__(
+        self, model: nn.Module, image_size: tuple[int, int], text_length: int, logit_bias: bool = False
+    ) -> None:
         super().__init__()
         self.visual = AltVision(model.vision_model, model.visual_projection, image_size)
-        self.text = AltText(model.text_model, model.text_projection)
+        self.text = AltText(model.text_model, model.text_projection, text_length)
         self.logit_scale = nn.Parameter(model.logit_scale.detach().clone())
         self.logit_bias = nn.Parameter(torch.tensor(LOGIT_BIAS)) if logit_bias else 0.0
         self.embed_dim = model.visual_projection.out_features
@@ -106,15 +57,10 @@ class AltCLIP(DualEncoder):
         return Lockable(
             vision.embeddings.patch_embedding,
             (vision.embeddings, vision.pre_layrnorm),
-            _blocks(vision.encoder),
+            blocks(vision.encoder),
             (text.embeddings,),
-            _blocks(text.encoder),
+            blocks(text.encoder),
         )
-
-
-def _blocks(encoder: nn.Module) -> nn.ModuleList:
-    """Its name, `layer` or `layers`, depends on the version of `transformers` and on the tower."""
-    return encoder.layers if hasattr(encoder, "layers") else encoder.layer
 
 
 class AltImageProcessor:
@@ -209,7 +155,7 @@ def build_altclip_clip(
     if grad_checkpointing:
         old = model.gradient_checkpointing_enable
         getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
-    clip = AltCLIP(model, processor.image_size, logit_bias)
+    clip = AltCLIP(model, processor.image_size, text_length, logit_bias)
     if checkpoint:
         fill_from_checkpoint(clip, checkpoint)
     try:

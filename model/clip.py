@@ -34,6 +34,8 @@ class CLIP(DualEncoder):
             a bias does not change a softmax.
     """
 
+    selects_tokens = True
+
     def __init__(self, visual: VisionTransformer, text: TextTransformer, logit_bias: bool = False) -> None:
         super().__init__()
         self.visual = visual

@@ -82,6 +82,7 @@ class Objective:
         uses_scale: whether it reads the scale, which is frozen where no objective does.
         acts_at_test: whether the head has an embedding of its own, which takes part in `TBPS.embed`.
         embed_dim: E, the width of that embedding.
+        select: the share of the tokens that it is made of, those of `protocol.Selected`; None: all.
     """
 
     inputs: tuple[str, ...] = ("view1", "tokens")
@@ -91,6 +92,7 @@ class Objective:
     uses_scale: ClassVar[bool] = False
     acts_at_test: ClassVar[bool] = False
     embed_dim: int = 0
+    select: float | None = None
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "Objective":
@@ -108,13 +110,20 @@ class Objective:
     def embed(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """The embedding of a head that acts at test time, one vector an input: (B, E).
 
-        `TBPS.encode` adds it to the features as `INPUT/HEAD_NAME`; `TBPS.embed` puts it beside the pooled.
+        `TBPS.embed` puts it beside the pooled feature.
 
         Args:
-            tokens: (B, L, D) of the tower, the class token first for images.
+            tokens: (B, L, D) of the tower, the class token first for images; or those that are selected.
             mask: (B, L), 1 on the tokens of a caption; None for images.
         """
         raise NotImplementedError
+
+    def keep(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """What `TBPS.encode` adds to the features as `INPUT/HEAD_NAME`, (B, ...): by default the embedding.
+
+        The towers may encode a batch in parts; what must see all of its rows belongs to `project`.
+        """
+        return self.embed(tokens, mask)
 
     def project(self, features: Rows) -> Rows:
         """What is normalised, gathered over the processes and contrasted, by name: (B, D) each."""
@@ -139,10 +148,17 @@ class SumObjective(Objective):
 
 
 class TokenObjective(Objective):
-    """A loss that reads the tokens of view1: a sum over the rows of a batch, divided by a count of the whole.
+    """A loss on the tokens of inputs: a sum over the rows of a batch, divided by a count of the whole.
 
     It is computed part by part where a batch goes through the towers in parts.
+
+    Attributes:
+        dense: the inputs whose tokens it is given.
+        pad_to: the length that captions are padded to, where it reads the tokens of padding too; None: not.
     """
+
+    dense: tuple[str, ...] = ("view1",)
+    pad_to: int | None = None
 
     def project(self, features: Rows) -> Rows:
         return {}  # it contrasts no rows
@@ -155,11 +171,11 @@ class TokenObjective(Objective):
         """Scalars for the log."""
         return {}
 
-    def loss(self, clip: DualEncoder, batch: Batch, image_tokens: Tensor, counts: Tensor) -> Tensor:
+    def loss(self, clip: DualEncoder, batch: Batch, tokens: Rows, counts: Tensor) -> Tensor:
         """The share of these rows in the loss.
 
         Args:
-            image_tokens: (B, 1 + P, D) of view1.
+            tokens: (B, L, D) of each input that `dense` names.
             counts: of the whole batch.
         """
         raise NotImplementedError

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from data.types import TEXTS, VIEWS, Batch
-from model.heads import CrossModalHead, identity_classifier, simclr_head
+from data.types import TEXTS, VIEWS
+from model.heads import TokenSelection, identity_classifier, simclr_head
 from model.losses import (
     citc_loss,
     id_loss,
-    mlm_loss,
     nitc_loss,
     ritc_loss,
     sdm_loss,
@@ -22,11 +21,9 @@ from model.losses import (
     ss_loss,
     tal_loss,
 )
-from model.objective import Objective, Pairs, Rows, Sizes, SumObjective, TokenObjective
-from model.protocol import DualEncoder
+from model.mlm import MLM
+from model.objective import Objective, Pairs, Rows, Sizes, SumObjective
 from options import ExperimentOptions
-
-IGNORED = -100  # the label of a token that is not masked
 
 
 class NITC(Objective):
@@ -101,6 +98,44 @@ class TAL(SumObjective):
         return sum(tal_loss(cosines, pairs.positives) for cosines in pairs.cosines())
 
 
+class TSE(SumObjective):
+    """TAL on an embedding of the tokens that the pooled one attends to (RDE), which test time uses too."""
+
+    head_name = "tse_head"
+    head: nn.ModuleDict
+    acts_at_test = True
+    rate_option = "tse_lr"
+
+    def __init__(self, width: int, embed_dim: int = 1024, share: float = 0.3, is_frozen: bool = True) -> None:
+        self.head = nn.ModuleDict(
+            {modality: TokenSelection(width, embed_dim, is_frozen) for modality in ("image", "text")}
+        )
+        self.embed_dim, self.select = embed_dim, share
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "TSE":
+        """For the width of the tokens."""
+        is_frozen = experiment.tse_batchnorm == "frozen"
+        return cls(sizes.embed_dim, experiment.tse_width, experiment.tse_share, is_frozen)
+
+    def keep(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, K, D) the tokens themselves: batch normalisation is over those of the whole batch."""
+        return TokenSelection.normalised(tokens, mask)
+
+    def embed(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """See `Objective.embed`."""
+        return self.head["image" if mask is None else "text"](self.keep(tokens, mask))
+
+    def project(self, features: Rows) -> Rows:
+        names = [f"{name}/{self.head_name}" for name in self.inputs]
+        return {name: head(features[name]) for name, head in zip(names, self.head.values(), strict=True)}
+
+    def rows(self, pairs: Pairs) -> Tensor:
+        """See `SumObjective.rows`."""
+        both = pairs.cosines(*(f"{name}/{self.head_name}" for name in self.inputs))
+        return sum(tal_loss(cosines, pairs.positives) for cosines in both)
+
+
 class Sigmoid(Objective):
     """Sigmoid loss (SigLIP), with the learned bias."""
 
@@ -173,48 +208,6 @@ class ID(Objective):
         return id_loss(images, texts, pairs.person_ids)
 
 
-class MLM(TokenObjective):
-    """Masked language modelling: the masked words from the image and the words around them (paper, MLM)."""
-
-    inputs = ("view1", "masked_tokens")
-    head_name = "mlm_head"
-    head: CrossModalHead
-
-    def __init__(self, embed_dim: int, depth: int, vocab_size: int) -> None:
-        self.head = CrossModalHead(embed_dim, depth, vocab_size)
-
-    @classmethod
-    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "MLM":
-        """With the depth of its cross-modal transformer."""
-        return cls(sizes.embed_dim, experiment.cmt_depth, sizes.vocab_size)
-
-    def fast_parameters(self) -> list[nn.Parameter]:
-        """All but the norms around the cross-modal part."""
-        return self.head.fast_parameters()
-
-    def classifier_parameters(self) -> list[nn.Parameter]:
-        """The layers after the cross-modal part, as in IRRA's release."""
-        parts = (self.head.dense, self.head.ln, self.head.fc)
-        return [parameter for part in parts for parameter in part.parameters()]
-
-    def count(self, batch: Batch) -> Tensor:
-        """Masked tokens, and all of them."""
-        masked, tokens = (batch.mlm_labels != IGNORED).sum(), batch.masked_tokens["attention_mask"].sum()
-        return torch.stack([masked, tokens]).float()
-
-    def report(self, counts: Tensor) -> Rows:
-        """The share of tokens that are masked."""
-        return {"masked_share": counts[0] / counts[1]}
-
-    def loss(self, clip: DualEncoder, batch: Batch, image_tokens: Tensor, counts: Tensor) -> Tensor:
-        """Cross-entropy over the masked tokens of these rows, divided by the masked tokens of the batch."""
-        captions, labels = batch.masked_tokens, batch.mlm_labels.flatten()
-        _, text_tokens = clip.encode_text(captions, return_dense=True)
-        masked = (labels != IGNORED).nonzero()[:, 0]
-        logits = self.head(text_tokens, image_tokens, captions["attention_mask"], masked)
-        return mlm_loss(logits.float(), labels[masked], counts[0])
-
-
 OBJECTIVES: Mapping[str, type[Objective]] = {
     "nitc": NITC,
     "ritc": RITC,
@@ -225,6 +218,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "id": ID,
     "sdm": SDM,
     "tal": TAL,
+    "tse": TSE,
     "sigmoid": Sigmoid,
 }
 

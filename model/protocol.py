@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from PIL import Image
 from torch import Tensor, nn
@@ -78,6 +78,19 @@ class Processor(Protocol):
         ...
 
 
+class Selected(NamedTuple):
+    """Tokens of each input that its pooled token attends to the most in the last block, the mean over the
+    heads (RDE, arXiv 2308.09911, token selection).
+
+    Attributes:
+        tokens: (B, K, D), projected as the pooled one; of images K patches, of captions K words.
+        mask: (B, K) bool, false where a caption has fewer words; None: all are there.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None
+
+
 class Lockable(NamedTuple):
     """The parts of two towers that `DualEncoder.lock` freezes."""
 
@@ -92,8 +105,9 @@ class DualEncoder(nn.Module):
     """Two towers and the scale of their cosine similarities: what a backbone builds.
 
     Attributes:
-        visual: called as (pixels (B, 3, H, W), return_dense).
-        text: called as (input_ids (B, L), attention_mask (B, L), return_dense).
+        visual: called as (pixels (B, 3, H, W), return_dense), and with `select` where `selects_tokens`.
+        text: called as (input_ids (B, L), attention_mask (B, L), return_dense), and with `select` likewise.
+        selects_tokens: whether the towers tell which tokens the pooled one attends to.
         logit_scale: learned logarithm of the scale.
         logit_bias: a parameter where the sigmoid loss is on, else the number 0.0.
         embed_dim: D, the width of the shared space.
@@ -103,6 +117,7 @@ class DualEncoder(nn.Module):
 
     visual: nn.Module
     text: nn.Module
+    selects_tokens: ClassVar[bool] = False
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter | float
     embed_dim: int
@@ -110,18 +125,29 @@ class DualEncoder(nn.Module):
     vocab_size: int
 
     def encode_image(
-        self, pixel_values: Tensor, return_dense: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> features (B, D), not normalised; with `return_dense` also those of the class token
-        and the P patches, (B, 1 + P, D).
-        """
-        return self.visual(pixel_values, return_dense)
+        self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """(B, 3, H, W) -> features (B, D), not normalised.
 
-    def encode_text(self, tokens: Tokens, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """What the tokenizer returned -> features (B, D), not normalised; with `return_dense` also those of
-        all tokens, (B, L, D), padding included.
+        Args:
+            return_dense: returns (features, those of the class token and the P patches (B, 1 + P, D)).
+            select: returns (features, the dense ones or None, `Selected`): K = max(1, int(select * P)).
         """
-        return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense)
+        chosen = () if select is None else (select,)  # not every tower can
+        return self.visual(pixel_values, return_dense, *chosen)
+
+    def encode_text(
+        self, tokens: Tokens, return_dense: bool = False, select: float | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What the tokenizer returned -> features (B, D), not normalised.
+
+        Args:
+            return_dense: returns (features, those of all tokens (B, L, D), padding included).
+            select: returns (features, the dense ones or None, `Selected`): K = max(1, int(select * (N - 2))),
+                N the text length, of the words: no start, end, padding.
+        """
+        chosen = () if select is None else (select,)
+        return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense, *chosen)
 
     def hidden_settings(self) -> dict[str, tuple[object, object]]:
         """What features depend on and no tensor shows: {option of section `model`: (its value, what null

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from data.types import TEXTS, VIEWS, Batch, Tokens
 from misc.process import distributed
+from model.encoded import Encoded
+from model.mlm import padded
 from model.objective import Objective, Pairs, Rows, SumObjective, TokenObjective
 from model.protocol import DualEncoder
 
@@ -61,6 +63,7 @@ class TBPS(nn.Module):
         self.token_objectives = {
             name: objective for name, objective in objectives.items() if isinstance(objective, TokenObjective)
         }
+        self.dense = {name for objective in self.token_objectives.values() for name in objective.dense}
         self._freeze_unused()
 
     def _freeze_unused(self) -> None:
@@ -88,10 +91,22 @@ class TBPS(nn.Module):
         encode = self.clip.encode_image if is_image else self.clip.encode_text
         if not self.embedders:
             return encode(inputs)
-        pooled, tokens = encode(inputs, return_dense=True)
         mask = None if is_image else inputs["attention_mask"]
-        parts = [pooled, *(objective.embed(tokens, mask) for objective in self.embedders)]
+        encoded = Encoded.of(encode(inputs, self._reads_all, self._select), mask)
+        parts = [encoded.pooled, *(o.embed(*encoded.read_by(o)) for o in self.embedders)]
         return torch.cat([F.normalize(part.float(), dim=1) for part in parts], dim=1)
+
+    @property
+    def _reads_all(self) -> bool:
+        """Whether a head that embeds reads all tokens."""
+        return any(objective.select is None for objective in self.embedders)
+
+    @property
+    def _select(self) -> float | None:
+        """The share of the tokens that heads which embed select; None: there is no such head."""
+        shares = {objective.select for objective in self.embedders} - {None}
+        assert len(shares) <= 1, f"the towers select one share of the tokens, not {sorted(shares)}"
+        return shares.pop() if shares else None
 
     def forward(self, batch: Batch, soft_label: float) -> LossOutput:
         """The losses of one batch.
@@ -101,9 +116,9 @@ class TBPS(nn.Module):
             soft_label: the share a of the model's own prediction in the targets of N-ITC.
         """
         counts = self.begin_step(batch)
-        features, image_tokens = self.encode(batch)
+        features, tokens = self.encode(batch)
         losses = self.losses(self.gather(features, batch, soft_label))
-        return self.output(losses | self.token_losses(batch, image_tokens, counts), counts)
+        return self.output(losses | self.token_losses(batch, tokens, counts), counts)
 
     def begin_step(self, batch: Batch) -> dict[str, Tensor]:
         """Clamps the scale; returns the counts of the objectives on tokens, as means over the processes."""
@@ -114,11 +129,22 @@ class TBPS(nn.Module):
             for name, objective in self.token_objectives.items()
         }
 
+    def passes(self) -> list[list[str]]:
+        """The inputs in groups, for those who encode one after another: a view each, then the captions; view1
+        with the captions where an objective reads the tokens of both.
+        """
+        views = [[view] for view in self.views]
+        if not self.texts:
+            return views
+        if set(self.texts) & self.dense:
+            return [["view1", *self.texts], *(group for group in views if group != ["view1"])]
+        return [*views, self.texts]
+
     def encode(
         self, batch: Batch, names: Collection[str] | None = None, keep_tokens: bool = True
-    ) -> tuple[Rows, Tensor | None]:
+    ) -> tuple[Rows, Rows]:
         """The features (B, D) of each input, the images of all views in one pass of the tower and the
-        captions in another; and the tokens (B, 1 + P, D) of view1 for the objectives on tokens.
+        captions in another; and the tokens (B, L, D) that the objectives on tokens read.
 
         Args:
             names: of `views` and `texts`, those to encode; None: all.
@@ -127,45 +153,53 @@ class TBPS(nn.Module):
         views, texts = (
             [name for name in inputs if names is None or name in names] for inputs in (self.views, self.texts)
         )
-        keep_tokens = keep_tokens and bool(self.token_objectives) and "view1" in views
+        dense = self.dense if keep_tokens else set()
         features: Rows = {}
-        image_tokens = None
-        for group in self._view_groups(views, keep_tokens):
-            is_dense = bool(self.embedders) or (keep_tokens and group == ["view1"])
-            pooled, tokens = self._encode_images([batch.images[view] for view in group], is_dense)
-            self._add(features, group, pooled, tokens, None)
-            if keep_tokens and group == ["view1"]:
-                image_tokens = tokens
+        tokens: Rows = {}
+        for group in self._view_groups(views, dense):
+            encoded = self._encode_images([batch.images[view] for view in group], *self._wanted(group, dense))
+            self._add(features, tokens, group, encoded, dense)
         if texts:
-            captions = join_captions([getattr(batch, name) for name in texts])
-            encoded = self.clip.encode_text(captions, bool(self.embedders))
-            pooled, tokens = encoded if self.embedders else (encoded, None)
-            self._add(features, texts, pooled, tokens, captions["attention_mask"])
-        return features, image_tokens
+            captions = join_captions([padded(getattr(batch, name), self._pad_to(dense)) for name in texts])
+            encoded = self.clip.encode_text(captions, *self._wanted(texts, dense))
+            mask = captions["attention_mask"]
+            self._add(features, tokens, texts, Encoded.of(encoded, mask), dense)
+        return features, tokens
 
     @staticmethod
-    def _view_groups(views: list[str], keep_tokens: bool) -> list[list[str]]:
+    def _view_groups(views: list[str], dense: Collection[str]) -> list[list[str]]:
         """The views that go through the tower together: view1 by itself where its tokens are kept."""
-        groups = [["view1"], [view for view in views if view != "view1"]] if keep_tokens else [views]
-        return [group for group in groups if group]
+        groups = [["view1"], [view for view in views if view != "view1"]] if "view1" in dense else [views]
+        return [group for group in groups if set(group) & set(views)]
+
+    def _wanted(self, group: list[str], dense: Collection[str]) -> tuple[bool, float | None]:
+        """`return_dense` and `select` of the towers for inputs that are encoded together."""
+        is_embedded = any(set(group) & set(objective.inputs) for objective in self.embedders)
+        is_dense = bool(set(group) & set(dense)) or (is_embedded and self._reads_all)
+        return is_dense, self._select if is_embedded else None
+
+    def _pad_to(self, dense: Collection[str]) -> int | None:
+        """The length that captions are padded to, where the tokens of padding are read."""
+        lengths = [o.pad_to for o in self.token_objectives.values() if {*o.dense} & {*self.texts} & {*dense}]
+        return next(filter(None, lengths), None)
 
     def _add(
-        self, features: Rows, names: list[str], pooled: Tensor, tokens: Tensor | None, mask: Tensor | None
+        self, features: Rows, tokens: Rows, names: list[str], encoded: Encoded, dense: Collection[str]
     ) -> None:
-        """Add the rows of inputs that were encoded together, pooled and by the heads that embed."""
-        features |= zip(names, pooled.chunk(len(names)), strict=True)
-        for objective in self.embedders:
-            for number, name in enumerate(names):
+        """Add the rows of inputs that were encoded together: pooled, of the heads that embed, of tokens."""
+        for name, own in zip(names, encoded.chunk(len(names)), strict=True):
+            features[name] = own.pooled
+            for objective in self.embedders:
                 if name in objective.inputs:  # no other row of the head is read
-                    own = tokens.chunk(len(names))[number]
-                    own_mask = None if mask is None else mask.chunk(len(names))[number]
-                    features[f"{name}/{objective.head_name}"] = objective.embed(own, own_mask)
+                    features[f"{name}/{objective.head_name}"] = objective.keep(*own.read_by(objective))
+            if name in dense:
+                tokens[name] = own.tokens
 
-    def _encode_images(self, views: list[Tensor], is_dense: bool) -> tuple[Tensor, Tensor | None]:
+    def _encode_images(self, views: list[Tensor], is_dense: bool, select: float | None) -> Encoded:
         pixels = torch.cat(views) if len(views) > 1 else views[0]
         at_once = CPU_IMAGES if pixels.device.type == "cpu" else len(pixels)
-        passes = [self.clip.encode_image(rows, is_dense) for rows in pixels.split(at_once)]
-        return tuple(map(torch.cat, zip(*passes, strict=True))) if is_dense else (torch.cat(passes), None)
+        passes = [Encoded.of(self.clip.encode_image(p, is_dense, select)) for p in pixels.split(at_once)]
+        return Encoded.joined(passes)
 
     def gather(self, features: Rows, batch: Batch, soft_label: float) -> Pairs:
         """What the objectives contrast, normalised, of this process and of all, by one collective.
@@ -210,12 +244,10 @@ class TBPS(nn.Module):
             return 1.0
         return len(pairs.person_ids) * distributed.world_size() / pairs.num_samples
 
-    def token_losses(
-        self, batch: Batch, image_tokens: Tensor | None, counts: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def token_losses(self, batch: Batch, tokens: Rows, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The objectives on tokens, weighted; of a part of a batch, its share in them."""
         return {
-            name: self.weights[name] * objective.loss(self.clip, batch, image_tokens, counts[name])
+            name: self.weights[name] * objective.loss(self.clip, batch, tokens, counts[name])
             for name, objective in self.token_objectives.items()
         }
 

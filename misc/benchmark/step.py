@@ -54,7 +54,9 @@ def altclip_step(settings: Settings) -> Workload:
         config.text_config.attention_probs_dropout_prob = options.experiment.dropout
         config.text_config.hidden_dropout_prob = 0.0
         config.vision_config.update(VIT_L)
-        model.clip = AltCLIP(AltCLIPModel(config), options.data.image_size).train()
+        model.clip = AltCLIP(
+            AltCLIPModel(config), options.data.image_size, options.experiment.text_length
+        ).train()
         model.clip.lock(patch_embedding=options.model.lock_patch_embedding)
     return step_of(options, model, loaders)
 

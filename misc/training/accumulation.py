@@ -60,15 +60,15 @@ def accumulate(
         for names in passes:
             later = random_state(device)
             restore_random_state(next(replayed), device)
-            encoded, image_tokens = model.encode(part, names)
+            encoded, tokens = model.encode(part, names)
             restore_random_state(later, device)
             outputs, gradients = [], []
             for name, output in encoded.items():
                 if features[name].grad is not None and output.requires_grad:
                     outputs.append(output)
                     gradients.append(features[name].grad[rows])
-            if image_tokens is not None:
-                for name, loss in model.token_losses(part, image_tokens, counts).items():
+            if tokens:
+                for name, loss in model.token_losses(part, tokens, counts).items():
                     losses[name] = losses.get(name, 0) + loss.detach()
                     outputs.append(scale(loss))
                     gradients.append(None)
@@ -86,8 +86,7 @@ def encode_in_parts(model: TBPS, batch: Batch, num_parts: int, device: torch.dev
 def _plan(model: TBPS, size: int, num_parts: int) -> tuple[list[slice], list[list[str]]]:
     """The rows of the parts, and the inputs that each pass of a part encodes."""
     assert num_parts <= size, (num_parts, size)
-    passes = [[view] for view in model.views] + ([model.texts] if model.texts else [])
-    return [share(size, number, num_parts) for number in range(num_parts)], passes
+    return [share(size, number, num_parts) for number in range(num_parts)], model.passes()
 
 
 def _gather(model: TBPS, features: Rows, batch: Batch, soft_label: float, device: torch.device) -> Pairs:
@@ -122,11 +121,12 @@ def _cache_features(
 def _part(batch: Batch, rows: slice, device: torch.device) -> Batch:
     """These rows on the device, their captions cut to the longest of them."""
     part, changed = batch.map(lambda tensor: tensor[rows]), {}
+    of_labels = "tokens" if part.masked_tokens is None else "masked_tokens"
     for name in ("tokens", "tokens2", "masked_tokens"):
         if (tokens := getattr(part, name)) is not None:
             longest = int(tokens["attention_mask"].sum(dim=1).max())
             changed[name] = {key: tensor[:, :longest] for key, tensor in tokens.items()}
-            if name == "masked_tokens":
+            if name == of_labels and part.mlm_labels is not None:
                 changed["mlm_labels"] = part.mlm_labels[:, :longest]
     return dataclasses.replace(part, **changed).to(device, non_blocking=True)
 

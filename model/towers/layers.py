@@ -1,6 +1,7 @@
 """The layers of both towers: CLIP's pre-norm transformer, under OpenAI's parameter names."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from model.towers.recompute import linear_of
 QUICK = 1.702  # of QuickGELU
 # An activation is function(scale x) / scale: its two factors are part of the MLP's products, at no cost.
 ACTIVATIONS = {"quick_gelu": (F.silu, QUICK), "gelu": (F.gelu, 1.0)}
+
+Choose = Callable[[Tensor], Tensor]  # attention (B, L) -> positions (B, Q)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -59,12 +62,12 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, norm: LayerNorm, mask: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
-        """(B, L, width), or (B, 1, width) of `positions`.
+        """(B, L, width), or (B, Q, width) of `positions`.
 
         Args:
             x: (B, L, width).
             mask: bool, broadcast to (B, heads, L, L), true where a query sees a key.
-            positions: (B,) the one position of each row that is a query; None: all.
+            positions: (B, Q) the positions of each row that are queries; None: all.
         """
         batch, length, width = x.shape
         if positions is None:
@@ -72,8 +75,7 @@ class Attention(nn.Module):
         else:
             (query,) = self._project(rows_at(x, positions), norm, slice(width))
             key, value = self._project(x, norm, slice(width, None))
-            if self.causal:
-                mask = (torch.arange(length, device=x.device) <= positions[:, None])[:, None, None]
+            mask = self._seen(length, positions) if self.causal else mask
         x = F.scaled_dot_product_attention(
             query,
             key,
@@ -83,6 +85,25 @@ class Attention(nn.Module):
             is_causal=self.causal and positions is None,
         )
         return self.out_proj(x.transpose(1, 2).reshape(batch, -1, width))
+
+    @staticmethod
+    def _seen(length: int, positions: Tensor) -> Tensor:
+        """(B, 1, Q, L) which keys a query at one of `positions` (B, Q) sees."""
+        return (torch.arange(length, device=positions.device) <= positions[..., None])[:, None]
+
+    @torch.no_grad()
+    def row(self, x: Tensor, norm: LayerNorm, position: Tensor) -> Tensor:
+        """(B, L) the attention of the query at `position` (B, 1), averaged over the heads, without gradient.
+
+        One row is a matrix-vector product; no other row of the matrix is made.
+        """
+        length, width = x.shape[1:]
+        (query,) = self._project(rows_at(x, position), norm, slice(width))
+        (key,) = self._project(x, norm, slice(width, 2 * width))
+        logits = (query @ key.transpose(-2, -1)).float() * query.shape[-1] ** -0.5
+        if self.causal:
+            logits = logits.masked_fill(~self._seen(length, position), -torch.inf)
+        return logits.softmax(dim=-1).mean(dim=1)[:, 0]
 
     def _project(self, x: Tensor, norm: LayerNorm, rows: slice) -> Tensor:
         """Queries, keys and values, those of the `rows` of the fused projection:
@@ -123,15 +144,24 @@ class Block(nn.Module):
         self.mlp = MLP(width, activation)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """(B, L, width), or (B, 1, width) of `positions` (B,); arguments as of `Attention`."""
+        """(B, L, width), or (B, Q, width) of `positions` (B, Q); arguments as of `Attention`."""
         kept = x if positions is None else rows_at(x, positions)
         x = kept + self.attn(x, self.ln_1, mask, positions)
         return x + self.mlp(x, self.ln_2)
 
 
 def rows_at(x: Tensor, positions: Tensor) -> Tensor:
-    """(B, L, width) at one position of each row, (B,): (B, 1, width)."""
-    return x[torch.arange(x.shape[0], device=x.device), positions][:, None]
+    """(B, L, width) at some positions of each row, (B, Q): (B, Q, width)."""
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], positions]
+
+
+def most_attended(attention: Tensor, allowed: Tensor, number: int) -> Tensor:
+    """(B, number) the positions of the largest attention (B, L) among the `allowed` (B, L), in that order.
+
+    A row with fewer of them has arbitrary positions after them.
+    """
+    scores = F.pad(attention.masked_fill(~allowed, -1.0), (0, number), value=-1.0)  # L may be smaller
+    return scores.topk(number, dim=1).indices.clamp(max=attention.shape[1] - 1)
 
 
 class Transformer(nn.Module):
@@ -171,14 +201,39 @@ class Transformer(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """(B, L, width) -> (B, L, width), or (B, 1, width) of `positions` (B,), for which the last
-        block computes nothing else; `mask` as of `Attention`.
+        """(B, L, width) -> (B, L, width), or (B, Q, width) of `positions` (B, Q), for which the last block
+        computes nothing else; `mask` as of `Attention`.
         """
-        last = len(self.resblocks) - 1
-        for number, block in enumerate(self.resblocks):
-            arguments = (x, mask, positions if number == last else None)
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=self.has_dropout)
-            else:
-                x = block(*arguments)
+        for block in self.resblocks[:-1]:
+            x = self._through(block, x, mask, None)
+        for block in self.resblocks[-1:]:
+            x = self._through(block, x, mask, positions)
         return x
+
+    def attending(self, x: Tensor, position: Tensor, choose: Choose, all_rows: bool) -> tuple[Tensor, Tensor]:
+        """The row at a position, and those that it attends to as `choose` has it, without a mask.
+
+        Args:
+            x: (B, L, width).
+            position: (B, 1).
+            choose: that row's attention (B, L) in the last block, averaged over heads -> positions (B, Q).
+            all_rows: whether the last block computes all rows.
+
+        Returns:
+            the rows (B, L, width) and `choose`'s positions in them, or the rows (B, 1 + Q, width) at
+            `position` and the chosen ones, and the positions 1 to Q.
+        """
+        *blocks, last = self.resblocks
+        for block in blocks:
+            x = self._through(block, x, None, None)
+        chosen = choose(last.attn.row(x, last.ln_1, position))
+        if all_rows:
+            return self._through(last, x, None, None), chosen
+        x = self._through(last, x, None, torch.cat([position, chosen], dim=1))
+        return x, torch.arange(1, x.shape[1], device=x.device).expand(len(x), -1)
+
+    def _through(self, block: Block, x: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            has_dropout = self.has_dropout
+            return checkpoint(block, x, mask, positions, use_reentrant=False, preserve_rng_state=has_dropout)
+        return block(x, mask, positions)

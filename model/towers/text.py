@@ -1,9 +1,13 @@
 """CLIP's text tower: a causal transformer whose feature is that of the end-of-text token."""
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.towers.layers import LayerNorm, Transformer, rows_at
+from model.protocol import Selected
+from model.towers.layers import LayerNorm, Transformer, most_attended, rows_at
 
 
 class TextTransformer(nn.Module):
@@ -35,9 +39,13 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, return_dense: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Features (B, embed_dim), not normalised; with `return_dense` also all tokens' (B, L, embed_dim).
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        return_dense: bool = False,
+        select: float | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """See `DualEncoder.encode_text`: features (B, embed_dim) of the end-of-text token.
 
         Args:
             input_ids: (B, L) int64, padded on the right; L at most the text length.
@@ -45,11 +53,35 @@ class TextTransformer(nn.Module):
 
         Padding needs no mask: it comes last, and no token attends to later ones. Trimming changes no feature.
         """
-        length = input_ids.shape[1]
-        assert length <= len(self.positional_embedding), (length, len(self.positional_embedding))
+        length, text_length = input_ids.shape[1], len(self.positional_embedding)
+        assert length <= text_length, (length, text_length)
         x = self.token_embedding(input_ids) + self.positional_embedding[:length]
-        end = attention_mask.sum(dim=1) - 1
-        if not return_dense:
-            return self.ln_final(self.transformer(x, positions=end)[:, 0]) @ self.text_projection
-        tokens = self.ln_final(self.transformer(x)) @ self.text_projection
-        return rows_at(tokens, end)[:, 0], tokens
+        end = attention_mask.sum(dim=1, keepdim=True) - 1
+        if select is None:
+            x = self.transformer(x, positions=None if return_dense else end)
+            tokens = self.ln_final(x) @ self.text_projection
+            return (rows_at(tokens, end)[:, 0], tokens) if return_dense else tokens[:, 0]
+        number = max(1, int(select * (text_length - 2)))
+        # RDE's release takes id 0, "!" inside a word, for padding.
+        words = words_of(attention_mask) & (input_ids != 0)
+        words, mask = countable(words, end, number)
+        choose = partial(most_attended, allowed=words, number=number)
+        x, chosen = self.transformer.attending(x, end, choose, return_dense)
+        tokens = self.ln_final(x) @ self.text_projection
+        pooled = rows_at(tokens, end)[:, 0] if return_dense else tokens[:, 0]
+        return pooled, tokens if return_dense else None, Selected(rows_at(tokens, chosen), mask)
+
+
+def words_of(attention_mask: Tensor) -> Tensor:
+    """(B, L) bool, true on the tokens between the first and the last of each caption."""
+    is_inner = torch.arange(attention_mask.shape[1], device=attention_mask.device) > 0
+    return is_inner & F.pad(attention_mask[:, 1:], (0, 1)).bool()
+
+
+def countable(words: Tensor, end: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The tokens that may be selected, `words` (B, L) or, in a caption without any, the one at `end` (B, 1);
+    and (B, number) which of the selected ones there are.
+    """
+    at_end = torch.arange(words.shape[1], device=words.device) == end
+    words = torch.where(words.any(dim=1, keepdim=True), words, at_end)
+    return words, torch.arange(number, device=words.device) < words.sum(dim=1, keepdim=True)

@@ -1,9 +1,12 @@
 """CLIP's image tower: a vision transformer (arXiv 2010.11929) with a norm before and after the blocks."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from model.towers.layers import LayerNorm, Transformer
+from model.protocol import Selected
+from model.towers.layers import LayerNorm, Transformer, most_attended, rows_at
 
 
 class VisionTransformer(nn.Module):
@@ -40,17 +43,24 @@ class VisionTransformer(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(std * torch.randn(width, embed_dim))
 
-    def forward(self, pixel_values: Tensor, return_dense: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Features (B, embed_dim), not normalised; with `return_dense` also all tokens', (B, 1+P, embed_dim):
-        the class token's, then the patches' row by row, all after the last norm and the projection.
+    def forward(
+        self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """See `DualEncoder.encode_image`: the class token's features, then the patches' row by row, all after
+        the last norm and the projection.
         """
         assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
         patches = self.conv1(pixel_values).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
         x = self.ln_pre(x)
-        if not return_dense:
-            class_token = self.transformer(x, positions=x.new_zeros(x.shape[0], dtype=torch.int64))[:, 0]
-            return self.ln_post(class_token) @ self.proj
-        tokens = self.ln_post(self.transformer(x)) @ self.proj
-        return tokens[:, 0], tokens
+        first = torch.zeros(len(x), 1, dtype=torch.int64, device=x.device)
+        if select is None:
+            x = self.transformer(x, positions=None if return_dense else first)
+            tokens = self.ln_post(x) @ self.proj
+            return (tokens[:, 0], tokens) if return_dense else tokens[:, 0]
+        is_patch = torch.arange(x.shape[1], device=x.device).expand(len(x), -1) > 0
+        choose = partial(most_attended, allowed=is_patch, number=max(1, int(select * (x.shape[1] - 1))))
+        x, chosen = self.transformer.attending(x, first, choose, return_dense)
+        tokens = self.ln_post(x) @ self.proj
+        return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), None)

@@ -52,11 +52,11 @@ class TableClip(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(8.0)))
         self.logit_bias = nn.Parameter(torch.tensor(-2.5))
 
-    def encode_image(self, numbers: Tensor, return_dense: bool = False) -> Any:
+    def encode_image(self, numbers: Tensor, return_dense: bool = False, select: None = None) -> Any:
         rows = self.visual.rows[numbers]
         return (rows, rows[:, None]) if return_dense else rows
 
-    def encode_text(self, tokens: dict[str, Tensor], return_dense: bool = False) -> Any:
+    def encode_text(self, tokens: dict[str, Tensor], return_dense: bool = False, select: None = None) -> Any:
         numbers = tokens["input_ids"][:, 0]
         rows = self.text.rows[numbers]
         return (rows, self.text.words[numbers]) if return_dense else rows

@@ -96,6 +96,36 @@ def test_dense_features_are_of_all_tokens_the_pooled_one_first(folder: Path) -> 
 
 
 @torch.no_grad()
+def test_the_selected_tokens_are_those_that_the_first_one_attends_to(folder: Path) -> None:
+    from transformers import AltCLIPModel
+
+    clip, tokens, images = build(folder), tokens_of(folder), pixels(3)
+    reference = AltCLIPModel.from_pretrained(folder, attn_implementation="eager").eval()
+    lengths = tokens["attention_mask"].sum(dim=1).tolist()
+    last = reference.text_model(**tokens, output_attentions=True).attentions[-1].mean(dim=1)[:, 0]
+    _, dense = clip.encode_text(tokens, return_dense=True)
+    pooled, none, selected = clip.encode_text(tokens, select=0.3)
+    assert none is None
+    torch.testing.assert_close(pooled, dense[:, 0])
+    for row, length in enumerate(lengths):
+        if length == 2:  # no words: the end token stands for them
+            torch.testing.assert_close(selected.tokens[row, 0], dense[row, 1])
+            continue
+        best = 1 + last[row, 1 : length - 1].sort(descending=True).indices
+        wanted = dense[row, best[: int(0.3 * (TEXT_LENGTH - 2))]]
+        torch.testing.assert_close(selected.tokens[row][selected.mask[row]], wanted)
+
+    last = reference.vision_model(images, output_attentions=True).attentions[-1].mean(dim=1)[:, 0]
+    _, dense = clip.encode_image(images, return_dense=True)
+    _, both, selected = clip.encode_image(images, return_dense=True, select=0.3)
+    assert torch.equal(both, dense)
+    for row in range(3):
+        best = 1 + last[row, 1:].sort(descending=True).indices
+        chosen = dense[row, best[: int(0.3 * (dense.shape[1] - 1))]]
+        torch.testing.assert_close(selected.tokens[row], chosen)
+
+
+@torch.no_grad()
 def test_positions_are_interpolated_to_another_image_size_and_kept_at_the_weights_own(folder: Path) -> None:
     weights = original(folder).vision_model.embeddings.position_embedding.weight
     same = build(folder).visual.vision_model.embeddings.position_embedding.weight

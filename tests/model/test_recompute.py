@@ -99,7 +99,7 @@ def test_a_block_keeps_ten_numbers_for_each_of_a_tokens_and_not_sixteen() -> Non
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_stack_read_at_one_position_has_the_features_and_gradients_of_the_whole(causal: bool) -> None:
     torch.manual_seed(0)
-    stack, read = Transformer(WIDTH, 2, 2, causal=causal), torch.tensor([0, 6, 3])
+    stack, read = Transformer(WIDTH, 2, 2, causal=causal), torch.tensor([[0], [6], [3]])
     x, gradient = torch.randn(3, 7, WIDTH), torch.randn(3, 1, WIDTH)
     wanted, found = rows_at(stack(x), read), stack(x, positions=read)
     assert found.shape == (3, 1, WIDTH)
@@ -111,7 +111,7 @@ def test_a_stack_read_at_one_position_has_the_features_and_gradients_of_the_whol
 
 def test_the_mask_holds_for_a_stack_read_at_one_position() -> None:
     torch.manual_seed(0)
-    stack, read = Transformer(WIDTH, 2, 2), torch.tensor([0, 2])
+    stack, read = Transformer(WIDTH, 2, 2), torch.tensor([[0], [2]])
     x, mask = torch.randn(2, 5, WIDTH), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).bool()[:, None, None]
     torch.testing.assert_close(stack(x, mask, read), rows_at(stack(x, mask), read), rtol=0, atol=1e-5)
 
