@@ -1,7 +1,9 @@
 """Cleaning of captions: what happens to a text before it is split into tokens."""
 
+import re
 from collections.abc import Callable, Mapping
 
+SPACES = re.compile(r"[ \t\n\r\f]+")
 TO_SPACE = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 
 Clean = Callable[[str], str]
@@ -16,8 +18,11 @@ def clean_caption(text: str) -> str:
 
 
 def keep_caption(text: str) -> str:
-    """No cleaning but single spaces: IRRA and RDE leave the rest to CLIP's tokenizer. Idempotent."""
-    return " ".join(text.split())
+    """The caption on one line, with single spaces: IRRA and RDE leave the rest to CLIP's tokenizer.
+
+    Idempotent. Unusual white space is left to that too: it can be part of a letter in a wrong encoding.
+    """
+    return SPACES.sub(" ", text).strip()
 
 
 # Weights expect captions cleaned as in their training: `data.cleaning`. Each is idempotent and strips spaces.

@@ -93,6 +93,7 @@ def _description(source: Source) -> JsonObject:
             "inputs": dict.fromkeys(TEXT_INPUTS, "int64 (batch, length)"),
             "max_length": source.tokenizer.text_length,
             "tokenizer": "AutoTokenizer of transformers, from this folder",
+            "cleaning": f"data.cleaning={source.tokenizer.cleaning}, as in README.md",
         },
         "output": {OUTPUT: f"float32 (batch, {source.model.embed_dim}), not normalised"},
         "logit_scale": clip.logit_scale.exp().item(),

@@ -12,6 +12,8 @@ INTRODUCTION = """\
 Exported from `{checkpoint.name}`: {source.backbone.title}, images of {source.processor.image_size[0]} x \
 {source.processor.image_size[1]} pixels (height x width), captions of at most {source.tokenizer.text_length} \
 tokens, features of {source.model.embed_dim} numbers.
+
+Prepared as in the training: captions with `data.cleaning={source.tokenizer.cleaning}`, images {images}.
 {notes}"""
 PROCESSOR_NOTE = """
 `{processor}` of transformers 4.36 or newer loads this folder too; `AutoImageProcessor` works in all versions.
@@ -20,8 +22,8 @@ BIAS_NOTE = """
 Its sigmoid loss had a learned bias, {bias:.4f}, which this format cannot contain; it affects no ranking.
 """
 CAPTIONS = """
-The model was trained on cleaned captions, and the tokenizer does not clean them: call `clean` below first. \
-Without it the same caption has other features.
+The model was trained on captions that were cleaned in ways that this tokenizer does not: call `clean` below \
+first. Without it the same caption can have other features.
 
 ```python
 {imports}
@@ -30,9 +32,7 @@ FOLDER = "."  # the folder of this README
 
 
 def clean(caption: str) -> str:
-    for mark in '.!"()*#:;~':
-        caption = caption.replace(mark, " ")
-    caption = " ".join(caption.lower().split())
+{cleaning}
     return {cleaned}
 
 
@@ -42,6 +42,15 @@ images = [Image.new("RGB", (60, 160), "red")]
 print(torch.nn.functional.normalize(text_features) @ torch.nn.functional.normalize(image_features).T)
 ```
 """
+# As `CLEANINGS` of text_utils/captions.py.
+CLEANINGS = {
+    "tbps-clip": """\
+    for mark in '.!"()*#:;~':
+        caption = caption.replace(mark, " ")
+    caption = " ".join(caption.lower().split())""",
+    "none": """\
+    caption = " ".join(caption.split())  # punctuation stays""",
+}
 # As `openai_clean` of text_utils/tokenizer.py.
 OPENAI_CLEAN = "html.unescape(html.unescape(ftfy.fix_text(caption)))"
 PROCESSORS = """\
@@ -103,9 +112,19 @@ def write_readme(source: Source, format_name: str, checkpoint: Path, folder: Pat
     if bias and format_name in ("huggingface", "openai"):
         notes += BIAS_NOTE.format(bias=bias)
     title = TITLES.get(format_name, format_name)
-    text = INTRODUCTION.format(title=title, checkpoint=checkpoint, source=source, notes=notes)
+    given = {"title": title, "checkpoint": checkpoint, "source": source, "notes": notes}
+    text = INTRODUCTION.format(**given, images=_images(source))
     text += SAFETENSORS if format_name == "safetensors" else _usage(source, *USAGE[format_name])
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _images(source: Source) -> str:
+    """How images are prepared, as in "images ...": by this project's processor, or by AltCLIP's own."""
+    data = source.options.data
+    if not isinstance(source.processor, ImageProcessor):
+        return "by AltCLIP's own processor"
+    settings = f"`data.interpolation={data.interpolation}`, `data.normalization={data.normalization}`"
+    return f"resized without a crop, anti-aliased ({settings})"
 
 
 def _usage(source: Source, imports: str, code: str) -> str:
@@ -116,6 +135,7 @@ def _usage(source: Source, imports: str, code: str) -> str:
     lines = [*modules, "import torch", "from PIL import Image", imports.format(model=model)]
     return CAPTIONS.format(
         imports="\n".join(lines),
+        cleaning=CLEANINGS[source.tokenizer.cleaning],
         cleaned=OPENAI_CLEAN if needs_openai_clean else "caption",
         code=code.format(model=model, processors=processors),
     )

@@ -153,7 +153,7 @@ def run_serve(flags: argparse.Namespace) -> int:
     if flags.images and not flags.annotations:
         logger.warning("--images has no effect without --annotations")
     if flags.annotations:
-        truth = load_ground_truth(index, encoder.tokenizer.clean, flags.annotations, flags.images)
+        truth = load_ground_truth(index, flags.annotations, flags.images)
     serve(index, encoder, flags.port, truth, flags.browse)
     return 0
 

@@ -1,6 +1,6 @@
 """Ground truth for an index: the identities of its images, and the persons that test captions describe."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import join, normpath
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 from data.formats import read_splits
 from misc.search.index import Index
 from options import UserError
+from text_utils.captions import clean_caption
 
 NUM_EXAMPLES = 3  # captions of each language, at most
 
@@ -15,26 +16,23 @@ NUM_EXAMPLES = 3  # captions of each language, at most
 @dataclass(frozen=True)
 class GroundTruth:
     """The annotations of the test split: the person of each row of an index (`NOBODY` is one whom no query
-    finds; None if not annotated), {cleaned
-    caption: the persons that it describes}, {language: some captions as annotated}, the tokenizer's `clean`.
+    finds; None if not annotated), {caption as `clean_caption` leaves it: the persons that it describes},
+    {language: some captions as annotated}.
     """
 
     person_ids: Sequence[int | None]
     described: Mapping[str, set[int]]
     examples: Mapping[str, Sequence[str]]
-    clean: Callable[[str], str]
 
     def persons(self, text: str) -> set[int]:
-        """The persons that an annotated caption describes; empty for other texts."""
-        return self.described.get(self.clean(text), set())
+        """The persons that an annotated caption of these words describes; empty for other texts."""
+        return self.described.get(clean_caption(text), set())
 
 
-def load_ground_truth(
-    index: Index, clean: Callable[[str], str], annotations: Path, image_root: Path | None = None
-) -> GroundTruth:
+def load_ground_truth(index: Index, annotations: Path, image_root: Path | None = None) -> GroundTruth:
     """Read the test split of annotations in any known format, in all their languages, with images below
-    `image_root` (None: that of the index); `clean` cleans a caption, as the tokenizer of the index does.
-    Raises UserError if the annotations cannot be read, or none of their images is in the index.
+    `image_root` (None: that of the index). Raises UserError if the annotations cannot be read, or none of
+    their images is in the index.
     """
     test = read_splits(annotations, ["test"], languages=None)["test"]
     index_root, root = index.image_root.resolve(), (image_root or index.image_root).resolve()
@@ -49,9 +47,9 @@ def load_ground_truth(
     described: dict[str, set[int]] = {}
     for record in records:
         for caption in record.captions:
-            described.setdefault(clean(caption), set()).add(record.person_id)
+            described.setdefault(clean_caption(caption), set()).add(record.person_id)
     examples = {}
     for language, by_language in test.items():
         first = [record.captions[0] for record in by_language if record.captions]
         examples[language] = first[:: -(-len(first) // NUM_EXAMPLES)]
-    return GroundTruth(person_ids, described, examples, clean)
+    return GroundTruth(person_ids, described, examples)

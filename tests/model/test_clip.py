@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor, v2
 
+from config.data import PREPARATIONS
 from model.clip import CLIP, build_clip
 from model.processor import NORMALIZATIONS, ImageProcessor
 from model.towers.layers import LayerNorm
@@ -137,6 +138,7 @@ def test_the_norm_works_in_fp32_and_answers_in_the_type_of_its_input():
         ({"text_width": 128, "text_heads": 3}, "model.text_heads.* 128.* 3"),
         ({"vocab_size": 1000}, "model.vocab_size.* 49408 .*1000"),
         ({"normalization": "none"}, "data.normalization.*imagenet, clip.*'none'"),
+        ({"interpolation": "none"}, "data.interpolation.*bicubic, bilinear.*'none'"),
     ],
 )
 def test_sizes_that_can_not_be_are_errors_of_the_option(sizes, message):
@@ -144,15 +146,29 @@ def test_sizes_that_can_not_be_are_errors_of_the_option(sizes, message):
         build_clip(**sizes)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-def test_the_processor_is_torchvisions_bicubic_resize_and_normalisation(mode):
+def test_the_processor_is_torchvisions_resize_and_normalisation(mode, interpolation):
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 256, (90, 40, 3), dtype=np.uint8)).convert(mode)
-    processor = ImageProcessor((64, 32), *NORMALIZATIONS["clip"])
-    resize = v2.Resize((64, 32), InterpolationMode.BICUBIC, antialias=True)
+    processor = ImageProcessor((64, 32), *NORMALIZATIONS["clip"], interpolation)
+    resize = v2.Resize((64, 32), InterpolationMode(interpolation), antialias=True)
     normalize = v2.Normalize(processor.image_mean, processor.image_std)
     prepare = v2.Compose([resize, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalize])
     expected = prepare(image.convert("RGB"))
     pixels = processor(images=[image, image], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(pixels, torch.stack([expected, expected]))
     assert processor.image_mean[0] == 0.48145466
+
+
+@pytest.mark.parametrize("size", [(20, 11), (384, 128), (301, 77), (700, 350)])
+def test_the_preparation_of_irra_is_torchvisions_with_its_defaults(size):
+    """As its release evaluates images: smaller ones, larger ones, and those that have the size already."""
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    _, *settings = PREPARATIONS["irra"]
+    of_build = dict(zip(("interpolation", "normalization", "image_size"), settings, strict=True))
+    _, _, processor = build_clip(**of_build, **SIZES)
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    release = Compose([Resize((384, 128)), ToTensor(), Normalize(mean, std)])
+    expected = release(Image.fromarray(pixels))
+    torch.testing.assert_close(processor(images=[Image.fromarray(pixels)])["pixel_values"][0], expected)

@@ -2,7 +2,7 @@
 
 import sys
 
-from text_utils.captions import CLEANINGS, clean_caption
+from text_utils.captions import CLEANINGS, clean_caption, keep_caption
 
 
 def test_punctuation_becomes_spaces_and_runs_of_space_collapse() -> None:
@@ -15,6 +15,13 @@ def test_each_of_the_ten_characters_is_a_space_and_no_other_is() -> None:
     kept = "a,b-c/d'e?f&g%h"
     assert clean_caption(kept) == kept
     assert clean_caption(' .!"()*#:;~ ') == ""
+
+
+def test_without_cleaning_only_runs_of_space_collapse() -> None:
+    assert keep_caption('  A "Young"\r\n\tman;  (TALL)...\n') == 'A "Young" man; (TALL)...'
+    assert keep_caption(" ... ") == "..."
+    assert keep_caption("\n \t") == ""
+    assert keep_caption("Ã\xa0 la mode") == "Ã\xa0 la mode"  # "à" in a wrong encoding, which ftfy repairs
 
 
 def test_a_caption_of_any_length_is_kept() -> None:

@@ -85,6 +85,17 @@ def test_captions_are_cleaned_before_they_are_encoded(tokenizer):
     assert tokenizer(["... !"])["input_ids"].tolist() == [[START, END]]
 
 
+def test_without_cleaning_punctuation_is_encoded_and_the_ids_are_open_clips():
+    tokenizer = CLIPTokenizer(cleaning="none")
+    comma, semicolon, opening, closing, mark = (256 + ord(sign) - ord("!") for sign in ",;()!")
+    expected = [320, 786, comma, 530, 736, semicolon, 320, opening, 736, closing, 786, mark]
+    ids = tokenizer([" A man, in red; a\n(RED)  man! "])["input_ids"]
+    assert ids.tolist() == [[START, *expected, END]]
+    assert tokenizer(["a! " * 60])["input_ids"].tolist() == [[START, *[320, mark] * 37, 320, END]]
+    assert tokenizer([" \n"])["input_ids"].tolist() == [[START, END]]
+    assert [tokenizer([caption])["input_ids"][0].tolist() for caption, _ in GOLDEN] == [i for _, i in GOLDEN]
+
+
 def test_the_text_length_alone_cuts_a_caption(tokenizer):
     words = [f"w{n}" for n in range(200)]
     for number in (76, 77, 78, 200):  # of words: each is a token or more, so more than 77 never matter

@@ -29,6 +29,7 @@ from model import build_model
 from options import DataOptions, UserError, load_options, read_options, to_dict
 from tests.helpers.released import irra, our_weights, tbps_clip
 from tests.helpers.whole_runs import results_of
+from text_utils.captions import clean_caption
 
 RECORDS = {"en": [Record("a.png", 1, ("A man.", "..."), (), "en")]}
 NAMES = ("preparation", "cleaning", "interpolation", "normalization", "image_size")
@@ -210,6 +211,23 @@ def test_a_release_is_evaluated_without_a_word_of_its_input_and_otherwise_with_o
     assert results_of(tmp_path)["languages"] != own
     (line,) = warnings(caplog)
     assert "data.cleaning=none, data.interpolation=bilinear, data.normalization=clip;" in line
+
+
+def test_features_of_models_with_other_preparations_are_fused(finished_run: Path, tmp_path: Path) -> None:
+    """As RDE's with TBPS-CLIP's, on the same annotations: the one reads punctuation, the other does not."""
+    best, features = finished_run / "checkpoint_best.pth", tmp_path / "features"
+    arguments = ["--config", str(finished_run / "options.yaml"), "--evaluate", str(best), "--output-dir"]
+    assert main([*arguments, str(tmp_path / "a"), "--save-features", str(features)]) == 0
+    irra = ["data.preparation=irra", "data.image_size=[64,32]", "data.normalization=imagenet"]
+    fused = [*irra, f"eval.fuse={{{features}: 1}}", "--save-features", str(tmp_path / "b" / "features")]
+    assert main([*arguments, str(tmp_path / "b"), *fused]) == 0
+    assert "fusion" in results_of(tmp_path / "b")["sets"]["test"]["rows"]
+    saved = [
+        json.loads((folder / "features.json").read_text()) for folder in (features, tmp_path / "b/features")
+    ]
+    assert [record["options"]["data.interpolation"] for record in saved] == ["bicubic", "bilinear"]
+    cleaned, kept = (record["sets"]["test"]["queries"]["en"]["captions"][0] for record in saved)
+    assert clean_caption(kept) == cleaned != kept
 
 
 def test_another_model_is_refused_still(tmp_path: Path) -> None:

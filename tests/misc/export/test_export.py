@@ -60,6 +60,7 @@ CLIP = {
 }
 SQUARE = {"data.image_size": [64, 64], "data.normalization": "clip", "experiment.sigmoid": "true"}
 TALL = {"data.image_size": [128, 32]}  # 16 patches, which could be taken for a square of 4 x 4
+IRRA = {"data.preparation": "irra", "data.image_size": [64, 64]}
 CAPTIONS = ["A man.", "A “tall” woman (in red); it's Jekyll &amp; ﬁne.", "a long red coat, " * 30]
 Export = Callable[[str, str], Path]
 Load = Callable[[str], Source]
@@ -84,6 +85,7 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     recipes = {
         "square": ("config/config.yaml", CLIP | SQUARE),
         "tall": ("config/s.config.yaml", CLIP | TALL),
+        "irra": ("config/s.config.yaml", CLIP | IRRA),
         "altclip": ("config/altclip.yaml", altclip | {"data.image_size": [48, 48]}),
         "cropped altclip": ("config/altclip.yaml", altclip | {"experiment.use_altclip_processor": "true"}),
     }
@@ -143,6 +145,7 @@ def features_by_readme(folder: Path, captions: list[str], images: list[Image.Ima
     [
         ("square", "huggingface"),
         *(("tall", name) for name in ("openai", "onnx")),
+        *(("irra", name) for name in ("huggingface", "openai")),
         *(("altclip", name) for name in ("huggingface", "onnx")),
         ("cropped altclip", "huggingface"),
     ],
@@ -157,6 +160,20 @@ def test_the_code_of_the_readme_gives_our_features(
     assert close(text_features, F.normalize(source.encode_text(captions)))
     pixel_values = source.processor(images=images)["pixel_values"]
     assert close(image_features, F.normalize(source.model.embed(pixel_values)))
+
+
+def test_the_readme_tells_how_captions_and_images_are_prepared(exported: Export) -> None:
+    said = (exported("irra", "huggingface") / "README.md").read_text(encoding="utf-8")
+    for setting in (
+        "data.cleaning=none",
+        "data.interpolation=bilinear",
+        "data.normalization=clip",
+        "64 x 64",
+    ):
+        assert setting in said
+    safetensors = (exported("tall", "safetensors") / "README.md").read_text(encoding="utf-8")
+    assert "data.cleaning=tbps-clip" in safetensors
+    assert "data.interpolation=bicubic" in safetensors
 
 
 def clip_captions(format_name: str) -> list[str]:

@@ -48,8 +48,7 @@ def page(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
 @pytest.fixture(scope="session")
 def annotated_page(page: Page, people: Path) -> Page:
     """`page` with the annotations of `people`."""
-    clean = page.encoder.tokenizer.clean
-    return Page(page.index, page.encoder, load_ground_truth(page.index, clean, people))
+    return Page(page.index, page.encoder, load_ground_truth(page.index, people))
 
 
 @pytest.fixture(scope="session")

@@ -281,7 +281,7 @@ def test_a_picture_of_the_page(browser: Any, annotated_page: Page, tmp_path: Pat
     if PICTURE in os.environ:
         index = Index.open(Path("runs/demo-search/index"))
         encoder = index.load_encoder()
-        truth = load_ground_truth(index, encoder.tokenizer.clean, Path("datasets/demo"))
+        truth = load_ground_truth(index, Path("datasets/demo"))
         page = Page(index, encoder, truth)
     with running(page) as server, opened(browser, server, viewport={"width": 1280, "height": 860}) as view:
         view.locator("#examples button").first.click()

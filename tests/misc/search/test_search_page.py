@@ -256,7 +256,7 @@ def test_images_that_nobody_describes_are_wrong_for_every_caption_and_match_no_o
         for number, item in enumerate(train)
     ]
     (tmp_path / "test_reid.json").write_text(json.dumps([*distractors, *test]))
-    truth = load_ground_truth(page.index, page.encoder.tokenizer.clean, tmp_path)
+    truth = load_ground_truth(page.index, tmp_path)
     assert truth.examples["en"] == [item["captions"][0] for item in test[:: -(-len(test) // 3)]]
     named = {item["file_path"] for item in distractors}
     with running(Page(page.index, page.encoder, truth)) as address:
@@ -271,8 +271,8 @@ def test_images_that_nobody_describes_are_wrong_for_every_caption_and_match_no_o
 
 def test_annotations_of_other_images_are_refused(people: Path, page: Page, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image of the test split"):
-        load_ground_truth(page.index, str, people, tmp_path)
-    assert load_ground_truth(page.index, str, people, page.index.image_root).person_ids
+        load_ground_truth(page.index, people, tmp_path)
+    assert load_ground_truth(page.index, people, page.index.image_root).person_ids
 
 
 def test_examples_are_in_the_languages_that_the_model_learned(
