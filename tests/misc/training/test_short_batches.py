@@ -11,6 +11,7 @@ from tests.helpers.gloo import run_in_processes
 from tests.helpers.tiny_config import write_tiny
 from tests.helpers.whole_runs import assert_mentions, assert_same_runs, error_line, train_lines
 
+DIVIDED = ("experiment.tal=true", "experiment.ccd=true")
 KEEP = ("data.drop_last=false", "log.print_period=1", "log.checkpoint_period=1", "log.keep_checkpoints=9")
 
 
@@ -34,9 +35,9 @@ def config(people: Path, tmp_path: Path) -> Path:
 def test_two_processes_in_parts_train_as_one_and_resume_inside_the_epoch(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On 3 and 4 samples of the last step, which are fewer than the parts asked for."""
+    """On 3 and 4 samples of the last step, fewer than the parts asked for; with a division before each epoch."""
     alone, ranks, resumed = (tmp_path / name for name in ("alone", "ranks", "resumed"))
-    common = ["--config", str(config), *KEEP, "experiment.dropout=0"]
+    common = ["--config", str(config), *KEEP, "experiment.dropout=0", *DIVIDED]
     parts = [*common, "data.batch_size=8", "schedule.accumulate=5"]
     assert main([*common, "--output-dir", str(alone)]) == 0
     assert run_in_processes(main, 2, tmp_path, [*parts, "--output-dir", str(ranks)]) == [0, 0]
