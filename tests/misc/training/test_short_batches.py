@@ -35,7 +35,7 @@ def config(people: Path, tmp_path: Path) -> Path:
 def test_two_processes_in_parts_train_as_one_and_resume_inside_the_epoch(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On 3 and 4 samples of the last step, fewer than the parts asked for; with a division before each epoch."""
+    """On 3 and 4 samples of the last step, fewer than the parts asked for; divided before each epoch."""
     alone, ranks, resumed = (tmp_path / name for name in ("alone", "ranks", "resumed"))
     common = ["--config", str(config), *KEEP, "experiment.dropout=0", *DIVIDED]
     parts = [*common, "data.batch_size=8", "schedule.accumulate=5"]
