@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 OPENAI_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 # What files hold beside the towers and the heads, dropped: OpenAI's three sizes in the form of buffers; the
 # causal mask of traced models; the counter of torch's AveragedModel.
-DROPPED = ("tse_head", "input_resolution", "context_length", "vocab_size", "attn_mask", "n_averaged")
+DROPPED = ("input_resolution", "context_length", "vocab_size", "attn_mask", "n_averaged")
 # No tensor shows these options. Only OpenAI's archives have these sizes in the form of buffers.
 HIDDEN = frozenset({"image_heads", "text_heads", "activation"})
 OPENAI_SIZES = {"input_resolution", "context_length", "vocab_size"}

@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from main import main
 from model import build_model
-from model.objective import Objective, Rows, Sizes
-from model.objectives import OBJECTIVES
 from model.tbps import TBPS
 from model.weights.heads import fill_heads
-from options import ExperimentOptions, UserError, load_options
+from options import UserError, load_options
 from tests.helpers.tiny import ALL_OFF, NUM_PERSONS, SIZES, tiny_batch, tiny_model
 from tests.helpers.whole_runs import error_line
 
@@ -181,37 +178,7 @@ def test_a_release_is_nothing_to_resume_from(
 # Token selection
 
 
-class Selection(nn.Module):
-    def __init__(self, width: int, output: int) -> None:
-        super().__init__()
-        self.residual, self.hidden = nn.Linear(width, output), nn.Linear(width, width)
-        self.norm, self.output = nn.BatchNorm1d(width), nn.Linear(width, output)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.norm(self.hidden(tokens).flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        return (self.residual(tokens) + self.output(hidden.relu())).amax(dim=1)
-
-
-class TSE(Objective):
-    head_name = "tse_head"
-    acts_at_test = True
-    embed_dim = 12
-
-    def __init__(self, width: int) -> None:
-        self.head = nn.ModuleDict({side: Selection(width, self.embed_dim) for side in ("image", "text")})
-
-    @classmethod
-    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "TSE":
-        return cls(sizes.embed_dim)
-
-    def embed(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        return self.head["image" if mask is None else "text"](tokens)
-
-    def project(self, features: Rows) -> Rows:
-        return {}
-
-
-RDE = ALL_OFF | {"experiment.sdm": True, "experiment.tal": True}
+RDE = ALL_OFF | {"experiment.tal": True, "experiment.tse": True, "experiment.tse_width": 12}
 UNREAD = {
     "visul_emb_layer.linear.weight": torch.ones(12, 8),
     "visul_emb_layer.linear.bias": torch.ones(12),
@@ -221,9 +188,8 @@ UNREAD = {
 
 
 @pytest.fixture
-def branch(monkeypatch: pytest.MonkeyPatch) -> TBPS:
-    """A trained model with the branch, which takes the place of TAL."""
-    monkeypatch.setitem(OBJECTIVES, "tal", TSE)
+def branch() -> TBPS:
+    """A trained model with the branch, whose batch normalisation has learned too."""
     return trained(RDE).eval()
 
 
@@ -233,17 +199,11 @@ def test_the_branch_of_a_release_is_evaluated_and_what_it_does_not_read_is_named
     path = save(released(branch, OF_RDE) | UNREAD, tmp_path / "best.pth")
     with caplog.at_level(logging.INFO):
         model = evaluated(path, RDE)
+    assert_filled(model, branch, *SCALARS)
+    assert model.embed_dim == 8 + 12
     batch = tiny_batch()
     for inputs in (batch.images["view1"], batch.tokens):
-        pooled, tokens = (
-            branch.clip.encode_image(inputs, return_dense=True)
-            if isinstance(inputs, Tensor)
-            else branch.clip.encode_text(inputs, return_dense=True)
-        )
-        side = "image" if isinstance(inputs, Tensor) else "text"
-        parts = [pooled, branch.tse_head[side](tokens)]
-        wanted = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
-        torch.testing.assert_close(model.embed(inputs), wanted)
+        assert torch.equal(model.embed(inputs), branch.embed(inputs))
     assert "tse_head loaded, 22 tensors" in caplog.text
     for name, count in (("visul_emb_layer.linear", 2), ("texual_emb_layer.mlp.bns.1", 1)):
         assert f"{name} not used, {count} tensors: RDE's own forward pass does not read it" in caplog.text
@@ -262,7 +222,7 @@ def test_the_branch_of_a_release_is_evaluated_and_what_it_does_not_read_is_named
         ({"more.weight": torch.ones(1)}, "has 1 unexpected tensors .first: 'more.weight'"),
         (
             {name: None for name in OF_RDE.values() if "emb_layer" in name},
-            "has no tse_head; set experiment.tal=false, or give a checkpoint that was trained with it",
+            "has no tse_head; set experiment.tse=false, or give a checkpoint that was trained with it",
         ),
     ],
 )
@@ -286,13 +246,13 @@ def test_a_branch_that_the_options_leave_out_is_warned_of(
     drop: tuple[str, ...],
 ) -> None:
     path = save(released(branch, layout, drop), tmp_path / "best.pth")
-    model = evaluated(path, ALL_OFF | {"experiment.sdm": True})
+    model = evaluated(path, ALL_OFF | {"experiment.tal": True})
     assert model.embed_dim == model.clip.embed_dim
     (warning,) = [r.getMessage() for r in caplog.records if "acts at test time, is not used" in r.msg]
     assert f"weights '{path}': its tse_head" in warning
-    assert "Set experiment.tal=true, or" in warning
+    assert "Set experiment.tse=true, or" in warning
 
 
 def test_a_folder_of_weights_has_no_branch(tmp_path: Path, branch: TBPS) -> None:
-    with pytest.raises(UserError, match=r"has no tse_head; set experiment\.tal=false"):
+    with pytest.raises(UserError, match=r"has no tse_head; set experiment\.tse=false"):
         fill_heads(tmp_path, {"tse_head": branch.tse_head}, is_evaluated=True)
