@@ -24,14 +24,19 @@ FEATURE_OPTIONS = (
     *("model.backbone", "data.image_size", "data.normalization", "data.cleaning"),
     *("experiment.text_length", "experiment.use_altclip_processor", "data.interpolation"),
 )
+OF_SELECTION = ("experiment.tse", "experiment.tse_share")  # and of these, where tokens are selected
 # Those that the weights cannot be used with otherwise.
-FIXED_OPTIONS = ("model.backbone", "experiment.text_length", "experiment.use_altclip_processor")
+FIXED_OPTIONS = (
+    *("model.backbone", "experiment.text_length", "experiment.use_altclip_processor"),
+    "experiment.tse_share",
+)
 
 
 def features_depend_on(options: Options) -> dict[str, object]:
-    """The values of `FEATURE_OPTIONS`, as plain values."""
+    """The values of the options above that take part, as plain values."""
     values = to_dict(options)
-    return {key: values[section][name] for key in FEATURE_OPTIONS for section, name in [key.split(".")]}
+    keys = FEATURE_OPTIONS + (OF_SELECTION if options.experiment.tse else ())
+    return {key: values[section][name] for key in keys for section, name in [key.split(".")]}
 
 
 def saved_options(path: Path) -> dict[str, Any] | None:
@@ -57,7 +62,7 @@ def check_trained_with(options: Options, path: Path) -> str:
     if saved is None:
         return str(path)
     values = features_depend_on(options)
-    for key in FIXED_OPTIONS:
+    for key in (key for key in FIXED_OPTIONS if key in values):
         value, (section, name) = values[key], key.split(".")
         trained = saved.get(section, {}).get(name, value)  # older runs did not have all of them
         if value != trained:

@@ -74,7 +74,10 @@ def test_the_identity_of_features_is_that_of_indexes_written_before_the_options(
         del depends[name]
     before = json.dumps([file_digest(checkpoint), depends]).encode()
     assert identity_of(options, checkpoint) == hashlib.sha256(before).hexdigest()
-    for override in ("data.cleaning=none", "data.interpolation=bilinear"):
+    assert identity_of(load_options({}, ["experiment.tse_share=0.4"]), checkpoint) == identity_of(
+        options, checkpoint
+    )
+    for override in ("data.cleaning=none", "data.interpolation=bilinear", "experiment.tse=true"):
         assert identity_of(load_options({}, [override]), checkpoint) != identity_of(options, checkpoint)
 
 

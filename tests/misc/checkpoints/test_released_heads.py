@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from main import main
+from misc.checkpoints.run_options import check_trained_with
+from misc.search.encoder import identity_of
 from model import build_model
 from model.tbps import TBPS
 from model.weights.heads import fill_heads
-from options import UserError, load_options
+from options import UserError, load_options, to_dict
 from tests.helpers.tiny import ALL_OFF, NUM_PERSONS, SIZES, tiny_batch, tiny_model
 from tests.helpers.whole_runs import error_line
 
@@ -256,3 +258,16 @@ def test_a_branch_that_the_options_leave_out_is_warned_of(
 def test_a_folder_of_weights_has_no_branch(tmp_path: Path, branch: TBPS) -> None:
     with pytest.raises(UserError, match=r"has no tse_head; set experiment\.tse=false"):
         fill_heads(tmp_path, {"tse_head": branch.tse_head}, is_evaluated=True)
+
+
+def test_another_share_of_tokens_than_in_training_is_refused_and_gives_another_index(tmp_path: Path) -> None:
+    trained_with, other = (
+        load_options({}, ["experiment.tse=true", f"experiment.tse_share={share}"]) for share in (0.3, 0.4)
+    )
+    torch.save({"options": to_dict(trained_with)}, tmp_path / "best.pth")
+    check_trained_with(trained_with, tmp_path / "best.pth")
+    with pytest.raises(
+        UserError, match=r"experiment\.tse_share: .* trained with 0\.3, these options have 0\.4"
+    ):
+        check_trained_with(other, tmp_path / "best.pth")
+    assert identity_of(other, tmp_path / "best.pth") != identity_of(trained_with, tmp_path / "best.pth")
