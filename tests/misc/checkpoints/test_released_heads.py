@@ -266,8 +266,6 @@ def test_another_share_of_tokens_than_in_training_is_refused_and_gives_another_i
     )
     torch.save({"options": to_dict(trained_with)}, tmp_path / "best.pth")
     check_trained_with(trained_with, tmp_path / "best.pth")
-    with pytest.raises(
-        UserError, match=r"experiment\.tse_share: .* trained with 0\.3, these options have 0\.4"
-    ):
+    with pytest.raises(UserError, match=r"tse_share: .* trained with 0\.3, these options have 0\.4"):
         check_trained_with(other, tmp_path / "best.pth")
     assert identity_of(other, tmp_path / "best.pth") != identity_of(trained_with, tmp_path / "best.pth")
