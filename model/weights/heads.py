@@ -72,7 +72,7 @@ def fill_heads(path: Path, heads: Mapping[str, nn.Module], is_evaluated: bool) -
             logger.info("%s: %s starts from random weights: the file %s", path, head_name, problem)
             continue
         head.load_state_dict({name.removeprefix(f"{head_name}."): tensor for name, tensor in tensors.items()})
-        logger.info("%s: %s loaded, %d tensors", path, head_name, len(tensors))
+        logger.info("%s: loaded %s (%d)", path, head_name, len(tensors))
     for group, tensors in saved.items():
         _log_unused(path, group, len(tensors), is_evaluated)
 
@@ -119,9 +119,9 @@ def _way_out(head_name: str, tensors: Mapping[str, Tensor]) -> str:
 def _log_unused(path: Path, group: str, count: int, is_evaluated: bool) -> None:
     """Say why tensors are not used; warn where their head would change the figures."""
     if group in UNREAD:
-        reason = "RDE's own forward pass does not read it"
+        reason = "which RDE's own forward pass does not read"
     elif not is_evaluated:
-        reason = f"experiment.{_loss_of(group)} is false"
+        reason = f"since experiment.{_loss_of(group)} is false"
     elif group in head_names(at_test=True):
         logger.warning(
             "weights '%s': its %s, which acts at test time, is not used: the figures are those of the pooled "
@@ -131,8 +131,8 @@ def _log_unused(path: Path, group: str, count: int, is_evaluated: bool) -> None:
         )
         return
     else:
-        reason = "only training uses it"
-    logger.info("%s: %s not used, %d tensors: %s", path, group, count, reason)
+        reason = "which only training uses"
+    logger.info("%s: not used: %s (%d), %s", path, group, count, reason)
 
 
 def _loss_of(head_name: str) -> str:

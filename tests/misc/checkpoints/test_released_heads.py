@@ -145,7 +145,7 @@ def test_a_head_that_does_not_fit_starts_from_random_weights_and_one_without_its
     for reason in (
         "classifier starts from random weights: the file has 'classifier.bias' of shape (5,); (6,) is exp",
         "mlm_head starts from random weights: the file lacks 'mlm_head.cross_modal_transformer.resblocks.1.",
-        "simclr_mlp not used, 4 tensors: experiment.ss is false",
+        "not used: simclr_mlp (4), since experiment.ss is false",
     ):
         assert caplog.text.count(f"{path}: {reason}") == 1
 
@@ -159,7 +159,7 @@ def test_heads_of_losses_that_are_off_and_of_training_are_named_once(
         assert_filled(evaluated(path, WITH_HEADS), model, *SCALARS)
     assert caplog.text.count("not used: 'model_ema'") == 1
     for head, count in (("classifier", 2), ("mlm_head", 28)):
-        assert caplog.text.count(f"{head} not used, {count} tensors: only training uses it") == 1
+        assert caplog.text.count(f"not used: {head} ({count}), which only training uses") == 1
 
 
 def test_a_tensor_under_our_name_and_a_releases_is_refused(tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def test_the_branch_of_a_release_is_evaluated_and_what_it_does_not_read_is_named
     batch = tiny_batch()
     for inputs in (batch.images["view1"], batch.tokens):
         assert torch.equal(model.embed(inputs), branch.embed(inputs))
-    assert "tse_head loaded, 22 tensors" in caplog.text
+    assert "loaded tse_head (22)" in caplog.text
     for name, count in (("visul_emb_layer.linear", 2), ("texual_emb_layer.mlp.bns.1", 1)):
-        assert f"{name} not used, {count} tensors: RDE's own forward pass does not read it" in caplog.text
+        assert f"not used: {name} ({count}), which RDE's own forward pass does not read" in caplog.text
     assert_filled(started(path, RDE), branch, *SCALARS)
 
 
