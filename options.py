@@ -75,7 +75,10 @@ class ScheduleOptions:
         None, "factor on the rate of biases, but those of classifiers; null: that of their weights", POSITIVE
     )
     tse_lr: float | None = option(
-        None, "peak learning rate of the head of TSE; null: schedule.lr, with the factors", POSITIVE
+        None,
+        "peak learning rate of the head of TSE, biases too; null: schedule.lr, with bias_factor",
+        POSITIVE,
+        needs="experiment.tse",
     )
     accumulate: int = option(
         1, "parts a batch is encoded in, to save memory; the gradient is that of the whole batch", POSITIVE

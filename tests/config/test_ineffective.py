@@ -23,7 +23,7 @@ ALWAYS = {
     *("misc.seed", "misc.device", "misc.precision"),
     *("schedule.lr", "schedule.epoch", "schedule.epoch_warmup", "schedule.weight_decay", "schedule.betas"),
     *("schedule.rate_per", "schedule.optimizer", "schedule.decay_on", "schedule.bias_factor"),
-    *("schedule.tse_lr", "schedule.eps", "schedule.accumulate", "schedule.clip_grad_norm"),
+    *("schedule.eps", "schedule.accumulate", "schedule.clip_grad_norm"),
     *("schedule.skip_nonfinite", "data.drop_last"),
     *("model.backbone", "model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
     *("model.grad_checkpointing", "model.compile", "model.embed_dim"),

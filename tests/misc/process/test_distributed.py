@@ -20,7 +20,9 @@ from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
 ODD = NUM_ROWS - 1
 EVERYTHING = {f"experiment.{name}": True for name in (*LOSSES, "mvs_image", "mvs_text")}
 CASES = {name: {f"experiment.{other}": other == name for other in LOSSES} for name in LOSSES}
-CASES |= {"everything": EVERYTHING}
+CASES["tse trained"] = CASES["tse"] | {"experiment.tse_batchnorm": "trained"}
+CASES["mlm irra"] = CASES["mlm"] | {"experiment.mlm_variant": "irra"}
+CASES["everything"] = EVERYTHING
 Result = dict[str, Any]
 
 

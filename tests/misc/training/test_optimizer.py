@@ -1,5 +1,6 @@
 """Rates and decay by the kind of a parameter, Adam's update, and states of other groups."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +10,6 @@ import torch
 from torch import nn
 
 from misc.training.optimizer import build_optimizer, set_learning_rate
-from model.objective import Objective
 from options import ScheduleOptions, UserError
 from tests.helpers.tiny import ALL_OFF, tiny_model
 
@@ -17,16 +17,7 @@ PEAK = 1e-5
 IRRA = ScheduleOptions(
     lr=PEAK, optimizer="adam", weight_decay=4e-5, decay_on="all_but_biases", ratio_factor=5.0, bias_factor=2.0
 )
-ALL_HEADS = ALL_OFF | {f"experiment.{name}": True for name in ("sdm", "id", "mlm", "ss_text", "sigmoid")}
-
-
-class Selection(Objective):
-    """A loss whose head has a rate of its own."""
-
-    head_name, rate_option = "selection", "tse_lr"
-
-    def __init__(self, head: nn.Module) -> None:
-        self.head = head
+ALL_HEADS = ALL_OFF | {f"experiment.{name}": True for name in ("sdm", "id", "mlm", "ss_text", "tse")}
 
 
 def irra_name(name: str) -> str:
@@ -36,15 +27,17 @@ def irra_name(name: str) -> str:
     return rest if is_inner else name.replace("clip.", "base_model.")
 
 
-def by_irras_rule(name: str) -> tuple[float, float]:
-    """(rate, decay), read off the name: a later line wins."""
-    rate, decay = PEAK, 4e-5
+def by_the_releases_rule(name: str, peak: float, own: float | None) -> tuple[float, float]:
+    """(rate, decay), read off the name: a later line wins; `own`: of RDE's two layers that select tokens."""
+    rate, decay = peak, 4e-5
     if "cross" in name:
-        rate = PEAK * 5
+        rate = peak * 5
     if "bias" in name:
-        rate, decay = PEAK * 2, 0.0
+        rate, decay = peak * 2, 0.0
     if "classifier" in name or "mlm_head" in name:
-        rate = PEAK * 5
+        rate = peak * 5
+    if "tse_head" in name and own:
+        rate = own
     return rate, decay
 
 
@@ -64,44 +57,31 @@ def assert_settings(found: dict[str, tuple[float, float]], wanted: dict[str, tup
         assert found[name] == pytest.approx(values, rel=1e-12), name
 
 
-def test_irras_names_have_irras_rates_and_decays_in_four_groups() -> None:
+@pytest.mark.parametrize(("own", "num_groups"), [(1e-3, 6), (None, 4)])
+@pytest.mark.parametrize("share", [1.0, 0.28])
+def test_the_releases_names_have_their_rates_and_decays_in_few_groups(
+    own: float | None, num_groups: int, share: float
+) -> None:
     model = tiny_model(ALL_HEADS)
     model.clip.visual.conv1.requires_grad_(False)
-    optimizer = build_optimizer(model, IRRA, model.objectives.values())
-    set_learning_rate(optimizer, PEAK)
-    wanted = {name: by_irras_rule(irra_name(name)) for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = build_optimizer(model, dataclasses.replace(IRRA, tse_lr=own), model.objectives.values())
+    set_learning_rate(optimizer, share * PEAK)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    names = {name: irra_name(name) for name in trained}
+    wanted = {n: by_the_releases_rule(names[n], share * PEAK, own and share * own) for n in trained}
     assert_settings(settings(optimizer, model), wanted)
-    assert len(set(wanted.values())) == len(optimizer.param_groups) == 4
-    kinds = {irra_name(name).partition(".")[0] for name in wanted}
-    assert {
+    assert len(set(wanted.values())) == len(optimizer.param_groups) == num_groups
+    parts = {name.partition(".")[0] for name in names.values()}
+    assert parts >= {
         "base_model",
         "cross_attn",
         "cross_modal_transformer",
         "ln_post",
         "mlm_head",
         "classifier",
-    } <= kinds
-    assert "clip.visual.conv1.weight" not in wanted
-
-
-def test_a_head_may_have_a_peak_rate_of_its_own_which_moves_with_that_of_the_step() -> None:
-    head = nn.ModuleDict({"image": nn.Linear(2, 3), "text": nn.Linear(2, 3)})
-    model = nn.ModuleDict({"tower": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "selection": head})
-    for own, wanted in ((1e-3, (1e-3, 1e-3)), (None, (PEAK, 2 * PEAK))):
-        schedule = ScheduleOptions(
-            lr=PEAK, weight_decay=0.5, decay_on="all_but_biases", bias_factor=2.0, tse_lr=own
-        )
-        optimizer = build_optimizer(model, schedule, [Selection(head)])
-        for share in (1.0, 0.28):
-            set_learning_rate(optimizer, share * PEAK)
-            rates = {"tower.weight": PEAK, "tower.bias": 2 * PEAK, "norm.weight": PEAK, "norm.bias": 2 * PEAK}
-            for side in ("image", "text"):
-                rates |= {f"selection.{side}.weight": wanted[0], f"selection.{side}.bias": wanted[1]}
-            decays = {name: 0.0 if name.endswith("bias") else 0.5 for name in rates}
-            assert_settings(
-                settings(optimizer, model), {name: (share * rates[name], decays[name]) for name in rates}
-            )
-        assert len(optimizer.param_groups) == (4 if own else 2)
+    }
+    assert parts >= {"simclr_mlp_text", "tse_head"}
+    assert "clip.visual.conv1.weight" not in trained
 
 
 @pytest.mark.parametrize(("decay_on", "is_spared"), [("matrices", True), ("all_but_biases", False)])
@@ -156,7 +136,7 @@ def test_moments_follow_their_parameters_into_other_groups_of_another_optimizer(
     schedule = ScheduleOptions(
         optimizer="adam", decay_on="all_but_biases", bias_factor=2.0, betas=(0.9, 0.98)
     )
-    new = build_optimizer(model, schedule, [Selection(model["a"])])
+    new = build_optimizer(model, schedule)
     new.load_state_dict(state)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(new.state[parameter], moments[name])
