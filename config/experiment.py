@@ -82,6 +82,9 @@ class ExperimentOptions:
         "noisy ones, which do not count in these two losses",
         needs="tal tse",
     )
+    ccd_first_epoch: int = option(
+        1, "first epoch with a division before it; all samples count in earlier ones", POSITIVE, needs="ccd"
+    )
     ccd_max_iter: int = option(10, "iterations of the mixture that divides", POSITIVE, needs="ccd")
     ccd_tol: float = option(1e-2, "gain in log-likelihood below which it stops", POSITIVE, needs="ccd")
     ccd_reg_covar: float = option(5e-4, "added to the variances of its two parts", POSITIVE, needs="ccd")

@@ -18,6 +18,7 @@ ONE_LANGUAGE = "data.language_draw has no effect while data.languages has one la
 ONE_PROCESS = "model.use_gather has no effect while the number of processes is 1"
 ALL_WARMUP = "schedule.lr_end has no effect while schedule.epoch_warmup is not below schedule.epoch"
 NO_PATIENCE = "schedule.patience has no effect while it is not below schedule.epoch"
+NO_DIVISION = "experiment.ccd has no effect while experiment.ccd_first_epoch is above schedule.epoch"
 NO_RERANKING = "eval.rerank has no effect while eval.rerank_lambda is 1"
 NO_LAYERS = "model.lock_text_layers has no effect while model.lock_text_blocks freezes these blocks"
 NO_VIEW = "{} has no effect while no loss but experiment.ss and experiment.ss_text is true"
@@ -38,7 +39,7 @@ OF_TRAINING = (
     *("model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
     *("model.lock_text_layers", "model.grad_checkpointing", "experiment.mlm_variant"),
     *("experiment.mlm_masks_all", "experiment.ccd", "experiment.ccd_max_iter", "experiment.ccd_tol"),
-    "experiment.ccd_reg_covar",
+    *("experiment.ccd_reg_covar", "experiment.ccd_first_epoch"),
 )
 
 
@@ -88,6 +89,8 @@ def _of_several_options(options: Any) -> Iterator[str]:
         yield ALL_WARMUP
     if schedule.patience and schedule.patience >= schedule.epoch:
         yield NO_PATIENCE
+    if experiment.ccd and experiment.ccd_first_epoch > schedule.epoch:
+        yield NO_DIVISION
     if options.eval.rerank and options.eval.rerank_lambda == 1:
         yield NO_RERANKING
     if model.lock_text_layers and max(model.lock_text_layers) < model.lock_text_blocks:

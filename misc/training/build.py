@@ -65,5 +65,7 @@ def _division(
     experiment, parts, seed = options.experiment, options.schedule.accumulate, options.misc.seed
     if not experiment.ccd:
         return None
+    first_epoch = experiment.ccd_first_epoch - 1
     mixture = {name: getattr(experiment, f"ccd_{name}") for name in ("max_iter", "tol", "reg_covar")}
-    return Division(model, loaders.train, loaders.training_set, device, precision, parts, mixture, seed)
+    train, samples = loaders.train, loaders.training_set
+    return Division(model, train, samples, device, precision, parts, mixture, seed, first_epoch)

@@ -52,6 +52,7 @@ class Division:
         num_parts: parts of a batch that go through the towers one after another.
         mixture: settings of scikit-learn's GaussianMixture.
         seed: with the epoch, the source of all that is drawn.
+        first_epoch: the first one to divide before, from 0; in earlier ones all samples count.
         epoch, is_clean: the epoch of the last division, from 0, and (samples,) bool; None: there was none.
     """
 
@@ -63,6 +64,7 @@ class Division:
     num_parts: int
     mixture: Mapping[str, float]
     seed: int
+    first_epoch: int = 0
     epoch: int | None = None
     is_clean: Tensor | None = None
 
@@ -78,9 +80,10 @@ class Division:
                 "and both are false; set one of them to true, or experiment.ccd=false"
             )
 
-    def is_of(self, epoch: int) -> bool:
-        """Whether the last division is that of an epoch."""
-        return self.epoch == epoch and len(self.is_clean) == len(self.training_set)
+    def is_due(self, epoch: int) -> bool:
+        """Whether an epoch needs a division, and the last one is not its own."""
+        is_its_own = self.epoch == epoch and len(self.is_clean) == len(self.training_set)
+        return epoch >= self.first_epoch and not is_its_own
 
     def weights(self, indices: Tensor) -> Tensor | None:
         """(B,) those of samples; None before the first division."""

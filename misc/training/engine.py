@@ -143,7 +143,7 @@ class Trainer:
 
     def _divide(self, vote: distributed.Vote, run: RunLog) -> None:
         """Divide the samples before their epoch; a run that resumes inside it has the division already."""
-        if self.division and not self.division.is_of(self.epoch):
+        if self.division and self.division.is_due(self.epoch):
             record = self.division.divide(self.epoch, partial(self._until_stopped, vote))
             run.write(record | {"step": self.step + 1})
 

@@ -117,6 +117,7 @@ ONLY_SS = [*ONLY[:3], "experiment.mvs_image=false"]
         (["experiment.text_aug=swap", "experiment.eda_alpha=0"], "experiment.text_aug"),
         (["experiment.text_aug=tokens", "experiment.eda_alpha=0"], "experiment.text_aug"),
         (["experiment.mixgen=true", "experiment.mixgen_p=0"], "experiment.mixgen"),
+        (["experiment.tal=true", "experiment.ccd=true", "experiment.ccd_first_epoch=6"], "experiment.ccd"),
         ([*ONLY_SS, "experiment.mlm=true", "experiment.mlm_masks_all=true"], "experiment.mlm_masks_all"),
         *(
             ([f"experiment.{loss}=true", f"experiment.{loss}_ratio=0", "experiment.tal=true"], key)

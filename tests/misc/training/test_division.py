@@ -346,6 +346,18 @@ def test_checkpoints_without_a_division_go_on_with_and_without_one(
     assert "division" not in torch.load(run / "checkpoint_last.pth", weights_only=True)
 
 
+def test_epochs_before_the_first_division_train_on_all_samples(config: Path, tmp_path: Path) -> None:
+    run, later = tmp_path / "run", [*COMMON, "schedule.epoch=2", "experiment.ccd_first_epoch=2"]
+    assert main(["--config", str(config), *later, "experiment.ccd=false"]) == 0
+    without = train_lines(run)
+    assert main(["--config", str(config), *later, "output.overwrite=true"]) == 0
+    assert [(line["epoch"], line["step"]) for line in divisions(run)] == [(2, STEPS + 1)]
+    losses = [[line["loss"] for line in lines] for lines in (without, train_lines(run))]
+    in_first = sum(line["epoch"] == 1 for line in without)
+    assert losses[0][:in_first] == losses[1][:in_first]
+    assert losses[0][in_first:] != losses[1][in_first:]
+
+
 def test_a_division_without_its_losses_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(config), "experiment.ccd=true"]) == 2
     assert_mentions(error_line(capsys), "experiment.ccd: ", "experiment.tal", "experiment.tse", "set one")
