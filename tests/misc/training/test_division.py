@@ -115,7 +115,8 @@ def clean_by_hand(losses: np.ndarray, epoch: int) -> np.ndarray:
     "more",
     [
         [],
-        ["schedule.accumulate=3"],
+        ["experiment.tse=true", "schedule.accumulate=3"],
+        ["experiment.tal=false", "experiment.tse=true", "experiment.tse_batchnorm=trained"],
         ["data.languages=[en,de]"],
     ],
 )
@@ -422,7 +423,7 @@ def test_two_processes_divide_as_one_does_where_the_last_step_is_uneven(config: 
 
 
 def test_runs_of_two_processes_divide_and_train_as_one_does(config: Path, tmp_path: Path) -> None:
-    common = ["--config", str(config), *CCD, "experiment.dropout=0", "schedule.accumulate=3"]
+    common = ["--config", str(config), *CCD, "experiment.tse=true", "experiment.dropout=0"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert main([*common, "data.batch_size=20", "--output-dir", str(one)]) == 0
     both = [*common, "data.batch_size=10", "--output-dir", str(two)]
