@@ -85,9 +85,9 @@ class Division:
         is_its_own = self.epoch == epoch and len(self.is_clean) == len(self.training_set)
         return epoch >= self.first_epoch and not is_its_own
 
-    def weights(self, indices: Tensor) -> Tensor | None:
-        """(B,) those of samples; None before the first division."""
-        return None if self.is_clean is None else self.is_clean[indices].float()
+    def weights(self, epoch: int, indices: Tensor) -> Tensor | None:
+        """(B,) those of samples in an epoch; None where it has no division: all of them count."""
+        return self.is_clean[indices].float() if self.epoch == epoch else None
 
     def divide(
         self, epoch: int, until_stopped: Callable[[Iterable[Batch]], Iterator[Batch]]

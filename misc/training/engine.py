@@ -163,7 +163,7 @@ class Trainer:
         """One step: forward, backward, update; `wrapped` is the model through `distributed.wrap`."""
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.step))
         if self.division:
-            batch.weights = self.division.weights(batch.indices)
+            batch.weights = self.division.weights(self.epoch, batch.indices)
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # accumulation adds to gradients in place
         output = self._backward(wrapped, batch)
         self.non_finite.check()  # the previous step; the GPU is at work on this one meanwhile
