@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from config.data import PREPARATIONS
 from model.objectives import head_names
 from model.weights import hf_clip, open_clip
 from model.weights.files import read_file, read_folder
@@ -132,7 +133,8 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
     if assumed:
         shape = likely_shape(shape)
     patches = len(tensors["visual.positional_embedding"]) - 1
-    grid = read_grid(path, patches, shape.patch_size, options, image_size)
+    trained = PREPARATIONS[layout].image_size if layout else None
+    grid = read_grid(path, patches, shape.patch_size, options, image_size, trained)
     check_tensors(path, tensors, shape, grid)
     return ClipWeights(path, tensors, shape, grid, assumed, is_release=layout is not None)
 

@@ -158,10 +158,15 @@ def other_sizes(shape: ClipShape, options: dict[str, Any]) -> list[str]:
 
 
 def read_grid(
-    path: Path, patches: int, patch_size: int, options: dict[str, Any], image_size: tuple[int, int] | None
+    path: Path,
+    patches: int,
+    patch_size: int,
+    options: dict[str, Any],
+    image_size: tuple[int, int] | None,
+    trained: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
-    """The rows and columns of `patches`: those of the image size in the options, ours or TBPS-CLIP's;
-    without one, a square or, if the number is not square, the grid of `image_size`.
+    """The rows and columns of `patches`: those of the image size in the options, ours or TBPS-CLIP's; without
+    one, those of `trained`, if they fit, a square or, if the number is not square, the grid of `image_size`.
 
     Raises:
         UserError: they do not make that many patches.
@@ -172,6 +177,8 @@ def read_grid(
     if saved:
         rows, columns = (side // patch_size for side in saved)
         grid = f"the image size {saved} saved with it"
+    elif trained and math.prod(side // patch_size for side in trained) == patches:
+        rows, columns = (side // patch_size for side in trained)
     elif image_size and rows * columns != patches:
         rows, columns = (side // patch_size for side in image_size)
         asked = f"[{image_size[0]},{image_size[1]}]"

@@ -26,6 +26,7 @@ from misc.checkpoints.run_options import (
 from misc.evaluation.features import file_digest
 from misc.search.encoder import identity_of, load_encoder
 from model import build_model
+from model.weights.pretrained import load_clip_weights
 from options import DataOptions, UserError, load_options, read_options, to_dict
 from tests.helpers.released import irra, our_weights, tbps_clip
 from tests.helpers.whole_runs import results_of
@@ -123,6 +124,14 @@ def test_the_layout_of_a_release_tells_its_preparation(
 def test_a_size_that_the_positions_do_not_have_is_not_known(ours: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(irra(ours), tmp_path / "weights.pth")
     assert values(preparation_of(tmp_path / "weights.pth")) == (*OF_IRRA[:4], None)
+
+
+def test_positions_of_a_release_are_of_its_size_whatever_size_is_asked_for(
+    full_size: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(irra(full_size), tmp_path / "weights.pth")
+    for size in ((256, 128), (192, 256)):  # the second one would have 192 patches, too, in another grid
+        assert load_clip_weights(tmp_path / "weights.pth", size).grid == (24, 8)
 
 
 def test_safetensors_tell_it_too(full_size: dict[str, Tensor], tmp_path: Path) -> None:
