@@ -51,7 +51,7 @@ class AltVision(nn.Module):
         tokens = self.visual_projection(model.post_layernorm(x))
         if select is None:
             return tokens[:, 0], tokens
-        is_patch = torch.arange(x.shape[1], device=x.device).expand(len(x), -1) > 0
+        is_patch = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1) > 0
         number = max(1, int(select * (x.shape[1] - 1)))
         chosen = most_attended(first_row(*projected, last.num_heads), is_patch, number)
         return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), None)

@@ -230,7 +230,7 @@ class Transformer(nn.Module):
         if all_rows:
             return self._through(last, x, None, None), chosen
         x = self._through(last, x, None, torch.cat([position, chosen], dim=1))
-        return x, torch.arange(1, x.shape[1], device=x.device).expand(len(x), -1)
+        return x, torch.arange(1, x.shape[1], device=x.device).expand(x.shape[0], -1)
 
     def _through(self, block: Block, x: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():

@@ -83,5 +83,5 @@ def countable(words: Tensor, end: Tensor, number: int) -> tuple[Tensor, Tensor]:
     and (B, number) which of the selected ones there are.
     """
     at_end = torch.arange(words.shape[1], device=words.device) == end
-    words = torch.where(words.any(dim=1, keepdim=True), words, at_end)
+    words = words | (at_end & ~words.any(dim=1, keepdim=True))
     return words, torch.arange(number, device=words.device) < words.sum(dim=1, keepdim=True)

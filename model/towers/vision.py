@@ -54,12 +54,12 @@ class VisionTransformer(nn.Module):
         class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
         x = self.ln_pre(x)
-        first = torch.zeros(len(x), 1, dtype=torch.int64, device=x.device)
+        first = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
         if select is None:
             x = self.transformer(x, positions=None if return_dense else first)
             tokens = self.ln_post(x) @ self.proj
             return (tokens[:, 0], tokens) if return_dense else tokens[:, 0]
-        is_patch = torch.arange(x.shape[1], device=x.device).expand(len(x), -1) > 0
+        is_patch = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1) > 0
         choose = partial(most_attended, allowed=is_patch, number=max(1, int(select * (x.shape[1] - 1))))
         x, chosen = self.transformer.attending(x, first, choose, return_dense)
         tokens = self.ln_post(x) @ self.proj
