@@ -126,7 +126,7 @@ class TokenSelection(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, K, width), normalised, zeros where there is no token -> (B, output)."""
-        present = tokens.detach().any(dim=2)
+        present = (tokens.detach() != 0).any(dim=2)  # ONNX would round the numbers to integers first
         x = self.residual(tokens) + self.output(self.norm(self.hidden(tokens), present).relu())
         return x.masked_fill(~present[..., None], -torch.inf).max(dim=1).values
 
