@@ -36,8 +36,8 @@ $(WEIGHTS):
 $(DEMO): .venv/ready
 	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
 
-# Five recipes at equal compute, three seeds each, on every core. A stopped study resumes.
-study: .venv/ready
+# Recipes at equal compute, and one with wrong captions; three seeds each, on every core. A stopped study resumes.
+study: $(DEMO)
 	$(BIN)/python -m data.synthetic --out datasets/study --identities 1800 --val-identities 100 --test-identities 200 --seed 2
 	$(BIN)/python -m misc.study
 
