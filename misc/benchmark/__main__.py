@@ -98,7 +98,7 @@ def run(flags: argparse.Namespace) -> None:
         write_report(flags.out, machine, asdict(settings), parts)
     baselines = {name: parts[own] for name, own in BASELINES.items() if {name, own} <= parts.keys()}
     if baselines:
-        print("\ncompared with the baseline (misc/benchmark/baseline.py):")
+        print("\ncompared with the baseline (misc/benchmark/baseline.py), step.rde with step.tal:")
         print(*comparison(baselines, parts), sep="\n")
     if earlier:
         print(f"\ncompared with '{flags.compare}':")

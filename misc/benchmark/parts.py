@@ -9,6 +9,9 @@ from options import UserError
 PARTS = {
     "step.full": "training step, full recipe",
     "step.simplified": "training step, simplified recipe",
+    "step.irra": "training step, recipe of IRRA, 384x128",
+    "step.rde": "training step, recipe of RDE, 384x128",
+    "step.tal": "step.rde on the pooled features alone, without token selection",
     "step.altclip": "training step, full recipe, towers of AltCLIP's size; a quarter of the batch",
     "step.checkpointed": "step.full with model.grad_checkpointing",
     "step.fp32": "step.full in fp32, on a GPU",
@@ -35,10 +38,11 @@ PARTS = {
     "baseline.captions": "evaluate.captions, likewise",
     "baseline.metrics": "metrics.cuhk, likewise",
 }
-# The baseline that a part is compared with, where both are measured in one run.
+# What a part is compared with, where both are measured in one run.
 BASELINES = {
     "step.full": "baseline.full",
     "step.simplified": "baseline.simplified",
+    "step.rde": "step.tal",
     "data.full": "baseline.data",
     "data.simplified": "baseline.data",
     "evaluate.captions": "baseline.captions",

@@ -21,11 +21,13 @@ from model.protocol import Tokenizer
 from model.tbps import TBPS
 from options import Options, load_options
 
-FULL, SIMPLIFIED = "config.yaml", "s.config.yaml"
+FULL, SIMPLIFIED, IRRA, RDE = "config.yaml", "s.config.yaml", "irra.yaml", "rde.yaml"
 SMALL_MODEL = (
     *("model.image_width=64", "model.image_layers=2", "model.text_width=64", "model.text_layers=2"),
     "model.embed_dim=32",
 )
+# RDE's recipe without its token selection.
+POOLED = ("experiment.tse=false", "experiment.ccd=false", "schedule.tse_lr=null")
 
 
 def data_paths(settings: Settings) -> tuple[Path, Path]:

@@ -13,7 +13,7 @@ from misc.benchmark.flops import step_flops
 from misc.benchmark.measure import Workload, layers
 from misc.benchmark.parts import Settings
 from misc.benchmark.setting import FULL, batch_size, build, device_of, small_altclip
-from misc.benchmark.towers import towers
+from misc.benchmark.towers import head_flops, step_towers, towers
 from misc.process.signals import StopSignals
 from misc.training.build import build_trainer
 from model.altclip_adapter import AltCLIP
@@ -74,9 +74,8 @@ def step_of(options: Options, model: TBPS, loaders: Loaders) -> Workload:
     trainer = build_trainer(options, model, loaders, {}, device, precision, StopSignals())
     batch = first_batch(loaders, device)
     length = batch.tokens["input_ids"].shape[1]
-    image, text = towers(model.clip, length)
-    head = model.simclr_mlp.parameters() if options.experiment.ss else ()
-    simclr = sum(parameter.numel() for parameter in head if parameter.ndim > 1)
+    image, text = step_towers(model, length, options.experiment.text_length)
+    heads = head_flops(model, image, text, batch)
     samples, views = len(batch.indices), len(batch.images)
     parts = options.schedule.accumulate
     at_once = samples * views if parts == 1 else -(-samples // parts)
@@ -88,11 +87,11 @@ def step_of(options: Options, model: TBPS, loaders: Loaders) -> Workload:
         unit="samples",
         device=device,
         precision=precision,
-        flops=step_flops(image, text, samples, views, simclr),
-        nominal_flops=step_flops(*nominal, samples, views, simclr),
+        flops=step_flops(image, text, samples, views, heads),
+        nominal_flops=step_flops(*nominal, samples, views, heads),
         products=lambda: layers(at_once * image.tokens, image),
         held=lambda: held_bytes(trainer.model, trainer.optimizer),
-        note=f"{samples} samples per step, captions of {length} tokens",
+        note=f"{samples} samples per step, captions of {text.tokens} tokens",
     )
 
 

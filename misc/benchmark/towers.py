@@ -1,9 +1,15 @@
-"""The sizes of a model's towers that determine its arithmetic, read from the modules of any backbone."""
+"""The sizes of towers and heads that determine their arithmetic, read from the modules of any backbone."""
+
+from dataclasses import replace
 
 from torch import nn
 
-from misc.benchmark.flops import Tower
+from data.types import Batch
+from misc.benchmark.flops import Tower, cross_modal
+from model.mlm import IGNORED, MLM
+from model.objectives import ID, TSE, SimCLR
 from model.protocol import DualEncoder
+from model.tbps import TBPS
 
 
 def towers(clip: DualEncoder, length: int) -> tuple[Tower, Tower]:
@@ -12,6 +18,43 @@ def towers(clip: DualEncoder, length: int) -> tuple[Tower, Tower]:
     rows, columns = clip.patch_grid
     image = _tower(clip.visual, 1 + rows * columns, patches.weight[0].numel(), patches.weight.requires_grad)
     return image, _tower(clip.text, length)
+
+
+def step_towers(model: TBPS, length: int, text_length: int) -> tuple[Tower, Tower]:
+    """The towers in a training step on captions of `length` tokens, with the tokens that its losses read.
+
+    Where an objective on tokens is on, view1 is taken to be the only view.
+    """
+    padded = [objective.pad_to or 0 for objective in model.token_objectives.values()]
+    image, text = towers(model.clip, max([length, *padded]))
+    for share in (objective.select for objective in model.embedders if objective.select):
+        words = min(max(1, int(share * (text_length - 2))), length - 2)
+        image = replace(image, outputs=1 + max(1, int(share * (image.tokens - 1))))
+        text = replace(text, outputs=1 + words)
+    if "view1" in model.dense:
+        image = replace(image, outputs=image.tokens)
+    return image, replace(text, outputs=text.tokens) if "tokens" in model.dense else text
+
+
+def head_flops(model: TBPS, image: Tower, text: Tower, batch: Batch) -> float:
+    """FLOPs of all heads per sample, forward; `image` and `text` as of `step_towers`."""
+    total = 0.0
+    for objective in model.objectives.values():
+        if isinstance(objective, SimCLR | ID):
+            total += 2 * 2 * _elements(objective.head)
+        elif isinstance(objective, TSE):
+            for head, tower in zip(objective.head.values(), (image, text), strict=True):
+                total += 2 * (tower.outputs - 1) * _elements(head)
+        elif isinstance(objective, MLM):
+            head, masked = objective.head, (batch.mlm_labels != IGNORED).sum().item() / len(batch.indices)
+            depth = len(head.cross_modal_transformer.resblocks)
+            total += cross_modal(head.dense.in_features, text.tokens, image.tokens, depth)
+            total += 2 * masked * (head.dense.weight.numel() + head.fc.weight.numel())
+    return total
+
+
+def _elements(head: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in head.parameters() if parameter.ndim > 1)
 
 
 def _tower(tower: nn.Module, tokens: int, patch: int = 0, patch_trained: bool = False) -> Tower:

@@ -153,6 +153,9 @@ CUHK = {"num_queries": 6_156, "num_images": 3_074}
 WORKLOADS: dict[str, Callable[[Settings], Workload]] = {
     "step.full": training_step,
     "step.simplified": partial(training_step, recipe=setting.SIMPLIFIED),
+    "step.irra": partial(training_step, recipe=setting.IRRA),
+    "step.rde": partial(training_step, recipe=setting.RDE),
+    "step.tal": partial(training_step, recipe=setting.RDE, overrides=setting.POOLED),
     "step.altclip": altclip_step,
     "step.checkpointed": partial(training_step, overrides=["model.grad_checkpointing=true"]),
     "step.fp32": partial(training_step, overrides=["misc.precision=fp32"]),

@@ -23,6 +23,7 @@ from options import UserError
 logger = logging.getLogger(__name__)
 
 FORMATS = ("huggingface", "openai", "safetensors", "onnx")
+TOWERS_ALONE = ("huggingface", "openai")  # they cannot contain a head that takes part in the features
 
 
 def build_parser() -> Parser:
@@ -55,6 +56,8 @@ def export(flags: argparse.Namespace) -> None:
     if flags.format_name == "onnx":
         check_packages()
     source = load_source(flags.checkpoint, flags.config, flags.overrides)
+    if flags.format_name in TOWERS_ALONE:
+        source = source.towers_alone()
     with tempfile.TemporaryDirectory(dir=flags.folder, prefix=".export-") as temporary:
         write(source, Path(temporary))
         write_readme(source, flags.format_name, flags.checkpoint, Path(temporary))

@@ -14,13 +14,12 @@ def export_huggingface(source: Source, folder: Path) -> None:
     """Write config.json, model.safetensors, the tokenizer and the image processor; load and compare them.
 
     Raises:
-        UserError: no class for the backbone; features need a head; images not square; difference over 1e-4.
+        UserError: no class for the backbone; images not square; difference over 1e-4.
     """
     if source.backbone.to_transformers is None:
         raise UserError(
             f"--format huggingface: transformers has no class for {source.backbone.title}; use another format"
         )
-    source.check_no_heads("huggingface")
     height, width = source.processor.image_size
     if height != width:
         raise UserError(

@@ -21,6 +21,11 @@ PROCESSOR_NOTE = """
 BIAS_NOTE = """
 Its sigmoid loss had a learned bias, {bias:.4f}, which this format cannot contain; it affects no ranking.
 """
+HEADS_NOTE = """
+These are the towers alone. In the project that trained them `{heads}` takes part in the features too, which \
+this format cannot contain: scores and rankings differ from those of `--evaluate`. The formats safetensors \
+and onnx contain all.
+"""
 CAPTIONS = """
 The model was trained on captions that were cleaned in ways that this tokenizer does not: call `clean` below \
 first. Without it the same caption can have other features.
@@ -111,6 +116,8 @@ def write_readme(source: Source, format_name: str, checkpoint: Path, folder: Pat
         notes = PROCESSOR_NOTE.format(processor=model.replace("Model", "Processor"))
     if bias and format_name in ("huggingface", "openai"):
         notes += BIAS_NOTE.format(bias=bias)
+    if source.left_out:
+        notes += HEADS_NOTE.format(heads="`, `".join(source.left_out))
     title = TITLES.get(format_name, format_name)
     given = {"title": title, "checkpoint": checkpoint, "source": source, "notes": notes}
     text = INTRODUCTION.format(**given, images=_images(source))

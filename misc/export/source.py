@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 class Source:
     """A model in evaluation mode, with three synthetic images of several sizes and three cleaned captions to
     compare features on: two words, a sentence, and one that exceeds the text length.
+
+    Attributes:
+        left_out: heads that take part in the features of the checkpoint, but not in those of `model`.
     """
 
     options: Options
@@ -32,6 +35,7 @@ class Source:
     processor: Processor
     images: list[Image.Image]
     captions: list[str]
+    left_out: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> Backbone:
@@ -47,13 +51,16 @@ class Source:
         write_json(folder / "preprocessor_config.json", self.processor.settings())
         self.tokenizer.save(folder)
 
-    def check_no_heads(self, format_name: str) -> None:
-        """Raise UserError if the features need more than the towers."""
-        if self.model.embed_dim != self.model.clip.embed_dim:
-            raise UserError(
-                f"--format {format_name}: the features of this model come from a head too, which this format "
-                "cannot contain; use safetensors or onnx"
+    def towers_alone(self) -> "Source":
+        """The model without the heads that take part in its features, of which is warned."""
+        heads = tuple(objective.head_name for objective in self.model.embedders)
+        if heads:
+            logger.warning(
+                "this format cannot contain %s: the features are those of the towers alone, and the scores "
+                "differ from those of --evaluate; safetensors and onnx contain all",
+                ", ".join(heads),
             )
+        return replace(self, model=TBPS(self.model.clip, {}, {}).eval(), left_out=heads)
 
     @torch.no_grad()
     def check(

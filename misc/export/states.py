@@ -21,14 +21,13 @@ def export_openai(source: Source, folder: Path) -> None:
     load and compare them if open_clip is installed.
 
     Raises:
-        UserError: OpenAI has no names for the towers; the features need a head or differ by more than 1e-4.
+        UserError: OpenAI has no names for the towers; the features differ by more than 1e-4.
     """
     if source.backbone.to_openai is None:
         raise UserError(
             f"--format openai: OpenAI has no names for the towers of {source.backbone.title}; use "
             "huggingface, safetensors or onnx"
         )
-    source.check_no_heads("openai")
     state, model_config = source.backbone.to_openai(source.model.clip)
     torch.save(state, folder / "open_clip_pytorch_model.bin")
     settings = source.processor.settings()

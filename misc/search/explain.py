@@ -21,12 +21,19 @@ COLOR_MAP, OPACITY = "inferno", 0.8  # brightness increases with relevance, for 
 
 class AttentionRecorder(TorchFunctionMode):
     """Computes attention inside the context step by step and records its weights, which fused attention never
-    materialises: `weights`, of each layer, (1, heads, L, L) or (heads, L, L).
+    materialises.
+
+    Attributes:
+        weights: of each layer, (1, heads, Q, L) or (heads, Q, L); Q is L but in the last layer.
+        largest: (1, K, E) what heads take the maximum of over K tokens, a tensor for each.
+        selected: (K,) the positions of these tokens, if they were selected by attention.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.weights: list[Tensor] = []
+        self.largest: list[Tensor] = []
+        self.selected: Tensor | None = None
 
     def __torch_function__(
         self,
@@ -40,6 +47,10 @@ class AttentionRecorder(TorchFunctionMode):
         output = function(*args, **(kwargs or {}))
         if function is F.softmax:  # older versions of transformers compute the weights themselves
             self.weights.append(output)
+        if function is Tensor.max:
+            self.largest.append(args[0])
+        if function is Tensor.topk:
+            self.selected = output.indices[0]
         return output
 
     def _attend(
@@ -58,7 +69,9 @@ def explain(encoder: Encoder, image: Image.Image, caption: str) -> np.ndarray:
 
     With s the cosine similarity, A the attention of a layer and G = ds/dA, R starts as the identity and each
     layer updates it: R <- R + mean_heads(max(0, G * A)) R. The class token's row of R holds the relevance
-    of the patches, which is upsampled bilinearly.
+    of the patches, which is upsampled bilinearly. With token selection, the score reads K other rows as well:
+    the last layer's updates of all rows are added up, and so are these rows of R before it, weighted by
+    max(0, ds/dF * F) of what their token contributes to the maximum, F, as if that were an attention.
 
     Returns:
         (H, W) float32 at the size of the image, in [0, 1] with both ends attained; all 0 where no patch
@@ -88,12 +101,20 @@ def patch_relevance(encoder: Encoder, image: Image.Image, text: Tensor) -> Tenso
         score = F.cosine_similarity(feature, text.to(encoder.device), dim=0)
     if not recorder.weights:
         raise UserError("the image tower has no attention layers, so that its features cannot be explained")
-    gradients = torch.autograd.grad(score, recorder.weights)
-    relevance = torch.eye(recorder.weights[0].shape[-1], device=encoder.device)
-    for weights, gradient in zip(recorder.weights, gradients, strict=True):
-        attended = (weights.detach() * gradient).clamp(min=0).flatten(0, -3).float().mean(dim=0)
+    number = len(recorder.weights)
+    read = recorder.weights + (recorder.largest if recorder.selected is not None else [])
+    shares = [
+        (values.detach() * gradient).float()
+        for values, gradient in zip(read, torch.autograd.grad(score, read), strict=True)
+    ]
+    *below, last = [share.clamp(min=0).flatten(0, -3).mean(dim=0) for share in shares[:number]]
+    relevance = torch.eye(last.shape[-1], device=encoder.device)
+    for attended in below:
         relevance = relevance + attended @ relevance
-    return relevance[0, 1:].view(encoder.model.clip.patch_grid).cpu()
+    row = relevance[0] + last.sum(dim=0) @ relevance  # the gradient of a row that nothing reads is 0
+    for share in shares[number:]:
+        row = row + share[0].sum(dim=1).clamp(min=0) @ relevance[recorder.selected]
+    return row[1:].view(encoder.model.clip.patch_grid).cpu()
 
 
 def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from tests.helpers.gradients import assert_same_gradients, in_parts, whole
 from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
 
 COMPILED = {"experiment.dropout": 0.3, "model.compile": True}
+
+
+RDE = {"experiment.tal": True, "experiment.tse": True, "experiment.tse_width": 12}
+IRRA = {"experiment.sdm": True, "experiment.id": True, "experiment.mlm": True}
+IRRA |= {"experiment.mlm_variant": "irra", "experiment.mlm_masks_all": True}
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +59,20 @@ def test_gradients_and_names_stay_those_of_the_plain_towers(traced: None) -> Non
         results.append((model.state_dict().keys(), whole(model, tiny_batch())))
     (names, (output, wanted)), (compiled_names, (again, found)) = results
     assert compiled_names == names
+    assert_same_gradients(found, wanted)
+    torch.testing.assert_close(again.parts, output.parts)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("losses", [RDE, IRRA], ids=["rde", "irra"])
+def test_the_published_methods_compile_without_a_break(losses: dict[str, object], traced: None) -> None:
+    results, batch = [], tiny_batch()
+    if losses is IRRA:
+        batch = replace(batch, tokens=batch.masked_tokens, masked_tokens=None)
+    for compiled in (False, True):
+        results.append(whole(tiny_model(ALL_OFF | losses | {"model.compile": compiled}), batch))
+    (output, wanted), (again, found) = results
     assert_same_gradients(found, wanted)
     torch.testing.assert_close(again.parts, output.parts)
     assert counters["stats"]["unique_graphs"] == 2

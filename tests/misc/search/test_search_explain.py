@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from misc.search.explain import explain, overlay, patch_relevance
 from model.altclip_adapter import build_altclip_clip
 from model.clip import build_clip
+from model.objectives import TSE
 from model.protocol import DualEncoder, Processor
+from model.tbps import TBPS
 from model.towers.vision import VisionTransformer
 from options import UserError
 from tests.helpers.altclip_folders import IMAGE_SIZE, PATCH_SIZE
@@ -170,6 +172,27 @@ def test_the_patch_that_decides_is_the_brightest(red_detector: Towers, patch: tu
     assert inside.min() > 0.2
     assert np.unravel_index(heat.argmax(), heat.shape)[0] // 8 == row
     assert heat.sum() < 2.5 * inside.sum()
+
+
+@pytest.mark.parametrize("patch", [(0, 1), (2, 0)])
+def test_the_patch_that_token_selection_reads_is_the_brightest(
+    red_detector: Towers, patch: tuple[int, int]
+) -> None:
+    clip, processor = red_detector
+    clip.visual.transformer.resblocks[0].attn.out_proj.weight.data.zero_()  # the class token carries nothing
+    tse = TSE(8, 2, share=0.5)
+    for parameter in tse.head["image"].parameters():
+        parameter.data.zero_()
+    tse.head["image"].residual.weight.data[:, :2] = torch.eye(2)  # red, and the other two colours
+    row, column = patch
+    image = Image.new("RGB", (16, 32), GREY)
+    image.paste(RED, (8 * column, 8 * row, 8 * column + 8, 8 * row + 8))
+    encoder = encoder_of(clip, processor, torch.eye(10)[8])
+    encoder.model.embed = TBPS(clip, {"tse": tse}, {"tse": 1.0}).eval().embed
+    relevance = patch_relevance(encoder, image, torch.eye(10)[8])
+    assert relevance.argmax() == 2 * row + column
+    assert relevance.sum() == relevance.max() > 0
+    assert explain(encoder, image, "red")[8 * row : 8 * row + 8, 8 * column : 8 * column + 8].max() == 1
 
 
 def test_a_patch_that_lowers_the_score_is_dark(red_detector: Towers) -> None:

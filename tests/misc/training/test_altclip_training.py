@@ -16,6 +16,7 @@ from data.loaders import build_loaders
 from data.synthetic.render import render_people
 from data.types import Batch
 from main import main
+from misc.export.__main__ import main as export
 from model import build_model
 from model.altclip_adapter import AltCLIP
 from options import LOSSES, UserError, load_options, to_dict
@@ -167,6 +168,26 @@ def test_a_checkpoint_evaluates_to_the_figures_of_its_run(
     arguments += ["--output-dir", str(again), "--evaluate", str(run / "checkpoint_best.pth")]
     assert main(arguments) == 0
     assert results_of(again)["languages"] == results_of(run)["languages"]
+
+
+def test_token_selection_is_trained_evaluated_and_exported(
+    folder: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    rde = ["experiment.nitc=false", "experiment.ritc=false", "experiment.tal=true", "experiment.tse=true"]
+    rde += ["experiment.tse_width=12", "schedule.epoch=1", "data.languages=[en]"]
+    assert main(run_arguments(config, folder, *rde)) == 0
+    for format_name, file in (("safetensors", "model.safetensors"), ("onnx", "text.onnx")):
+        out = tmp_path / format_name
+        assert export([str(run / "checkpoint_best.pth"), str(out), "--format", format_name]) == 0
+        assert (out / file).exists()
+    arguments = ["--config", str(run / "options.yaml"), "--output-dir", str(again)]
+    assert main([*arguments, "--evaluate", str(tmp_path / "safetensors" / "model.safetensors")]) == 0
+    assert results_of(again)["languages"] == results_of(run)["languages"]
+    capsys.readouterr()
+    tokens = ["experiment.text_aug=tokens", "output.overwrite=true"]
+    assert main(run_arguments(config, folder, *rde, *tokens)) == 2
+    assert "experiment.text_aug" in error_line(capsys)
 
 
 def test_weights_without_their_bias_are_enough_to_evaluate(folder: Path, tmp_path: Path) -> None:
