@@ -96,12 +96,14 @@ def test_search_ranks_as_the_evaluation_does(
     assert len(list((tmp_path / "heat").iterdir())) == 2
     answers = json.loads((tmp_path / "found.json").read_text())
     for row, answer in zip(rows, answers, strict=True):
-        found = {Path(result["image"]).name: result["score"] for result in answer["results"]}
-        wanted = {Path(row[f"image_{i}"]).name: row[f"score_{i}"] for i in range(1, 11)}
+        found = {result["image"]: result["score"] for result in answer["results"]}
+        wanted = {
+            str(Path(row[f"image_{i}"]).relative_to(people / "imgs")): row[f"score_{i}"] for i in range(1, 11)
+        }
         assert list(found.values()) == pytest.approx(list(wanted.values()), abs=2e-3)  # fp16
-        both = found.keys() & wanted.keys()  # the tenth may tie with the eleventh
+        both = found.keys() & wanted.keys()  # those at the end may tie with the next ones
+        assert len(both) >= 8
         assert [found[name] for name in both] == pytest.approx([wanted[name] for name in both], abs=2e-3)
-        assert len(both) >= 9
 
 
 def test_saved_features_are_scored_fused_and_reranked_as_the_model_is(

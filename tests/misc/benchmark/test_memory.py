@@ -77,7 +77,7 @@ def test_it_prints_a_row_for_each_combination(
     tiny = [f"{key}={value}" for key, value in LEAN.items()]
     assert main(tiny) == 0
     _, *rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 2 * 2 * 2
+    assert len(rows) == 4 * 2 * 2
     for row in rows:
         words = row.replace("bf16, fp16", "bf16").split()
         assert words[3:] == ["2.00", "GB", "100.0", "MB", "25.0", "MB", "80", "200", "440"]
