@@ -176,9 +176,10 @@ def irra_loss(
     heads = images.shape[2] // 64
     x, _ = attend(w, "cross_attn", norm(w, "ln_pre_t", texts), norm(w, "ln_pre_i", images), heads)
     x = norm(w, "ln_post", transformer(w, "cross_modal_transformer", x, heads)[0])
-    x = norm(w, "mlm_head.ln", quick_gelu(linear(w, "mlm_head.dense", x)))
-    masked = F.cross_entropy(linear(w, "mlm_head.fc", x).flatten(0, 1), labels.flatten())
-    return both_ways(sdm, *pooled, same) + identity + masked
+    is_masked = labels != -100
+    x = norm(w, "mlm_head.ln", quick_gelu(linear(w, "mlm_head.dense", x[is_masked])))
+    words = F.cross_entropy(linear(w, "mlm_head.fc", x), labels[is_masked])
+    return both_ways(sdm, *pooled, same) + identity + words
 
 
 def rde_loss(
