@@ -161,7 +161,7 @@ def most_attended(attention: Tensor, allowed: Tensor, number: int) -> Tensor:
     A row with fewer of them has arbitrary positions after them.
     """
     scores = F.pad(attention.masked_fill(~allowed, -1.0), (0, number), value=-1.0)  # L may be smaller
-    positions = F.pad(torch.arange(attention.shape[1], device=attention.device), (0, number))
+    positions = F.pad(torch.arange(allowed.shape[1], device=allowed.device), (0, number))
     return positions[scores.topk(number, dim=1).indices]
 
 

@@ -59,7 +59,8 @@ def test_with_checkpoints_a_block_keeps_its_input_and_one_is_recomputed() -> Non
 def test_a_part_keeps_one_view_at_a_time_or_the_captions() -> None:
     full, simplified = (counted(3, torch.float32, recipe=recipe) for recipe in (FULL, SIMPLIFIED))
     assert full.part == simplified.part
-    assert full.sample - simplified.sample == 3 * full.part
+    of_simclr = full.sample - simplified.sample - 3 * full.part
+    assert 0 < of_simclr < full.part / 20
 
 
 def test_model_gradients_and_moments_are_held() -> None:
