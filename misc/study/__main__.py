@@ -44,7 +44,8 @@ NO_TRICKS = (
 LOSS_ALONE = (*SIMPLIFIED, "experiment.nitc=false", "experiment.ritc=false")
 # From random weights, at the rates of the others: the rates of the papers are for fine-tuning.
 PUBLISHED = (*LOSS_ALONE, "experiment.image_aug=irra", "experiment.dropout=0", "experiment.back_trans=false")
-# MLM reads all places of a caption in blocks as wide as the embedding: at 512 a step takes 15 times as long.
+# MLM reads all places of a caption, in blocks as wide as the embedding: at its 128 a step takes 3.3 times as
+# long as that of TAL alone; RDE's takes 1.4 times.
 IRRA = (
     *(*PUBLISHED, "experiment.sdm=true", "experiment.id=true", "experiment.mlm=true"),
     *("experiment.mlm_variant=irra", "experiment.mlm_masks_all=true", "experiment.text_aug=none"),

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as default
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from misc.process.workers import cpu_name, num_cores
 from options import Options
 
+MIXTURE = ("max_iter", "tol", "reg_covar")
 DOT, MEAN = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, for colour-blind readers
 
 
@@ -84,7 +85,7 @@ def write_report(outcomes: Sequence[Outcome], clean: Part | None, noisy: Part | 
     if clean:
         groups = _groups(outcomes, clean)
         rows = _rows(groups, clean)
-        sections += [CLEAN, _table(rows), _findings(rows)]
+        sections += [_clean(clean.titles), _table(rows), _findings(rows)]
         _plot(groups, rows, folder / "study.png")
     if noisy:
         groups = _groups(outcomes, noisy)
@@ -102,20 +103,29 @@ def _rows(groups: Sequence[Sequence[Outcome]], part: Part) -> list[Summary]:
     return [summarise(group, title) for group, title in zip(groups, part.titles.values(), strict=True)]
 
 
-CLEAN = """## Equal compute
+ABOUT = {  # by the recipe that a line begins with
+    "no-trick": "CLIP without tricks: N-ITC with hard targets, no augmentation, no dropout.",
+    "simplified": "TBPS-CLIP, simplified and full: losses and augmentation of `config/s.config.yaml` and "
+    "`config/config.yaml`.",
+    "sdm": "SDM (IRRA) and TAL (RDE) alone, with the augmentation and dropout of the simplified recipe: the "
+    "loss alone differs.",
+    "irra": "IRRA: SDM, ID and MLM, with its augmentation. The embedding is 128 wide, since MLM's blocks are "
+    "as wide.",
+    "rde": "RDE: TAL on both embeddings, with its augmentation, and consensus division before the third and "
+    "later epochs. The embedding of selected tokens is 256 wide.",
+}
 
-- CLIP without tricks: N-ITC with hard targets, no augmentation, no dropout.
-- TBPS-CLIP, simplified and full: losses and augmentation of `config/s.config.yaml` and `config/config.yaml`.
-- SDM (IRRA) and TAL (RDE) alone, with the augmentation and dropout of the simplified recipe: the loss alone \
-differs.
-- IRRA: SDM, ID and MLM, and its augmentation. RDE: TAL on both embeddings, its augmentation, and the \
-division of the samples from epoch 3 on, by a model that has begun to learn. Both embed in 128 numbers, the \
-selected tokens of RDE in 256, since the cost of their heads grows with the square.
 
-The full recipe puts four views of an image through the tower where the others put one, and heads of IRRA \
-and RDE cost time too, so that these make fewer epochs. The column "training" is the CPU time of all steps, \
-data included, evaluations, divisions and checkpoints left out: the median of the seeds, and the lowest and \
-highest. Other work on the machine raises it too, by shared caches and cores.
+def _clean(titles: Iterable[str]) -> str:
+    about = "\n".join(f"- {ABOUT[name]}" for name in titles if name in ABOUT)
+    return f"""## Equal compute
+
+{about}
+
+The full recipe puts four views of an image through the tower where the others put one, and the heads of \
+IRRA and RDE cost time as well, so they make fewer epochs. The column "training" is the CPU time of all \
+steps, data included, evaluations, divisions and checkpoints left out: the median of the seeds, and the \
+lowest and highest. Other work on the machine raises it too, by shared caches and cores.
 
 ![R@1 and mAP of every run](study.png)"""
 
@@ -142,12 +152,18 @@ models on drawn people: the tables say what the pieces do there, and nothing abo
 
 
 def _noise(options: Options) -> str:
-    rate, epochs, first = options.data.noise, options.schedule.epoch, options.experiment.ccd_first_epoch
+    data, experiment = options.data, options.experiment
+    mixture = ", ".join(f"`ccd_{key}={getattr(experiment, f'ccd_{key}'):g}`" for key in MIXTURE)
     return f"""## Wrong captions
 
-{100 * rate:g} % of the training captions are exchanged (`data.noise={rate:g}`), {epochs} epochs. Consensus \
-division before epoch {first} and later ones tells clean samples from noisy ones by their losses; noisy \
-ones do not count in the epoch. This part alone:
+{100 * data.noise:g} % of the training captions of `{data.annotation_file}` are exchanged \
+(`data.noise={data.noise:g}`); {options.schedule.epoch} epochs, batch {data.batch_size}. RDE is TAL on both \
+embeddings, with the image augmentation of the simplified recipe: with RDE's own a model from random \
+weights learns more slowly. Consensus division from epoch {experiment.ccd_first_epoch} on, after \
+{experiment.ccd_first_epoch - 1} epochs on all samples; noisy ones do not count. The mixture \
+({mixture}) was chosen on a run of other settings, so that few clean samples are called noisy.
+
+This part alone:
 
     python -m misc.study --recipes rde-noise rde-noise-without --out FOLDER"""
 

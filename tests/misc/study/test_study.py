@@ -163,7 +163,7 @@ def test_the_report_of_wrong_captions_has_the_mean_of_the_divisions(tmp_path: Pa
     overrides = ["data.noise=0.3", "experiment.ccd_first_epoch=2"]
     write_report(noisy, None, Part(titles, load_options("config/study.yaml", overrides)), tmp_path)
     text = (tmp_path / "study.md").read_text(encoding="utf-8")
-    assert "30 % of the training captions are exchanged (`data.noise=0.3`)" in text
+    assert "30 % of the training captions of `datasets/study` are exchanged (`data.noise=0.3`)" in text
     assert "| with it | 6,400 | 31 s (30-46) | 50.00 ± 0.00 | 61.00 ± 1.00 |" in text
     assert "| 2 | 25.0 % | 37.5 % | 25.0 % |\n| 3 | 25.0 % | 87.5 % | 75.0 % |\n" in text
     assert "\n\nwith it is 37.00 R@1 above without it, more than twice the spread of the seeds" in text
