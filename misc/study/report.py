@@ -153,7 +153,7 @@ models on drawn people: the tables say what the pieces do there, and nothing abo
 
 def _noise(options: Options) -> str:
     data, experiment = options.data, options.experiment
-    mixture = ", ".join(f"`ccd_{key}={getattr(experiment, f'ccd_{key}'):g}`" for key in MIXTURE)
+    mixture = ", ".join(f"`experiment.ccd_{key}={getattr(experiment, f'ccd_{key}'):g}`" for key in MIXTURE)
     return f"""## Wrong captions
 
 {100 * data.noise:g} % of the training captions of `{data.annotation_file}` are exchanged \
@@ -165,7 +165,9 @@ weights learns more slowly. Consensus division from epoch {experiment.ccd_first_
 
 This part alone:
 
-    python -m misc.study --recipes rde-noise rde-noise-without --out FOLDER"""
+```bash
+python -m misc.study --recipes rde-noise rde-noise-without --out runs/study
+```"""
 
 
 def _divisions(group: Sequence[Outcome]) -> str:

@@ -28,6 +28,7 @@ from misc.search.__main__ import COMMANDS
 from misc.search.__main__ import parse as parse_search
 from misc.search.benchmark import build_parser as search_benchmark_parser
 from misc.search.update import SKIPPED
+from misc.study.__main__ import build_parser as study_parser
 from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, load_options
 from tests.helpers.documents import (
     ADDRESS,
@@ -53,9 +54,10 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "misc.export": lambda words: export_parser().parse_intermixed_args(words),
     "misc.search": parse_search,
     "misc.search.benchmark": lambda words: search_benchmark_parser().parse_args(words),
+    "misc.study": lambda words: study_parser().parse_args(words),
     "misc/quick_start_altclip.py": lambda words: altclip_parser().parse_args(words),
 }
-WITHOUT_ARGUMENTS = {"config", "misc.study"}
+WITHOUT_ARGUMENTS = {"config"}
 MADE = {*RUN_FILES, LOCK, checkpoint.LAST, checkpoint.BEST, SKIPPED, "tensorboard/", "findings.txt"}
 MADE_BY_USERS = re.compile(r"^(datasets|runs|weights|exports)/|^/|^\.venv|^config/mine\.yaml$|_reid|reid_raw")
 METHOD, RUNNING, PERFORMANCE = (TEXTS[f"docs/{name}.md"] for name in ("method", "running", "performance"))
