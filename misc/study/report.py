@@ -88,10 +88,7 @@ def write_report(outcomes: Sequence[Outcome], clean: Part | None, noisy: Part | 
         sections += [_clean(clean.titles), _table(rows), _findings(rows)]
         _plot(groups, rows, folder / "study.png")
     if noisy:
-        groups = _groups(outcomes, noisy)
-        rows = _rows(groups, noisy)
-        sections += [_noise(noisy.options), _table(rows), _divisions(groups[0])]
-        sections += [f"{_difference(*rows)}"] if len(rows) == 2 else []
+        sections += _noise_section(outcomes, noisy)
     (folder / "study.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
@@ -151,6 +148,13 @@ Machine: {cpu_name()}, {num_cores()} cores, no GPU, torch {version}. These are s
 models on drawn people: the tables say what the pieces do there, and nothing about the papers' figures."""
 
 
+def _noise_section(outcomes: Sequence[Outcome], part: Part) -> list[str]:
+    groups = _groups(outcomes, part)
+    rows = _rows(groups, part)
+    sections = [_noise(part.options), _table(rows), _divisions(groups[0])]
+    return [*sections, f"- {_difference(*rows)}\n- {_by_seed(*groups)}"] if len(rows) == 2 else sections
+
+
 def _noise(options: Options) -> str:
     data, experiment = options.data, options.experiment
     mixture = ", ".join(f"`experiment.ccd_{key}={getattr(experiment, f'ccd_{key}'):g}`" for key in MIXTURE)
@@ -183,6 +187,20 @@ def _divisions(group: Sequence[Outcome]) -> str:
         ]
         lines.append(f"| {epoch} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _by_seed(group: Sequence[Outcome], other: Sequence[Outcome]) -> str:
+    """The differences of runs that have the same wrong captions and, up to the division, the same weights."""
+    found = {o.seed: o.rank1 for o in other}
+    differences = [o.rank1 - found[o.seed] for o in group]
+    mean, spread = _mean_and_spread(differences)
+    sentence = (
+        "The two runs of a seed are the same up to the first division. Their differences in R@1 are "
+        f"{', '.join(f'{value:+.2f}' for value in differences)}: {mean:+.2f} on average"
+    )
+    if math.isnan(spread):
+        return f"{sentence} (one seed: no spread)."
+    return f"{sentence}, {'more' if abs(mean) > spread else 'not more'} than their own spread ({spread:.2f})."
 
 
 def _percent(shares: Sequence[float | None]) -> str:

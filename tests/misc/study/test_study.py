@@ -166,7 +166,8 @@ def test_the_report_of_wrong_captions_has_the_mean_of_the_divisions(tmp_path: Pa
     assert "30 % of the training captions of `datasets/study` are exchanged (`data.noise=0.3`)" in text
     assert "| with it | 6,400 | 31 s (30-46) | 50.00 ± 0.00 | 61.00 ± 1.00 |" in text
     assert "| 2 | 25.0 % | 37.5 % | 25.0 % |\n| 3 | 25.0 % | 87.5 % | 75.0 % |\n" in text
-    assert "\n\nwith it is 37.00 R@1 above without it, more than twice the spread of the seeds" in text
+    assert "- with it is 37.00 R@1 above without it, more than twice the spread of the seeds" in text
+    assert "are +40.00, +38.00, +33.00: +37.00 on average, more than their own spread (3.61)." in text
     assert "Equal compute" not in text
     assert not (tmp_path / "study.png").exists()
 
