@@ -211,7 +211,7 @@ def test_running_gives_the_numbers_and_names_of_the_code() -> None:
 
 def test_the_parts_of_the_benchmark_that_are_named_exist() -> None:
     found = re.findall(r"--only ([\w.,]+)", PERFORMANCE)
-    assert len(found) == 3
+    assert len(found) == 4
     for names in found:
         assert select_parts(names)
     assert set(re.findall(r"`step\.\w+`", PERFORMANCE)) <= {f"`{part}`" for part in PARTS}
