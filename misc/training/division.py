@@ -89,9 +89,7 @@ class Division:
         """(B,) those of samples in an epoch; None where it has no division: all of them count."""
         return self.is_clean[indices].float() if self.epoch == epoch else None
 
-    def divide(
-        self, epoch: int, until_stopped: Callable[[Iterable[Batch]], Iterator[Batch]]
-    ) -> dict[str, Any]:
+    def divide(self, epoch: int, until_stopped: UntilStopped) -> dict[str, Any]:
         """Divide the samples for an epoch; returns its record, which is also logged as a line. Collective.
 
         Args:
