@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from model.protocol import Selected
-from model.towers.layers import most_attended, rows_at
-from model.towers.text import countable, words_of
+from model.towers.layers import rows_at
+from model.towers.selection import most_attended_patches, most_attended_words, words_of
 from model.weights.shapes import resize_image_positions
 
 
@@ -51,9 +51,7 @@ class AltVision(nn.Module):
         tokens = self.visual_projection(model.post_layernorm(x))
         if select is None:
             return tokens[:, 0], tokens
-        is_patch = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1) > 0
-        number = max(1, int(select * (x.shape[1] - 1)))
-        chosen = most_attended(first_row(*projected, last.num_heads), is_patch, number)
+        chosen = most_attended_patches(first_row(*projected, last.num_heads), select)
         return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), None)
 
 
@@ -85,11 +83,9 @@ class AltText(nn.Module):
         tokens = self.text_projection(x)
         if select is None:
             return tokens[:, 0], tokens
-        number = max(1, int(select * (self.text_length - 2)))
-        end = attention_mask.sum(dim=1, keepdim=True) - 1
-        words, mask = countable(words_of(attention_mask), end, number)
-        row = first_row(*projected, last.num_attention_heads, attention_mask)
-        chosen = most_attended(row, words, number)
+        attention = first_row(*projected, last.num_attention_heads, attention_mask)
+        words = words_of(input_ids, attention_mask)
+        chosen, mask = most_attended_words(attention, words, select, self.text_length)
         return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), mask)
 
 

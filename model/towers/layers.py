@@ -1,7 +1,6 @@
 """The layers of both towers: CLIP's pre-norm transformer, under OpenAI's parameter names."""
 
 import functools
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,6 @@ from model.towers.recompute import linear_of
 QUICK = 1.702  # of QuickGELU
 # An activation is function(scale x) / scale: its two factors are part of the MLP's products, at no cost.
 ACTIVATIONS = {"quick_gelu": (F.silu, QUICK), "gelu": (F.gelu, 1.0)}
-
-Choose = Callable[[Tensor], Tensor]  # attention (B, L) -> positions (B, Q)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -155,16 +152,6 @@ def rows_at(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device)[:, None], positions]
 
 
-def most_attended(attention: Tensor, allowed: Tensor, number: int) -> Tensor:
-    """(B, number) the positions of the largest attention (B, L) among the `allowed` (B, L), in that order.
-
-    A row with fewer of them has arbitrary positions after them.
-    """
-    scores = F.pad(attention.masked_fill(~allowed, -1.0), (0, number), value=-1.0)  # L may be smaller
-    positions = F.pad(torch.arange(allowed.shape[1], device=allowed.device), (0, number))
-    return positions[scores.topk(number, dim=1).indices]
-
-
 class Transformer(nn.Module):
     """A stack of `layers` blocks over (B, L, width), initialised as OpenAI's text tower.
 
@@ -211,23 +198,23 @@ class Transformer(nn.Module):
             x = self._through(block, x, mask, positions)
         return x
 
-    def attending(self, x: Tensor, position: Tensor, choose: Choose, all_rows: bool) -> tuple[Tensor, Tensor]:
-        """The row at a position, and those that it attends to as `choose` has it, without a mask.
-
-        Args:
-            x: (B, L, width).
-            position: (B, 1).
-            choose: that row's attention (B, L) in the last block, averaged over heads -> positions (B, Q).
-            all_rows: whether the last block computes all rows.
-
-        Returns:
-            the rows (B, L, width) and `choose`'s positions in them, or the rows (B, 1 + Q, width) at
-            `position` and the chosen ones, and the positions 1 to Q.
+    def before_last(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """The input (B, L, width) of the last block, and the attention (B, L) that it pays at `position`
+        (B, 1), averaged over the heads; without a mask.
         """
         *blocks, last = self.resblocks
         for block in blocks:
             x = self._through(block, x, None, None)
-        chosen = choose(last.attn.row(x, last.ln_1, position))
+        return x, last.attn.row(x, last.ln_1, position)
+
+    def last(self, x: Tensor, position: Tensor, chosen: Tensor, all_rows: bool) -> tuple[Tensor, Tensor]:
+        """The last block's rows, of its input: all or those needed; and where the `chosen` ones are in them.
+
+        Returns:
+            the rows (B, L, width) and `chosen` (B, Q), or the rows (B, 1 + Q, width) at `position` (B, 1)
+            and the chosen ones, and the positions 1 to Q.
+        """
+        last = self.resblocks[-1]
         if all_rows:
             return self._through(last, x, None, None), chosen
         x = self._through(last, x, None, torch.cat([position, chosen], dim=1))

@@ -1,13 +1,11 @@
 """CLIP's text tower: a causal transformer whose feature is that of the end-of-text token."""
 
-from functools import partial
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.protocol import Selected
-from model.towers.layers import LayerNorm, Transformer, most_attended, rows_at
+from model.towers.layers import LayerNorm, Transformer, rows_at
+from model.towers.selection import most_attended_words, words_of
 
 
 class TextTransformer(nn.Module):
@@ -61,27 +59,10 @@ class TextTransformer(nn.Module):
             x = self.transformer(x, positions=None if return_dense else end)
             tokens = self.ln_final(x) @ self.text_projection
             return (rows_at(tokens, end)[:, 0], tokens) if return_dense else tokens[:, 0]
-        number = max(1, int(select * (text_length - 2)))
-        # RDE's release takes id 0, "!" inside a word, for padding.
-        words = words_of(attention_mask) & (input_ids != 0)
-        words, mask = countable(words, end, number)
-        choose = partial(most_attended, allowed=words, number=number)
-        x, chosen = self.transformer.attending(x, end, choose, return_dense)
+        x, attention = self.transformer.before_last(x, end)
+        words = words_of(input_ids, attention_mask)
+        chosen, mask = most_attended_words(attention, words, select, text_length)
+        x, chosen = self.transformer.last(x, end, chosen, return_dense)
         tokens = self.ln_final(x) @ self.text_projection
         pooled = rows_at(tokens, end)[:, 0] if return_dense else tokens[:, 0]
         return pooled, tokens if return_dense else None, Selected(rows_at(tokens, chosen), mask)
-
-
-def words_of(attention_mask: Tensor) -> Tensor:
-    """(B, L) bool, true on the tokens between the first and the last of each caption."""
-    is_inner = torch.arange(attention_mask.shape[1], device=attention_mask.device) > 0
-    return is_inner & F.pad(attention_mask[:, 1:], (0, 1)).bool()
-
-
-def countable(words: Tensor, end: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The tokens that may be selected, `words` (B, L) or, in a caption without any, the one at `end` (B, 1);
-    and (B, number) which of the selected ones there are.
-    """
-    at_end = torch.arange(words.shape[1], device=words.device) == end
-    words = words | (at_end & ~words.any(dim=1, keepdim=True))
-    return words, torch.arange(number, device=words.device) < words.sum(dim=1, keepdim=True)

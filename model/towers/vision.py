@@ -1,12 +1,11 @@
 """CLIP's image tower: a vision transformer (arXiv 2010.11929) with a norm before and after the blocks."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from model.protocol import Selected
-from model.towers.layers import LayerNorm, Transformer, most_attended, rows_at
+from model.towers.layers import LayerNorm, Transformer, rows_at
+from model.towers.selection import most_attended_patches
 
 
 class VisionTransformer(nn.Module):
@@ -59,8 +58,8 @@ class VisionTransformer(nn.Module):
             x = self.transformer(x, positions=None if return_dense else first)
             tokens = self.ln_post(x) @ self.proj
             return (tokens[:, 0], tokens) if return_dense else tokens[:, 0]
-        is_patch = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1) > 0
-        choose = partial(most_attended, allowed=is_patch, number=max(1, int(select * (x.shape[1] - 1))))
-        x, chosen = self.transformer.attending(x, first, choose, return_dense)
+        x, attention = self.transformer.before_last(x, first)
+        chosen = most_attended_patches(attention, select)
+        x, chosen = self.transformer.last(x, first, chosen, return_dense)
         tokens = self.ln_post(x) @ self.proj
         return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), None)

@@ -1,0 +1,50 @@
+"""Token selection (RDE, arXiv 2308.09911): which tokens of an image or a caption, and how many of them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def words_of(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, L) bool: the tokens between the first and the last of each caption, or its last one where none is.
+
+    Id 0, in CLIP's vocabulary a "!" inside a word, does not count: RDE's release takes it for padding.
+    """
+    position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = attention_mask.sum(dim=1, keepdim=True) - 1
+    words = (position > 0) & (position < last) & (input_ids != 0)
+    return words | ((position == last) & ~words.any(dim=1, keepdim=True))
+
+
+def most_attended_words(
+    attention: Tensor, words: Tensor, share: float, text_length: int
+) -> tuple[Tensor, Tensor]:
+    """(B, K) the positions of the words of the largest attention, and (B, K) bool which of them there are.
+
+    Args:
+        attention: (B, L), L at most text_length.
+        words: (B, L) bool, the tokens that may be selected.
+        text_length: the maximum number of tokens of a caption, start and end included:
+            K = max(1, int(share * (text_length - 2))). A caption with fewer words has arbitrary positions
+            after them.
+    """
+    number = max(1, int(share * (text_length - 2)))
+    present = torch.arange(number, device=words.device) < words.sum(dim=1, keepdim=True)
+    return _most_attended(attention, words, number), present
+
+
+def most_attended_patches(attention: Tensor, share: float) -> Tensor:
+    """(B, K) the positions of the patches of the largest attention (B, 1 + P), the class token being the
+    first: K = max(1, int(share * P)).
+    """
+    length = attention.shape[1]
+    is_patch = torch.arange(length, device=attention.device) > 0
+    return _most_attended(attention, is_patch, max(1, int(share * (length - 1))))
+
+
+def _most_attended(attention: Tensor, allowed: Tensor, number: int) -> Tensor:
+    """(B, number) the positions of the largest attention (B, L) among the `allowed`, (B, L) or (L,)."""
+    scores = F.pad(attention.masked_fill(~allowed, -1.0), (0, number), value=-1.0)  # L may be smaller
+    # Of `allowed`, not of `attention`: a trace may take the length of what a model computed for a constant.
+    positions = F.pad(torch.arange(allowed.shape[-1], device=allowed.device), (0, number))
+    return positions[scores.topk(number, dim=1).indices]
