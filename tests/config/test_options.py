@@ -263,11 +263,9 @@ def test_a_setting_without_effect_is_named(overrides: list[str], warning: str) -
     assert sentence.startswith(warning.format("has no effect while"))
 
 
-@pytest.mark.parametrize(
-    "name", ["config.yaml", "s.config.yaml", "altclip.yaml", "demo.yaml", "demo-altclip.yaml"]
-)
-def test_the_recipes_have_no_setting_without_effect(name: str) -> None:
-    assert ineffective_settings(load_options(CONFIG / name)) == []
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_recipes_have_no_setting_without_effect(path: Path) -> None:
+    assert ineffective_settings(load_options(path)) == []
 
 
 def test_two_captions_differ_where_each_draws_its_language() -> None:
