@@ -22,7 +22,7 @@ from config.checks import (
     one_of,
     option,
 )
-from config.data import DataOptions, prepared
+from config.data import DataOptions, of_backbone, prepared
 from config.experiment import IMAGE_AUGMENTATIONS as IMAGE_AUGMENTATIONS
 from config.experiment import LOSSES as LOSSES
 from config.experiment import TEXT_AUGMENTATIONS as TEXT_AUGMENTATIONS
@@ -176,7 +176,7 @@ def load_options(
 ) -> Options:
     """Read the options of a YAML file (and of its `base:` files), then apply `section.name=value` overrides.
 
-    What `data.preparation` decides has its values in them, wherever it was left null.
+    What `data.preparation` and the backbone decide has its values in them, wherever it was left null.
 
     Args:
         source: the file, or what `to_dict` made of options.
@@ -185,14 +185,24 @@ def load_options(
     Raises:
         UserError: naming the key, where it stands and what it should be.
     """
-    options = read_options(source, overrides, overlay)
-    return replace(options, data=prepared(options.data))
+    return resolved(read_options(source, overrides, overlay))
+
+
+def resolved(options: Options, trained: DataOptions | None = None) -> Options:
+    """The options with `data.preparation`, what it decides and the text length in place of auto and null.
+
+    Args:
+        trained: see `config.data.prepared`.
+    """
+    preparation, text_length = of_backbone(options.model.backbone)
+    experiment = replace(options.experiment, text_length=options.experiment.text_length or text_length)
+    return replace(options, data=prepared(options.data, trained, preparation), experiment=experiment)
 
 
 def read_options(
     source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), overlay: Path | None = None
 ) -> Options:
-    """As `load_options`, with what `data.preparation` decides left null, for evaluated weights to decide."""
+    """As `load_options`, with what `resolved` replaces left as it is, for evaluated weights to decide."""
     source = Path(source) if isinstance(source, str) else source
     options = build(Options, read_settings(source, overrides, overlay))
     if not any(getattr(options.experiment, loss) for loss in LOSSES):

@@ -6,13 +6,13 @@ import shlex
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import config
-from config.data import DataOptions, prepared
+from config.data import DataOptions
 from misc.cli import Parser, path_text
 from misc.process.launch import Launch
-from options import Options, UserError, read_options
+from options import Options, UserError, read_options, resolved
 
 OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 
@@ -78,4 +78,4 @@ def parse_command_line(arguments: Sequence[str] | None, description: str = "") -
     command = shlex.join(["python", "main.py", *(sys.argv[1:] if arguments is None else arguments)])
     files = (given.resume, given.evaluate, given.save_rankings, given.save_features)
     flags = Flags(command, *files, given.overrides, options.data)
-    return flags, replace(options, data=prepared(options.data))
+    return flags, resolved(options)

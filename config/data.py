@@ -14,19 +14,29 @@ PREPARED = "model.backbone!=altclip experiment.use_altclip_processor=false"
 
 
 class Preparation(NamedTuple):
-    """How captions and images become input: weights give other features on input prepared in another way."""
+    """How captions and images become input: weights give other features on input prepared in another way.
+    None: as the weights tell it.
+    """
 
-    cleaning: str
-    interpolation: str
-    normalization: str
-    image_size: tuple[int, int]
+    cleaning: str | None = None
+    interpolation: str | None = None
+    normalization: str | None = None
+    image_size: tuple[int, int] | None = None
 
 
-AUTO, DEFAULT = "auto", "tbps-clip"
+AUTO, DEFAULT, NATIVE = "auto", "tbps-clip", "native"
 PREPARATIONS: Mapping[str, Preparation] = {
     DEFAULT: Preparation("tbps-clip", "bicubic", "imagenet", (224, 224)),
     "irra": Preparation("none", "bilinear", "clip", (384, 128)),  # also RDE's, and that of what follows them
+    NATIVE: Preparation(),
 }
+# What auto and experiment.text_length=null mean for backbones whose weights tell both; see `of_backbone`.
+OF_THEIR_WEIGHTS = ("open_clip", "transformers")
+
+
+def of_backbone(name: str) -> tuple[str, int | None]:
+    """The preparation that weights of a backbone expect, and the text length; None: that of the weights."""
+    return (NATIVE, None) if name in OF_THEIR_WEIGHTS else (DEFAULT, 77)
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class DataOptions:
     preparation: str = option(
         AUTO,
         "of captions and images: what the next 4 options are where they are null; auto: that of the weights "
-        f"that are evaluated, else {DEFAULT}",
+        f"that are evaluated, else {DEFAULT}, and of {' and '.join(OF_THEIR_WEIGHTS)} {NATIVE}",
         one_of(AUTO, *PREPARATIONS),
     )
     cleaning: str | None = option(
@@ -59,7 +69,10 @@ class DataOptions:
         needs=PREPARED,
     )
     normalization: str | None = option(
-        None, "pixel statistics; null: the preparation's", one_of("imagenet", "clip"), needs=PREPARED
+        None,
+        "pixel statistics; half: mean and deviation 0.5; none: 0 to 1; null: the preparation's",
+        one_of("imagenet", "clip", "half", "none"),
+        needs=PREPARED,
     )
     image_size: tuple[int, int] | None = option(
         None, "input height and width; null: the preparation's", ALL_SIZES, needs=PREPARED
@@ -96,19 +109,20 @@ class DataOptions:
     )
 
 
-def prepared(data: DataOptions, trained: DataOptions | None = None) -> DataOptions:
+def prepared(data: DataOptions, trained: DataOptions | None = None, default: str = DEFAULT) -> DataOptions:
     """The section with `data.preparation` in place of auto, and what it stands for in place of each null.
 
     Args:
         trained: what the weights to evaluate were trained on, a null of it being unknown. It takes the place
             of auto; and of a null, unless another preparation is set.
+        default: what auto means without them.
     """
     name = data.preparation
     if name == AUTO:
-        name = trained.preparation if trained else DEFAULT
+        name = trained.preparation if trained else default
     sources = [data, *([trained] if trained and trained.preparation == name else []), PREPARATIONS[name]]
     values = {
-        option: next(value for source in sources if (value := getattr(source, option)) is not None)
+        option: next((value for source in sources if (value := getattr(source, option)) is not None), None)
         for option in Preparation._fields
     }
     return replace(data, preparation=name, **values)
@@ -117,7 +131,7 @@ def prepared(data: DataOptions, trained: DataOptions | None = None) -> DataOptio
 def differences(data: DataOptions, trained: DataOptions) -> tuple[str, str]:
     """The options whose values weights were not trained on, with theirs and with the others; ("", "")."""
     pairs = {name: (getattr(trained, name), getattr(data, name)) for name in Preparation._fields}
-    differing = {name: pair for name, pair in pairs.items() if pair[0] not in (None, pair[1])}
+    differing = {name: pair for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
     theirs, ours = (
         ", ".join(f"data.{name}={_as_override(pair[side])}" for name, pair in differing.items())
         for side in (0, 1)

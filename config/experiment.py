@@ -127,7 +127,12 @@ class ExperimentOptions:
     use_altclip_processor: bool = option(
         False, "AltCLIP's preprocessing (centre crop), not data.image_size", needs="model.backbone=altclip"
     )
-    text_length: int = option(77, "captions are cut to this many tokens, start and end included", TEXT_LENGTH)
+    text_length: int | None = option(
+        None,
+        "captions are cut to this many tokens, start and end included; null: 77, or the weights' "
+        "(open_clip, transformers)",
+        TEXT_LENGTH,
+    )
 
 
 LOSSES = tuple(f.name for f in fields(ExperimentOptions) if f.metadata["is_loss"])

@@ -6,7 +6,9 @@ from functools import partial
 from config.checks import BELOW_ONE, BLOCK_NUMBERS, BLOCKS, NOT_NEGATIVE, SIZE, VOCABULARY, one_of, option
 from config.paths import FilePath
 
-CLIP, ALTCLIP = "backbone!=altclip", "backbone=altclip"
+CLIP, ALTCLIP, OPEN_CLIP, TRANSFORMERS = (
+    f"backbone={name}" for name in ("clip", "altclip", "open_clip", "transformers")
+)
 of_clip, of_altclip = partial(option, needs=CLIP), partial(option, needs=ALTCLIP)
 
 
@@ -14,14 +16,33 @@ of_clip, of_altclip = partial(option, needs=CLIP), partial(option, needs=ALTCLIP
 class ModelOptions:
     """The towers."""
 
-    backbone: str = option("clip", "clip: OpenAI's CLIP; altclip: AltCLIP, for captions in many languages")
+    backbone: str = option(
+        "clip",
+        "clip: OpenAI's towers; altclip: AltCLIP, for captions in many languages; open_clip: towers that "
+        "open_clip builds; transformers: Chinese-CLIP, MetaCLIP 2, SigLIP 2 (docs/backbones.md)",
+    )
     altclip_pretrained: FilePath = option(
         "BAAI/AltCLIP",
         "AltCLIP's weights: a model folder, the root of a Hugging Face cache, or a model id",
         needs=ALTCLIP,
     )
+    open_clip_name: str | None = option(
+        None, "a model of open_clip, as in open_clip.list_models(); null: that of the folder", needs=OPEN_CLIP
+    )
+    open_clip_pretrained: FilePath | None = option(
+        None,
+        "its weights: a file, a folder with open_clip_config.json, or a tag of open_clip; null: random",
+        needs=OPEN_CLIP,
+    )
+    transformers_pretrained: FilePath | None = option(
+        None,
+        "weights of transformers: a model folder, the root of a Hugging Face cache, or a model id",
+        needs=TRANSFORMERS,
+    )
     tokenizer_cache_dir: FilePath | None = option(
-        None, "Hugging Face cache for model ids; null: the default", needs=ALTCLIP
+        None,
+        "Hugging Face cache for model ids; null: the default",
+        needs=f"{ALTCLIP} {OPEN_CLIP} {TRANSFORMERS}",
     )
     clip_pretrained: FilePath | None = option(
         "weights/ViT-B-16.pt",

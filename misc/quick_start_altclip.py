@@ -76,7 +76,7 @@ def losses(
     tokens = {name: values.to(pixels.device) for name, values in tokenizer(captions).items()}
     names = [name for name in LOSSES if name != "mlm"]  # it needs a mask token
     torch.manual_seed(0)
-    sizes = Sizes(clip.embed_dim, clip.vocab_size, num_identities=len(captions))
+    sizes = Sizes(clip.embed_dim, clip.vocab_size, len(captions), tokenizer.text_length)
     experiment = ExperimentOptions(mvs_image=False)
     objectives = {name: OBJECTIVES[name].from_options(experiment, sizes) for name in names}
     model = TBPS(clip, objectives, dict.fromkeys(names, 1.0)).to(pixels.device).eval()

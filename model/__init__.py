@@ -56,7 +56,7 @@ def build_model(
     towers, tokenizer, processor = backbone.build(options, weights)
     names = _enabled_losses(options, tokenizer) if num_identities else _test_time_losses(options)
     _check_selection(options, names, towers)
-    sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities)
+    sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities, tokenizer.text_length)
     model = TBPS(
         towers,
         {name: OBJECTIVES[name].from_options(experiment, sizes) for name in names},

@@ -38,6 +38,8 @@ class AltCLIP(DualEncoder):
     """The towers of an `AltCLIPModel`; its features equal `get_image_features` and `get_text_features`."""
 
     selects_tokens = True
+    is_multilingual = True
+    transformers_class = "AltCLIPModel"
 
     def __init__(
         self, model: nn.Module, image_size: tuple[int, int], text_length: int, logit_bias: bool = False
@@ -206,7 +208,5 @@ BACKBONE = Backbone(
     title="AltCLIP",
     build=_from_options,
     weights_option="altclip_pretrained",
-    is_multilingual=True,
-    transformers_class="AltCLIPModel",
     to_transformers=to_transformers,
 )

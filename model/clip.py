@@ -35,6 +35,7 @@ class CLIP(DualEncoder):
     """
 
     selects_tokens = True
+    transformers_class = "CLIPModel"
 
     def __init__(self, visual: VisionTransformer, text: TextTransformer, logit_bias: bool = False) -> None:
         super().__init__()
@@ -201,7 +202,6 @@ BACKBONE = Backbone(
     title="CLIP",
     build=_from_options,
     weights_option="clip_pretrained",
-    transformers_class="CLIPModel",
     to_transformers=to_transformers,
     to_openai=to_openai,
 )

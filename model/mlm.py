@@ -44,7 +44,7 @@ class MLM(TokenObjective):
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "MLM":
         """With the depth of its cross-modal transformer."""
-        irra_length = experiment.text_length if experiment.mlm_variant == "irra" else None
+        irra_length = sizes.text_length if experiment.mlm_variant == "irra" else None
         of_head = sizes.embed_dim, experiment.cmt_depth, sizes.vocab_size
         return cls(*of_head, irra_length, experiment.mlm_masks_all)
 

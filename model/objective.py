@@ -64,11 +64,14 @@ class Pairs:
 
 
 class Sizes(NamedTuple):
-    """What heads are built for: the width of the embedding, the vocabulary, the persons in training."""
+    """What heads are built for: the width of the embedding, the vocabulary, the persons in training, the most
+    tokens of a caption.
+    """
 
     embed_dim: int
     vocab_size: int
     num_identities: int
+    text_length: int
 
 
 class Objective:

@@ -1,9 +1,10 @@
 """What a backbone, a tokenizer, an image processor and a model must offer: the types of every signature."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 from torch import Tensor, nn
@@ -109,20 +110,26 @@ class DualEncoder(nn.Module):
         text: called as (input_ids (B, L), attention_mask (B, L), return_dense), and with `select` likewise.
         selects_tokens: whether the towers tell which tokens the pooled one attends to.
         logit_scale: learned logarithm of the scale.
+        max_logit_scale: the most that training lets it grow to: ln 100, or what the weights began with.
         logit_bias: a parameter where the sigmoid loss is on, else the number 0.0.
         embed_dim: D, the width of the shared space.
         patch_grid: (rows, columns) of the image tower's patches, P = rows * columns.
         vocab_size: number of token embeddings.
+        is_multilingual: whether its weights know the languages that search offers examples in.
+        transformers_class: the class of transformers that loads its Hugging Face export; None: there is none.
     """
 
     visual: nn.Module
     text: nn.Module
-    selects_tokens: ClassVar[bool] = False
+    selects_tokens: bool = False
     logit_scale: nn.Parameter
+    max_logit_scale: float = math.log(100)
     logit_bias: nn.Parameter | float
     embed_dim: int
     patch_grid: tuple[int, int]
     vocab_size: int
+    is_multilingual: bool = False
+    transformers_class: str | None = None
 
     def encode_image(
         self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
@@ -206,19 +213,15 @@ class Backbone:
         build: (options, weights or None) -> towers, tokenizer and processor. `weights` is a file that takes
             the place of the one that the options name.
         weights_option: the option of section `model` that names its weights.
-        is_multilingual: whether its weights know the languages that search offers examples in.
-        transformers_class: the class of transformers that loads its Hugging Face export; None: there is none.
-        to_transformers: (towers, options) -> the content of config.json and the tensors under that class's
-            names; None where there is no class.
-        to_openai: towers -> a state dict under OpenAI's names, and open_clip's configuration of the model;
-            None where OpenAI has no names for them.
+        to_transformers: (towers, options) -> the content of config.json and the tensors under the names of
+            their `transformers_class`; None where there is no class.
+        to_openai: towers -> a state dict that open_clip loads, under OpenAI's names where it has some, and
+            open_clip's configuration of the model; None where it cannot build them.
     """
 
     title: str
     build: Callable[[Options, str | None], Built]
     weights_option: str
-    is_multilingual: bool = False
-    transformers_class: str | None = None
     to_transformers: Callable[[DualEncoder, Options], tuple[JsonObject, dict[str, Tensor]]] | None = None
     to_openai: Callable[[DualEncoder], tuple[dict[str, Tensor], JsonObject]] | None = None
 

@@ -1,6 +1,5 @@
 """TBPS-CLIP: two towers and the losses that the options switch on: encode, gather, objectives, output."""
 
-import math
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ from model.mlm import padded
 from model.objective import Objective, Pairs, Rows, SumObjective, TokenObjective
 from model.protocol import DualEncoder
 
-MAX_LOGIT_SCALE = math.log(100)
 # glibc returns tensors of more than 32 MB to the kernel one by one. Those of this many images stay below that
 # size, which avoids page faults that cost a tenth of a step.
 CPU_IMAGES = 8
@@ -122,7 +120,7 @@ class TBPS(nn.Module):
 
     def begin_step(self, batch: Batch) -> dict[str, Tensor]:
         """Clamps the scale; returns the counts of the objectives on tokens, as means over the processes."""
-        self.clip.logit_scale.detach().clamp_(max=MAX_LOGIT_SCALE)
+        self.clip.logit_scale.detach().clamp_(max=self.clip.max_logit_scale)
         device = self.clip.logit_scale.device
         return {
             name: distributed.mean_over_ranks(objective.count(batch).to(device))

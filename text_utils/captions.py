@@ -1,10 +1,15 @@
 """Cleaning of captions: what happens to a text before it is split into tokens."""
 
+import html
 import re
+import string
 from collections.abc import Callable, Mapping
+
+import ftfy
 
 SPACES = re.compile(r"[ \t\n\r\f]+")
 TO_SPACE = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
+WITHOUT_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 Clean = Callable[[str], str]
 
@@ -25,5 +30,23 @@ def keep_caption(text: str) -> str:
     return SPACES.sub(" ", text).strip()
 
 
-# Weights expect captions cleaned as in their training: `data.cleaning`. Each is idempotent and strips spaces.
-CLEANINGS: Mapping[str, Clean] = {"tbps-clip": clean_caption, "none": keep_caption}
+def repaired_caption(text: str) -> str:
+    """The text as CLIP's tokenizer first repairs it, with single spaces: Unicode in a wrong encoding, then
+    HTML entities, resolved twice. The case is kept.
+    """
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
+def canonical_caption(text: str) -> str:
+    """SigLIP's canonical form: repaired, no ASCII punctuation (an underscore is a space), lower case."""
+    return " ".join(repaired_caption(text).translate(WITHOUT_PUNCTUATION).lower().split())
+
+
+# Weights expect captions cleaned as in their training: `data.cleaning`. The first two are idempotent, the
+# others but for entities within entities. Each strips spaces.
+CLEANINGS: Mapping[str, Clean] = {
+    "tbps-clip": clean_caption,
+    "none": keep_caption,
+    "whitespace": repaired_caption,  # these two have open_clip's names
+    "canonicalize": canonical_caption,
+}

@@ -2,14 +2,11 @@
 
 import functools
 import gzip
-import html
 import json
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import ftfy
 import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
@@ -17,17 +14,14 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as Chain
 
 from data.types import Tokens
-from text_utils.captions import CLEANINGS
+from text_utils.captions import CLEANINGS, repaired_caption
+from text_utils.hub_tokenizer import HubTokenizer, write_json
 
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 # 512 byte symbols, one id for each merge, then mask, start and end. OpenAI's vocabulary has no mask token: it
 # takes the id of the last merge, so that OpenAI's weights still fit.
 NUM_MERGES = 49_408 - 512 - 3
 WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-ALTCLIP_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("sentencepiece.bpe.model", "added_tokens.json"),
-)
 
 
 class CLIPTokenizer:
@@ -91,90 +85,20 @@ class CLIPTokenizer:
         # Padding with "!", id 0, as here, would make transformers take every "!" for padding.
         tokens = {"bos_token": start} | dict.fromkeys(("eos_token", "pad_token", "unk_token"), end)
         settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.text_length}
-        _write_json(folder / "vocab.json", pairs["vocab"] | special)
+        write_json(folder / "vocab.json", pairs["vocab"] | special)
         (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-        _write_json(folder / "tokenizer_config.json", settings | tokens)
+        write_json(folder / "tokenizer_config.json", settings | tokens)
 
 
-class AltCLIPTokenizer:
-    """Captions -> `{"input_ids", "attention_mask"}`, (B, L) int64 each, padded to the batch's longest.
-
-    It implements `model.protocol.Tokenizer` with XLM-RoBERTa's SentencePiece of `transformers`. Its mask
-    token is not used: AltCLIP was not trained with it.
-
-    Args:
-        pretrained: a folder with tokenizer files, or a hub id.
-        text_length: most tokens of a caption, start and end included; a longer one is cut and keeps its end.
-        cache_dir: the hub's cache, for an id.
-        cleaning: a name of `CLEANINGS`, applied first.
-
-    Raises:
-        ValueError: no tokenizer there, one that `transformers` cannot read, or one of fewer than 100 tokens.
-    """
+class AltCLIPTokenizer(HubTokenizer):
+    """XLM-RoBERTa's SentencePiece. Its mask token is not used: AltCLIP was not trained with it."""
 
     mask_token_id = None
-
-    def __init__(
-        self,
-        pretrained: str,
-        text_length: int = 77,
-        cache_dir: str | Path | None = None,
-        cleaning: str = "tbps-clip",
-    ) -> None:
-        from transformers import AutoTokenizer  # seconds to import: CLIP's tokenizer must not wait for it
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(pretrained, cache_dir=cache_dir)
-        except Exception as error:  # transformers raises errors of many types for a missing file or package
-            reason = " ".join(str(error).split())[:160]
-            raise ValueError(f"has no tokenizer that transformers can read ({reason})") from error
-        if len(self._tokenizer) < 100:  # what transformers makes of files that it does not understand
-            raise ValueError(f"has a tokenizer of only {self.vocab_size} tokens: its files are not complete")
-        self.text_length, self.cleaning = text_length, cleaning
-        self.special_ids = tuple(self._tokenizer.all_special_ids)
-        self.pad_token_id = self._tokenizer.pad_token_id
-        self._source, self._cache_dir = pretrained, cache_dir
-
-    @property
-    def vocab_size(self) -> int:
-        """The number of tokens, special ones included."""
-        return len(self._tokenizer)
-
-    def __call__(self, texts: Sequence[str]) -> Tokens:
-        """See `model.protocol.Tokenizer`."""
-        assert not isinstance(texts, str), "a list of captions is expected, not one string"
-        cut = {"truncation": True, "max_length": self.text_length}
-        texts = [self.clean(text) for text in texts]
-        tokens = self._tokenizer(texts, padding=True, return_tensors="pt", **cut)
-        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
-
-    def clean(self, text: str) -> str:
-        """The caption as it is tokenised; "" where it has no words."""
-        return CLEANINGS[self.cleaning](text)
-
-    def save(self, folder: Path) -> None:
-        """Copy the tokenizer's files, with `text_length` as the length that it cuts at."""
-        origin = Path(self._source)
-        if not origin.is_dir():  # a hub id, whose files were read from the cache
-            from huggingface_hub import snapshot_download
-
-            origin = Path(snapshot_download(self._source, cache_dir=self._cache_dir, local_files_only=True))
-        for name in ALTCLIP_FILES:
-            if (origin / name).exists():
-                (folder / name).write_bytes((origin / name).read_bytes())
-        file = folder / "tokenizer_config.json"
-        settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        _write_json(file, settings | {"model_max_length": self.text_length})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def openai_clean(text: str) -> str:
     """OpenAI's cleaning, part of the encoding: repaired Unicode, HTML entities resolved twice, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return repaired_caption(text).lower()
 
 
 @functools.lru_cache(maxsize=1 << 16)  # 30 MB: captions that no augmentation changed repeat every epoch

@@ -4,18 +4,17 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
 
-from config.data import DataOptions, Preparation, differences, prepared
+from config.data import DataOptions, Preparation, differences, of_backbone, prepared
 from config.reader import build
 from model import backbone_of
 from model.weights.pickles import read_pickled
 from model.weights.releases import preparation_of_release
-from options import Options, UserError, ineffective_settings, read_options, to_dict, unused_at_test
+from options import Options, UserError, ineffective_settings, read_options, resolved, to_dict, unused_at_test
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +24,11 @@ FEATURE_OPTIONS = (
     *("experiment.text_length", "experiment.use_altclip_processor", "data.interpolation"),
 )
 OF_SELECTION = ("experiment.tse", "experiment.tse_share")  # and of these, where tokens are selected
+OF_OPEN_CLIP = ("model.open_clip_name",)  # and of this: names of equal sizes differ in their activation
 # Those that the weights cannot be used with otherwise.
 FIXED_OPTIONS = (
     *("model.backbone", "experiment.text_length", "experiment.use_altclip_processor"),
-    "experiment.tse_share",
+    *("experiment.tse_share", "model.open_clip_name"),
 )
 
 
@@ -36,6 +36,7 @@ def features_depend_on(options: Options) -> dict[str, object]:
     """The values of the options above that take part, as plain values."""
     values = to_dict(options)
     keys = FEATURE_OPTIONS + (OF_SELECTION if options.experiment.tse else ())
+    keys += OF_OPEN_CLIP if options.model.open_clip_name else ()
     return {key: values[section][name] for key in keys for section, name in [key.split(".")]}
 
 
@@ -86,7 +87,8 @@ def preparation_of(path: Path) -> DataOptions | None:
         return preparation_of_release(path)
     names = [name for name in ("preparation", *Preparation._fields) if name in saved["data"]]
     settings = {f"data.{name}": (saved["data"][name], f"the options saved in '{path}'") for name in names}
-    return prepared(build(Options, settings).data)
+    default, _ = of_backbone(saved.get("model", {}).get("backbone"))
+    return prepared(build(Options, settings).data, default=default)
 
 
 def prepared_for(options: Options, path: Path) -> Options:
@@ -94,14 +96,14 @@ def prepared_for(options: Options, path: Path) -> Options:
     where they set another one, which is used.
     """
     trained = preparation_of(path)
-    data = prepared(options.data, trained)
-    theirs, ours = differences(data, trained) if trained else ("", "")
+    options = resolved(options, trained)
+    theirs, ours = differences(options.data, trained) if trained else ("", "")
     if theirs:
         logger.warning(
             f"'{path}' was trained with {theirs}; used is what is set, {ours}: leave these options and "
             "data.preparation out to use what it was trained with"
         )
-    return replace(options, data=data)
+    return options
 
 
 def check_start(options: Options) -> None:
@@ -129,7 +131,7 @@ def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Op
             "--config FILE"
         )
     options = read_options(config or saved, overrides)
-    check_trained_with(options, path)
+    check_trained_with(resolved(options), path)
     return _warned(prepared_for(options, path), overrides)
 
 

@@ -37,7 +37,7 @@ def export_huggingface(source: Source, folder: Path) -> None:
 def _check(source: Source, folder: Path) -> None:
     import transformers
 
-    model_class = getattr(transformers, source.backbone.transformers_class)
+    model_class = getattr(transformers, source.model.clip.transformers_class)
     model, info = model_class.from_pretrained(folder, output_loading_info=True)
     assert not any(info[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")), info
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -111,7 +111,7 @@ TITLES = {"huggingface": "for transformers", "openai": "for open_clip", "onnx": 
 
 def write_readme(source: Source, format_name: str, checkpoint: Path, folder: Path) -> None:
     """Write README.md for one of the formats."""
-    model, bias, notes = source.backbone.transformers_class, float(source.model.clip.logit_bias), ""
+    model, bias, notes = source.model.clip.transformers_class, float(source.model.clip.logit_bias), ""
     if format_name == "huggingface":
         notes = PROCESSOR_NOTE.format(processor=model.replace("Model", "Processor"))
     if bias and format_name in ("huggingface", "openai"):
@@ -135,7 +135,7 @@ def _images(source: Source) -> str:
 
 
 def _usage(source: Source, imports: str, code: str) -> str:
-    model = source.backbone.transformers_class
+    model = source.model.clip.transformers_class
     processors = PROCESSORS_PIL if isinstance(source.processor, ImageProcessor) else PROCESSORS
     needs_openai_clean = isinstance(source.tokenizer, CLIPTokenizer)  # its transformers version does less
     modules = ["import html\n", "import ftfy"] if needs_openai_clean else []

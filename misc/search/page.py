@@ -32,7 +32,6 @@ from misc.search.explain import explain, overlay
 from misc.search.index import Index
 from misc.search.queries import Query, query_features
 from misc.search.truth import GroundTruth
-from model import backbone_of
 from model.protocol import JsonObject
 from options import UserError
 
@@ -82,8 +81,8 @@ class Page:
     def about(self, request: Request) -> Response:
         """GET -> what the page shows before the first search."""
         examples = self.truth.examples if self.truth else EXAMPLES
-        options = self.encoder.options
-        learned = examples if backbone_of(options).is_multilingual else options.data.languages
+        is_multilingual = self.encoder.model.clip.is_multilingual
+        learned = examples if is_multilingual else self.encoder.options.data.languages
         known = {language_name(name) for name in learned} & set(examples) or examples
         return JSONResponse(
             {

@@ -49,6 +49,12 @@ def test_every_option_is_known_to_have_an_effect_or_says_what_it_needs() -> None
     assert sorted(known) == sorted(OPTIONS), "an option is in none of the lists, or in two"
 
 
+NAMES = {
+    *("model.tokenizer_cache_dir", "model.open_clip_name", "model.open_clip_pretrained"),
+    "model.transformers_pretrained",
+}
+
+
 def other_value(key: str) -> object:
     """A valid value that is not the default."""
     value = to_dict(load_options({}))[key.split(".")[0]][key.split(".")[1]]
@@ -58,7 +64,7 @@ def other_value(key: str) -> object:
     if check and check.choices:
         return next(choice for choice in check.choices if choice != value)
     if value is None:
-        return "a" if key == "model.tokenizer_cache_dir" else 8
+        return "a" if key in NAMES else 8
     if isinstance(value, list):
         return [part and part // 2 for part in value]
     return f"{value}x" if isinstance(value, str) else value / 2 if isinstance(value, float) else value + 1
@@ -73,7 +79,8 @@ def setting_of(condition: str, section: str, holds: bool) -> str | None:
         return f"{key}={str(holds).lower()}"
     if bool(equal) == holds:
         return f"{key}={value}"
-    others = {"clip": "altclip", "altclip": "clip", "false": "true", "none": "eda", "1.0": "0.5", "0.0": "1"}
+    others = {"clip": "altclip", "false": "true", "none": "eda", "1.0": "0.5", "0.0": "1"}
+    others |= dict.fromkeys(("altclip", "open_clip", "transformers"), "clip")
     return f"{key}={others[value]}"
 
 

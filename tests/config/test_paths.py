@@ -27,7 +27,13 @@ from options import Options, UserError, load_options, to_dict
 
 CONFIG = Path("config/config.yaml")
 # Texts that are no paths and have no list of choices.
-NO_PATHS = {"model.backbone", "data.dataset", "data.languages", "log.checkpoint_period"}
+NO_PATHS = {
+    "model.open_clip_name",
+    "model.backbone",
+    "data.dataset",
+    "data.languages",
+    "log.checkpoint_period",
+}
 PARSERS: dict[str, Callable[[], Parser]] = {
     "main": lambda: build_parser(""),
     "data.check": data.check.__main__.build_parser,

@@ -61,12 +61,18 @@ def test_a_preparation_replaces_what_the_files_below_it_say(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("data.preparation=clip", "data.preparation: expected one of auto, tbps-clip, irra, found 'clip'"),
+        (
+            "data.preparation=clip",
+            "data.preparation: expected one of auto, tbps-clip, irra, native, found 'clip'",
+        ),
         ("data.preparation=null", "data.preparation: expected a text"),
-        ("data.cleaning=all", "data.cleaning: expected one of tbps-clip, none, found 'all'"),
+        (
+            "data.cleaning=all",
+            "data.cleaning: expected one of tbps-clip, none, whitespace, canonicalize, found 'all'",
+        ),
         ("data.interpolation=nearest", "data.interpolation: expected one of bicubic, bilinear, found"),
         ("data.interpolation=none", "found 'none'; write null for none"),
-        ("data.normalization=zero", "data.normalization: expected one of imagenet, clip, found 'zero'"),
+        ("data.normalization=zero", "data.normalization: expected one of imagenet, clip, half, none, found"),
     ],
 )
 def test_an_unknown_name_is_refused_with_those_there_are(override: str, said: str) -> None:

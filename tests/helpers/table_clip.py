@@ -76,7 +76,7 @@ def table_model(case: str, use_gather: bool = True) -> TBPS:
     settings = {"ritc_eps": RITC_EPS, "simclr_mlp": (None, 4, 3), "simclr_temperature": TEMPERATURE}
     settings |= {"citc_lambda1": CITC_LAMBDAS[0], "citc_lambda2": CITC_LAMBDAS[1], "cmt_depth": 0}
     experiment = ExperimentOptions(**settings, **{"mvs_image": False} | CASES[case])
-    objective = OBJECTIVES[name].from_options(experiment, Sizes(WIDTH, VOCABULARY, 5))
+    objective = OBJECTIVES[name].from_options(experiment, Sizes(WIDTH, VOCABULARY, 5, 77))
     if name == "mlm":
         objective.head = WordScores()
     if name == "id":  # it starts close to 0, where its gradient to the features is as small

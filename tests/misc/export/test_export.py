@@ -429,7 +429,7 @@ def test_a_user_error_is_one_line_and_status_2(
 def test_a_backbone_without_a_class_of_transformers_is_refused(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entry = dataclasses.replace(BACKBONES["clip"], transformers_class=None, to_transformers=None)
+    entry = dataclasses.replace(BACKBONES["clip"], to_transformers=None)
     monkeypatch.setitem(BACKBONES, "clip", entry)
     assert main([str(runs["tall"]), str(tmp_path / "out"), "--format", "huggingface"]) == 2
     assert "--format huggingface: transformers has no class for CLIP" in capsys.readouterr().err
