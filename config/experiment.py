@@ -11,12 +11,13 @@ from config.checks import (
     BELOW_ONE,
     BLOCKS_OR_NONE,
     FRACTION,
+    MAX_SIDE,
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
-    SIZE,
     TEXT_LENGTH,
     UP_TO_HALF,
+    between,
     one_of,
     option,
 )
@@ -91,11 +92,11 @@ class ExperimentOptions:
     tse: bool = loss(
         False, "TSE: TAL on a second embedding, of selected tokens, which also takes part at test time (RDE)"
     )
-    tse_ratio: float = option(1.0, "weight of TSE", NOT_NEGATIVE, needs="tse")
+    tse_ratio: float = option(1.0, "weight of TSE", POSITIVE, needs="tse")
     tse_share: float = option(
         0.3, "share of the patches, and of text_length - 2 words, selected", SHARE, needs="tse"
     )
-    tse_width: int = option(1024, "width of that embedding", SIZE, needs="tse")
+    tse_width: int = option(1024, "width of that embedding", between(2, MAX_SIDE), needs="tse")
     tse_batchnorm: str = option(
         "frozen",
         "its batch normalisation; frozen: mean 0 and variance 1, as in RDE's published runs",

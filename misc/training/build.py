@@ -16,6 +16,7 @@ from misc.training.guards import BadImages, NonFiniteGuard
 from misc.training.meters import Meter
 from misc.training.optimizer import build_optimizer
 from misc.training.schedule import build_schedule
+from model.objective import SumObjective
 from model.tbps import TBPS
 from options import Options, to_dict
 
@@ -63,7 +64,7 @@ def _division(
     options: Options, model: TBPS, loaders: Loaders, device: torch.device, precision: torch.dtype
 ) -> Division | None:
     experiment, parts, seed = options.experiment, options.schedule.accumulate, options.misc.seed
-    if not experiment.ccd:
+    if not experiment.ccd or not any(isinstance(each, SumObjective) for each in model.objectives.values()):
         return None
     first_epoch = experiment.ccd_first_epoch - 1
     mixture = {name: getattr(experiment, f"ccd_{name}") for name in ("max_iter", "tol", "reg_covar")}

@@ -74,11 +74,6 @@ class Division:
             for name, objective in self.model.objectives.items()
             if isinstance(objective, SumObjective)
         }
-        if not self._objectives:
-            raise UserError(
-                "experiment.ccd: it divides the samples by the losses of experiment.tal and experiment.tse, "
-                "and both are false; set one of them to true, or experiment.ccd=false"
-            )
 
     def is_due(self, epoch: int) -> bool:
         """Whether an epoch needs a division, and the last one is not its own."""

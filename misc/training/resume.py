@@ -140,7 +140,7 @@ def _set_rate(trainer: Trainer, state: State) -> None:
 
     def changes(names: Sequence[str]) -> str:
         changed = [name for name in names if was[name] != now[name]]
-        return "; ".join(f"schedule.{name} was {was[name]}, is {now[name]}" for name in changed)
+        return "; ".join(f"schedule.{n} was {_text(was[n])}, is {_text(now[n])}" for n in changed)
 
     if changed := changes(UPDATES):
         logger.warning(f"the moments of the checkpoint are kept from step {step + 1} on, though {changed}")
@@ -180,10 +180,15 @@ def _check_samples(state: State, options: dict[str, Any]) -> None:
             before = state["options"][section].get(name, now)
             if now != before:
                 raise UserError(
-                    f"{section}.{name}: the checkpoint is inside an epoch that was sampled with {before}; "
-                    f"with {now} some samples would come twice and others not at all. Keep {before} until "
-                    "the end of the epoch"
+                    f"{section}.{name}: the checkpoint is inside an epoch that was sampled with "
+                    f"{_text(before)}; with {_text(now)} the rest of it would have other samples. Keep "
+                    f"{_text(before)} until the end of the epoch"
                 )
+
+
+def _text(value: object) -> str:
+    """The value of an option, as it is set."""
+    return "null" if value is None else str(value)
 
 
 def _check_hidden_settings(state: State, towers: DualEncoder) -> None:
@@ -212,6 +217,7 @@ def _check_steps(state: State, options: dict[str, Any], steps_per_epoch: int) ->
     if state["steps_per_epoch"] != steps_per_epoch:
         raise UserError(
             f"resume: the checkpoint's epochs have {state['steps_per_epoch']} steps, these would have "
-            f"{steps_per_epoch}; keep the training data, and the options that sample it (data.few_shot, "
-            "data.languages, data.language_draw, data.drop_last)"
+            f"{steps_per_epoch}; keep the training data, the options that sample it (data.few_shot, "
+            "data.languages, data.language_draw, data.drop_last) and, where that is false, the number of "
+            "processes"
         )

@@ -129,6 +129,7 @@ ONLY_SS = [*ONLY[:3], "experiment.mvs_image=false"]
         *(
             ([f"experiment.{loss}=true", f"experiment.{loss}_ratio=0", "experiment.tal=true"], key)
             for loss in LOSSES
+            if loss != "tse"  # whose head takes part at test time: its weight is above 0
             for key in [f"experiment.{loss}"]
         ),
     ],

@@ -123,6 +123,8 @@ def test_the_resolved_options_are_a_valid_config_of_the_same_meaning(tmp_path: P
         ("schedule.epoch=[1", ["not valid YAML"]),
         ("model.checkpoint=x", ["model.checkpoint", "model.clip_pretrained"]),
         ("anno_dir=x", ["anno_dir", "data.annotation_file"]),
+        ("experiment.tse_width=1", ["experiment.tse_width", "a number from 2"]),  # its hidden layer is half
+        ("experiment.tse_ratio=0", ["experiment.tse_ratio", "a number above 0"]),  # it acts at test time
     ],
 )
 def test_a_mistaken_override_is_named_with_what_was_expected(override: str, said: list[str]) -> None:

@@ -200,7 +200,7 @@ def test_a_run_that_resumes_with_another_optimizer_keeps_the_moments_and_says_wh
     # Of two epochs of two steps, one of them warm-up: by epoch the second one has the peak.
     said = f"the learning rate of step 4 is {1e-3:.2e}; by the options of the checkpoint it would be "
     said += f"{cosine(1 / 2, 1e-3):.2e}, and step 3 had {1e-3:.2e} (schedule.rate_per was step, is epoch; "
-    assert f"{said}schedule.bias_factor was None, is 2.0; schedule.tse_lr was None, is 0.001)" in log
+    assert f"{said}schedule.bias_factor was null, is 2.0; schedule.tse_lr was null, is 0.001)" in log
     before, after = (
         torch.load(path, weights_only=True)["optimizer"]
         for path in (run / "checkpoint_step_3.pth", other / "checkpoint_last.pth")

@@ -362,9 +362,13 @@ def test_epochs_before_the_first_division_train_on_all_samples(config: Path, tmp
     assert losses[0][in_first:] != losses[1][in_first:]
 
 
-def test_a_division_without_its_losses_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--config", str(config), "experiment.ccd=true"]) == 2
-    assert_mentions(error_line(capsys), "experiment.ccd: ", "experiment.tal", "experiment.tse", "set one")
+def test_without_the_losses_that_divide_nothing_is_divided_and_the_option_is_named(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["--config", str(config), "experiment.ccd=true", "schedule.epoch=1"]) == 0
+    said = [message for message in caplog.messages if message.startswith("experiment.ccd")]
+    assert said == ["experiment.ccd has no effect while experiment.tal is false and experiment.tse is false"]
+    assert divisions(tmp_path / "run") == []
 
 
 def test_losses_that_are_not_finite_end_the_run_with_a_line(
