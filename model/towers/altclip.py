@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model.protocol import Selected
-from model.towers.layers import rows_at
+from model.towers.layers import head_row, rows_at
 from model.towers.selection import most_attended_patches, most_attended_words, words_of
 from model.weights.shapes import resize_image_positions
 
@@ -111,10 +111,7 @@ def recorded(*layers: nn.Module) -> Iterator[list[Tensor]]:
 def first_row(query: Tensor, key: Tensor, heads: int, attention_mask: Tensor | None = None) -> Tensor:
     """(B, L) the attention of the first token, averaged over the heads, of queries and keys (B, L, width)."""
     query, key = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (query[:, :1], key))
-    logits = (query @ key.transpose(-2, -1)).float() * query.shape[-1] ** -0.5
-    if attention_mask is not None:
-        logits = logits.masked_fill(attention_mask[:, None, None] == 0, -torch.inf)
-    return logits.softmax(dim=-1).mean(dim=1)[:, 0]
+    return head_row(query, key, attention_mask)
 
 
 def blocks(encoder: nn.Module) -> nn.ModuleList:

@@ -152,6 +152,19 @@ def rows_at(x: Tensor, positions: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device)[:, None], positions]
 
 
+def head_row(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(B, L) the attention of the first of the queries, averaged over the heads.
+
+    Args:
+        query, key: (B, heads, Q, width / heads), (B, heads, L, width / heads).
+        mask: (B, L), 0 where a key is not seen.
+    """
+    logits = (query[:, :, :1] @ key.transpose(-2, -1)).float() * query.shape[-1] ** -0.5
+    if mask is not None:
+        logits = logits.masked_fill(mask[:, None, None] == 0, -torch.inf)
+    return logits.softmax(dim=-1).mean(dim=1)[:, 0]
+
+
 class Transformer(nn.Module):
     """A stack of `layers` blocks over (B, L, width), initialised as OpenAI's text tower.
 

@@ -175,7 +175,17 @@ def _settings_beside(path: Path, shape: ClipShape) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file under the names of `CLIP`, fp32, without heads; raises as `load_clip_weights`."""
-    content, _ = read_file(path)
+    return read_saved(path)[0]
+
+
+def read_saved(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of `read_tensors`, and the options saved with them."""
+    content, options = read_file(path)
+    return under_our_names(path, content), options
+
+
+def under_our_names(path: Path, content: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file or folder under the names of `CLIP`, fp32, without heads."""
     return _rename(path, content, plain_names(path, content))
 
 

@@ -1,0 +1,277 @@
+"""What open_clip's names, folders and tags stand for: configurations, files, statistics of the images."""
+
+import copy
+import difflib
+import functools
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from model.protocol import JsonObject
+from model.weights.files import read_folder
+from model.weights.hub_folders import (
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
+    WEIGHTS,
+    find_model,
+    read_config,
+)
+from model.weights.pretrained import read_saved, under_our_names
+from model.weights.shapes import bad_weights, saved_image_size
+from options import UserError
+
+logger = logging.getLogger(__name__)
+INSTALL = "model.backbone=open_clip needs open_clip_torch and timm: pip install open_clip_torch timm"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
+# In checkpoints of this project the modules of open_clip stand below a name of ours.
+OURS = re.compile(r"^(visual|text)\.tower\.")
+# In older files; they are recomputed.
+BUFFERS = ("position_ids", "attn_mask")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `model.open_clip_name` and `model.open_clip_pretrained` stand for.
+
+    Attributes:
+        title: for messages.
+        config: open_clip's `model_cfg`.
+        weights: a file, or a folder with weights; None: random.
+        preparation: open_clip's `preprocess_cfg`, as far as it is known.
+        told_by: what tells the preparation, for the log.
+        folder: a folder that may have tokenizer files.
+    """
+
+    title: str
+    config: JsonObject
+    weights: Path | None
+    preparation: JsonObject
+    told_by: str
+    folder: Path | None = None
+
+
+def bad_name(name: str | None, problem: str) -> UserError:
+    """The error for a name of open_clip that has a `problem`."""
+    return UserError(f"model.open_clip_name: '{name}' {problem}")
+
+
+def find_source(
+    name: str | None, pretrained: str | Path | None, cache_dir: str | Path | None, with_weights: bool = True
+) -> Source:
+    """What a name and its weights stand for; a tag's file is downloaded if it is not in the hub's cache.
+
+    Args:
+        name: of `open_clip.list_models()`; None: the folder's configuration tells.
+        pretrained: a file, a folder, a tag of open_clip for that name, or None.
+        cache_dir: the hub's cache; None: the default.
+        with_weights: false where others take their place: no file of weights is needed then.
+
+    Raises:
+        UserError: no such name, file, folder or tag; a file that cannot be downloaded; the library is missing.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise UserError(INSTALL) from error
+    if name is not None and name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)
+        raise bad_name(name, f"is no name of open_clip {open_clip.__version__}; near: {', '.join(near)}")
+    path = None if pretrained is None else Path(os.path.expanduser(pretrained))
+    if path is not None and path.is_dir():
+        return _of_folder(name, path)
+    if name is None:
+        raise UserError(
+            "model.open_clip_name: null is only for a folder with open_clip_config.json as "
+            f"model.open_clip_pretrained, found '{pretrained}'; set a name of open_clip.list_models()"
+        )
+    config, told = _config(name), _of_all_tags(name)
+    if path is None:
+        return Source(name, config, None, *told)
+    tag = open_clip.get_pretrained_cfg(name, str(pretrained))
+    if tag and not path.exists():
+        return _of_tag(name, str(pretrained), tag, config, cache_dir, with_weights)
+    if not path.exists() and with_weights:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise UserError(
+            f"model.open_clip_pretrained: '{pretrained}' is no file, no folder and no tag of '{name}' (tags: "
+            f"{tags}); null starts from random weights"
+        )
+    return Source(name, config, path, *told)
+
+
+def _config(name: str) -> JsonObject:
+    import open_clip
+
+    return copy.deepcopy(open_clip.get_model_config(name))
+
+
+def _of_folder(name: str | None, path: Path) -> Source:
+    has_own = any((path / file).exists() for file in (OPEN_CLIP_CONFIG, *OPEN_CLIP_WEIGHTS, *WEIGHTS))
+    folder = path if has_own else find_model(path, "clip", functools.partial(bad_weights, path))
+    content = read_config(folder, OPEN_CLIP_CONFIG)
+    config = content.get("model_cfg")
+    if config is None and name is None:
+        problem = f"has no {OPEN_CLIP_CONFIG} with a model_cfg; copy it there, or set model.open_clip_name"
+        raise bad_weights(folder, problem)
+    if config is None:
+        return Source(name, _config(name), folder, *_of_all_tags(name), folder)
+    if not all(isinstance(config.get(tower), dict) for tower in ("vision_cfg", "text_cfg")):
+        raise bad_weights(folder / OPEN_CLIP_CONFIG, "has a model_cfg without vision_cfg and text_cfg")
+    if name is not None and config != _config(name):
+        logger.warning("'%s' describes another model than '%s': the folder's is built", folder, name)
+    preparation, told_by = content.get("preprocess_cfg"), f"'{folder / OPEN_CLIP_CONFIG}'"
+    if not preparation:
+        preparation, told_by = _of_all_tags(name) if name else _of_timm(config)
+    return Source(str(path), config, folder, preparation, told_by, folder)
+
+
+def _of_tag(
+    name: str, tag: str, settings: JsonObject, config: JsonObject, cache_dir: str | Path | None, download: bool
+) -> Source:
+    """Raises UserError for weights of the other activation: the features would be wrong, in silence."""
+    is_quick = bool(settings.get("quick_gelu"))
+    if is_quick != bool(config.get("quick_gelu")):
+        other = f"{name}-quickgelu" if is_quick else name.removesuffix("-quickgelu")
+        kind = "QuickGELU" if is_quick else "GELU"
+        raise bad_name(name, f"has another activation than '{tag}', which was trained with {kind}: use {other}")
+    repository, _, file = settings.get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise UserError(
+            f"model.open_clip_pretrained: '{tag}' of '{name}' is not on the hub: download {settings.get('url')} "
+            "and set model.open_clip_pretrained to the file"
+        )
+    names = OPEN_CLIP_WEIGHTS if not file else (f"{os.path.splitext(file)[0]}.safetensors", file)
+    weights = download_file(repository, names, cache_dir) if download else None
+    return Source(name, config, weights, settings, f"the tag '{tag}'")
+
+
+def download_file(repository: str, names: Sequence[str], cache_dir: str | Path | None) -> Path:
+    """The first of these files of a repository of the hub, from its cache or downloaded.
+
+    Raises:
+        UserError: not in the cache, and not to be downloaded.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in names:
+        cached = try_to_load_from_cache(repository, name, cache_dir=cache_dir)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        for name in names:
+            try:
+                return Path(hf_hub_download(repository, name, cache_dir=cache_dir, etag_timeout=5))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+        problem = "the hub has none of them"
+    except Exception as error:  # of the network, raised by several libraries in many ways
+        problem = " ".join(str(error).split())[:120]
+    cache = f" --cache-dir {cache_dir}" if cache_dir else ""
+    raise UserError(
+        f"model.open_clip_pretrained: {' or '.join(names)} of '{repository}' is not in the hub's cache and cannot "
+        f"be downloaded ({problem}); on a machine with a network: huggingface-cli download {repository}{cache}"
+    )
+
+
+def _of_all_tags(name: str) -> tuple[JsonObject, str]:
+    """The preparation that the published weights of a name share; where there are none, open_clip's default."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    known = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    shared = {
+        key: known[0].get(key)
+        for key in ("mean", "std", "interpolation")
+        if known and all(settings.get(key) == known[0].get(key) for settings in known)
+    }
+    if {"mean", "std"} <= shared.keys():
+        return shared, f"the published weights of {name} ({', '.join(tags)})"
+    return _of_timm(_config(name)) if "siglip" in name.lower() else ({}, "open_clip's default")
+
+
+def _of_timm(config: JsonObject) -> tuple[JsonObject, str]:
+    """The preparation of the image tower's timm model; without one, open_clip's default."""
+    if not (model := config["vision_cfg"].get("timm_model_name")):
+        return {}, "open_clip's default"
+    import timm
+
+    settings = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    if settings is None:
+        return {}, "open_clip's default"
+    found = {"mean": settings.mean, "std": settings.std, "interpolation": settings.interpolation}
+    return found, f"timm's {model}"
+
+
+def tokenizer_source(source: Source) -> str | None:
+    """The folder or the hub id of the tokenizer; None: OpenAI's byte pairs.
+
+    Raises:
+        UserError: a tokenizer whose captions would not end in their end token, or that is cleaned otherwise.
+    """
+    text = source.config["text_cfg"]
+    if not (hub_id := text.get("hf_tokenizer_name")):
+        return None
+    others = {**(text.get("tokenizer_kwargs") or {}), "tokenizer_mode": text.get("tokenizer_mode")}
+    others.pop("clean", None)
+    if unknown := sorted(name for name, value in others.items() if value):
+        raise bad_name(source.title, f"has a tokenizer with {', '.join(unknown)}, which is not supported")
+    if source.folder and any((source.folder / file).exists() for file in TOKENIZER_FILES):
+        return str(source.folder)
+    return hub_id
+
+
+def native_cleaning(config: JsonObject) -> str:
+    """The name in `CLEANINGS` of the cleaning that the weights were trained with."""
+    text = config["text_cfg"]
+    if not text.get("hf_tokenizer_name"):
+        return "none"  # OpenAI's byte pairs bring their own
+    return (text.get("tokenizer_kwargs") or {}).get("clean", "whitespace")
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
+    """The tensors of a file or folder under open_clip's names for a model with a text tower by itself, fp32;
+    and the image size that was saved with them.
+
+    Raises:
+        UserError: no weights there that can be read.
+    """
+    if path.is_dir():
+        tensors, options = under_our_names(path, read_folder(path, (*OPEN_CLIP_WEIGHTS, *WEIGHTS))), {}
+    else:
+        tensors, options = read_saved(path)
+    tensors = {OURS.sub(r"\1.", name): tensor for name, tensor in tensors.items()}
+    return tensors, saved_image_size(path, options)
+
+
+def fill(model: nn.Module, path: Path, tensors: dict[str, Tensor], title: str) -> None:
+    """Load the tensors of `path` into open_clip's model, every one used and every parameter filled, but for the
+    scale and the bias, which the caller reads.
+
+    Raises:
+        UserError: a tensor that is missing, unexpected or of another shape.
+    """
+    scalars = ("logit_scale", "logit_bias")
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in scalars}
+    found = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name not in scalars and not (name.endswith(BUFFERS) and name not in own)
+    }
+    for name in sorted(own.keys() | found.keys()):
+        theirs, ours = (tuple(part[name].shape) if name in part else None for part in (found, own))
+        if theirs is None:
+            raise bad_weights(path, f"lacks {name!r} of {title}; it belongs to another model")
+        if ours is None:
+            raise bad_weights(path, f"has {name!r}, which {title} has not; it belongs to another model")
+        if theirs != ours:
+            raise bad_weights(path, f"has {name!r} of shape {theirs}; {title} has {ours}")
+    model.load_state_dict(found, strict=False)
+    logger.info("%s: all %d tensors used, none initialised", path, len(found))
