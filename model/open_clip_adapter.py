@@ -1,27 +1,24 @@
 """Any two-tower model of open_clip as a `DualEncoder`: SigLIP, EVA-02, PE-Core, MobileCLIP, ConvNeXt."""
 
-import contextlib
 import copy
-import json
 import logging
 import math
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from text_utils.hub_tokenizer import HubTokenizer
 from torch import Tensor, nn
 
 from model.clip import LOGIT_BIAS
 from model.processor import INTERPOLATIONS, NORMALIZATIONS, ImageProcessor
 from model.protocol import Backbone, Built, DualEncoder, JsonObject, Lockable, Tokenizer
 from model.towers.open_clip import HubText, PlainText, PlainVision
+from model.towers.open_clip_model import build_library_model, check_supported, native_size
 from model.towers.timm_vision import TimmVision
 from model.weights.open_clip_files import (
     OURS,
     Source,
     bad_name,
-    download_file,
     fill,
     find_source,
     native_cleaning,
@@ -31,7 +28,6 @@ from model.weights.open_clip_files import (
 from model.weights.shapes import check_image_size
 from options import Options, UserError
 from text_utils.captions import CLEANINGS
-from text_utils.hub_tokenizer import HubTokenizer
 from text_utils.tokenizer import CLIPTokenizer
 
 logger = logging.getLogger(__name__)
@@ -108,14 +104,14 @@ def build_open_clip(
         UserError: a name, tag, file, folder or tokenizer that cannot be used; sizes that do not go with it.
     """
     source = find_source(name, pretrained, cache_dir, with_weights=checkpoint is None)
-    _check_supported(source)
+    check_supported(source)
     tokenizer = _tokenizer(source, text_length, cache_dir, cleaning)
     path = Path(checkpoint) if checkpoint else source.weights
     tensors, saved_size = read_weights(path) if path else ({}, None)
-    model = _build(source, saved_size or _native_size(source.config), dropout, cache_dir)
+    model = build_library_model(source, saved_size or native_size(source.config), dropout, cache_dir)
     if path:
         fill(model, path, tensors, source.title)
-    height, width = image_size or _native_size(source.config)
+    height, width = image_size or native_size(source.config)
     is_timm = "timm_model_name" in source.config["vision_cfg"]
     stride = model.visual.trunk.feature_info[-1]["reduction"] if is_timm else model.visual.patch_size[0]
     check_image_size((height, width), stride)
@@ -129,35 +125,14 @@ def build_open_clip(
     return clip.train(), tokenizer, processor
 
 
-def _check_supported(source: Source) -> None:
-    """Raise UserError for models that have parts which no feature of two towers reads, or only square ones."""
-    vision, text = source.config["vision_cfg"], source.config["text_cfg"]
-    reasons = {
-        "is a CoCa, whose text tower has a class token of its own": source.config.get("multimodal_cfg")
-        or text.get("embed_cls"),
-        "has a ResNet of OpenAI, which takes square images alone": isinstance(vision.get("layers"), list),
-        "has an attention pooling with several queries": vision.get("attentional_pool"),
-        "pools with positions of one size": vision.get("timm_pool") in ("abs_attn", "rot_attn"),
-        "pools nothing": "none" in (vision.get("pool_type"), text.get("pool_type")),
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            raise bad_name(source.title, f"{reason}: it cannot be used; set another name")
-
-
-def _native_size(config: JsonObject) -> tuple[int, int]:
-    size = config["vision_cfg"].get("image_size", 224)
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return height, width
-
-
 def _tokenizer(
     source: Source, text_length: int | None, cache_dir: str | Path | None, cleaning: str | None
 ) -> Tokenizer:
     """The tokenizer of the weights; raises UserError where it is missing or cannot be used."""
     cleaning = cleaning or native_cleaning(source.config)
     if cleaning not in CLEANINGS:
-        raise bad_name(source.title, f"cleans captions by '{cleaning}', which is not supported; set data.cleaning")
+        problem = f"cleans captions by '{cleaning}', which is not supported; set data.cleaning"
+        raise bad_name(source.title, problem)
     longest = source.config["text_cfg"].get("context_length", 77)
     if text_length and text_length > longest:
         raise UserError(
@@ -174,75 +149,17 @@ def _tokenizer(
         raise bad_name(source.title, f"needs the tokenizer '{where}', which {error}{advice}") from error
 
 
-def _build(
-    source: Source, image_size: tuple[int, int], dropout: float, cache_dir: str | Path | None
-) -> nn.Module:
-    """Open_clip's model for images of a size, from random weights; no file of weights is read."""
-    from open_clip import CustomTextCLIP
-
-    config = copy.deepcopy(source.config)
-    for name in ("custom_text", "multimodal_cfg"):
-        config.pop(name, None)
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    # The towers have no randomness in training but `dropout`.
-    vision |= {"image_size": image_size, "timm_model_pretrained": False, "patch_dropout": 0.0}
-    vision |= {name: 0.0 for name in ("timm_drop", "timm_drop_path") if name in vision}
-    text["hf_model_pretrained"] = False
-    try:
-        with _hub_config(text.get("hf_model_name"), dropout, cache_dir) as folder:
-            if folder:
-                text["hf_model_name"] = folder
-            model = CustomTextCLIP(**config)
-    except (TypeError, RuntimeError, AssertionError, ValueError, KeyError) as error:
-        raise bad_name(source.title, f"cannot be built: {' '.join(str(error).split())[:160]}") from error
-    if hasattr(trunk := getattr(model.visual, "trunk", None), "set_input_size"):
-        trunk.set_input_size(image_size)
-    for block in () if folder else model.text.transformer.resblocks:
-        if isinstance(block.attn, nn.MultiheadAttention):
-            block.attn.dropout = dropout
-        else:
-            block.attn.attn_drop.p = dropout
-    return model
-
-
-@contextlib.contextmanager
-def _hub_config(
-    hub_id: str | None, dropout: float, cache_dir: str | Path | None
-) -> Iterator[str | None]:
-    """A folder with the configuration of a text tower of `transformers`, its dropouts replaced."""
-    if not hub_id:
-        yield None
-        return
-    from open_clip.hf_configs import arch_dict
-
-    folder = Path(hub_id) if Path(hub_id).is_dir() else download_file(hub_id, ["config.json"], cache_dir).parent
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if (kind := config.get("model_type")) not in arch_dict:
-        raise ValueError(f"its text tower is a '{kind}', and open_clip knows {', '.join(arch_dict)}")
-    config |= dict.fromkeys(("hidden_dropout_prob", "dropout", "dropout_rate", "activation_dropout"), 0.0)
-    config |= {"attention_probs_dropout_prob": dropout, "attention_dropout": dropout, "encoder_layerdrop": 0.0}
-    if dropout and kind == "mt5":
-        logger.warning("experiment.dropout has no effect: mT5 has no dropout for its attention weights alone")
-    with tempfile.TemporaryDirectory() as copied:
-        Path(copied, "config.json").write_text(json.dumps(config), encoding="utf-8")
-        yield copied
-
-
 def _text_tower(tower: nn.Module, tokenizer: Tokenizer, source: Source) -> PlainText | HubText:
     is_of_hub = "hf_model_name" in source.config["text_cfg"]
     if tokenizer.vocab_size > tower.vocab_size + SENTINELS:
-        raise bad_name(
-            source.title,
-            f"has {tower.vocab_size:,} token embeddings, and its tokenizer has {tokenizer.vocab_size:,} tokens",
-        )
+        found = f"{tower.vocab_size:,} token embeddings, and its tokenizer {tokenizer.vocab_size:,} tokens"
+        raise bad_name(source.title, f"has {found}: they do not belong together")
     if is_of_hub:
         return HubText(tower, tokenizer.text_length)
     return PlainText(tower, tokenizer.text_length, tokenizer.pad_token_id)
 
 
-def _scalars(
-    model: nn.Module, tensors: dict[str, Tensor], has_bias: bool
-) -> tuple[float, float | None]:
+def _scalars(model: nn.Module, tensors: dict[str, Tensor], has_bias: bool) -> tuple[float, float | None]:
     """The starts of the scale and of the bias: those of the weights, else as of `CLIP`."""
     start = math.log(10) if has_bias and not tensors else model.logit_scale.item()
     scale = tensors["logit_scale"].item() if "logit_scale" in tensors else start

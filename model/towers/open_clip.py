@@ -1,4 +1,4 @@
-"""The towers that open_clip has of its own, and those of `transformers` in it, with features of their tokens."""
+"""The towers that open_clip has of its own, and those of transformers in it, with features of tokens."""
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +65,8 @@ class PlainText(nn.Module):
     """Token ids (B, L) -> features (B, D), by open_clip's text transformer.
 
     Where the feature depends on the padding (every token sees every other, or the last position is read),
-    captions are padded to all positions with the weights' own padding. A causal tower that reads the end token
-    takes them as they are.
+    captions are padded to all positions with the weights' own padding. A causal tower that reads the end
+    token takes them as they are.
 
     Args:
         tower: open_clip's `TextTransformer`, without a class token.
@@ -136,10 +136,10 @@ class PlainText(nn.Module):
 
 
 class HubText(nn.Module):
-    """Token ids (B, L) -> features (B, D), by an encoder of `transformers` inside open_clip's `HFTextEncoder`.
+    """Token ids (B, L) -> features (B, D), by an encoder of transformers in open_clip's `HFTextEncoder`.
 
-    Its attention has a mask, so that a feature does not depend on the padding; RoBERTa counts its positions by
-    the padding's id, which is therefore written where the mask is 0.
+    Its attention has a mask, so that a feature does not depend on the padding; RoBERTa counts its positions
+    by the padding's id, which is therefore written where the mask is 0.
 
     Args:
         tower: open_clip's `HFTextEncoder`.
@@ -191,7 +191,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[i
 
 @torch.no_grad()
 def mha_row(attention: nn.MultiheadAttention, x: Tensor, position: Tensor, is_causal: bool = False) -> Tensor:
-    """(B, L) the attention of the query at `position` (B, 1) over x (B, L, width), averaged over the heads."""
+    """(B, L) the attention of the query at `position` (B, 1) to x (B, L, width), averaged over the heads."""
     width, heads = attention.embed_dim, attention.num_heads
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     query = F.linear(rows_at(x, position), weight[:width], bias[:width])

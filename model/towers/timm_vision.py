@@ -35,12 +35,14 @@ class TimmVision(nn.Module):
         stride = trunk.feature_info[-1]["reduction"]
         self.grid = (image_size[0] // stride, image_size[1] // stride)
         self.num_prefix_tokens = getattr(trunk, "num_prefix_tokens", 0)
-        self.has_batch_norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in trunk.modules())
+        self.has_batch_norm = any(
+            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in trunk.modules()
+        )
         self.selects_tokens = self._attention() is not None
 
     def train(self, mode: bool = True) -> "TimmVision":
-        """Batch normalisation stays in evaluation mode: with the statistics of a batch, parts of a batch would
-        not give the gradients of the whole, nor several processes those of one.
+        """Batch normalisation stays in evaluation mode: with the statistics of a batch, parts of a batch
+        would not give the gradients of the whole, nor several processes those of one.
         """
         super().train(mode)
         for part in self.tower.modules():
@@ -112,7 +114,9 @@ class TimmVision(nn.Module):
         if getattr(trunk, "global_pool", None) != "token" or getattr(trunk, "rope_mixed", False):
             return None
         attention = getattr(trunk.blocks[-1], "attn", None)
-        is_plain = all(getattr(attention, name, None) is None for name in ("rel_pos", "relative_position_index"))
+        is_plain = all(
+            getattr(attention, name, None) is None for name in ("rel_pos", "relative_position_index")
+        )
         return attention if is_plain and hasattr(attention, "k_norm") else None
 
     def _rotated(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ def find_source(
         with_weights: false where others take their place: no file of weights is needed then.
 
     Raises:
-        UserError: no such name, file, folder or tag; a file that cannot be downloaded; the library is missing.
+        UserError: no such name, file, folder or tag; a file that cannot be downloaded; no library.
     """
     try:
         import open_clip
@@ -131,19 +131,26 @@ def _of_folder(name: str | None, path: Path) -> Source:
 
 
 def _of_tag(
-    name: str, tag: str, settings: JsonObject, config: JsonObject, cache_dir: str | Path | None, download: bool
+    name: str,
+    tag: str,
+    settings: JsonObject,
+    config: JsonObject,
+    cache_dir: str | Path | None,
+    download: bool,
 ) -> Source:
     """Raises UserError for weights of the other activation: the features would be wrong, in silence."""
     is_quick = bool(settings.get("quick_gelu"))
     if is_quick != bool(config.get("quick_gelu")):
         other = f"{name}-quickgelu" if is_quick else name.removesuffix("-quickgelu")
         kind = "QuickGELU" if is_quick else "GELU"
-        raise bad_name(name, f"has another activation than '{tag}', which was trained with {kind}: use {other}")
+        raise bad_name(
+            name, f"has another activation than '{tag}', which was trained with {kind}: use {other}"
+        )
     repository, _, file = settings.get("hf_hub", "").rpartition("/")
     if not repository:
         raise UserError(
-            f"model.open_clip_pretrained: '{tag}' of '{name}' is not on the hub: download {settings.get('url')} "
-            "and set model.open_clip_pretrained to the file"
+            f"model.open_clip_pretrained: '{tag}' of '{name}' is not on the hub: download "
+            f"{settings.get('url')} and set model.open_clip_pretrained to the file"
         )
     names = OPEN_CLIP_WEIGHTS if not file else (f"{os.path.splitext(file)[0]}.safetensors", file)
     weights = download_file(repository, names, cache_dir) if download else None
@@ -176,13 +183,14 @@ def download_file(repository: str, names: Sequence[str], cache_dir: str | Path |
         problem = " ".join(str(error).split())[:120]
     cache = f" --cache-dir {cache_dir}" if cache_dir else ""
     raise UserError(
-        f"model.open_clip_pretrained: {' or '.join(names)} of '{repository}' is not in the hub's cache and cannot "
-        f"be downloaded ({problem}); on a machine with a network: huggingface-cli download {repository}{cache}"
+        f"model.backbone=open_clip: {' or '.join(names)} of '{repository}' is not in the hub's cache and "
+        f"cannot be downloaded ({problem}); on a machine with a network: huggingface-cli download "
+        f"{repository} {names[-1]}{cache}"
     )
 
 
 def _of_all_tags(name: str) -> tuple[JsonObject, str]:
-    """The preparation that the published weights of a name share; where there are none, open_clip's default."""
+    """The preparation that the published weights of a name share; without any, open_clip's default."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -252,8 +260,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]
 
 
 def fill(model: nn.Module, path: Path, tensors: dict[str, Tensor], title: str) -> None:
-    """Load the tensors of `path` into open_clip's model, every one used and every parameter filled, but for the
-    scale and the bias, which the caller reads.
+    """Load the tensors of `path` into open_clip's model, every one used and every parameter filled, but for
+    the scale and the bias, which the caller reads.
 
     Raises:
         UserError: a tensor that is missing, unexpected or of another shape.

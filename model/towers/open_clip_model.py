@@ -1,0 +1,97 @@
+"""The model that open_clip builds from a configuration, from random weights: its towers are taken over."""
+
+import contextlib
+import copy
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from model.protocol import JsonObject
+from model.weights.open_clip_files import Source, bad_name, download_file
+
+logger = logging.getLogger(__name__)
+
+
+def check_supported(source: Source) -> None:
+    """Raise UserError for models with parts that no feature of two towers reads, or for one size alone."""
+    vision, text = source.config["vision_cfg"], source.config["text_cfg"]
+    reasons = {
+        "is a CoCa, whose text tower has a class token of its own": source.config.get("multimodal_cfg")
+        or text.get("embed_cls"),
+        "has a ResNet of OpenAI, which takes square images alone": isinstance(vision.get("layers"), list),
+        "has an attention pooling with several queries": vision.get("attentional_pool"),
+        "pools with positions of one size": vision.get("timm_pool") in ("abs_attn", "rot_attn"),
+        "pools nothing": "none" in (vision.get("pool_type"), text.get("pool_type")),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise bad_name(source.title, f"{reason}: it cannot be used; set another name")
+
+
+def native_size(config: JsonObject) -> tuple[int, int]:
+    size = config["vision_cfg"].get("image_size", 224)
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return height, width
+
+
+def build_library_model(
+    source: Source, image_size: tuple[int, int], dropout: float, cache_dir: str | Path | None
+) -> nn.Module:
+    """Open_clip's model for images of a size, from random weights; no file of weights is read."""
+    from open_clip import CustomTextCLIP
+
+    config = copy.deepcopy(source.config)
+    for name in ("custom_text", "multimodal_cfg"):
+        config.pop(name, None)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    # The towers have no randomness in training but `dropout`.
+    vision |= {"image_size": image_size, "timm_model_pretrained": False, "patch_dropout": 0.0}
+    vision |= {name: 0.0 for name in ("timm_drop", "timm_drop_path") if name in vision}
+    text["hf_model_pretrained"] = False
+    try:
+        with _hub_config(text.get("hf_model_name"), dropout, cache_dir) as folder:
+            if folder:
+                text["hf_model_name"] = folder
+            model = CustomTextCLIP(**config)
+    except (TypeError, RuntimeError, AssertionError, ValueError, KeyError) as error:
+        raise bad_name(source.title, f"cannot be built: {' '.join(str(error).split())[:160]}") from error
+    if hasattr(trunk := getattr(model.visual, "trunk", None), "set_input_size"):
+        trunk.set_input_size(image_size)
+    for block in () if folder else model.text.transformer.resblocks:
+        if isinstance(block.attn, nn.MultiheadAttention):
+            block.attn.dropout = dropout
+        else:
+            block.attn.attn_drop.p = dropout
+    return model
+
+
+@contextlib.contextmanager
+def _hub_config(hub_id: str | None, dropout: float, cache_dir: str | Path | None) -> Iterator[str | None]:
+    """A folder with the configuration of a text tower of `transformers`, its dropouts replaced."""
+    if not hub_id:
+        yield None
+        return
+    from open_clip.hf_configs import arch_dict
+
+    folder = (
+        Path(hub_id) if Path(hub_id).is_dir() else download_file(hub_id, ["config.json"], cache_dir).parent
+    )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("auto_map", None)  # of remote code
+    if (kind := config.get("model_type")) not in arch_dict:
+        raise ValueError(f"its text tower is a '{kind}', and open_clip knows {', '.join(arch_dict)}")
+    config |= dict.fromkeys(("hidden_dropout_prob", "dropout", "dropout_rate", "activation_dropout"), 0.0)
+    config |= {
+        "attention_probs_dropout_prob": dropout,
+        "attention_dropout": dropout,
+        "encoder_layerdrop": 0.0,
+    }
+    if dropout and kind == "mt5":
+        logger.warning("experiment.dropout has no effect: mT5 has no dropout for its attention weights alone")
+    with tempfile.TemporaryDirectory() as copied:
+        Path(copied, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield copied
