@@ -108,7 +108,7 @@ def build_open_clip(
     tokenizer = _tokenizer(source, text_length, cache_dir, cleaning)
     path = Path(checkpoint) if checkpoint else source.weights
     tensors, saved_size = read_weights(path) if path else ({}, None)
-    model = build_library_model(source, saved_size or native_size(source.config), dropout, cache_dir)
+    model = build_library_model(source, saved_size, dropout, cache_dir)
     if path:
         fill(model, path, tensors, source.title)
     height, width = image_size or native_size(source.config)

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from model.protocol import JsonObject
+from model.weights.hub_folders import CONFIG, read_config
 from model.weights.open_clip_files import Source, bad_name, download_file
 
 logger = logging.getLogger(__name__)
@@ -39,27 +40,30 @@ def native_size(config: JsonObject) -> tuple[int, int]:
 
 
 def build_library_model(
-    source: Source, image_size: tuple[int, int], dropout: float, cache_dir: str | Path | None
+    source: Source, image_size: tuple[int, int] | None, dropout: float, cache_dir: str | Path | None
 ) -> nn.Module:
-    """Open_clip's model for images of a size, from random weights; no file of weights is read."""
-    from open_clip import CustomTextCLIP
+    """Open_clip's model from random weights; no file of weights is read.
 
+    Args:
+        image_size: (height, width) that its positions are for; None: as the library builds it.
+        dropout: on the text tower's attention weights; there is no other.
+
+    Raises:
+        UserError: the library cannot build it; a text tower whose configuration is missing.
+    """
     config = copy.deepcopy(source.config)
-    for name in ("custom_text", "multimodal_cfg"):
-        config.pop(name, None)
+    config.pop("custom_text", None)
     vision, text = config["vision_cfg"], config["text_cfg"]
-    # The towers have no randomness in training but `dropout`.
-    vision |= {"image_size": image_size, "timm_model_pretrained": False, "patch_dropout": 0.0}
+    vision |= {"timm_model_pretrained": False, "patch_dropout": 0.0}
     vision |= {name: 0.0 for name in ("timm_drop", "timm_drop_path") if name in vision}
+    vision["image_size"] = image_size or native_size(source.config)
     text["hf_model_pretrained"] = False
-    try:
-        with _hub_config(text.get("hf_model_name"), dropout, cache_dir) as folder:
-            if folder:
-                text["hf_model_name"] = folder
-            model = CustomTextCLIP(**config)
-    except (TypeError, RuntimeError, AssertionError, ValueError, KeyError) as error:
-        raise bad_name(source.title, f"cannot be built: {' '.join(str(error).split())[:160]}") from error
-    if hasattr(trunk := getattr(model.visual, "trunk", None), "set_input_size"):
+    with _hub_config(source, dropout, cache_dir) as folder:
+        if folder:
+            text["hf_model_name"] = folder
+        model = _construct(source, config)
+    trunk = getattr(model.visual, "trunk", None)
+    if image_size and hasattr(trunk, "set_input_size"):
         trunk.set_input_size(image_size)
     for block in () if folder else model.text.transformer.resblocks:
         if isinstance(block.attn, nn.MultiheadAttention):
@@ -69,29 +73,36 @@ def build_library_model(
     return model
 
 
+def _construct(source: Source, config: JsonObject) -> nn.Module:
+    from open_clip import CustomTextCLIP
+
+    try:
+        return CustomTextCLIP(**config)
+    except Exception as error:  # a configuration that is not understood can raise anything in three libraries
+        raise bad_name(source.title, f"cannot be built: {' '.join(str(error).split())[:160]}") from error
+
+
 @contextlib.contextmanager
-def _hub_config(hub_id: str | None, dropout: float, cache_dir: str | Path | None) -> Iterator[str | None]:
-    """A folder with the configuration of a text tower of `transformers`, its dropouts replaced."""
-    if not hub_id:
+def _hub_config(source: Source, dropout: float, cache_dir: str | Path | None) -> Iterator[str | None]:
+    """A folder with the configuration of a text tower of transformers, its dropouts replaced; None: it is
+    none of transformers.
+    """
+    if not (hub_id := source.config["text_cfg"].get("hf_model_name")):
         yield None
         return
     from open_clip.hf_configs import arch_dict
 
-    folder = (
-        Path(hub_id) if Path(hub_id).is_dir() else download_file(hub_id, ["config.json"], cache_dir).parent
-    )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    is_here = Path(hub_id).is_dir()
+    folder = Path(hub_id) if is_here else download_file(hub_id, [CONFIG], cache_dir).parent
+    config = read_config(folder)
     config.pop("auto_map", None)  # of remote code
     if (kind := config.get("model_type")) not in arch_dict:
-        raise ValueError(f"its text tower is a '{kind}', and open_clip knows {', '.join(arch_dict)}")
+        known = ", ".join(arch_dict)
+        raise bad_name(source.title, f"has a text tower of type '{kind}'; open_clip knows {known}")
     config |= dict.fromkeys(("hidden_dropout_prob", "dropout", "dropout_rate", "activation_dropout"), 0.0)
-    config |= {
-        "attention_probs_dropout_prob": dropout,
-        "attention_dropout": dropout,
-        "encoder_layerdrop": 0.0,
-    }
+    config |= dict.fromkeys(("attention_probs_dropout_prob", "attention_dropout"), dropout)
     if dropout and kind == "mt5":
         logger.warning("experiment.dropout has no effect: mT5 has no dropout for its attention weights alone")
     with tempfile.TemporaryDirectory() as copied:
-        Path(copied, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        Path(copied, CONFIG).write_text(json.dumps(config | {"encoder_layerdrop": 0.0}), encoding="utf-8")
         yield copied
