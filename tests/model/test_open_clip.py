@@ -1,5 +1,6 @@
 """Towers of open_clip behind the interface of CLIP: features, tokens, positions, padding."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.open_clip_adapter import OpenClip, build_open_clip
+from model.open_clip_adapter import build_open_clip
+from model.protocol import Built
 from options import UserError
 
 Folder = Callable[[str], Path]
@@ -27,9 +29,11 @@ CAPTIONS = [
     "a woman in a long red coat and black shoes carries a bag over her shoulder and walks",
     "",
 ]
+TEXTS = ("plain", "attention pooling", "average", "convolutions", "hub")  # the kinds that differ in it
 SIZES = {"rotary": ((56, 56), (84, 28))}
 
 
+@functools.cache
 def library(folder: Path, size: tuple[int, int]) -> nn.Module:
     """What open_clip's loader makes of the folder, resized by itself."""
     import open_clip
@@ -46,49 +50,57 @@ def pixels(size: tuple[int, int], rows: int = 2) -> Tensor:
     return torch.randn(rows, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
-def build(folder: Path, size: tuple[int, int] | None = None, **settings: object) -> OpenClip:
-    return build_open_clip(pretrained=folder, image_size=size, **settings)[0].eval()
+@functools.cache
+def built(folder: Path, size: tuple[int, int] | None = None) -> Built:
+    """In evaluation mode, to be read and not changed."""
+    clip, *others = build_open_clip(pretrained=folder, image_size=size)
+    return clip.eval(), *others
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_are_those_of_the_library_at_any_size(open_clip_folder: Folder, kind: str) -> None:
+def test_features_of_images_are_those_of_the_library_at_any_size(open_clip_folder: Folder, kind: str) -> None:
     folder = open_clip_folder(kind)
-    clip, tokenizer, processor = build_open_clip(pretrained=folder)
-    clip.eval()
-    assert processor.image_size == sizes(kind)[0]
     for size in sizes(kind):
         theirs = library(folder, size).encode_image(pixels(size))
-        torch.testing.assert_close(build(folder, size).encode_image(pixels(size)), theirs, atol=1e-5, rtol=0)
+        clip, _, processor = built(folder, size)
+        torch.testing.assert_close(clip.encode_image(pixels(size)), theirs, atol=1e-5, rtol=1e-5)
         assert F.cosine_similarity(*theirs, dim=0) < 0.999
+        assert processor.image_size == size
+        assert clip.embed_dim == theirs.shape[1] == 24
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", TEXTS)
+def test_features_of_captions_are_those_of_the_library_whatever_stands_beside_them(
+    open_clip_folder: Folder, kind: str
+) -> None:
+    folder = open_clip_folder(kind)
+    clip, tokenizer, _ = built(folder, sizes(kind)[1])
     tokens = tokenizer(CAPTIONS)
-    padded = F.pad(tokens["input_ids"], (0, 16 - tokens["input_ids"].shape[1]), value=tokenizer.pad_token_id)
-    theirs = library(folder, sizes(kind)[0]).encode_text(padded)
-    torch.testing.assert_close(clip.encode_text(tokens), theirs, atol=1e-5, rtol=0)
+    theirs = library(folder, sizes(kind)[1]).encode_text(padded(tokens, tokenizer.pad_token_id))
+    pooled, dense = clip.encode_text(tokens, return_dense=True)
+    torch.testing.assert_close(pooled, theirs, atol=1e-5, rtol=0)
     for caption, feature in zip(CAPTIONS, theirs, strict=True):
         torch.testing.assert_close(clip.encode_text(tokenizer([caption]))[0], feature, atol=1e-5, rtol=0)
-    assert clip.embed_dim == theirs.shape[1] == 24
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_padded_and_with_what_changes_no_feature(open_clip_folder: Folder, kind: str) -> None:
-    clip, tokenizer, _ = build_open_clip(pretrained=open_clip_folder(kind))
-    tokens = tokenizer(CAPTIONS)
-    expected, dense = clip.eval().encode_text(tokens, return_dense=True)
-    garbage = {**tokens, "input_ids": tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, 77)}
-    pooled, tokens_of = clip.encode_text(garbage, return_dense=True)
-    torch.testing.assert_close(pooled, expected, atol=1e-6, rtol=0)
     present = tokens["attention_mask"].bool()
+    garbage = tokens | {"input_ids": tokens["input_ids"].masked_fill(~present, 77)}
     assert dense.shape == (*present.shape, 24)
-    torch.testing.assert_close(tokens_of[present], dense[present], atol=1e-6, rtol=0)
+    for found, expected in zip(clip.encode_text(garbage, return_dense=True), (pooled, dense), strict=True):
+        is_read = present if expected.ndim == 3 else slice(None)
+        torch.testing.assert_close(found[is_read], expected[is_read], atol=1e-6, rtol=0)
+
+
+def padded(tokens: dict[str, Tensor], pad_id: int) -> Tensor:
+    """The ids as open_clip's tokenizers pad them."""
+    return F.pad(tokens["input_ids"], (0, 16 - tokens["input_ids"].shape[1]), value=pad_id)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("class token", "hub")])
 def test_a_patch_has_the_feature_of_an_image_of_this_patch_alone(open_clip_folder: Folder, kind: str) -> None:
     size = sizes(kind)[1]
-    clip, reference = (make(open_clip_folder(kind), size) for make in (build, library))
+    clip, reference = built(open_clip_folder(kind), size)[0], library(open_clip_folder(kind), size)
     pooled, dense = clip.encode_image(pixels(size), return_dense=True)
     rows, columns = clip.patch_grid
     assert dense.shape == (2, 1 + rows * columns, 24)
@@ -118,7 +130,7 @@ def only_patch(visual: nn.Module, images: Tensor, patch: int, columns: int) -> T
 @pytest.mark.parametrize("kind", ["plain", "class token", "attention pooling", "rotary"])
 def test_selected_patches_are_those_of_the_largest_attention(open_clip_folder: Folder, kind: str) -> None:
     size = sizes(kind)[1]
-    clip, reference = (make(open_clip_folder(kind), size) for make in (build, library))
+    clip, reference = built(open_clip_folder(kind), size)[0], library(open_clip_folder(kind), size)
     assert clip.selects_tokens
     pooled, dense, selected = clip.encode_image(pixels(size), return_dense=True, select=0.5)
     torch.testing.assert_close(pooled, clip.encode_image(pixels(size)))
@@ -155,48 +167,48 @@ def attention_row(visual: nn.Module, images: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["plain", "attention pooling", "average"])
 def test_selected_words_are_those_of_the_largest_attention(open_clip_folder: Folder, kind: str) -> None:
     folder = open_clip_folder(kind)
-    clip, tokenizer, _ = build_open_clip(pretrained=folder)
+    clip, tokenizer, _ = built(folder, sizes(kind)[1])
     tokens = tokenizer(CAPTIONS)
-    _, dense, selected = clip.eval().text(*tokens.values(), True, 0.3)
-    text = library(folder, (64, 64)).text
-    ids = F.pad(tokens["input_ids"], (0, 16 - tokens["input_ids"].shape[1]), value=tokenizer.pad_token_id)
-    x, mask = text._embeds(ids)
+    _, dense, selected = clip.text(*tokens.values(), True, 0.3)
+    text = library(folder, sizes(kind)[1]).text
+    x, mask = text._embeds(padded(tokens, tokenizer.pad_token_id))
     x = text.transformer.resblocks[0](x, attn_mask=mask)
     block = text.transformer.resblocks[1]
     x = block.ln_1(x)
     weights = block.attn(x, x, x, attn_mask=mask, need_weights=True)[1]
     for caption, length in enumerate(tokens["attention_mask"].sum(dim=1).tolist()):
         row = weights[caption, 15 if text.pool_type == "last" else length - 1]
-        words = list(range(1, length - 1)) or [length - 1]
+        words = [word for word in range(1, length - 1) if tokens["input_ids"][caption, word]] or [length - 1]
         best = sorted(words, key=lambda word: -row[word])[:4]  # 0.3 of 14 positions
         assert selected.mask[caption].sum() == len(best)
         expected = dense[caption, best]
         torch.testing.assert_close(selected.tokens[caption, : len(best)], expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["average", "convolutions", "batch norm", "hub"])
-def test_towers_without_such_an_attention_say_so(open_clip_folder: Folder, kind: str) -> None:
-    assert not build(open_clip_folder(kind)).selects_tokens or kind == "average"
+def test_towers_without_such_an_attention_say_so(open_clip_folder: Folder) -> None:
+    for kind in ("average", "convolutions", "batch norm", "hub"):
+        assert not built(open_clip_folder(kind), sizes(kind)[1])[0].selects_tokens
 
 
 def test_batch_norm_keeps_the_statistics_of_the_weights(
     open_clip_folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        clip = build(open_clip_folder("batch norm"))
+        clip = build_open_clip(pretrained=open_clip_folder("batch norm"))[0]
     assert "batch normalisation" in caplog.text
-    clip.train()
+    assert clip.training
     before = {name: buffer.clone() for name, buffer in clip.visual.named_buffers()}
     images = pixels((64, 64), rows=4)
     whole = clip.encode_image(images)
-    torch.testing.assert_close(torch.cat([clip.encode_image(part) for part in images.split(1)]), whole)
+    parts = torch.cat([clip.encode_image(part) for part in images.split(1)])
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
     whole.sum().backward()
     assert all(torch.equal(buffer, before[name]) for name, buffer in clip.visual.named_buffers())
     norm = next(part for part in clip.visual.modules() if isinstance(part, nn.BatchNorm2d))
-    assert norm.weight.grad is not None and norm.weight.grad.any()
+    assert norm.weight.grad.any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["plain", "attention pooling", "convolutions", "hub"])
 def test_a_step_reaches_every_parameter_and_checkpointing_changes_no_gradient(
     open_clip_folder: Folder, kind: str
 ) -> None:
@@ -215,12 +227,13 @@ def test_a_step_reaches_every_parameter_and_checkpointing_changes_no_gradient(
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["plain", "attention pooling", "convolutions", "hub"])
 def test_locked_parts_are_those_that_are_named(open_clip_folder: Folder, kind: str) -> None:
-    clip = build(open_clip_folder(kind))
+    clip = build_open_clip(pretrained=open_clip_folder(kind))[0]
     clip.lock(patch_embedding=True)
     frozen = [name for name, parameter in clip.named_parameters() if not parameter.requires_grad]
-    assert frozen and all(name.startswith("visual.tower.") for name in frozen)
+    assert frozen
+    assert all(name.startswith("visual.tower.") for name in frozen)
     assert len(frozen) < len(list(clip.visual.parameters())) / 2
     clip.lock(image_blocks=1, text_blocks=1)
     parts = clip.lockable()
