@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model import altclip_adapter, clip
+from model import altclip_adapter, clip, open_clip_adapter
 from model.objective import Sizes
 from model.objectives import OBJECTIVES
 from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
@@ -16,7 +16,11 @@ from options import LOSSES, Options, UserError
 logger = logging.getLogger(__name__)
 
 
-BACKBONES: Mapping[str, Backbone] = {"clip": clip.BACKBONE, "altclip": altclip_adapter.BACKBONE}
+BACKBONES: Mapping[str, Backbone] = {
+    "clip": clip.BACKBONE,
+    "altclip": altclip_adapter.BACKBONE,
+    "open_clip": open_clip_adapter.BACKBONE,
+}
 
 
 def backbone_of(options: Options) -> Backbone:
