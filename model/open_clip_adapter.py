@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 import torch
-from text_utils.hub_tokenizer import HubTokenizer
 from torch import Tensor, nn
 
 from model.clip import LOGIT_BIAS
@@ -28,6 +27,7 @@ from model.weights.open_clip_files import (
 from model.weights.shapes import check_image_size
 from options import Options, UserError
 from text_utils.captions import CLEANINGS
+from text_utils.hub_tokenizer import HubTokenizer
 from text_utils.tokenizer import CLIPTokenizer
 
 logger = logging.getLogger(__name__)

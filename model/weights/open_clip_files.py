@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -84,10 +84,12 @@ def find_source(
     path = None if pretrained is None else Path(os.path.expanduser(pretrained))
     if path is not None and path.is_dir():
         return _of_folder(name, path)
+    if path is not None and name is None and (path.parent / OPEN_CLIP_CONFIG).exists():
+        return replace(_of_folder(name, path.parent), weights=path)
     if name is None:
         raise UserError(
-            "model.open_clip_name: null is only for a folder with open_clip_config.json as "
-            f"model.open_clip_pretrained, found '{pretrained}'; set a name of open_clip.list_models()"
+            "model.open_clip_name: null is for a folder with open_clip_config.json, found "
+            f"model.open_clip_pretrained='{pretrained}'; set a name of open_clip.list_models()"
         )
     config, told = _config(name), _of_all_tags(name)
     if path is None:
@@ -281,5 +283,7 @@ def fill(model: nn.Module, path: Path, tensors: dict[str, Tensor], title: str) -
             raise bad_weights(path, f"has {name!r}, which {title} has not; it belongs to another model")
         if theirs != ours:
             raise bad_weights(path, f"has {name!r} of shape {theirs}; {title} has {ours}")
+    if "logit_scale" not in tensors:
+        raise bad_weights(path, "lacks 'logit_scale'; it holds no model of two towers")
     model.load_state_dict(found, strict=False)
     logger.info("%s: all %d tensors used, none initialised", path, len(found))
