@@ -10,6 +10,7 @@ from model.mlm import IGNORED, MLM
 from model.objectives import ID, TSE, SimCLR
 from model.protocol import DualEncoder
 from model.tbps import TBPS
+from model.towers.selection import number_of
 
 
 def towers(clip: DualEncoder, length: int) -> tuple[Tower, Tower]:
@@ -28,8 +29,8 @@ def step_towers(model: TBPS, length: int, text_length: int) -> tuple[Tower, Towe
     padded = [objective.pad_to or 0 for objective in model.token_objectives.values()]
     image, text = towers(model.clip, max([length, *padded]))
     for share in (objective.select for objective in model.embedders if objective.select):
-        words = min(max(1, int(share * (text_length - 2))), length - 2)
-        image = replace(image, outputs=1 + max(1, int(share * (image.tokens - 1))))
+        words = min(number_of(share, text_length - 2), length - 2)
+        image = replace(image, outputs=1 + number_of(share, image.tokens - 1))
         text = replace(text, outputs=1 + words)
     if "view1" in model.dense:
         image = replace(image, outputs=image.tokens)

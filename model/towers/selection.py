@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def number_of(share: float, places: int) -> int:
+    """K, how many tokens are selected where there is place for that many: a share of them, one at least."""
+    return max(1, int(share * places))
+
+
 def words_of(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """(B, L) bool: the tokens between the first and the last of each caption, or its last one where none is.
 
@@ -24,22 +29,21 @@ def most_attended_words(
     Args:
         attention: (B, L), L at most text_length.
         words: (B, L) bool, the tokens that may be selected.
-        text_length: the maximum number of tokens of a caption, start and end included:
-            K = max(1, int(share * (text_length - 2))). A caption with fewer words has arbitrary positions
-            after them.
+        text_length: the maximum number of tokens of a caption, start and end included: the others are places
+            for words. A caption of fewer than K words has arbitrary positions after them.
     """
-    number = max(1, int(share * (text_length - 2)))
+    number = number_of(share, text_length - 2)
     present = torch.arange(number, device=words.device) < words.sum(dim=1, keepdim=True)
     return _most_attended(attention, words, number), present
 
 
 def most_attended_patches(attention: Tensor, share: float) -> Tensor:
-    """(B, K) the positions of the patches of the largest attention (B, 1 + P), the class token being the
-    first: K = max(1, int(share * P)).
+    """(B, K) the positions of the patches of the largest attention (B, 1 + P), of which the first is the
+    class token's.
     """
     length = attention.shape[1]
     is_patch = torch.arange(length, device=attention.device) > 0
-    return _most_attended(attention, is_patch, max(1, int(share * (length - 1))))
+    return _most_attended(attention, is_patch, number_of(share, length - 1))
 
 
 def _most_attended(attention: Tensor, allowed: Tensor, number: int) -> Tensor:
