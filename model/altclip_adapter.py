@@ -9,24 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from model.clip import LOGIT_BIAS
+from model.families.encoder import HubEncoder
 from model.processor import NORMALIZATIONS, ImageProcessor
-from model.protocol import Backbone, Built, DualEncoder, JsonObject, Lockable
-from model.towers.altclip import AltText, AltVision, blocks
-from model.weights.altclip_files import (
-    bad_altclip,
-    fill_from_checkpoint,
-    load_config,
-    load_image_processor,
-    load_model,
-    locate,
-    to_transformers,
-)
-from model.weights.shapes import check_image_size
+from model.protocol import Backbone, Built, JsonObject
+from model.towers.hub import ClassTokenVision, TextTower
+from model.weights.altclip_files import altclip_model, load_image_processor, to_transformers
+from model.weights.hub_models import fill_from_checkpoint
+from model.weights.shapes import check_image_size, resize_image_positions
 from options import Options, UserError
 from text_utils.tokenizer import AltCLIPTokenizer
 
@@ -34,35 +26,24 @@ if TYPE_CHECKING:
     from transformers import AltCLIPConfig, CLIPImageProcessor
 
 
-class AltCLIP(DualEncoder):
+class AltCLIP(HubEncoder):
     """The towers of an `AltCLIPModel`; its features equal `get_image_features` and `get_text_features`."""
 
-    selects_tokens = True
-    is_multilingual = True
     transformers_class = "AltCLIPModel"
+    is_multilingual = True
 
-    def __init__(
-        self, model: nn.Module, image_size: tuple[int, int], text_length: int, logit_bias: bool = False
-    ) -> None:
-        super().__init__()
-        self.visual = AltVision(model.vision_model, model.visual_projection, image_size)
-        self.text = AltText(model.text_model, model.text_projection, text_length)
-        self.logit_scale = nn.Parameter(model.logit_scale.detach().clone())
-        self.logit_bias = nn.Parameter(torch.tensor(LOGIT_BIAS)) if logit_bias else 0.0
-        self.embed_dim = model.visual_projection.out_features
-        self.patch_grid = self.visual.grid
-        self.vocab_size = model.text_model.roberta.embeddings.word_embeddings.num_embeddings
-
-    def lockable(self) -> Lockable:
-        """See `DualEncoder.lockable`."""
-        vision, text = self.visual.vision_model, self.text.text_model.roberta
-        return Lockable(
-            vision.embeddings.patch_embedding,
-            (vision.embeddings, vision.pre_layrnorm),
-            blocks(vision.encoder),
-            (text.embeddings,),
-            blocks(text.encoder),
-        )
+    @staticmethod
+    def towers(
+        model: nn.Module, image_size: tuple[int, int], text_length: int, pad_token_id: int
+    ) -> tuple[nn.Module, nn.Module]:
+        """See `HubEncoder.towers`: both features are those of the first token."""
+        embeddings = model.vision_model.embeddings
+        side, patch = embeddings.image_size // embeddings.patch_size, embeddings.patch_size
+        positions = embeddings.position_embedding.weight.detach()
+        grid = (image_size[0] // patch, image_size[1] // patch)
+        resized = resize_image_positions(positions, (side, side), grid)
+        visual = ClassTokenVision(model.vision_model, model.visual_projection, image_size, resized)
+        return visual, TextTower(model.text_model, model.text_projection, text_length, pooled="first")
 
 
 class AltImageProcessor:
@@ -141,29 +122,28 @@ def build_altclip_clip(
     Raises:
         UserError: files that are missing or hold another model; a size that differs from the weights'.
     """
-    from transformers import AltCLIPModel
-
-    config = load_config(pretrained, cache_dir)
+    source = altclip_model(pretrained, cache_dir)
+    config = source.config()
     _check_sizes(config, pretrained, text_length, embed_dim=embed_dim, projection_dim=projection_dim)
     config.text_config.attention_probs_dropout_prob = dropout
     config.text_config.hidden_dropout_prob = config.vision_config.attention_dropout = 0.0
     processor: ImageProcessor | AltImageProcessor
     if image_size is None:
-        processor = AltImageProcessor(load_image_processor(pretrained, config, cache_dir))
+        processor = AltImageProcessor(load_image_processor(source, config))
     else:
         processor = ImageProcessor(image_size, *NORMALIZATIONS[normalization], interpolation)
     check_image_size(processor.image_size, config.vision_config.patch_size)
-    model = AltCLIPModel(config) if checkpoint else load_model(pretrained, config, cache_dir)
+    model = source.random(config) if checkpoint else source.load(config)
     if grad_checkpointing:
         old = model.gradient_checkpointing_enable
         getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
-    clip = AltCLIP(model, processor.image_size, text_length, logit_bias)
+    clip = AltCLIP(model, processor.image_size, text_length, logit_bias=logit_bias)
     if checkpoint:
-        fill_from_checkpoint(clip, checkpoint)
+        fill_from_checkpoint(clip, checkpoint, "AltCLIP")
     try:
-        tokenizer = AltCLIPTokenizer(locate(pretrained), text_length, cache_dir, cleaning)
+        tokenizer = AltCLIPTokenizer(str(source.folder), text_length, cleaning=cleaning)
     except ValueError as error:
-        raise bad_altclip(pretrained, str(error)) from error
+        raise source.bad(str(error)) from error
     return clip.train(), tokenizer, processor
 
 

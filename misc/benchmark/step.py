@@ -18,7 +18,7 @@ from misc.process.signals import StopSignals
 from misc.training.build import build_trainer
 from model.altclip_adapter import AltCLIP
 from model.tbps import CPU_IMAGES, TBPS
-from model.weights.altclip_files import load_config
+from model.weights.altclip_files import altclip_model
 from options import Options
 
 VIT_L = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -49,7 +49,7 @@ def altclip_step(settings: Settings) -> Workload:
     if not settings.quick:
         from transformers import AltCLIPModel  # takes seconds to import; the other parts do not need it
 
-        config = load_config(options.model.altclip_pretrained, None)
+        config = altclip_model(options.model.altclip_pretrained).config()
         config.text_config.update(XLM_R_LARGE)
         config.text_config.attention_probs_dropout_prob = options.experiment.dropout
         config.text_config.hidden_dropout_prob = 0.0

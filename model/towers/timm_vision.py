@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.protocol import Selected
-from model.towers.altclip import recorded
+from model.towers.hub import recorded
 from model.towers.layers import head_row, rows_at
 from model.towers.selection import most_attended_patches
 

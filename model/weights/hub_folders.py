@@ -14,16 +14,18 @@ from options import UserError
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first, if there are both
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+SMALL_FILES = ("*.json", "*.txt", "*.model")
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
-def find_model(path: Path, model_type: str, bad_folder: Callable[[str], UserError]) -> Path:
+def find_model(path: Path, model_types: Sequence[str], bad_folder: Callable[[str], UserError]) -> Path:
     """The folder with a model's `config.json`: `path`, or the current snapshot where it is a cache.
 
     Args:
         path: a model folder, the root of a cache with `models--ORG--NAME/snapshots/...` in it, or one of
             these `models--ORG--NAME`.
-        model_type: only models of this type count in a cache.
+        model_types: only models of these types count in a cache.
         bad_folder: makes the error for a folder with this problem.
 
     Raises:
@@ -33,22 +35,23 @@ def find_model(path: Path, model_type: str, bad_folder: Callable[[str], UserErro
         return path
     places = ("models--*/snapshots/*", "snapshots/*")
     snapshots = [folder for place in places for folder in sorted(path.glob(place))]
-    found = [folder for folder in snapshots if _is_of_type(folder, model_type)]
+    found = [folder for folder in snapshots if _is_of_type(folder, model_types)]
     if len({folder.parents[1] for folder in found}) > 1:
         names = ", ".join(sorted({folder.parents[1].name for folder in found}))
         raise bad_folder(f"holds several models ({names}); give the snapshot folder of one")
     if not found:
         raise bad_folder(
-            f"holds neither a config.json nor models--*/snapshots of a model of type '{model_type}'"
+            f"holds neither a config.json nor models--*/snapshots of a model of type "
+            f"{' or '.join(map(repr, model_types))}"
             f"{_what_is_there(path)}"
         )
     return _current(found)
 
 
-def _is_of_type(folder: Path, model_type: str) -> bool:
+def _is_of_type(folder: Path, model_types: Sequence[str]) -> bool:
     if (folder / CONFIG).exists():
-        return read_config(folder).get("model_type") == model_type
-    return model_type == "clip" and (folder / OPEN_CLIP_CONFIG).exists()
+        return read_config(folder).get("model_type") in model_types
+    return "clip" in model_types and (folder / OPEN_CLIP_CONFIG).exists()
 
 
 def is_of_open_clip(folder: Path) -> bool:
@@ -103,22 +106,44 @@ def _what_is_there(folder: Path) -> str:
     return f"; it has {', '.join(names[:4])}: give one of them" if names else ""
 
 
-def download_weights(hub_id: str, cache_dir: str | Path | None) -> Path:
-    """The snapshot folder of a model of the hub, with its weight files; cached files are not downloaded.
+def find_snapshot(hub_id: str, cache_dir: str | Path | None) -> Path:
+    """The snapshot folder of a model of the hub, with its configuration, weights and tokenizer.
+
+    A complete one in the cache is used without asking the hub; of another, what it lacks is downloaded.
 
     Raises:
-        FileNotFoundError: no weights there, or no network. Whatever else the hub's library raises.
+        FileNotFoundError: files that the cache lacks, with no network; or none of these files on the hub.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import LocalEntryNotFoundError
 
-    for name in (form for weights in WEIGHTS for form in (weights, _index(weights))):
-        with contextlib.suppress(EntryNotFoundError):
-            folder = Path(hf_hub_download(hub_id, name, cache_dir=cache_dir)).parent
-            for file in _listed_files(folder):
-                hf_hub_download(hub_id, file.name, cache_dir=cache_dir)
+    missing = ["config.json"]
+    with contextlib.suppress(LocalEntryNotFoundError):
+        folder = Path(snapshot_download(hub_id, cache_dir=cache_dir, local_files_only=True))
+        if not (missing := _missing_files(folder)):
             return folder
-    raise FileNotFoundError(f"the hub has neither {' nor '.join(WEIGHTS)}, or there is no network")
+    try:  # one request without retries, which would take half a minute where there is no network
+        names = [file.rfilename for file in HfApi().model_info(hub_id, timeout=5).siblings]
+    except Exception as error:  # of the network, raised by several libraries in many ways
+        raise FileNotFoundError(f"the cache lacks {', '.join(missing)}; {error}") from error
+    weights = next((name for name in WEIGHTS if name in names or _index(name) in names), None)
+    if weights is None:
+        raise FileNotFoundError(f"the hub has neither {' nor '.join(WEIGHTS)} of it")
+    stem, ending = os.path.splitext(weights)
+    wanted = [*SMALL_FILES, weights if weights in names else f"{stem}-*{ending}"]
+    return Path(snapshot_download(hub_id, cache_dir=cache_dir, allow_patterns=wanted))
+
+
+def _missing_files(folder: Path) -> list[str]:
+    """What a snapshot in the cache lacks of a configuration, weights and a tokenizer."""
+    missing = [] if (folder / CONFIG).exists() else [CONFIG]
+    try:
+        weight_files(folder)
+    except UserError:
+        missing.append(WEIGHTS[0])
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        missing.append(TOKENIZERS[0])
+    return missing
 
 
 def _index(weights: str) -> str:

@@ -114,7 +114,7 @@ def _config(name: str) -> JsonObject:
 
 def _of_folder(name: str | None, path: Path) -> Source:
     has_own = any((path / file).exists() for file in (OPEN_CLIP_CONFIG, *OPEN_CLIP_WEIGHTS, *WEIGHTS))
-    folder = path if has_own else find_model(path, "clip", functools.partial(bad_weights, path))
+    folder = path if has_own else find_model(path, ("clip",), functools.partial(bad_weights, path))
     content = read_config(folder, OPEN_CLIP_CONFIG)
     config = content.get("model_cfg")
     if config is None and name is None:

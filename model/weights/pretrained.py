@@ -191,7 +191,7 @@ def under_our_names(path: Path, content: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a folder of transformers or open_clip, and its configuration as options."""
-    folder = find_model(path, "clip", functools.partial(bad_weights, path))
+    folder = find_model(path, ("clip",), functools.partial(bad_weights, path))
     if is_of_open_clip(folder):
         return read_folder(folder, OPEN_CLIP_WEIGHTS), open_clip.read_settings(folder)
     options = hf_clip.read_settings(folder)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from main import main
 from model.altclip_adapter import build_altclip_clip
-from model.weights.altclip_files import locate
+from model.weights.altclip_files import altclip_model
 from options import UserError
 from tests.helpers.altclip_folders import (
     COMMIT,
@@ -91,7 +91,7 @@ def test_other_models_in_a_cache_root_are_passed_over_but_not_a_second_altclip(
     assert loads(root) == pytest.approx(2.6592)
     cache_root(folder, root, "models--BAAI--AltCLIP-m9")
     with pytest.raises(UserError, match=r"several models.*AltCLIP, .*AltCLIP-m9"):
-        locate(root)
+        _ = altclip_model(root).folder
 
 
 def test_a_hub_id_is_found_in_its_cache_offline_with_safetensors_or_pytorch_model_bin(
