@@ -17,7 +17,7 @@ from model.processor import NORMALIZATIONS, ImageProcessor
 from model.protocol import Backbone, Built, JsonObject
 from model.towers.hub import ClassTokenVision, TextTower
 from model.weights.altclip_files import altclip_model, load_image_processor, to_transformers
-from model.weights.hub_models import fill_from_checkpoint
+from model.weights.hub_models import checkpoint_activations, drop_attention_only, fill_from_checkpoint
 from model.weights.shapes import check_image_size, resize_image_positions
 from options import Options, UserError
 from text_utils.tokenizer import AltCLIPTokenizer
@@ -125,8 +125,7 @@ def build_altclip_clip(
     source = altclip_model(pretrained, cache_dir)
     config = source.config()
     _check_sizes(config, pretrained, text_length, embed_dim=embed_dim, projection_dim=projection_dim)
-    config.text_config.attention_probs_dropout_prob = dropout
-    config.text_config.hidden_dropout_prob = config.vision_config.attention_dropout = 0.0
+    drop_attention_only(config, dropout)
     processor: ImageProcessor | AltImageProcessor
     if image_size is None:
         processor = AltImageProcessor(load_image_processor(source, config))
@@ -135,8 +134,7 @@ def build_altclip_clip(
     check_image_size(processor.image_size, config.vision_config.patch_size)
     model = source.random(config) if checkpoint else source.load(config)
     if grad_checkpointing:
-        old = model.gradient_checkpointing_enable
-        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
+        checkpoint_activations(model)
     clip = AltCLIP(model, processor.image_size, text_length, logit_bias=logit_bias)
     if checkpoint:
         fill_from_checkpoint(clip, checkpoint, "AltCLIP")

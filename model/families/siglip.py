@@ -10,8 +10,8 @@ ENGLISH = 32_000  # words of SigLIP's first vocabulary; those of many languages 
 
 
 class SigLIP(HubEncoder):
-    """A `SiglipModel`: an attention pools the patches, and a caption's feature is read at the last position of
-    a text tower without a mask, to which the padding is part of the caption.
+    """A `SiglipModel`: an attention pools the patches, and a caption's feature is read at the last position
+    of a text tower without a mask, to which the padding is part of the caption.
 
     Captions were lower case in the training. SigLIP's own tokenizer removes punctuation besides; that of
     SigLIP 2, Gemma's, changes nothing.

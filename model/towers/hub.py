@@ -98,6 +98,7 @@ class TextTower(nn.Module):
         query, key, heads = queries_and_keys(blocks(self.transformer.encoder)[-1])
         ids, mask = input_ids, attention_mask if self.pooled == "first" else None
         if self.pooled == "last":
+            assert ids.shape[1] <= self.padded_length, (ids.shape[1], self.padded_length)
             ids = ids.masked_fill(attention_mask == 0, self.pad_token_id)
             ids = F.pad(ids, (0, self.padded_length - ids.shape[1]), value=self.pad_token_id)
         with recorded(*(() if select is None else (query, key))) as projected:

@@ -133,6 +133,22 @@ class HubModel:
         return getattr(transformers, self.classes[config.model_type])
 
 
+def drop_attention_only(config: "PretrainedConfig", dropout: float) -> None:
+    """Set the dropout of a configuration: on the attention weights of the text tower, and nowhere else."""
+    for section, probability in ((config.text_config, dropout), (config.vision_config, 0.0)):
+        for name in ("attention_probs_dropout_prob", "attention_dropout"):
+            if hasattr(section, name):
+                setattr(section, name, probability)
+        if hasattr(section, "hidden_dropout_prob"):
+            section.hidden_dropout_prob = 0.0
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Keep only the input of each block, and recompute the block in the backward pass."""
+    old = model.gradient_checkpointing_enable
+    getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
+
+
 def fill_from_checkpoint(clip: DualEncoder, path: str | Path, title: str) -> None:
     """Load a checkpoint of this project into the towers, every tensor used and every parameter filled.
 
