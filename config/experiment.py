@@ -17,6 +17,7 @@ from config.checks import (
     SHARE,
     TEXT_LENGTH,
     UP_TO_HALF,
+    VOCABULARY,
     between,
     one_of,
     option,
@@ -71,6 +72,12 @@ class ExperimentOptions:
         False, "every loss reads the masked captions, as in IRRA's release; false: MLM alone", needs="mlm"
     )
     cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", BLOCKS_OR_NONE, needs="mlm")
+    mlm_max_words: int = option(
+        65_536,
+        "most words that the head of MLM predicts; weights with more are an error",
+        VOCABULARY,
+        needs="mlm",
+    )
     id: bool = loss(False, "ID: one linear classifier of the persons for images and captions")
     id_ratio: float = option(1.0, "weight of ID", NOT_NEGATIVE, needs="id")
     sdm: bool = loss(False, "SDM: similarity distribution matching, the loss of IRRA")

@@ -39,7 +39,7 @@ OF_TRAINING = (
     *("model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
     *("model.lock_text_layers", "model.grad_checkpointing", "experiment.mlm_variant"),
     *("experiment.mlm_masks_all", "experiment.ccd", "experiment.ccd_max_iter", "experiment.ccd_tol"),
-    *("experiment.ccd_reg_covar", "experiment.ccd_first_epoch"),
+    *("experiment.ccd_reg_covar", "experiment.ccd_first_epoch", "experiment.mlm_max_words"),
 )
 
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model import altclip_adapter, clip, open_clip_adapter
+from model import altclip_adapter, clip, open_clip_adapter, transformers_adapter
 from model.objective import Sizes
 from model.objectives import OBJECTIVES
 from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
@@ -20,6 +20,7 @@ BACKBONES: Mapping[str, Backbone] = {
     "clip": clip.BACKBONE,
     "altclip": altclip_adapter.BACKBONE,
     "open_clip": open_clip_adapter.BACKBONE,
+    "transformers": transformers_adapter.BACKBONE,
 }
 
 
@@ -58,7 +59,7 @@ def build_model(
         raise UserError("model.compile and model.grad_checkpointing exclude each other: set one to false")
     backbone = backbone_of(options)
     towers, tokenizer, processor = backbone.build(options, weights)
-    names = _enabled_losses(options, tokenizer) if num_identities else _test_time_losses(options)
+    names = _enabled_losses(options, tokenizer, towers) if num_identities else _test_time_losses(options)
     _check_selection(options, names, towers)
     sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities, tokenizer.text_length)
     model = TBPS(
@@ -89,8 +90,12 @@ def with_hidden_settings(options: Options, towers: DualEncoder) -> Options:
     return dataclasses.replace(options, model=dataclasses.replace(options.model, **told))
 
 
-def _enabled_losses(options: Options, tokenizer: Tokenizer) -> list[str]:
-    """The losses that are switched on; MLM only where the tokenizer has a mask token."""
+def _enabled_losses(options: Options, tokenizer: Tokenizer, towers: DualEncoder) -> list[str]:
+    """The losses that are switched on; MLM only where the tokenizer has a mask token.
+
+    Raises:
+        UserError: no loss is left; MLM over more words than `experiment.mlm_max_words`.
+    """
     names = [name for name in LOSSES if getattr(options.experiment, name)]
     if "mlm" in names and tokenizer.mask_token_id is None:
         logger.warning("experiment.mlm has no effect: this backbone's tokenizer has no mask token")
@@ -100,6 +105,15 @@ def _enabled_losses(options: Options, tokenizer: Tokenizer) -> list[str]:
                 "experiment.mlm is the only loss, and this backbone's tokenizer has no mask token; set "
                 "another loss to true"
             )
+    words, largest = towers.vocab_size, options.experiment.mlm_max_words
+    if "mlm" in names and words > largest:
+        parameters = words * towers.embed_dim
+        raise UserError(
+            f"experiment.mlm: its head would predict one of {words:,} words, more than "
+            f"experiment.mlm_max_words={largest:,}: {parameters / 1e6:,.0f} M parameters, "
+            f"{16 * parameters / 1e9:,.1f} GB with their gradients and moments; set experiment.mlm to "
+            f"false, or experiment.mlm_max_words={words}"
+        )
     return names
 
 

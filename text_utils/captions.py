@@ -37,6 +37,11 @@ def repaired_caption(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
+def lower_caption(text: str) -> str:
+    """The repaired text in lower case, as OpenAI's CLIP and SigLIP 2 were trained with."""
+    return repaired_caption(text).lower()
+
+
 def canonical_caption(text: str) -> str:
     """SigLIP's canonical form: repaired, no ASCII punctuation (an underscore is a space), lower case."""
     return " ".join(repaired_caption(text).translate(WITHOUT_PUNCTUATION).lower().split())
@@ -47,6 +52,7 @@ def canonical_caption(text: str) -> str:
 CLEANINGS: Mapping[str, Clean] = {
     "tbps-clip": clean_caption,
     "none": keep_caption,
-    "whitespace": repaired_caption,  # these two have open_clip's names
+    "whitespace": repaired_caption,  # these three have open_clip's names
+    "lower": lower_caption,
     "canonicalize": canonical_caption,
 }

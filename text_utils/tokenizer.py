@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as Chain
 
 from data.types import Tokens
-from text_utils.captions import CLEANINGS, repaired_caption
+from text_utils.captions import CLEANINGS, lower_caption
 from text_utils.hub_tokenizer import HubTokenizer, write_json
 
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
@@ -98,7 +98,7 @@ class AltCLIPTokenizer(HubTokenizer):
 
 def openai_clean(text: str) -> str:
     """OpenAI's cleaning, part of the encoding: repaired Unicode, HTML entities resolved twice, lower case."""
-    return repaired_caption(text).lower()
+    return lower_caption(text)
 
 
 @functools.lru_cache(maxsize=1 << 16)  # 30 MB: captions that no augmentation changed repeat every epoch

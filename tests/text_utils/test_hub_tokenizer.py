@@ -60,7 +60,7 @@ def test_a_class_token_without_mask_word_has_no_mask_id(tmp_path: Path) -> None:
     assert HubTokenizer(str(folder), 5).mask_token_id is None
 
 
-@pytest.mark.parametrize("name", ["whitespace", "canonicalize"])
+@pytest.mark.parametrize("name", ["whitespace", "lower", "canonicalize"])
 def test_cleaning_equals_the_function_of_open_clip_of_that_name(name: str) -> None:
     texts = [
         *("A man,  in a  RED_coat (l.50).", "cafÃ© &amp;amp; Co.\n", "", "...", "戴帽子的男人，红色。"),
