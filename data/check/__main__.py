@@ -25,7 +25,8 @@ from data.types import FORMATS
 from misc.cli import Parser, exit_status
 from misc.process.workers import num_cores
 from misc.report.contact_sheet import Cell, draw_contact_sheet
-from options import ExperimentOptions, UserError
+from options import UserError
+from text_utils.captions import CLEANINGS
 
 FINDINGS, CONTACT_SHEET = "findings.txt", "contact_sheet.png"
 NUM_SHOWN = 3  # of a finding, on screen
@@ -43,9 +44,12 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--truncated", choices=accept, default="error", help="as data.truncated; default: error"
     )
-    default = ExperimentOptions().text_length
+    default = 77  # of CLIP's weights
     text = f"as experiment.text_length: longer captions are listed; default: {default}"
     parser.add_argument("--text-length", type=int, default=default, metavar="TOKENS", help=text)
+    parser.add_argument(
+        "--cleaning", choices=CLEANINGS, default="tbps-clip", help="as data.cleaning; default: tbps-clip"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/check"), metavar="DIR", help="runs/check")
     return parser
 
@@ -71,7 +75,7 @@ def check(flags: argparse.Namespace) -> list[Finding]:
     print_counts(counts, name)
     images, unusable = image_findings(found, flags.image_root, flags.truncated)
     findings = [Finding(kind, True, messages) for kind, messages in faults.items()]
-    findings += [*images, *record_findings(found, unusable), long_captions(found, flags.text_length)]
+    findings += [*images, *record_findings(found, unusable), long_captions(found, flags)]
     if name:
         findings.append(differences(counts, name))
     write_contact_sheet(found, unusable, flags.image_root, flags.out)
@@ -116,11 +120,11 @@ def image_findings(found: Found, root: Path, truncated: str) -> tuple[list[Findi
     return [*findings, *equal], unreadable.union(missing)
 
 
-def long_captions(found: Found, limit: int) -> Finding:
-    """The captions of more than `limit` tokens; prints how long those of each language are."""
+def long_captions(found: Found, flags: argparse.Namespace) -> Finding:
+    """The captions of more tokens than the limit; prints how long those of each language are."""
     from text_utils.tokenizer import CLIPTokenizer  # seconds to import: --help must not wait for it
 
-    tokenizer = CLIPTokenizer(sys.maxsize)
+    tokenizer, limit = CLIPTokenizer(sys.maxsize, flags.cleaning), flags.text_length
     lengths: dict[str, list[int]] = {}
     cut = []
     records = list(each(found))

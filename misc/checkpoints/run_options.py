@@ -13,7 +13,7 @@ from config.data import DataOptions, Preparation, differences, of_backbone, prep
 from config.reader import build
 from model import backbone_of
 from model.weights.pickles import read_pickled
-from model.weights.releases import preparation_of_release
+from model.weights.releases import read_release
 from options import Options, UserError, ineffective_settings, read_options, resolved, to_dict, unused_at_test
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ def preparation_of(path: Path) -> DataOptions | None:
     """
     saved = saved_options(path)
     if saved is None or "data" not in saved:
-        return preparation_of_release(path)
+        release = read_release(path)
+        return release.data if release else None
     names = [name for name in ("preparation", *Preparation._fields) if name in saved["data"]]
     settings = {f"data.{name}": (saved["data"][name], f"the options saved in '{path}'") for name in names}
     default, _ = of_backbone(saved.get("model", {}).get("backbone"))
@@ -118,19 +119,23 @@ def check_start(options: Options) -> None:
 
 
 def options_for(path: Path, config: Path | None, overrides: Sequence[str]) -> Options:
-    """The options to use a checkpoint with: of the file `config`, or where that is None those saved in it.
+    """The options to use a checkpoint with: of the file `config`, or where that is None those saved in it, or
+    of a release those of its recipe.
 
     Raises:
         UserError: options that cannot be read or do not go with the checkpoint; none.
     """
-    saved = None if config else saved_options(path)
-    if saved is None and config is None:
+    source = config or saved_options(path)
+    if source is None and (release := read_release(path)):
+        logger.info(f"'{path}' has no options of a run; those of its release are used: {release.recipe}")
+        source = release.recipe
+    if source is None:
         problem = "has no options of a run" if os.path.exists(path) else "does not exist"
         raise UserError(
-            f"CHECKPOINT: '{path}' {problem}; expected a run's checkpoint_best.pth, or others with "
-            "--config FILE"
+            f"CHECKPOINT: '{path}' {problem}; expected a run's checkpoint_best.pth or that of a release, or "
+            "others with --config FILE"
         )
-    options = read_options(config or saved, overrides)
+    options = read_options(source, overrides)
     check_trained_with(resolved(options), path)
     return _warned(prepared_for(options, path), overrides)
 

@@ -279,6 +279,9 @@ def test_captions_are_counted_against_the_text_length(data: Copy, capsys: pytest
     assert "% have more than 100" in capsys.readouterr().out
     listed = run(data, "--languages", "en", "--text-length", "81")[1]
     assert "82 tokens" in listed[LONG.replace("77", "81")][0]
+    data.change("train_reid_en.json", lambda items: items[16]["captions"].__setitem__(0, "red. " * 40))
+    assert LONG not in run(data, "--languages", "en")[1]
+    assert "82 tokens" in run(data, "--languages", "en", "--cleaning", "none")[1][LONG][0]
     capsys.readouterr()
     assert (
         check.main([str(data.folder), str(data.images), "--out", str(data.folder), "--text-length", "2"]) == 2

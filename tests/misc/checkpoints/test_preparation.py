@@ -28,7 +28,7 @@ from misc.search.encoder import identity_of, load_encoder
 from model import build_model
 from model.weights.pretrained import load_clip_weights
 from options import DataOptions, UserError, load_options, read_options, to_dict
-from tests.helpers.released import irra, our_weights, tbps_clip
+from tests.helpers.released import TOKEN_SELECTION, irra, our_weights, tbps_clip
 from tests.helpers.whole_runs import results_of
 from text_utils.captions import clean_caption
 
@@ -126,6 +126,14 @@ def test_a_size_that_the_positions_do_not_have_is_not_known(ours: dict[str, Tens
     assert values(preparation_of(tmp_path / "weights.pth")) == (*OF_IRRA[:4], None)
 
 
+def test_square_positions_are_of_a_square_size(ours: dict[str, Tensor], tmp_path: Path) -> None:
+    """As elsewhere, where a file does not tell its grid."""
+    torch.save(
+        irra(ours | {"visual.positional_embedding": torch.randn(1 + 16, 16)}), tmp_path / "weights.pth"
+    )
+    assert values(preparation_of(tmp_path / "weights.pth")) == (*OF_IRRA[:4], (64, 64))
+
+
 def test_positions_of_a_release_are_of_its_size_whatever_size_is_asked_for(
     full_size: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -194,6 +202,33 @@ def test_search_and_export_follow_the_weights_whatever_the_file(
     assert warnings(caplog) == []
     assert values(options_for(path, None, ["data.preparation=tbps-clip"]).data) == OLDER
     assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "recipe"),
+    [
+        (irra, "irra.yaml"),
+        (lambda ours: irra(ours, start="module."), "irra.yaml"),
+        (lambda ours: irra(ours, TOKEN_SELECTION), "rde.yaml"),
+        (lambda ours: irra(ours, TOKEN_SELECTION, start="module."), "rde.yaml"),
+        (tbps_clip, "config.yaml"),
+    ],
+)
+def test_search_and_export_of_a_release_take_the_options_of_its_recipe(
+    make: Make, recipe: str, full_size: dict[str, Tensor], ours: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "best.pth"
+    torch.save(make(ours if make is tbps_clip else full_size), path)
+    override = ["data.test_batch_size=8"]
+    assert options_for(path, None, override) == options_for(path, Path("config") / recipe, override)
+
+
+def test_other_weights_need_a_file_of_options(ours: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(ours, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"has no options of a run; .* or others with --config FILE"):
+        options_for(tmp_path / "weights.pth", None, [])
+    with pytest.raises(UserError, match="does not exist"):
+        options_for(tmp_path / "missing.pth", None, [])
 
 
 def test_the_run_of_a_checkpoint_says_nothing_of_it(
