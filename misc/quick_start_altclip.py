@@ -11,28 +11,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 from misc.cli import Parser, exit_status, path_text
-from options import LOSSES, ExperimentOptions
-
-if TYPE_CHECKING:
-    import torch
-
-    from model.protocol import DualEncoder, Tokenizer
-
-TEXTS = ("红色上衣的女生", "a man wearing a blue coat")
+from misc.quick_start import add_inputs, compare
 
 
 def build_parser() -> Parser:
     """The command line."""
     parser = Parser(description="Smoke test of AltCLIP.")
-    add = parser.add_argument
-    add("--device", default="cpu", help="cpu, cuda or cuda:N; falls back to the CPU if not available")
-    add("--text", nargs="+", default=list(TEXTS), metavar="TEXT", help="captions")
-    add("--image", nargs="+", type=Path, metavar="FILE", help="images (default: rendered people)")
+    add_inputs(parser)
     weights = parser.add_mutually_exclusive_group()
     source = {"type": path_text, "default": "BAAI/AltCLIP", "metavar": "DIR"}
     weights.add_argument("--altclip_pretrained", **source, help="model folder, cache root or hub id")
@@ -40,93 +29,15 @@ def build_parser() -> Parser:
     return parser
 
 
-def pick_device(name: str) -> torch.device:
-    """The device, or the CPU if it is not available, which is printed."""
-    import torch
-
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError):
-        print(f"device {name} is not available: falling back to the CPU")
-        return torch.device("cpu")
-
-
-def table(similarity: torch.Tensor, texts: Sequence[str], names: Sequence[str]) -> str:
-    """The cosine similarities (captions, images), one row per caption."""
-    head = " " * 4 + "".join(f"image {number + 1:<3}" for number in range(len(names)))
-    rows = [
-        "    " + "".join(f"{value:8.4f} " for value in row) + f" {text}"
-        for row, text in zip(similarity.tolist(), texts, strict=True)
-    ]
-    return "\n".join([head, *rows, *(f"    image {number + 1}: {name}" for number, name in enumerate(names))])
-
-
-def losses(
-    clip: DualEncoder, tokenizer: Tokenizer, pixels: torch.Tensor, captions: Sequence[str]
-) -> dict[str, float]:
-    """Every loss of one forward pass over these pairs of different people."""
-    import torch
-
-    from data.types import Batch
-    from model.objective import Sizes
-    from model.objectives import OBJECTIVES
-    from model.tbps import TBPS
-
-    ids = torch.arange(len(captions), device=pixels.device)
-    tokens = {name: values.to(pixels.device) for name, values in tokenizer(captions).items()}
-    names = [name for name in LOSSES if name != "mlm"]  # it needs a mask token
-    torch.manual_seed(0)
-    sizes = Sizes(clip.embed_dim, clip.vocab_size, len(captions), tokenizer.text_length)
-    experiment = ExperimentOptions(mvs_image=False)
-    objectives = {name: OBJECTIVES[name].from_options(experiment, sizes) for name in names}
-    model = TBPS(clip, objectives, dict.fromkeys(names, 1.0)).to(pixels.device).eval()
-    views = dict.fromkeys(("view1", "simclr1", "simclr2"), pixels)
-    with torch.no_grad():
-        output = model(Batch(views, tokens, ids, ids, tokens2=tokens), soft_label=0.0)
-    return {name: part.item() for name, part in output.parts.items()}
-
-
-def run(flags: argparse.Namespace, pretrained: str) -> None:
-    """Load the model, compare captions with images, compute the losses, and print the results."""
-    import torch
-    from torch.nn import functional as F
-
-    from data.decode import load_image
-    from data.synthetic.render import render_people
-    from model.altclip_adapter import build_altclip_clip
-
-    device = pick_device(flags.device)
-    named = [(file.name, load_image(file)) for file in flags.image or ()]
-    named = named or [(f"rendered: {caption}", image) for caption, image in render_people(2)]
-    clip, tokenizer, processor = build_altclip_clip(pretrained)
-    clip = clip.to(device).eval()
-    pixels = processor(images=[image for _, image in named], return_tensors="pt")["pixel_values"].to(device)
-    tokens = {name: values.to(device) for name, values in tokenizer(flags.text).items()}
-    with torch.no_grad():
-        images, texts = clip.encode_image(pixels), clip.encode_text(tokens)
-    similarity = F.normalize(texts.float(), dim=1) @ F.normalize(images.float(), dim=1).T
-    print(f"\ncosine similarity\n{table(similarity, flags.text, [name for name, _ in named])}\n")
-    print(f"logit_scale {clip.logit_scale.exp().item():.2f}, logit_bias {float(clip.logit_bias):.1f}")
-    print(f"embedding {clip.embed_dim}: images {tuple(images.shape)}, captions {tuple(texts.shape)}")
-    pairs = min(len(flags.text), len(named))
-    if pairs < 2:
-        print("losses: not computed; at least two pairs are needed (two captions and two images)")
-        return
-    matching = losses(clip, tokenizer, pixels[:pairs], flags.text[:pairs])
-    crossed = losses(clip, tokenizer, pixels[:pairs], [*flags.text[1:pairs], flags.text[0]])
-    print("\nloss          as given   captions exchanged")
-    for name, value in matching.items():
-        print(f"{name:<12}{value:10.4f}{crossed[name]:14.4f}")
-
-
 def start(flags: argparse.Namespace) -> None:
     """Run it on the weights of the flags, or on small random ones, and print the verdict."""
     from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
+    from model.altclip_adapter import build_altclip_clip
 
     with tempfile.TemporaryDirectory() as folder:
         if flags.tiny:
             make_tiny_altclip(Path(folder), synthetic_captions(300))
-        run(flags, folder if flags.tiny else flags.altclip_pretrained)
+        compare(build_altclip_clip(folder if flags.tiny else flags.altclip_pretrained), flags)
     kind = "random weights of a small model" if flags.tiny else f"the weights of {flags.altclip_pretrained}"
     print(f"\nverdict: {kind} loaded, all tensors used and none new")
 

@@ -1,17 +1,19 @@
 """The batch that fits a GPU, without one: python -m misc.benchmark.memory [section.name=value ...]
 
-Counts the bytes that a training step of each recipe saves for its backward pass. Nothing is computed: the
-tensors are fake, and attention is assumed to save what its fused kernels save. Not counted: temporary
-buffers of kernels, the framework's own memory (about 1 GB), and fragmentation.
+Counts the bytes that a training step of each recipe saves for its backward pass, and its arithmetic. Nothing
+is computed: the tensors are fake, and attention is assumed to save what its fused kernels save. Not counted:
+temporary buffers of kernels, the framework's own memory (about 1 GB), and fragmentation.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import config
 from data.types import Batch
@@ -21,12 +23,13 @@ from model import build_model
 from model.losses import mlm_loss
 from model.mlm import MLM
 from model.tbps import TBPS
-from options import Options, UserError, load_options
+from options import UserError, load_options
 
 CARDS = (12, 24, 48)  # GB
 RESERVE = 2.0  # GB of a card, for what is not counted
 CAPTION = 40  # tokens, about the longest of a batch of CUHK-PEDES
 MASKED = 6  # of them in MLM: 15 %
+COUNTED = ("clip", "open_clip")  # the backbones that can be built without any file
 RECIPES = {"full": FULL, "simplified": SIMPLIFIED, "IRRA": IRRA, "RDE": RDE}
 PRECISIONS = {"fp32": torch.float32, "bf16, fp16": torch.bfloat16}
 
@@ -38,6 +41,7 @@ class Needs(NamedTuple):
     copies: int  # of the weights in half precision
     sample: int  # per sample of the batch
     part: int  # per row of a part of `schedule.accumulate` (one view, or the captions)
+    flops: int  # FLOPs per sample, forward and backward
 
 
 def kept_bytes(work: Callable[[], object], model: nn.Module) -> int:
@@ -55,12 +59,11 @@ def kept_bytes(work: Callable[[], object], model: nn.Module) -> int:
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
 
 
-def batch_of(model: TBPS, options: Options, rows: int) -> Batch:
-    """A batch with arbitrary contents."""
-    length = min(CAPTION, options.experiment.text_length)
+def batch_of(model: TBPS, image_size: tuple[int, int], length: int, rows: int) -> Batch:
+    """A batch with arbitrary contents, captions of `length` tokens."""
     tokens = {"input_ids": torch.zeros(rows, length, dtype=torch.int64)}
     tokens["attention_mask"] = torch.ones_like(tokens["input_ids"])
-    images = {view: torch.empty(rows, 3, *options.data.image_size) for view in model.views}
+    images = {view: torch.empty(rows, 3, *image_size) for view in model.views}
     ids = torch.zeros(rows, dtype=torch.int64)
     return Batch(images, tokens, person_ids=ids, indices=ids, tokens2=tokens)
 
@@ -80,63 +83,109 @@ def forward(model: TBPS, batch: Batch, inputs: Sequence[str]) -> list[object]:
     return results
 
 
-def block_bytes(model: TBPS) -> int:
-    """The bytes that a recomputed block of the image tower saves per image, without its input."""
-    visual = model.clip.visual
-    block, sizes = visual.transformer.resblocks[0], visual.positional_embedding.shape
-    one, two = (torch.empty(rows, *sizes, requires_grad=True) for rows in (1, 2))
-    return kept_bytes(lambda: block(two), model) - kept_bytes(lambda: block(one), model) - one.nbytes
+def block_bytes(model: TBPS, image_size: tuple[int, int]) -> int:
+    """The most bytes that a recomputed block of the image tower saves per image, without its input."""
+    return max(_kept_by(block, model, image_size) for block in model.clip.lockable().image_blocks)
 
 
-def needs(model: TBPS, options: Options, dtype: torch.dtype, checkpoints: bool) -> Needs:
-    """The bytes of a step under autocast to `dtype`; called in the FakeTensorMode of the model's building."""
-    for tower in (model.clip.visual, model.clip.text):
-        tower.transformer.grad_checkpointing = checkpoints
+def _kept_by(block: nn.Module, model: TBPS, image_size: tuple[int, int]) -> int:
+    calls: list[tuple[tuple[Tensor, ...], dict[str, object]]] = []
+    hook = block.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    with torch.no_grad():
+        for rows in (1, 2):
+            model.clip.encode_image(torch.empty(rows, 3, *image_size))
+    hook.remove()
+    kept = []
+    for (x, *args), kwargs in calls:
+        x = x.detach().requires_grad_()
+        kept.append(kept_bytes(lambda x=x, args=args, kwargs=kwargs: block(x, *args, **kwargs), model))
+    return kept[1] - kept[0] - calls[0][0][0].nbytes
+
+
+def counted_flops(model: TBPS, batch: Batch) -> int:
+    """FLOPs of the towers and heads on a batch, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        results = forward(model, batch, model.views + model.texts)
+        torch.stack([tensor.float().sum() for tensor in tensors_in(results)]).sum().backward()
+    return counter.get_total_flops()
+
+
+def tensors_in(results: object) -> Iterator[Tensor]:
+    """The tensors with a gradient among nested results."""
+    if isinstance(results, Tensor):
+        yield from [results] if results.requires_grad else []
+    elif isinstance(results, dict | list):
+        for part in results.values() if isinstance(results, dict) else results:
+            yield from tensors_in(part)
+
+
+def needs(
+    model: TBPS, image_size: tuple[int, int], length: int, dtype: torch.dtype, checkpoints: bool
+) -> Needs:
+    """What a step under autocast to `dtype` takes; called in the FakeTensorMode of the model's building.
+
+    Args:
+        length: tokens of a caption.
+        checkpoints: whether the model was built with `model.grad_checkpointing`.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     held = sum(p.nbytes for p in model.parameters()) + 3 * sum(p.nbytes for p in trained)
     views, texts = model.views, model.texts
+    batches = [batch_of(model, image_size, length, rows) for rows in (1, 2)]
 
     def growth(inputs: Sequence[str]) -> tuple[int, int]:
         """(bytes per sample, bytes that do not depend on the number of samples)."""
-        batches = [batch_of(model, options, rows) for rows in (1, 2)]
         one, two = (kept_bytes(lambda b=batch: forward(model, b, inputs), model) for batch in batches)
         return two - one, 2 * one - two
 
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         sample, copies = growth(views + texts)
         part = max(growth(inputs)[0] for inputs in model.passes())
-        recomputed = block_bytes(model) if checkpoints else 0
-    return Needs(held, copies, sample + len(views) * recomputed, part + recomputed)
+        recomputed = block_bytes(model, image_size) if checkpoints else 0
+        one, two = (counted_flops(model, batch) for batch in batches)
+    return Needs(held, copies, sample + len(views) * recomputed, part + recomputed, two - one)
 
 
 def rows(overrides: Sequence[str]) -> Iterator[str]:
     """The lines of the table; raises UserError for a model that cannot be counted."""
     cards = "".join(f"{card:>6} GB" for card in CARDS)
     yield (
-        f"{'recipe':12}{'precision':>12}{'checkpoints':>13}{'held':>9}{'a sample':>10}{'in parts':>10}   "
-        f"samples of a step on{cards}"
+        f"{'recipe':12}{'precision':>12}{'checkpoints':>13}{'held':>9}{'a sample':>10}{'in parts':>10}"
+        f"{'GFLOP':>7}   samples of a step on{cards}"
     )
     for name, recipe in RECIPES.items():
-        own = ["model.clip_pretrained=null", "experiment.dropout=0"]  # fused kernels save no mask
-        options = load_options(config.FOLDER / recipe, [*overrides, *own])
-        experiment = options.experiment
-        if options.model.backbone != "clip" or (experiment.mlm and not experiment.mlm_masks_all):
-            raise UserError(
-                "only CLIP's towers can be counted, and MLM where it masks all: expected model.backbone=clip "
-                "and experiment.mlm=false or experiment.mlm_masks_all=true"
-            )
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            model = build_model(options, num_identities=1000)[0].train()
-            for checkpoints in (False, True):
-                for precision, dtype in PRECISIONS.items():
-                    found = needs(model, options, dtype, checkpoints)
-                    held, sample, part = found.held + found.copies, found.sample, found.part
-                    room = [1e9 * (card - RESERVE) - held for card in CARDS]
-                    fit = "".join(f"{max(0, int(bytes_ / sample)):>9}" for bytes_ in room)
-                    yield (
-                        f"{name:12}{precision:>12}{'yes' if checkpoints else 'no':>13}{held / 1e9:6.2f} GB"
-                        f"{sample / 1e6:7.1f} MB{part / 1e6:7.1f} MB   {'':20}{fit}"
-                    )
+        for checkpoints in (False, True):
+            for precision, dtype in PRECISIONS.items():
+                found = _count(config.FOLDER / recipe, overrides, dtype, checkpoints)
+                held, sample, part = found.held + found.copies, found.sample, found.part
+                room = [1e9 * (card - RESERVE) - held for card in CARDS]
+                fit = "".join(f"{max(0, int(bytes_ / sample)):>9}" for bytes_ in room)
+                yield (
+                    f"{name:12}{precision:>12}{'yes' if checkpoints else 'no':>13}{held / 1e9:6.2f} GB"
+                    f"{sample / 1e6:7.1f} MB{part / 1e6:7.1f} MB{found.flops / 1e9:7.1f}   {'':20}{fit}"
+                )
+
+
+def _count(recipe: Path, overrides: Sequence[str], dtype: torch.dtype, checkpoints: bool) -> Needs:
+    own = [
+        *("model.clip_pretrained=null", "model.open_clip_pretrained=null"),
+        "experiment.dropout=0",  # fused kernels save no mask
+        f"model.grad_checkpointing={str(checkpoints).lower()}",
+    ]
+    options = load_options(recipe, [*overrides, *own])
+    experiment = options.experiment
+    if options.model.backbone not in COUNTED or (experiment.mlm and not experiment.mlm_masks_all):
+        backbones = " or ".join(COUNTED)
+        raise UserError(
+            f"only the towers of {backbones} can be counted, and MLM where it masks all: expected "
+            f"model.backbone={backbones}, and experiment.mlm=false or experiment.mlm_masks_all=true"
+        )
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model, tokenizer, processor = build_model(options, num_identities=1000)
+        length = min(CAPTION, tokenizer.text_length)
+        return needs(model.train(), processor.image_size, length, dtype, checkpoints)
 
 
 def run(overrides: Sequence[str]) -> None:

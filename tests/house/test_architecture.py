@@ -17,8 +17,8 @@ FLOORS = [
         "misc.checkpoints misc.evaluation",
         "misc.training",
         "misc.report",
-        "misc.search misc.export misc.benchmark misc.study misc.quick_start_altclip misc.tiny_altclip "
-        "data.check.__main__ data.synthetic.__main__",
+        "misc.search misc.export misc.benchmark misc.study misc.quick_start misc.quick_start_altclip "
+        "misc.tiny_altclip data.check.__main__ data.synthetic.__main__",
         "main misc.verify_release",
     )
 ]

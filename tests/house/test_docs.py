@@ -23,6 +23,7 @@ from misc.checkpoints.run_folder import BAD_IMAGES, RUN_FILES
 from misc.export.__main__ import build_parser as export_parser
 from misc.process import heartbeat
 from misc.process.signals import RESUME_ME
+from misc.quick_start import build_parser as quick_start_parser
 from misc.quick_start_altclip import build_parser as altclip_parser
 from misc.search.__main__ import COMMANDS
 from misc.search.__main__ import parse as parse_search
@@ -55,6 +56,7 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "misc.search": parse_search,
     "misc.search.benchmark": lambda words: search_benchmark_parser().parse_args(words),
     "misc.study": lambda words: study_parser().parse_args(words),
+    "misc/quick_start.py": lambda words: quick_start_parser().parse_intermixed_args(words),
     "misc/quick_start_altclip.py": lambda words: altclip_parser().parse_args(words),
 }
 WITHOUT_ARGUMENTS = {"config"}

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from misc.quick_start_altclip import TEXTS, main
+from misc import quick_start
+from misc.quick_start import TEXTS
+from misc.quick_start_altclip import main
 from options import LOSSES
 from tests.helpers.altclip_folders import cache_root, copied
 
@@ -134,3 +136,31 @@ def test_a_mistake_on_the_command_line_is_one_line(
         assert status == 2
         (line,) = captured.err.strip().splitlines()
         assert expected in line
+
+
+def test_any_backbone_is_built_from_options_and_compared(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [
+        *("model.clip_pretrained=null", "model.image_layers=1", "model.text_layers=1", "model.embed_dim=64"),
+        *("model.image_width=64", "model.text_width=64", "data.image_size=[64,32]"),
+    ]
+    for overrides, sizes, verdict in (
+        (
+            small,
+            "images 64 x 32, 4 x 2 patches; captions of at most 77 tokens of 49,408, cleaning",
+            "random weights work",
+        ),
+        (
+            ["model.backbone=altclip", f"model.altclip_pretrained={folder}", "data.image_size=[64,32]"],
+            "images 64 x 32",
+            f"the weights of {folder} work",
+        ),
+    ):
+        assert quick_start.main([*overrides, "--text", "a man", "a woman"]) == 0
+        out = capsys.readouterr().out
+        assert sizes in out
+        assert re.search(r"^nitc +\d", out, re.MULTILINE)
+        assert f"verdict: {verdict}" in out
+    assert quick_start.main(["model.backbone=nothing"]) == 2
+    assert "model.backbone: expected one of" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from model import build_model
 from options import load_options
 from tests.helpers.tiny import IMAGE_SIZE, NUM_PERSONS, SIZES, tiny_model
 
-WIDTH, HEADS, TOKENS = 16, 2, 1 + 2  # of SIZES: two patches of 8 x 8
+WIDTH, HEADS, TOKENS, LENGTH = 16, 2, 1 + 2, 12  # of SIZES: two patches of 8 x 8
 FULL, SIMPLIFIED = "config/config.yaml", "config/s.config.yaml"
 LEAN = SIZES | {"model.text_width": 4, "model.text_layers": 1}  # images need more than captions
 assert (SIZES["model.image_width"], SIZES["model.image_heads"], IMAGE_SIZE) == (WIDTH, HEADS, (16, 8))
@@ -19,11 +19,11 @@ assert (SIZES["model.image_width"], SIZES["model.image_heads"], IMAGE_SIZE) == (
 
 @cache
 def counted(layers: int, dtype: torch.dtype, checkpoints: bool = False, recipe: str = SIMPLIFIED) -> Needs:
-    settings = LEAN | {"model.image_layers": layers}
+    settings = LEAN | {"model.image_layers": layers, "model.grad_checkpointing": str(checkpoints).lower()}
     options = load_options(recipe, [f"{key}={value}" for key, value in settings.items()])
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build_model(options, NUM_PERSONS)[0].train()
-        return needs(model, options, dtype, checkpoints)
+        return needs(model, IMAGE_SIZE, LENGTH, dtype, checkpoints)
 
 
 def of_a_block(dtype: torch.dtype, checkpoints: bool = False) -> int:
@@ -71,21 +71,29 @@ def test_model_gradients_and_moments_are_held() -> None:
     assert found.copies == 0
 
 
+def test_a_block_more_costs_its_products_forward_and_twice_in_backward() -> None:
+    three, two = (counted(layers, torch.float32).flops for layers in (3, 2))
+    products = TOKENS * (3 + 1 + 4 + 4) * WIDTH * WIDTH + 2 * TOKENS * TOKENS * WIDTH
+    assert three - two == pytest.approx(3 * 2 * products, rel=0.1)  # the backward pass may recompute scores
+
+
 def test_it_prints_a_row_for_each_combination(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("misc.benchmark.memory.needs", lambda *_: Needs(10**9, 10**9, 10**8, 25 * 10**6))
+    monkeypatch.setattr(
+        "misc.benchmark.memory.needs", lambda *_: Needs(10**9, 10**9, 10**8, 25 * 10**6, 3 * 10**9)
+    )
     tiny = [f"{key}={value}" for key, value in LEAN.items()]
     assert main(tiny) == 0
     _, *rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 4 * 2 * 2
     for row in rows:
         words = row.replace("bf16, fp16", "bf16").split()
-        assert words[3:] == ["2.00", "GB", "100.0", "MB", "25.0", "MB", "80", "200", "440"]
+        assert words[3:] == ["2.00", "GB", "100.0", "MB", "25.0", "MB", "3.0", "80", "200", "440"]
     for mistake, complaint in {
         "model.width=3": "model.width: no such option",
-        "experiment.mlm=true": "only CLIP's towers can be counted",
-        "model.backbone=altclip": "only CLIP's towers can be counted",
+        "experiment.mlm=true": "only the towers of clip or open_clip can be counted",
+        "model.backbone=altclip": "only the towers of clip or open_clip can be counted",
     }.items():
         assert main([*tiny, mistake]) == 2
         assert capsys.readouterr().err.startswith(f"error: {complaint}")
