@@ -109,6 +109,8 @@ class DualEncoder(nn.Module):
         visual: called as (pixels (B, 3, H, W), return_dense), and with `select` where `selects_tokens`.
         text: called as (input_ids (B, L), attention_mask (B, L), return_dense), and with `select` likewise.
         selects_tokens: whether the towers tell which tokens the pooled one attends to.
+        pooling: what the image tower's feature is read from: "class", a token before the patches;
+            "attention", an attention pooling over them; or "mean".
         logit_scale: learned logarithm of the scale.
         max_logit_scale: the most that training lets it grow to: ln 100, or what the weights began with.
         logit_bias: a parameter where the sigmoid loss is on, else the number 0.0.
@@ -122,6 +124,7 @@ class DualEncoder(nn.Module):
     visual: nn.Module
     text: nn.Module
     selects_tokens: bool = False
+    pooling: str = "class"
     logit_scale: nn.Parameter
     max_logit_scale: float = math.log(100)
     logit_bias: nn.Parameter | float

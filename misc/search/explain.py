@@ -44,6 +44,8 @@ class AttentionRecorder(TorchFunctionMode):
     ) -> object:
         if function is F.scaled_dot_product_attention:
             return self._attend(*args, **(kwargs or {}))
+        if function is F.multi_head_attention_forward:
+            return self._project_and_attend(*args, **(kwargs or {}))
         output = function(*args, **(kwargs or {}))
         if function is F.softmax:  # older versions of transformers compute the weights themselves
             self.weights.append(output)
@@ -63,14 +65,35 @@ class AttentionRecorder(TorchFunctionMode):
         self.weights.append((scale * query @ key.transpose(-2, -1)).softmax(dim=-1))
         return self.weights[-1] @ value
 
+    def _project_and_attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        width: int,
+        heads: int,
+        weight: Tensor,
+        bias: Tensor,
+        *others: object,
+        **named: object,
+    ) -> tuple[Tensor, None]:
+        """What `nn.MultiheadAttention` computes in evaluation mode, without mask; (L, 1, width) each."""
+        assert named.get("attn_mask") is None, "masked"
+        *_, out_weight, out_bias = others
+        parts = zip((query, key, value), weight.chunk(3), bias.chunk(3), strict=True)
+        split = [F.linear(x[:, 0], w, b).unflatten(1, (heads, -1)).transpose(0, 1) for x, w, b in parts]
+        x = self._attend(*split).transpose(0, 1).flatten(1)
+        return F.linear(x, out_weight, out_bias)[:, None], None
+
 
 def explain(encoder: Encoder, image: Image.Image, caption: str) -> np.ndarray:
     """Compute how much each pixel contributes to the score of an image and a caption.
 
     With s the cosine similarity, A the attention of a layer and G = ds/dA, R starts as the identity and each
     layer updates it: R <- R + mean_heads(max(0, G * A)) R. The class token's row of R holds the relevance
-    of the patches, which is upsampled bilinearly. With token selection, the score reads K other rows as well:
-    the last layer's updates of all rows are added up, and so are these rows of R before it, weighted by
+    of the patches, which is upsampled bilinearly. An attention pooling has a row of its own in its place, and
+    a mean the mean of the rows. With token selection, the score reads K other rows as well: the last layer's
+    updates of all rows are added up, and so are these rows of R before it, weighted by
     max(0, ds/dF * F) of what their token contributes to the maximum, F, as if that were an attention.
 
     Returns:
@@ -100,7 +123,7 @@ def patch_relevance(encoder: Encoder, image: Image.Image, text: Tensor) -> Tenso
         feature = encoder.model.embed(pixels.requires_grad_())[0].float()
         score = F.cosine_similarity(feature, text.to(encoder.device), dim=0)
     if not recorder.weights:
-        raise UserError("the image tower has no attention layers, so that its features cannot be explained")
+        raise UserError("the image tower shows no attention, so that its features cannot be explained")
     number = len(recorder.weights)
     read = recorder.weights + (recorder.largest if recorder.selected is not None else [])
     shares = [
@@ -111,10 +134,13 @@ def patch_relevance(encoder: Encoder, image: Image.Image, text: Tensor) -> Tenso
     relevance = torch.eye(last.shape[-1], device=encoder.device)
     for attended in below:
         relevance = relevance + attended @ relevance
-    row = relevance[0] + last.sum(dim=0) @ relevance  # the gradient of a row that nothing reads is 0
+    start = {"class": relevance[0], "attention": 0, "mean": relevance.mean(dim=0)}
+    pooled = start[encoder.model.clip.pooling]
+    row = pooled + last.sum(dim=0) @ relevance  # the gradient of a row that nothing reads is 0
     for share in shares[number:]:
         row = row + share[0].sum(dim=1).clamp(min=0) @ relevance[recorder.selected]
-    return row[1:].view(encoder.model.clip.patch_grid).cpu()
+    rows, columns = encoder.model.clip.patch_grid
+    return row[-rows * columns :].view(rows, columns).cpu()
 
 
 def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:

@@ -18,6 +18,7 @@ class SigLIP(HubEncoder):
     """
 
     transformers_class = "SiglipModel"
+    pooling = "attention"
     vision_class: type[PoolingVision] = PoolingVision
     cleaning = "lower"
     normalization = "half"

@@ -245,3 +245,55 @@ def test_a_tower_without_attention_is_a_user_error() -> None:
     encoder.model.embed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 16, 8))
     with pytest.raises(UserError, match="no attention"):
         explain(encoder, noise(20, 30), "a man")
+
+
+class Pooled(nn.Module):
+    """Two patches of 8 x 8, a layer of `nn.MultiheadAttention`, and an attention pooling or the mean."""
+
+    def __init__(self, pooling: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.pooling, self.patch_grid = pooling, (2, 1)
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.layer, self.pool = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+        self.query = nn.Parameter(torch.randn(1, 1, 8))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        x = self.patches(pixels).flatten(2).transpose(1, 2)
+        x = x + self.layer(x, x, x, need_weights=False)[0]
+        return self.pool(self.query, x, x)[0][:, 0] if self.pooling == "attention" else x.mean(dim=1)
+
+    def by_hand(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The feature, and the attention of each layer (heads, Q, L)."""
+
+        def attend(attention: nn.MultiheadAttention, query: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+            q, k, v = (y @ w.T + b for y, w, b in zip((query, x, x), weights, biases, strict=True))
+            heads = (slice(0, 4), slice(4, 8))
+            shares = torch.stack([torch.softmax(q[:, h] @ k[:, h].T / 2, dim=-1) for h in heads])
+            mixed = torch.cat([share @ v[:, h] for share, h in zip(shares, heads, strict=True)], dim=1)
+            return attention.out_proj(mixed), shares
+
+        x = self.patches(pixels).flatten(2)[0].T
+        added, first = attend(self.layer, x, x)
+        x = x + added
+        if self.pooling == "mean":
+            return x.mean(dim=0), [first]
+        feature, second = attend(self.pool, self.query[0], x)
+        return feature[0], [first, second]
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean"])
+def test_an_attention_pooling_and_a_mean_have_rows_of_their_own(pooling: str) -> None:
+    clip, (_, processor) = Pooled(pooling), small_clip()
+    processor.image_size = processor.view_size = (16, 8)
+    image, text = noise(8, 16), torch.randn(8)
+    found = patch_relevance(encoder_of(clip, processor), image, text)
+    feature, attentions = clip.by_hand(processor(images=[image])["pixel_values"].requires_grad_())
+    score = F.cosine_similarity(feature, text, dim=0)
+    gradients = torch.autograd.grad(score, attentions)
+    shares = [(a * g).clamp(min=0).mean(0) for a, g in zip(attentions, gradients, strict=True)]
+    below = torch.eye(2) + (shares[0] if pooling == "attention" else 0)
+    expected = shares[1] @ below if pooling == "attention" else (below.mean(0) + shares[0].sum(0))
+    assert expected.max() > 0
+    torch.testing.assert_close(found.flatten(), expected.flatten().detach(), atol=1e-7, rtol=1e-4)
