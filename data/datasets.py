@@ -1,5 +1,6 @@
 """What a sample is: one caption with the views of its image; and what evaluation ranks."""
 
+import hashlib
 import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -114,6 +115,13 @@ class TrainingSet(Dataset[Sample]):
     def image_paths(self) -> list[Path]:
         """The different images."""
         return [self.image_root / name for name in dict.fromkeys(self.image_names(range(len(self))))]
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of the samples' images and captions, in their order."""
+        digest = hashlib.sha256()
+        for record, number in (choice for choices in self.choices for choice in choices):
+            digest.update(f"{record.image}\0{record.captions[number]}\0".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
         """The image files behind samples, relative to the image root."""

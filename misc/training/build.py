@@ -55,6 +55,7 @@ def build_trainer(
         clip_grad_norm=schedule.clip_grad_norm or math.inf,
         patience=schedule.patience,
         options=values,
+        samples=training_set.digest(),
         meter=Meter(device),
         division=_division(options, model, loaders, device, precision),
     )

@@ -59,6 +59,7 @@ class Trainer:
         clip_grad_norm: maximum norm of the gradients; infinity: they are not clipped.
         patience: epochs without a better R@1 after which the run ends; None: never.
         options: all options as plain values, kept in the checkpoints.
+        samples: the digest of the training samples.
         division: weights the samples of each epoch in some losses; None: all of them count.
         epoch, step: finished epochs and steps.
     """
@@ -82,6 +83,7 @@ class Trainer:
     clip_grad_norm: float
     patience: int | None
     options: dict[str, Any]
+    samples: str
     meter: Meter
     division: Division | None = None
     epoch: int = 0
@@ -290,7 +292,7 @@ class Trainer:
     def state_dict(self) -> State:
         """How far the run is, and what it computes in."""
         place = {"epoch": self.epoch, "step": self.step, "steps_per_epoch": len(self.train_loader)}
-        return place | {"best": self.best, "precision": PRECISIONS[self.precision]}
+        return place | {"best": self.best, "precision": PRECISIONS[self.precision], "samples": self.samples}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from there; `misc.training.resume` checks that the epochs have as many steps."""

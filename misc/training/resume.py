@@ -84,7 +84,7 @@ def remove_later(folder: Path, step: int, epoch: int) -> None:
 
 def _restore(trainer: Trainer, state: State, is_own: bool) -> None:
     _check_steps(state, trainer.options, len(trainer.train_loader))
-    _check_samples(state, trainer.options)
+    _check_samples(state, trainer.options, trainer.samples)
     _check_hidden_settings(state, trainer.model.clip)
     trainer.components().load_state_dict(_with_scaler(state, trainer))
     trainer.best = _best_so_far(trainer) if is_own else {}
@@ -113,7 +113,7 @@ def _with_scaler(state: State, trainer: Trainer) -> State:
             f"will differ slightly{', and the search for the loss scale begins again' * (own == 'fp16')}"
         )
     return (
-        {"precision": before, "division": {}}
+        {"precision": before, "division": {}, "samples": ""}
         | state
         | ({} if was_fp16 else {"scaler": trainer.scaler.state_dict()})
     )
@@ -172,7 +172,7 @@ def _best_so_far(trainer: Trainer) -> Best:
     return {} if is_later or select_on != trainer.select_on else best
 
 
-def _check_samples(state: State, options: dict[str, Any]) -> None:
+def _check_samples(state: State, options: dict[str, Any], samples: str) -> None:
     """Raise UserError where the rest of an epoch would have other samples than its begin."""
     if 0 < state["step"] - state["epoch"] * state["steps_per_epoch"] < state["steps_per_epoch"]:
         for section, name in (key.split(".") for key in SAMPLE_OPTIONS):
@@ -184,6 +184,12 @@ def _check_samples(state: State, options: dict[str, Any]) -> None:
                     f"{_text(before)}; with {_text(now)} the rest of it would have other samples. Keep "
                     f"{_text(before)} until the end of the epoch"
                 )
+        if state.get("samples", samples) != samples:  # checkpoints of older versions have no digest
+            raise UserError(
+                "resume: the checkpoint is inside an epoch, and the training images or captions are not "
+                "those that it began with; restore the files of data.annotation_file and data.noise, or "
+                "resume from the end of an epoch"
+            )
 
 
 def _text(value: object) -> str:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -129,6 +130,22 @@ def test_what_an_epoch_is_drawn_by_may_change_only_at_its_end(
         assert error_line(capsys).startswith(f"error: {change.split('=')[0]}: ")
     assert files(run) == before
     assert main([*common, *changes, "--resume", "auto"]) == 0
+
+
+def test_a_noise_file_may_change_only_at_the_end_of_an_epoch(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, noise, pairs = tmp_path / "run", tmp_path / "noise.npy", np.arange(40)
+    common = ["--config", str(config), f"data.noise={noise}"]
+    np.save(noise, pairs)
+    assert main([*common, "log.checkpoint_period=1", "log.keep_checkpoints=5", "schedule.epoch=1"]) == 0
+    before, inside = files(run), ["schedule.epoch=1", "--resume", str(run / "checkpoint_step_1.pth")]
+    np.save(noise, pairs[::-1])
+    capsys.readouterr()
+    assert main([*common, *inside]) == 2
+    assert_mentions(error_line(capsys), "inside an epoch", "data.noise", "from the end of an epoch")
+    assert files(run) == before
+    assert main([*common, "--resume", "auto"]) == 0
 
 
 def test_the_best_epoch_is_selected_again_on_another_split(
