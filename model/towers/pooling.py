@@ -104,5 +104,7 @@ def resized_positions(embeddings: nn.Module, image_size: tuple[int, int]) -> Ten
     """The position embeddings, a class token's included, resized as transformers does where it is called with
     `interpolate_pos_encoding`: bicubic, without anti-aliasing.
     """
-    shape = embeddings.position_embedding.weight.shape
-    return embeddings.interpolate_pos_encoding(torch.empty(1, *shape), *image_size)[0].detach().clone()
+    number, width = embeddings.position_embedding.weight.shape
+    patches = (image_size[0] // embeddings.patch_size) * (image_size[1] // embeddings.patch_size)
+    sequence = torch.empty(1, number - embeddings.num_patches + patches, width)  # its length tells the size
+    return embeddings.interpolate_pos_encoding(sequence, *image_size)[0].detach().clone()

@@ -13,7 +13,7 @@ from model.transformers_adapter import build_transformers_clip
 
 Families = Callable[[str], Path]
 Images = Callable[[int, int], Tensor]
-NATIVE, TALL = (32, 32), (48, 16)
+NATIVE, TALL, SQUARE = (32, 32), (48, 16), (48, 48)
 
 
 def library(folder: Path) -> nn.Module:
@@ -75,7 +75,7 @@ def test_features_are_those_of_the_library_at_its_size_and_at_another(
     families: Families, kind: str, images: Images, captions: list[str]
 ) -> None:
     model, expected = library(families(kind)), []
-    for size in (NATIVE, TALL):
+    for size in (NATIVE, TALL, SQUARE):
         clip = build(families(kind), size)
         expected.append(image_features(model, images(*size)))
         torch.testing.assert_close(clip.encode_image(images(*size)), expected[-1], atol=1e-5, rtol=0)
