@@ -72,6 +72,7 @@ class MLM(TokenObjective):
         text_tokens = tokens.get("tokens")
         if text_tokens is None:
             _, text_tokens = clip.encode_text(captions, return_dense=True)
+        text_tokens = text_tokens[:, : captions["input_ids"].shape[1]]  # a second caption may be longer
         num_more = text_tokens.shape[1] - batch.mlm_labels.shape[1]
         labels = F.pad(batch.mlm_labels, (0, num_more), value=IGNORED).flatten()
         masked = (labels != IGNORED).nonzero()[:, 0]

@@ -249,6 +249,17 @@ def test_irras_cross_modal_part_reads_padding_and_each_caption_once(monkeypatch:
     torch.testing.assert_close(output.parts["mlm"], F.cross_entropy(scores.flatten(0, 1), labels.flatten()))
 
 
+@pytest.mark.parametrize("variant", ["irra", "tbps-clip"])
+def test_a_longer_second_caption_does_not_change_the_masked_words(variant: str) -> None:
+    settings = IRRA | {"experiment.mlm_variant": variant, "experiment.ss_text": True}
+    batch = masked_everywhere(tiny_batch())
+    more = TEXT_LENGTH - batch.tokens2["input_ids"].shape[1]
+    longer = {name: F.pad(values, (0, more)) for name, values in batch.tokens2.items()}
+    wanted = tiny_model(settings)(batch, SOFT_LABEL).parts["mlm"]
+    found = tiny_model(settings)(replace(batch, tokens2=longer), SOFT_LABEL).parts["mlm"]
+    torch.testing.assert_close(found, wanted)
+
+
 def test_irras_cross_modal_part_starts_with_its_deviations() -> None:
     settings = IRRA | {"model.embed_dim": 64, "experiment.cmt_depth": 4}
     head, width = tiny_model(settings).mlm_head, 64
