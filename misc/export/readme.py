@@ -13,7 +13,7 @@ Exported from `{checkpoint.name}`: {source.backbone.title}, images of {source.pr
 {source.processor.image_size[1]} pixels (height x width), captions of at most {source.tokenizer.text_length} \
 tokens, features of {source.model.embed_dim} numbers.
 
-Prepared as in the training: captions with `data.cleaning={source.tokenizer.cleaning}`, images {images}.
+The input is prepared so: captions with `data.cleaning={source.tokenizer.cleaning}`, images {images}.
 {notes}"""
 PROCESSOR_NOTE = """
 `{processor}` of transformers 4.36 or newer loads this folder too; `AutoImageProcessor` works in all versions.
