@@ -37,6 +37,7 @@ OF_TRAINING = (
     *("experiment.mvs_image", "experiment.mvs_text", "experiment.mixgen", "experiment.mixgen_type"),
     *("experiment.mixgen_p", "experiment.mixgen_ratio", "model.softlabel_ratio", "model.use_gather"),
     *("model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
+    "model.lock_text_embeddings",
     *("model.lock_text_layers", "model.grad_checkpointing", "experiment.mlm_variant"),
     *("experiment.mlm_masks_all", "experiment.ccd", "experiment.ccd_max_iter", "experiment.ccd_tol"),
     *("experiment.ccd_reg_covar", "experiment.ccd_first_epoch", "experiment.mlm_max_words"),

@@ -59,6 +59,7 @@ class ModelOptions:
         needs="experiment.nitc",
     )
     lock_patch_embedding: bool = option(True, "freeze the patch embedding (the image tower's convolution)")
+    lock_text_embeddings: bool = option(False, "freeze the embeddings of tokens and positions of captions")
     lock_image_blocks: int = option(0, "first image blocks to freeze, with embeddings below", NOT_NEGATIVE)
     lock_text_blocks: int = option(0, "first text blocks to freeze, with embeddings below", NOT_NEGATIVE)
     lock_text_layers: tuple[int, ...] = option((), "freeze these text blocks, counted from 0", BLOCK_NUMBERS)

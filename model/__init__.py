@@ -73,6 +73,7 @@ def build_model(
         fill_heads(Path(source), {name: head for name, head in heads.items() if name}, bool(weights))
     towers.lock(
         settings.lock_patch_embedding,
+        settings.lock_text_embeddings,
         settings.lock_image_blocks,
         settings.lock_text_blocks,
         settings.lock_text_layers,

@@ -172,6 +172,7 @@ class DualEncoder(nn.Module):
     def lock(
         self,
         patch_embedding: bool = False,
+        text_embeddings: bool = False,
         image_blocks: int = 0,
         text_blocks: int = 0,
         text_layers: Sequence[int] = (),
@@ -180,6 +181,7 @@ class DualEncoder(nn.Module):
 
         Args:
             patch_embedding: the convolution.
+            text_embeddings: of tokens and positions.
             image_blocks, text_blocks: the first blocks of a tower, this many, with the embeddings below.
             text_layers: single blocks of the text tower, counted from 0.
 
@@ -189,7 +191,7 @@ class DualEncoder(nn.Module):
         parts = self.lockable()
         frozen = [parts.patch_embedding] if patch_embedding else []
         frozen += parts.image_embeddings if image_blocks else ()
-        frozen += parts.text_embeddings if text_blocks else ()
+        frozen += parts.text_embeddings if text_embeddings or text_blocks else ()
         for option, blocks, numbers in (
             ("lock_image_blocks", parts.image_blocks, range(image_blocks)),
             ("lock_text_blocks", parts.text_blocks, range(text_blocks)),
