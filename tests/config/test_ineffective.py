@@ -26,6 +26,7 @@ ALWAYS = {
     *("schedule.eps", "schedule.accumulate", "schedule.clip_grad_norm"),
     *("schedule.skip_nonfinite", "data.drop_last"),
     *("model.backbone", "model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
+    "model.lock_text_embeddings",
     *("model.grad_checkpointing", "model.compile", "model.embed_dim"),
     *("data.annotation_file", "data.image_root", "data.dataset", "data.languages"),
     *("data.preparation", "data.cleaning"),

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from model.families import FAMILIES
 from tests.helpers.tiny_config import write_tiny
 
 PRODUCT = ("main.py", "options.py", "config", "data", "misc", "model", "text_utils")
 TEXT = Path("docs/extending.md").read_text(encoding="utf-8")
 PARTS = re.split(r"^## (.+)\n", TEXT, flags=re.MULTILINE)[1:]
-DIFFS = {
+ALL_DIFFS = {
     title: re.search(r"^```diff\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)[1]
     for title, part in zip(PARTS[::2], PARTS[1::2], strict=True)
 }
+FAMILY = "A family of transformers models"  # what its diff adds is in the code
+DIFFS = {title: diff for title, diff in ALL_DIFFS.items() if title != FAMILY}
 REFERENCE = "config/config.yaml"  # written by `python -m config`
 FILES = {
     "A loss with a head": {"model/objectives.py", "config/experiment.py", REFERENCE},
@@ -54,8 +57,8 @@ assert main([*run, "--resume", "auto"]) == 0
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 
-def changed_copy(recipe: str, folder: Path) -> Path:
-    """A copy of the product with the diff of a recipe."""
+def changed_copy(diff: str, folder: Path, *flags: str) -> Path:
+    """A copy of the product with a diff."""
     for name in PRODUCT:
         if Path(name).is_dir():
             shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -63,8 +66,8 @@ def changed_copy(recipe: str, folder: Path) -> Path:
             folder.mkdir(exist_ok=True)
             shutil.copy(name, folder)
     environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
-    command = ["git", "apply", "--whitespace=nowarn", "-"]
-    subprocess.run(command, input=DIFFS[recipe], text=True, cwd=folder, env=environment, check=True)
+    command = ["git", "apply", "--whitespace=nowarn", *flags, "-"]
+    subprocess.run(command, input=diff, text=True, cwd=folder, env=environment, check=True)
     return folder
 
 
@@ -91,14 +94,27 @@ def write_coco(people: Path, file: Path) -> str:
     return f"data.annotation_file={file}"
 
 
-def test_the_page_has_the_four_recipes() -> None:
-    assert DIFFS.keys() == FILES.keys()
+@needs_git
+def test_a_family_is_a_file_an_entry_and_a_configuration(tmp_path: Path) -> None:
+    folder = changed_copy(ALL_DIFFS[FAMILY], tmp_path / "code", "--reverse")
+    name, config = "model/families/chinese_clip.py", "config/chinese-clip.yaml"
+    assert changed_files(folder) == {"model/families/__init__.py"}
+    assert not any((folder / file).exists() for file in (name, config))
+    show = "from model.families import FAMILIES; print(*FAMILIES)"
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", show]
+    left = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+    assert left.stdout.split() == [name for name in FAMILIES if name != "chinese_clip"]
+
+
+def test_the_page_has_the_recipes() -> None:
+    assert ALL_DIFFS.keys() == FILES.keys() | {FAMILY}
 
 
 @needs_git
 @pytest.mark.parametrize("recipe", FILES)
 def test_a_recipe_changes_these_files_alone(recipe: str, tmp_path: Path) -> None:
-    changed = changed_files(changed_copy(recipe, tmp_path / "code"))
+    changed = changed_files(changed_copy(DIFFS[recipe], tmp_path / "code"))
     assert changed == FILES[recipe] - {REFERENCE}
     limits = {"A loss with a head": 3, "A data set format": 2, "A backbone": 3}
     assert len(FILES[recipe]) <= limits.get(recipe, 4)
@@ -110,7 +126,7 @@ def test_a_recipe_changes_these_files_alone(recipe: str, tmp_path: Path) -> None
     [pytest.param(name, marks=() if "embedding" in name else pytest.mark.slow) for name in FILES],
 )
 def test_a_recipe_trains_evaluates_and_resumes(recipe: str, people: Path, tmp_path: Path) -> None:
-    folder, out = changed_copy(recipe, tmp_path / "code"), tmp_path / "run"
+    folder, out = changed_copy(DIFFS[recipe], tmp_path / "code"), tmp_path / "run"
     config = write_tiny(tmp_path / "tiny.yaml", people, out)
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace(str(Path("config").resolve()), str(folder / "config")), encoding="utf-8")
