@@ -133,15 +133,15 @@ def build_loaders(
     data, experiment = options.data, options.experiment
     pin_memory = options.misc.device != "cpu" and torch.cuda.is_available()
     workers = {"num_workers": data.num_workers, "pin_memory": pin_memory}
+    clean = CLEANINGS[tokenizer.cleaning]
     val, test = (
-        evaluation_set(part, data.image_root, CLEANINGS[data.cleaning]) if part else None
-        for part in (splits.val, splits.test)
+        evaluation_set(part, data.image_root, clean) if part else None for part in (splits.val, splits.test)
     )
     of_gallery = {"batch_size": data.test_batch_size, "truncated": data.truncated}
     images = partial(image_loader, processor=processor, **of_gallery, **workers)
     if not splits.train:
         return Loaders(None, None, None, val, test, images)
-    training_set = _training_set(options, splits.train, processor, inputs)
+    training_set = _training_set(options, splits.train, processor, inputs, clean)
     if training_set.cache and rank == 0:
         training_set.cache.log_size(training_set.image_paths())
     seed, drop_last = options.misc.seed, data.drop_last
@@ -193,7 +193,7 @@ def _augment_tokens(experiment: ExperimentOptions, tokenizer: Tokenizer) -> Augm
 
 
 def _training_set(
-    options: Options, records: ByLanguage, processor: Processor, inputs: Collection[str]
+    options: Options, records: ByLanguage, processor: Processor, inputs: Collection[str], clean: Clean
 ) -> TrainingSet:
     data, experiment = options.data, options.experiment
     return TrainingSet(
@@ -203,7 +203,7 @@ def _training_set(
         [view for view in VIEWS if view in inputs],
         options.misc.seed,
         experiment.image_aug,
-        text_augmentation(experiment, records, CLEANINGS[data.cleaning]),
+        text_augmentation(experiment, records, clean),
         "tokens2" in inputs,
         data.language_draw,
         data.on_bad_image,
@@ -222,7 +222,8 @@ def load_test_sets(options: Options, splits: Splits, trained_on: str = "") -> di
     Raises:
         UserError: a name that is taken, or what `load_data` finds wrong with a set, naming the set.
     """
-    first, clean = options.data.dataset, CLEANINGS[options.data.cleaning]
+    # Null: as the weights tell it, which are read later; the tokenizer cleans in any case.
+    first, clean = options.data.dataset, CLEANINGS[options.data.cleaning or "none"]
     first = "test" if first == "auto" else first
     place = f"{options.data.dataset} {options.data.annotation_file}"
     own = [recognise(count({split: getattr(splits, split)}), place) for split in SPLITS]
