@@ -1,7 +1,9 @@
 """Export to two ONNX graphs, for images and captions, checked with onnxruntime."""
 
+import contextlib
 import importlib.util
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -60,8 +62,19 @@ def export_onnx(source: Source, folder: Path) -> None:
     _check(source, folder)
 
 
+@contextlib.contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """`nn.MultiheadAttention` of separate operators: ONNX has none for its fast path."""
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
+
+
 def _export(graph: _Graph, inputs: dict[str, Tensor], axes: dict[int, str], file: Path) -> None:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_fast_path():
         # The tracer warns about each shape that Python code reads, and about its deprecation. It is the only
         # exporter in both torch 2.4 and current versions; the comparison afterwards detects wrong traces.
         warnings.simplefilter("ignore")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from misc.export.source import Source
-from model.processor import ImageProcessor
+from model.processor import NORMALIZATIONS, ImageProcessor
 from text_utils.tokenizer import CLIPTokenizer
 
 INTRODUCTION = """\
@@ -47,6 +47,9 @@ images = [Image.new("RGB", (60, 160), "red")]
 print(torch.nn.functional.normalize(text_features) @ torch.nn.functional.normalize(image_features).T)
 ```
 """
+# As `openai_clean` of text_utils/tokenizer.py.
+OPENAI_CLEAN = "html.unescape(html.unescape(ftfy.fix_text(caption)))"
+REPAIRED = f'    caption = " ".join({OPENAI_CLEAN}.split())'
 # As `CLEANINGS` of text_utils/captions.py.
 CLEANINGS = {
     "tbps-clip": """\
@@ -55,9 +58,13 @@ CLEANINGS = {
     caption = " ".join(caption.lower().split())""",
     "none": """\
     caption = " ".join(caption.split())  # punctuation stays""",
+    "whitespace": REPAIRED,
+    "lower": f"{REPAIRED}.lower()",
+    "canonicalize": f"""\
+{REPAIRED}
+    caption = caption.translate(str.maketrans("_", " ", string.punctuation.replace("_", "")))
+    caption = " ".join(caption.lower().split())""",
 }
-# As `openai_clean` of text_utils/tokenizer.py.
-OPENAI_CLEAN = "html.unescape(html.unescape(ftfy.fix_text(caption)))"
 PROCESSORS = """\
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 processor = AutoImageProcessor.from_pretrained(FOLDER)
@@ -75,8 +82,12 @@ with torch.inference_mode():
 text_features, image_features = output.text_embeds, output.image_embeds
 """
 OPENAI = """
-model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{FOLDER}}")
-tokenizer = open_clip.get_tokenizer(f"local-dir:{{FOLDER}}")
+name, size = f"local-dir:{{FOLDER}}", {size}
+model, _, preprocess = open_clip.create_model_and_transforms(
+    name, load_weights=False, pretrained_text=False, force_image_size=size
+)
+open_clip.load_checkpoint(model, f"{{FOLDER}}/open_clip_pytorch_model.bin")
+tokenizer = open_clip.get_tokenizer(name)
 model.eval()
 with torch.inference_mode():
     text_features = model.encode_text(tokenizer(captions))
@@ -127,10 +138,14 @@ def write_readme(source: Source, format_name: str, checkpoint: Path, folder: Pat
 
 def _images(source: Source) -> str:
     """How images are prepared, as in "images ...": by this project's processor, or by AltCLIP's own."""
-    data = source.options.data
-    if not isinstance(source.processor, ImageProcessor):
+    processor = source.processor
+    if not isinstance(processor, ImageProcessor):
         return "by AltCLIP's own processor"
-    settings = f"`data.interpolation={data.interpolation}`, `data.normalization={data.normalization}`"
+    names = (
+        name for name, known in NORMALIZATIONS.items() if known == (processor.image_mean, processor.image_std)
+    )
+    name = next(names, f"mean {processor.image_mean}, deviation {processor.image_std}")
+    settings = f"`data.interpolation={processor.interpolation}`, `data.normalization={name}`"
     return f"resized without a crop, anti-aliased ({settings})"
 
 
@@ -138,11 +153,13 @@ def _usage(source: Source, imports: str, code: str) -> str:
     model = source.model.clip.transformers_class
     processors = PROCESSORS_PIL if isinstance(source.processor, ImageProcessor) else PROCESSORS
     needs_openai_clean = isinstance(source.tokenizer, CLIPTokenizer)  # its transformers version does less
-    modules = ["import html\n", "import ftfy"] if needs_openai_clean else []
+    cleaning = CLEANINGS[source.tokenizer.cleaning]
+    repairs = needs_openai_clean or OPENAI_CLEAN in cleaning
+    modules = ["import html", "import string\n", "import ftfy"] if repairs else []
     lines = [*modules, "import torch", "from PIL import Image", imports.format(model=model)]
     return CAPTIONS.format(
         imports="\n".join(lines),
-        cleaning=CLEANINGS[source.tokenizer.cleaning],
+        cleaning=cleaning,
         cleaned=OPENAI_CLEAN if needs_openai_clean else "caption",
-        code=code.format(model=model, processors=processors),
+        code=code.format(model=model, processors=processors, size=source.processor.image_size),
     )

@@ -103,6 +103,6 @@ def load_source(checkpoint: Path, config: Path | None, overrides: Sequence[str])
     options = with_hidden_settings(options, model.clip)
     people = render_people(3)
     sentences = [tokenizer.clean(caption) for caption, _ in people]
-    captions = ["a man", sentences[0], " ".join(sentences * options.experiment.text_length)]
+    captions = ["a man", sentences[0], " ".join(sentences * tokenizer.text_length)]
     images = [image for _, image in people]
     return Source(options, model.eval().requires_grad_(False), tokenizer, processor, images, captions)

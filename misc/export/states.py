@@ -11,9 +11,11 @@ import torch
 from misc.checkpoints.run_folder import write_options
 from misc.export.source import Source, write_json
 from model import build_model
+from model.processor import INTERPOLATIONS
 from options import UserError, to_dict
 
 logger = logging.getLogger(__name__)
+WEIGHTS = "open_clip_pytorch_model.bin"
 
 
 def export_openai(source: Source, folder: Path) -> None:
@@ -29,12 +31,15 @@ def export_openai(source: Source, folder: Path) -> None:
             "huggingface, safetensors or onnx"
         )
     state, model_config = source.backbone.to_openai(source.model.clip)
-    torch.save(state, folder / "open_clip_pytorch_model.bin")
+    torch.save(state, folder / WEIGHTS)
     settings = source.processor.settings()
     statistics = {"mean": settings["image_mean"], "std": settings["image_std"]}
-    resizing = {"interpolation": source.options.data.interpolation, "resize_mode": "squash"}
+    interpolation = next(name for name, kind in INTERPOLATIONS.items() if kind.value == settings["resample"])
+    resizing = {"interpolation": interpolation, "resize_mode": "squash"}
     config = {"model_cfg": model_config, "preprocess_cfg": statistics | resizing}
     write_json(folder / "open_clip_config.json", config)
+    if model_config["text_cfg"].get("hf_tokenizer_name"):
+        source.tokenizer.save(folder)
     if importlib.util.find_spec("open_clip"):
         _check_with_open_clip(source, folder)
     else:
@@ -45,7 +50,10 @@ def _check_with_open_clip(source: Source, folder: Path) -> None:
     import open_clip
 
     logging.disable(logging.INFO)  # open_clip logs every step
-    model = open_clip.create_model(f"local-dir:{folder}").eval()
+    # As in README.md: towers of timm have positions of one size until they are told another.
+    size = {"load_weights": False, "force_image_size": source.processor.image_size}
+    model = open_clip.create_model(f"local-dir:{folder}", **size, pretrained_text=False).eval()
+    open_clip.load_checkpoint(model, folder / WEIGHTS)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     logging.disable(logging.NOTSET)
     program = f"open_clip {open_clip.__version__}"

@@ -29,6 +29,7 @@ class PlainVision(nn.Module):
         tower.grid_size, tower.image_size = self.grid, image_size
         is_plain = isinstance(tower.transformer.resblocks[-1].attn, nn.MultiheadAttention)
         self.selects_tokens = tower.pool_type == "tok" and is_plain
+        self.pooling = "class" if tower.pool_type == "tok" else "mean"
 
     def lockable(self) -> tuple[nn.Module, list[nn.Module | nn.Parameter], nn.ModuleList]:
         """Of `Lockable`: the patch embedding, all embeddings, the blocks."""
@@ -100,7 +101,9 @@ class PlainText(nn.Module):
         """See `DualEncoder.encode_text`."""
         tower, length = self.tower, input_ids.shape[1]
         assert length <= tower.context_length, (length, tower.context_length)
-        ids = self._padded(input_ids, attention_mask) if self.is_padded else input_ids
+        # A trace of nn.MultiheadAttention is of one length.
+        is_padded = self.is_padded or torch.jit.is_tracing()
+        ids = self._padded(input_ids, attention_mask) if is_padded else input_ids
         x = tower.token_embedding(ids) + tower.positional_embedding[: ids.shape[1]]
         mask = tower.attn_mask[: ids.shape[1], : ids.shape[1]] if self.is_causal else None
         block = tower.transformer.resblocks[-1]
@@ -114,7 +117,7 @@ class PlainText(nn.Module):
         if select is None:
             return pooled, tokens
         row = mha_row(block.attn, *inputs, position, self.is_causal)[:, :length]
-        words = words_of(input_ids, attention_mask)
+        words = self._words(input_ids, attention_mask)
         chosen, mask = most_attended_words(row, words, select, self.text_length)
         return pooled, tokens if return_dense else None, Selected(rows_at(tokens, chosen), mask)
 
@@ -127,6 +130,13 @@ class PlainText(nn.Module):
         end = attention_mask.sum(dim=1, keepdim=True) - 1
         fixed = {"first": 0, "last": length - 1}.get(self.tower.pool_type)
         return end if fixed is None else torch.full_like(end, fixed)
+
+    def _words(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, L) the tokens that may be selected; there is no start token where the last position is read."""
+        if self.tower.pool_type != "last":
+            return words_of(input_ids, attention_mask)
+        with_start = (F.pad(part, (1, 0), value=1) for part in (input_ids, attention_mask))
+        return words_of(*with_start)[:, 1:]
 
     def _project(self, x: Tensor) -> Tensor:
         projection = self.tower.text_projection

@@ -24,6 +24,7 @@ class TimmVision(nn.Module):
         grid: rows and columns of patches, of convolutions those of the last map.
         selects_tokens: whether there is an attention over the patches that the feature is pooled by: that of
             a class token in the last block, or of an attention pooling.
+        pooling: see `DualEncoder.pooling`.
     """
 
     def __init__(self, tower: nn.Module, image_size: tuple[int, int]) -> None:
@@ -39,6 +40,9 @@ class TimmVision(nn.Module):
             isinstance(part, nn.modules.batchnorm._BatchNorm) for part in trunk.modules()
         )
         self.selects_tokens = self._attention() is not None
+        is_class = getattr(trunk, "global_pool", None) == "token"
+        has_attention = getattr(trunk, "attn_pool", None) is not None
+        self.pooling = "attention" if has_attention else "class" if is_class else "mean"
 
     def train(self, mode: bool = True) -> "TimmVision":
         """Batch normalisation stays in evaluation mode: with the statistics of a batch, parts of a batch

@@ -178,7 +178,10 @@ def test_selected_words_are_those_of_the_largest_attention(open_clip_folder: Fol
     weights = block.attn(x, x, x, attn_mask=mask, need_weights=True)[1]
     for caption, length in enumerate(tokens["attention_mask"].sum(dim=1).tolist()):
         row = weights[caption, 15 if text.pool_type == "last" else length - 1]
-        words = [word for word in range(1, length - 1) if tokens["input_ids"][caption, word]] or [length - 1]
+        start = 0 if text.pool_type == "last" else 1  # SigLIP's tokenizers have no start token
+        words = [word for word in range(start, length - 1) if tokens["input_ids"][caption, word]] or [
+            length - 1
+        ]
         best = sorted(words, key=lambda word: -row[word])[:4]  # 0.3 of 14 positions
         assert selected.mask[caption].sum() == len(best)
         expected = dense[caption, best]
