@@ -119,6 +119,8 @@ class DualEncoder(nn.Module):
         vocab_size: number of token embeddings.
         is_multilingual: whether its weights know the languages that search offers examples in.
         transformers_class: the class of transformers that loads its Hugging Face export; None: there is none.
+        pads_captions: whether that class reads captions padded to the text length, without a mask.
+        takes_patches: whether that class takes the patches of images, which may have any size.
     """
 
     visual: nn.Module
@@ -133,6 +135,8 @@ class DualEncoder(nn.Module):
     vocab_size: int
     is_multilingual: bool = False
     transformers_class: str | None = None
+    pads_captions: bool = False
+    takes_patches: bool = False
 
     def encode_image(
         self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
@@ -158,6 +162,10 @@ class DualEncoder(nn.Module):
         """
         chosen = () if select is None else (select,)
         return self.text(tokens["input_ids"], tokens["attention_mask"], return_dense, *chosen)
+
+    def transformers_images(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """What `transformers_class` takes for pixels (B, 3, H, W)."""
+        return {"pixel_values": pixel_values}
 
     def hidden_settings(self) -> dict[str, tuple[object, object]]:
         """What features depend on and no tensor shows: {option of section `model`: (its value, what null

@@ -108,7 +108,7 @@ class HubTokenizer:
                 (folder / name).write_bytes((origin / name).read_bytes())
         file = folder / "tokenizer_config.json"
         settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        write_json(file, settings | {"model_max_length": self.text_length})
+        write_json(file, settings | {"model_max_length": self.text_length, "padding_side": "right"})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

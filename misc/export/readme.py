@@ -77,8 +77,8 @@ HUGGINGFACE = """
 model = {model}.from_pretrained(FOLDER).eval()
 {processors}
 with torch.inference_mode():
-    tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-    output = model(**tokens, **processor(images=images, return_tensors="pt"))
+    tokens = tokenizer(captions, padding={padding}, truncation=True, return_tensors="pt")
+    output = model({tokens}, **processor(images={images}, return_tensors="pt"))
 text_features, image_features = output.text_embeds, output.image_embeds
 """
 OPENAI = """
@@ -123,9 +123,10 @@ TITLES = {"huggingface": "for transformers", "openai": "for open_clip", "onnx": 
 def write_readme(source: Source, format_name: str, checkpoint: Path, folder: Path) -> None:
     """Write README.md for one of the formats."""
     model, bias, notes = source.model.clip.transformers_class, float(source.model.clip.logit_bias), ""
-    if format_name == "huggingface":
+    if format_name == "huggingface" and model in ("CLIPModel", "AltCLIPModel"):
         notes = PROCESSOR_NOTE.format(processor=model.replace("Model", "Processor"))
-    if bias and format_name in ("huggingface", "openai"):
+    has_bias = source.model.clip.pads_captions and format_name == "huggingface"  # SigLIP's class has one
+    if bias and not has_bias and format_name in ("huggingface", "openai"):
         notes += BIAS_NOTE.format(bias=bias)
     if source.left_out:
         notes += HEADS_NOTE.format(heads="`, `".join(source.left_out))
@@ -149,6 +150,20 @@ def _images(source: Source) -> str:
     return f"resized without a crop, anti-aliased ({settings})"
 
 
+def _inputs(source: Source) -> dict[str, str]:
+    """How the class of transformers is called: the padding and the names of captions, and the images."""
+    clip, images = source.model.clip, "images"
+    if clip.takes_patches:
+        height, width = source.processor.image_size
+        kind = source.processor.interpolation.upper()
+        images = (
+            f'[image.convert("RGB").resize(({width}, {height}), Image.Resampling.{kind}) for image in images]'
+        )
+    if clip.pads_captions:
+        return {"padding": '"max_length"', "tokens": 'input_ids=tokens["input_ids"]', "images": images}
+    return {"padding": "True", "tokens": "**tokens", "images": images}
+
+
 def _usage(source: Source, imports: str, code: str) -> str:
     model = source.model.clip.transformers_class
     processors = PROCESSORS_PIL if isinstance(source.processor, ImageProcessor) else PROCESSORS
@@ -161,5 +176,7 @@ def _usage(source: Source, imports: str, code: str) -> str:
         imports="\n".join(lines),
         cleaning=cleaning,
         cleaned=OPENAI_CLEAN if needs_openai_clean else "caption",
-        code=code.format(model=model, processors=processors, size=source.processor.image_size),
+        code=code.format(
+            model=model, processors=processors, size=source.processor.image_size, **_inputs(source)
+        ),
     )

@@ -20,6 +20,7 @@ class SigLIP(HubEncoder):
     transformers_class = "SiglipModel"
     pooling = "attention"
     vision_class: type[PoolingVision] = PoolingVision
+    pads_captions = True
     cleaning = "lower"
     normalization = "half"
 

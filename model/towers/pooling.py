@@ -92,12 +92,17 @@ class NaFlexVision(PoolingVision):
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) -> patches with their positions, row by row (B, P, width)."""
-        embeddings, (rows, columns) = self.vision_model.embeddings, self.grid
+        embeddings = self.vision_model.embeddings
+        positions = self.resize @ embeddings.position_embedding.weight
+        return embeddings.patch_embedding(self.patches(pixel_values)) + positions
+
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, P, 3 p p) of p x p pixels, row by row, the channels of a pixel side by side."""
+        rows, columns = self.grid
         patches = pixel_values.unflatten(3, (columns, -1)).unflatten(
             2, (rows, -1)
         )  # (B, 3, rows, p, columns, p)
-        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        return embeddings.patch_embedding(patches) + self.resize @ embeddings.position_embedding.weight
+        return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def resized_positions(embeddings: nn.Module, image_size: tuple[int, int]) -> Tensor:

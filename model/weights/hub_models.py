@@ -178,9 +178,18 @@ def to_transformers(clip: DualEncoder, folder: Path) -> tuple[JsonObject, dict[s
 
     Args:
         folder: the one that the towers were built from.
+
+    Raises:
+        UserError: fewer tokens than the positions of a tower that is given no mask.
     """
     import transformers
 
+    positions, text_length = clip.text.padded_length, clip.text.text_length
+    if positions not in (0, text_length):
+        raise UserError(
+            f"experiment.text_length: expected {positions} for --format huggingface, found {text_length}: "
+            f"{clip.transformers_class} reads the last position of captions that are padded to it"
+        )
     config = read_config(folder)
     if "image_size" in config["vision_config"]:
         config["vision_config"]["image_size"] = clip.visual.image_size[0]
