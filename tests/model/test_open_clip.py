@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.open_clip_adapter import build_open_clip
+from model.open_clip_adapter import build_open_clip, to_openai
 from model.protocol import Built
 from options import UserError
+from tests.helpers.altclip_folders import cache_root
 
 Folder = Callable[[str], Path]
 KINDS = (
@@ -30,6 +31,8 @@ CAPTIONS = [
     "",
 ]
 TEXTS = ("plain", "attention pooling", "average", "convolutions", "hub")  # the kinds that differ in it
+REAL = ("ViT-B-16", "ViT-B-16-quickgelu", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2", "EVA02-B-16", "PE-Core-B-16")
+REAL += ("MobileCLIP2-S0", "MobileCLIP2-B", "convnext_base", "ViTamin-S", "swin_base_patch4_window7_224")
 SIZES = {"rotary": ((56, 56), (84, 28))}
 
 
@@ -91,9 +94,9 @@ def test_features_of_captions_are_those_of_the_library_whatever_stands_beside_th
         torch.testing.assert_close(found[is_read], expected[is_read], atol=1e-6, rtol=0)
 
 
-def padded(tokens: dict[str, Tensor], pad_id: int) -> Tensor:
+def padded(tokens: dict[str, Tensor], pad_id: int, length: int = 16) -> Tensor:
     """The ids as open_clip's tokenizers pad them."""
-    return F.pad(tokens["input_ids"], (0, 16 - tokens["input_ids"].shape[1]), value=pad_id)
+    return F.pad(tokens["input_ids"], (0, length - tokens["input_ids"].shape[1]), value=pad_id)
 
 
 @torch.no_grad()
@@ -260,3 +263,33 @@ def test_dropout_is_on_the_text_towers_attention_weights_in_training(
     assert torch.equal(clip.encode_text(tokens), clip.encode_text(tokens))
     certain = build_open_clip(pretrained=open_clip_folder(kind))[0]
     torch.testing.assert_close(certain.encode_text(tokens), clip.encode_text(tokens))
+
+
+@pytest.mark.slow  # towers of 60 to 450 million parameters
+@torch.no_grad()
+@pytest.mark.parametrize("name", REAL)
+def test_models_of_every_family_have_the_features_of_the_library(
+    open_clip_folder: Folder, tmp_path: Path, name: str
+) -> None:
+    import open_clip
+
+    cache = cache_root(open_clip_folder("attention pooling"), tmp_path, f"models--timm--{name}")
+    clip, tokenizer, processor = build_open_clip(name, cache_dir=cache)
+    settings = {"load_weights": False, "pretrained_text": False, "force_custom_text": True}
+    model = open_clip.create_model(name, **settings).eval()
+    state = to_openai(clip.eval())[0]
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    tokens, length = tokenizer(CAPTIONS), model.context_length
+    theirs = model.encode_text(padded(tokens, tokenizer.pad_token_id, length))
+    torch.testing.assert_close(clip.encode_text(tokens), theirs, atol=1e-5, rtol=0)
+    images = pixels(processor.image_size)
+    torch.testing.assert_close(clip.encode_image(images), model.encode_image(images), atol=1e-5, rtol=0)
+    torch.save({"model": state}, tmp_path / "weights.pt")
+    if "timm_model_name" in clip.config["vision_cfg"]:
+        model.visual.set_input_size((384, 128))
+    else:
+        model = open_clip.create_model(name, **settings, force_image_size=(384, 128)).eval()
+        open_clip.load_checkpoint(model, tmp_path / "weights.pt", strict=False)
+    other = build_open_clip(name, tmp_path / "weights.pt", cache, image_size=(384, 128))[0].eval()
+    images = pixels((384, 128))
+    torch.testing.assert_close(other.encode_image(images), model.encode_image(images), atol=1e-5, rtol=0)

@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from misc.export.onnx_graphs import export_onnx
+from misc.export.source import Source
+from misc.export.states import export_openai, export_safetensors
+from model import build_model
 from model.open_clip_adapter import build_open_clip, to_openai
 from model.weights.open_clip_files import find_source
-from options import UserError
+from options import UserError, load_options
 from tests.helpers.altclip_folders import cache_root, copied
 
 Folder = Callable[[str], Path]
@@ -110,6 +115,23 @@ def test_open_clip_loads_what_is_exported(
     pixels = torch.linspace(-1, 1, 3 * size[0] * size[1]).view(1, 3, *size)
     theirs = model.eval().encode_image(pixels).detach()
     torch.testing.assert_close(theirs, features(clip), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "attention pooling"])
+def test_every_format_is_exported_with_the_same_features(
+    open_clip_folder: Folder, tmp_path: Path, kind: str
+) -> None:
+    settings = {"backbone": "open_clip", "open_clip_pretrained": str(open_clip_folder(kind))}
+    options = load_options({"model": settings, "data": {"image_size": [96, 32]}})
+    model, tokenizer, processor = build_model(options, num_identities=0)
+    images = [Image.new("RGB", (20, 60), color) for color in ("red", "green", "blue")]
+    captions = ["a man", "a woman in a red coat", "a man " * 20]
+    model.eval().requires_grad_(False)
+    source = Source(options, model, tokenizer, processor, images, captions)
+    for write in (export_openai, export_safetensors, export_onnx):  # each compares, and raises
+        folder = tmp_path / write.__name__
+        folder.mkdir()
+        write(source, folder)
 
 
 @pytest.mark.parametrize(
