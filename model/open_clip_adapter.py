@@ -22,7 +22,7 @@ from model.weights.open_clip_files import (
     find_source,
     native_cleaning,
     read_weights,
-    tokenizer_source,
+    tokenizer_folder,
 )
 from model.weights.shapes import check_image_size
 from options import Options, UserError
@@ -140,14 +140,13 @@ def _tokenizer(
             f"experiment.text_length: expected at most {longest}, the positions of '{source.title}', found "
             f"{text_length}."
         )
-    where = tokenizer_source(source)
-    if where is None:
+    folder = tokenizer_folder(source, cache_dir)
+    if folder is None:
         return CLIPTokenizer(text_length or longest, cleaning)
     try:
-        return HubTokenizer(where, text_length or longest, cache_dir, cleaning)
+        return HubTokenizer(str(folder), text_length or longest, cache_dir, cleaning)
     except ValueError as error:
-        advice = "" if Path(where).is_dir() else f"; with a network: huggingface-cli download {where}"
-        raise bad_name(source.title, f"needs the tokenizer '{where}', which {error}{advice}") from error
+        raise bad_name(source.title, f"needs the tokenizer of '{folder}', which {error}") from error
 
 
 def _text_tower(tower: nn.Module, tokenizer: Tokenizer, source: Source) -> PlainText | HubText:

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import nn
 
 from model.protocol import JsonObject
-from model.weights.hub_folders import CONFIG, read_config
-from model.weights.open_clip_files import Source, bad_name, download_file
+from model.weights.hub_folders import CONFIG, download_file, read_config
+from model.weights.open_clip_files import Source, bad_name
 
 logger = logging.getLogger(__name__)
 

@@ -134,6 +134,53 @@ def find_snapshot(hub_id: str, cache_dir: str | Path | None) -> Path:
     return Path(snapshot_download(hub_id, cache_dir=cache_dir, allow_patterns=wanted))
 
 
+def download_file(repository: str, names: Sequence[str], cache_dir: str | Path | None) -> Path:
+    """The first of these files of a repository of the hub, from its cache or downloaded.
+
+    Raises:
+        UserError: not in the cache, and not to be downloaded.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    for name in names:
+        cached = try_to_load_from_cache(repository, name, cache_dir=cache_dir)
+        if isinstance(cached, str):
+            return Path(cached)
+    name = first_on_the_hub(repository, names, cache_dir)
+    return Path(hf_hub_download(repository, name, cache_dir=cache_dir))
+
+
+def first_on_the_hub(repository: str, names: Sequence[str], cache_dir: str | Path | None) -> str:
+    """The first of the names that the hub has. Raises UserError: none, or no network."""
+    from huggingface_hub import HfApi
+
+    try:  # one request without retries, which would take half a minute where there is no network
+        there = {file.rfilename for file in HfApi().model_info(repository, timeout=5).siblings}
+        problem = "the hub has no such file"
+    except Exception as error:  # of the network, raised by several libraries in many ways
+        there, problem = set(), " ".join(str(error).split())[:120]
+    if found := [name for name in names if name in there]:
+        return found[0]
+    cache = f" --cache-dir {cache_dir}" if cache_dir else ""
+    raise UserError(
+        f"model.backbone=open_clip: {' or '.join(names)} of '{repository}' is not in the hub's cache and "
+        f"cannot be downloaded ({problem}); on a machine with a network: huggingface-cli download "
+        f"{repository}{cache}"
+    )
+
+
+def cached_snapshot(hub_id: str, cache_dir: str | Path | None) -> Path | None:
+    """The snapshot of a repository in the hub's cache. By its id, a tokenizer without a config.json beside it
+    is not found there when the network is off.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, cache_dir=cache_dir, local_files_only=True))
+    except (OSError, ValueError):  # not there, or no id
+        return None
+
+
 def _missing_files(folder: Path) -> list[str]:
     """What a snapshot in the cache lacks of a configuration, weights and a tokenizer."""
     missing = [] if (folder / CONFIG).exists() else [CONFIG]

@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,17 +16,21 @@ from model.weights.files import read_folder
 from model.weights.hub_folders import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
+    TOKENIZERS,
     WEIGHTS,
+    cached_snapshot,
+    download_file,
     find_model,
+    first_on_the_hub,
     read_config,
 )
 from model.weights.pretrained import read_saved, under_our_names
 from model.weights.shapes import bad_weights, saved_image_size
 from options import UserError
+from text_utils.hub_tokenizer import FILES
 
 logger = logging.getLogger(__name__)
 INSTALL = "model.backbone=open_clip needs open_clip_torch and timm: pip install open_clip_torch timm"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
 # In checkpoints of this project the modules of open_clip stand below a name of ours.
 OURS = re.compile(r"^(visual|text)\.tower\.")
 # In older files; they are recomputed.
@@ -159,38 +162,6 @@ def _of_tag(
     return Source(name, config, weights, settings, f"the tag '{tag}'")
 
 
-def download_file(repository: str, names: Sequence[str], cache_dir: str | Path | None) -> Path:
-    """The first of these files of a repository of the hub, from its cache or downloaded.
-
-    Raises:
-        UserError: not in the cache, and not to be downloaded.
-    """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
-
-    for name in names:
-        cached = try_to_load_from_cache(repository, name, cache_dir=cache_dir)
-        if isinstance(cached, str):
-            return Path(cached)
-    try:
-        for name in names:
-            try:
-                return Path(hf_hub_download(repository, name, cache_dir=cache_dir, etag_timeout=5))
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError:
-                continue
-        problem = "the hub has none of them"
-    except Exception as error:  # of the network, raised by several libraries in many ways
-        problem = " ".join(str(error).split())[:120]
-    cache = f" --cache-dir {cache_dir}" if cache_dir else ""
-    raise UserError(
-        f"model.backbone=open_clip: {' or '.join(names)} of '{repository}' is not in the hub's cache and "
-        f"cannot be downloaded ({problem}); on a machine with a network: huggingface-cli download "
-        f"{repository} {names[-1]}{cache}"
-    )
-
-
 def _of_all_tags(name: str) -> tuple[JsonObject, str]:
     """The preparation that the published weights of a name share; without any, open_clip's default."""
     import open_clip
@@ -220,11 +191,12 @@ def _of_timm(config: JsonObject) -> tuple[JsonObject, str]:
     return found, f"timm's {model}"
 
 
-def tokenizer_source(source: Source) -> str | None:
-    """The folder or the hub id of the tokenizer; None: OpenAI's byte pairs.
+def tokenizer_folder(source: Source, cache_dir: str | Path | None) -> Path | None:
+    """The folder with the tokenizer's files, downloaded if need be; None: OpenAI's byte pairs.
 
     Raises:
-        UserError: a tokenizer whose captions would not end in their end token, or that is cleaned otherwise.
+        UserError: files that are missing; a tokenizer with settings that are not supported, such as one that
+            removes the end token.
     """
     text = source.config["text_cfg"]
     if not (hub_id := text.get("hf_tokenizer_name")):
@@ -233,9 +205,13 @@ def tokenizer_source(source: Source) -> str | None:
     others.pop("clean", None)
     if unknown := sorted(name for name, value in others.items() if value):
         raise bad_name(source.title, f"has a tokenizer with {', '.join(unknown)}, which is not supported")
-    if source.folder and any((source.folder / file).exists() for file in TOKENIZER_FILES):
-        return str(source.folder)
-    return hub_id
+    for folder in (source.folder, Path(hub_id), cached_snapshot(hub_id, cache_dir)):
+        if folder and any((folder / file).exists() for file in TOKENIZERS):
+            return folder
+    from huggingface_hub import snapshot_download
+
+    first_on_the_hub(hub_id, TOKENIZERS, cache_dir)
+    return Path(snapshot_download(hub_id, cache_dir=cache_dir, allow_patterns=FILES))
 
 
 def native_cleaning(config: JsonObject) -> str:

@@ -117,7 +117,7 @@ def test_open_clip_loads_what_is_exported(
     torch.testing.assert_close(theirs, features(clip), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["plain", "attention pooling"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("attention pooling", marks=pytest.mark.slow)])
 def test_every_format_is_exported_with_the_same_features(
     open_clip_folder: Folder, tmp_path: Path, kind: str
 ) -> None:
@@ -173,8 +173,7 @@ def test_statistics_of_a_folder_are_its_own_and_a_given_one_wins(
 def test_a_tag_is_read_from_the_hubs_cache_and_without_it_ends_in_one_line_soon(
     named: Path, tmp_path: Path
 ) -> None:
-    line = r"huggingface-cli download org/tiny open_clip_pytorch_model\.bin"
-    with pytest.raises(UserError, match=line) as error:
+    with pytest.raises(UserError, match=r"pytorch_model\.bin of 'org/tiny' .*download org/tiny") as error:
         build_open_clip("tiny", "tag", tmp_path / "empty")
     assert "\n" not in str(error.value)
     cache = cache_root(named, tmp_path / "cache", "models--org--tiny")
@@ -207,7 +206,7 @@ def test_gelu_and_quick_gelu_are_told_apart_by_the_configuration(
         ({"name": "ViT-B-16", "pretrained": "webli"}, "no file, no folder and no tag.*laion2b_s34b_b88k"),
         (
             {"name": "ViT-B-16-SigLIP2"},
-            "needs the tokenizer 'timm/ViT-B-16-SigLIP2'.*huggingface-cli download",
+            "tokenizer.json or .* of 'timm/ViT-B-16-SigLIP2' is not in.*huggingface-cli",
         ),
         ({"name": "xlm-roberta-base-ViT-B-32"}, "huggingface-cli download"),
         ({"name": "PE-Core-T-16-384", "text_length": 33}, "text_length: expected at most 32.*found 33"),
