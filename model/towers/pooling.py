@@ -98,11 +98,9 @@ class NaFlexVision(PoolingVision):
 
     def patches(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, P, 3 p p) of p x p pixels, row by row, the channels of a pixel side by side."""
-        rows, columns = self.grid
-        patches = pixel_values.unflatten(3, (columns, -1)).unflatten(
-            2, (rows, -1)
-        )  # (B, 3, rows, p, columns, p)
-        return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        (rows, columns), side = self.grid, self.patch_size
+        patches = pixel_values.reshape(-1, 3, rows, side, columns, side).permute(0, 2, 4, 3, 5, 1)
+        return patches.reshape(-1, rows * columns, 3 * side * side)
 
 
 def resized_positions(embeddings: nn.Module, image_size: tuple[int, int]) -> Tensor:
