@@ -61,6 +61,14 @@ def test_the_code_of_the_readme_gives_our_features(
     torch.testing.assert_close(F.normalize(text_features), F.normalize(captions), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["siglip2", "metaclip_2"])
+def test_an_onnx_graph_takes_any_batch(families: Families, name: str, tmp_path: Path) -> None:
+    """The program compares features over batches of one and of three; none is written where they differ."""
+    pytest.importorskip("onnxruntime")
+    checkpoint = save_run(families(name), tmp_path / "run.pth", **{"data.image_size": [48, 16]})
+    assert main([str(checkpoint), str(tmp_path / "out"), "--format", "onnx"]) == 0
+
+
 def test_what_the_class_of_transformers_cannot_say_is_refused(
     families: Families, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
