@@ -122,8 +122,13 @@ def patch_relevance(encoder: Encoder, image: Image.Image, text: Tensor) -> Tenso
     with torch.enable_grad(), AttentionRecorder() as recorder:
         feature = encoder.model.embed(pixels.requires_grad_())[0].float()
         score = F.cosine_similarity(feature, text.to(encoder.device), dim=0)
-    if not recorder.weights:
-        raise UserError("the image tower shows no attention, so that its features cannot be explained")
+    lengths = {weights.shape[-1] for weights in recorder.weights}
+    is_windowed = any(weights.ndim == 4 and len(weights) > 1 for weights in recorder.weights)
+    if len(lengths) != 1 or is_windowed:
+        raise UserError(
+            "the image tower shows no attention over all of its patches in every layer, so that its features "
+            "cannot be explained"
+        )
     number = len(recorder.weights)
     read = recorder.weights + (recorder.largest if recorder.selected is not None else [])
     shares = [
