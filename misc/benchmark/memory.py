@@ -59,6 +59,19 @@ def kept_bytes(work: Callable[[], object], model: nn.Module) -> int:
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
 
 
+def faked(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
+    """The model with fake parameters and buffers: libraries cannot build theirs of fake ones."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                tensor = fake.from_tensor(parameter.detach(), static_shapes=True)
+                module._parameters[name] = nn.Parameter(tensor, parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = fake.from_tensor(buffer, static_shapes=True)
+    return model
+
+
 def batch_of(model: TBPS, image_size: tuple[int, int], length: int, rows: int) -> Batch:
     """A batch with arbitrary contents, captions of `length` tokens."""
     tokens = {"input_ids": torch.zeros(rows, length, dtype=torch.int64)}
@@ -124,7 +137,7 @@ def tensors_in(results: object) -> Iterator[Tensor]:
 def needs(
     model: TBPS, image_size: tuple[int, int], length: int, dtype: torch.dtype, checkpoints: bool
 ) -> Needs:
-    """What a step under autocast to `dtype` takes; called in the FakeTensorMode of the model's building.
+    """What a step of a model of fake tensors under autocast to `dtype` takes; called in their mode.
 
     Args:
         length: tokens of a caption.
@@ -182,10 +195,12 @@ def _count(recipe: Path, overrides: Sequence[str], dtype: torch.dtype, checkpoin
             f"only the towers of {backbones} can be counted, and MLM where it masks all: expected "
             f"model.backbone={backbones}, and experiment.mlm=false or experiment.mlm_masks_all=true"
         )
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model, tokenizer, processor = build_model(options, num_identities=1000)
-        length = min(CAPTION, tokenizer.text_length)
-        return needs(model.train(), processor.image_size, length, dtype, checkpoints)
+    model, tokenizer, processor = build_model(options, num_identities=1000)
+    length = min(CAPTION, tokenizer.text_length)
+    fake = FakeTensorMode()
+    model = faked(model.train(), fake)
+    with fake:
+        return needs(model, processor.image_size, length, dtype, checkpoints)
 
 
 def run(overrides: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from misc.benchmark.memory import Needs, main, needs
+from misc.benchmark.memory import Needs, faked, main, needs
 from model import build_model
 from options import load_options
 from tests.helpers.tiny import IMAGE_SIZE, NUM_PERSONS, SIZES, tiny_model
@@ -21,8 +21,10 @@ assert (SIZES["model.image_width"], SIZES["model.image_heads"], IMAGE_SIZE) == (
 def counted(layers: int, dtype: torch.dtype, checkpoints: bool = False, recipe: str = SIMPLIFIED) -> Needs:
     settings = LEAN | {"model.image_layers": layers, "model.grad_checkpointing": str(checkpoints).lower()}
     options = load_options(recipe, [f"{key}={value}" for key, value in settings.items()])
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build_model(options, NUM_PERSONS)[0].train()
+    model = build_model(options, NUM_PERSONS)[0].train()
+    fake = FakeTensorMode()
+    model = faked(model, fake)
+    with fake:
         return needs(model, IMAGE_SIZE, LENGTH, dtype, checkpoints)
 
 
