@@ -64,7 +64,7 @@ CCD = (
 NOISE = (
     *(*LOSS_ALONE, "experiment.tal=true", "experiment.tse=true", "experiment.tse_width=256"),
     *("experiment.dropout=0", "experiment.text_aug=none", "data.noise=0.3", "data.batch_size=32"),
-    *("data.annotation_file=datasets/demo", "data.image_root=datasets/demo/imgs", "schedule.epoch=3"),
+    *("data.annotation_file=datasets/demo", "data.image_root=datasets/demo/imgs", "schedule.epoch=5"),
 )
 # A step of the full recipe puts four views through the image tower, not one, and takes 2.8 times as long.
 RECIPES = {
