@@ -284,7 +284,7 @@ def test_models_of_every_family_have_the_features_of_the_library(
     torch.testing.assert_close(clip.encode_text(tokens), theirs, atol=1e-5, rtol=0)
     images = pixels(processor.image_size)
     torch.testing.assert_close(clip.encode_image(images), model.encode_image(images), atol=1e-5, rtol=0)
-    torch.save({"model": state}, tmp_path / "weights.pt")
+    torch.save(state, tmp_path / "weights.pt")
     if "timm_model_name" in clip.config["vision_cfg"]:
         model.visual.set_input_size((384, 128))
     else:
