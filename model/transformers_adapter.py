@@ -76,6 +76,8 @@ def build_transformers_clip(
     model = source.random(config) if checkpoint else source.load(config)
     if grad_checkpointing:
         checkpoint_activations(model)
+    if hasattr(model, "logit_bias") and not logit_bias:
+        logger.info("dropped logit_bias, which only the sigmoid loss uses")
     pad = tokenizer.pad_token_id
     clip = family(model, processor.image_size, length, pad_token_id=pad, logit_bias=logit_bias)
     if checkpoint:

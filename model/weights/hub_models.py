@@ -159,7 +159,10 @@ def fill_from_checkpoint(clip: DualEncoder, path: str | Path, title: str) -> Non
         UserError: no such file, no such checkpoint, or one of another model.
     """
     if not Path(path).exists():
-        raise UserError(f"weights: '{path}' does not exist; a checkpoint of an {title} run is expected")
+        article = "an" if title[0] in "AEIOU" else "a"
+        raise UserError(
+            f"weights: '{path}' does not exist; a checkpoint of {article} {title} run is expected"
+        )
     own, tensors = clip.state_dict(), read_tensors(Path(path))
     names = {_any_version(name): name for name in own}
     tensors = {names.get(_any_version(name), name): tensor for name, tensor in tensors.items()}

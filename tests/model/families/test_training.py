@@ -1,5 +1,6 @@
 """Families of transformers in training: gradients, frozen parts, dropout, scale and bias, checkpoints."""
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -75,10 +76,14 @@ def test_dropout_is_on_the_attention_of_the_text_tower_in_training_alone(
     torch.testing.assert_close(dropping.eval().encode_text(tokens), expected)
 
 
-def test_scale_and_bias_are_the_weights_own(families: Families, kind: str) -> None:
+def test_scale_and_bias_are_the_weights_own(
+    families: Families, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     from transformers import AutoModel
 
-    clip = build_transformers_clip(families(kind))[0]
+    with caplog.at_level(logging.INFO):
+        clip = build_transformers_clip(families(kind))[0]
+    assert ("dropped logit_bias" in caplog.text) == kind.startswith("siglip")
     assert clip.logit_scale.shape == ()
     assert clip.logit_scale.item() == pytest.approx(4.7)
     assert clip.max_logit_scale == clip.logit_scale.item() > math.log(100)
@@ -103,6 +108,8 @@ def test_a_checkpoint_takes_the_place_of_the_weights(
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval().embed(images(48, 16)), expected)
     assert loaded.clip.logit_bias.item() == model.clip.logit_bias.item()
+    with pytest.raises(UserError, match=r"'no\.pth' does not exist; a checkpoint of a \w+ run is expected"):
+        build_model(options, 0, "no.pth")
     other = settings(families(kind), "nitc", data__image_size=[48, 16], model__embed_dim=7)
     with pytest.raises(UserError, match=r"model\.embed_dim: 7 is set, but the weights .* have \d+"):
         build_model(other, 3)
