@@ -75,7 +75,7 @@ def train(options: Options, flags: Flags, folder: Path, setting: "Setting", stop
         encode_all(build_evaluators(model, tokenizer, tests, *images)), best, trainer.select_on
     )
     outcome = Outcome(trainer.best, trainer.select_on, max(trainer.epoch, trainer.num_epochs), results)
-    write_model_card(folder, options, splits, model, outcome, flags.command)
+    write_model_card(folder, options, splits, (model, tokenizer, processor), outcome, flags.command)
     report_curves(folder)
 
 

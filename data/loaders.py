@@ -1,5 +1,6 @@
 """From samples to batches, as the options say."""
 
+import copy
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -25,6 +26,7 @@ from text_utils.masking import mask_tokens
 from text_utils.synonyms import english_synonyms
 
 logger = logging.getLogger(__name__)
+CLIP_LENGTH = 77  # tokens of a caption, which nearly all captions of the benchmarks fit
 
 Mask = Callable[[Tensor, Tensor, random.Random], tuple[Tensor, Tensor]]
 Augment = Callable[[list[int], random.Random], list[int]]
@@ -144,6 +146,8 @@ def build_loaders(
     training_set = _training_set(options, splits.train, processor, inputs, clean)
     if training_set.cache and rank == 0:
         training_set.cache.log_size(training_set.image_paths())
+    if tokenizer.text_length < CLIP_LENGTH and rank == 0:
+        _warn_of_cut_captions(splits.train, tokenizer)
     seed, drop_last = options.misc.seed, data.drop_last
     sampler = TrainSampler(len(training_set), data.batch_size, seed, rank, world_size, drop_last)
     mix = partial(mixgen, kind=experiment.mixgen_type, p=experiment.mixgen_p, ratio=experiment.mixgen_ratio)
@@ -161,6 +165,18 @@ def build_loaders(
         training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers
     )
     return Loaders(train, sampler, training_set, val, test, images)
+
+
+def _warn_of_cut_captions(records: ByLanguage, tokenizer: Tokenizer) -> None:
+    """Warn of captions that are longer than the text tower takes."""
+    captions = [text for part in records.values() for record in part for text in record.captions]
+    longer = copy.copy(tokenizer)
+    longer.text_length += 1  # tells those that are cut from those that just fit
+    parts = (captions[start : start + 1000] for start in range(0, len(captions), 1000))
+    lengths = [longer(part)["attention_mask"].sum(dim=1) for part in parts]
+    if cut := int((torch.cat(lengths) > tokenizer.text_length).sum()):
+        limit = tokenizer.text_length
+        logger.warning(f"{cut:,} of {len(captions):,} captions are longer than {limit} tokens and are cut")
 
 
 def _mask(experiment: ExperimentOptions, tokenizer: Tokenizer) -> Mask:

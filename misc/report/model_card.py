@@ -3,7 +3,8 @@
 import logging
 import os
 import platform
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +20,20 @@ from misc.process import distributed
 from misc.process.durable import write_text
 from misc.training.engine import Best
 from model import BACKBONES
+from model.protocol import Processor, Tokenizer
 from options import Options, load_options, to_dict
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
+OPTIONAL = {"open_clip": "open_clip_torch", "timm": "timm"}  # {module: package}, told where a run used them
 CARD = """# Model card of `{checkpoint}`
 
 Text-based person search: captions rank images of persons by cosine similarity. Backbone `{backbone}`,
 {parameters:.1f} million parameters, trained from {start}.
+
+Images of {height} x {width} pixels (height x width), mean {mean}, deviation {deviation}; captions of at most
+{text_length} tokens, cleaned with `data.cleaning={cleaning}`.
 
 ## Data
 
@@ -74,18 +80,35 @@ class Outcome:
 
 
 def write_model_card(
-    folder: Path, options: Options, splits: Splits, model: torch.nn.Module, outcome: Outcome, command: str
+    folder: Path,
+    options: Options,
+    splits: Splits,
+    built: tuple[torch.nn.Module, Tokenizer, Processor],
+    outcome: Outcome,
+    command: str,
 ) -> None:
-    """Write the card beside the best checkpoint, on rank 0; `command` is the command line."""
+    """Write the card beside the best checkpoint, on rank 0; `built` is what `build_model` returned, `command`
+    the command line.
+    """
     if not distributed.is_main():
         return
     settings, world = options.model, distributed.world_size()
+    model, tokenizer, processor = built
+    height, width = processor.image_size
+    statistics = processor.settings()
+    packages = [*PACKAGES, *(package for module, package in OPTIONAL.items() if module in sys.modules)]
     start = getattr(settings, BACKBONES[settings.backbone].weights_option)
     text = CARD.format(
         checkpoint=BEST,
         backbone=settings.backbone,
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         start=f"`{start}`" if start else "random weights",
+        height=height,
+        width=width,
+        mean=_numbers(statistics["image_mean"]),
+        deviation=_numbers(statistics["image_std"]),
+        text_length=tokenizer.text_length,
+        cleaning=tokenizer.cleaning,
         annotations=options.data.annotation_file,
         image_root=options.data.image_root,
         languages=", ".join(options.data.languages),
@@ -97,10 +120,14 @@ def write_model_card(
         processes="1 process" if world == 1 else f"{world} processes, each running this command,",
         hardware=_hardware(),
         python=platform.python_version(),
-        packages=", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        packages=", ".join(f"{name} {version(name)}" for name in packages),
     )
     write_text(folder / "model_card.md", text)
     logger.info(f"written to {folder}: model_card.md")
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def _count(name: str, split: ByLanguage) -> str:

@@ -87,26 +87,45 @@ def find_source(
     path = None if pretrained is None else Path(os.path.expanduser(pretrained))
     if path is not None and path.is_dir():
         return _of_folder(name, path)
-    if path is not None and name is None and (path.parent / OPEN_CLIP_CONFIG).exists():
-        return replace(_of_folder(name, path.parent), weights=path)
     if name is None:
-        raise UserError(
-            "model.open_clip_name: null is for a folder with open_clip_config.json, found "
-            f"model.open_clip_pretrained='{pretrained}'; set a name of open_clip.list_models()"
-        )
+        return _of_file(path, pretrained)
     config, told = _config(name), _of_all_tags(name)
     if path is None:
         return Source(name, config, None, *told)
-    tag = open_clip.get_pretrained_cfg(name, str(pretrained))
-    if tag and not path.exists():
+    tag, is_gone = open_clip.get_pretrained_cfg(name, str(pretrained)), not path.exists()
+    if tag and is_gone:
         return _of_tag(name, str(pretrained), tag, config, cache_dir, with_weights)
-    if not path.exists() and with_weights:
+    if is_gone and with_weights:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise UserError(
             f"model.open_clip_pretrained: '{pretrained}' is no file, no folder and no tag of '{name}' (tags: "
             f"{tags}); null starts from random weights"
         )
+    if is_gone:
+        logger.warning(
+            "model.open_clip_pretrained: '%s' does not exist; configuration and preparation are of '%s'",
+            *(pretrained, name),
+        )
     return Source(name, config, path, *told)
+
+
+def _of_file(path: Path | None, pretrained: str | Path | None) -> Source:
+    """What a file stands for without a name: the configuration beside it tells.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path is not None and (path.parent / OPEN_CLIP_CONFIG).exists():
+        return replace(_of_folder(None, path.parent), weights=path)
+    if path is not None and not path.exists():
+        raise UserError(
+            f"model.open_clip_pretrained: '{pretrained}' does not exist; its {OPEN_CLIP_CONFIG} tells what "
+            "to build, for a checkpoint too: set it to a copy of that folder, or set model.open_clip_name"
+        )
+    raise UserError(
+        f"model.open_clip_name: null is for a folder with {OPEN_CLIP_CONFIG}, found "
+        f"model.open_clip_pretrained='{pretrained}'; set a name of open_clip.list_models()"
+    )
 
 
 def _config(name: str) -> JsonObject:

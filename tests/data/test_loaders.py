@@ -26,11 +26,21 @@ PROCESSOR = ImageProcessor(image_size=(32, 12), image_mean=MEAN, image_std=STD)
 NUM_IMAGES = 12
 
 
-def count_letters(texts: Sequence[str]) -> dict[str, Tensor]:
-    """Stands in for a tokenizer: the code points of each caption."""
-    rows = [torch.tensor([ord(letter) for letter in text]) for text in texts]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+class Letters:
+    """Stands in for a tokenizer: the code points of each caption, cut."""
+
+    cleaning = "tbps-clip"
+
+    def __init__(self, text_length: int) -> None:
+        self.text_length = text_length
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        rows = [torch.tensor([ord(letter) for letter in text[: self.text_length]]) for text in texts]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+
+count_letters = Letters(77)
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +334,16 @@ def test_a_user_error_of_a_worker_arrives_as_the_same_line(num_workers: int) -> 
 def test_a_mistake_of_the_program_stays_a_crash() -> None:
     with pytest.raises(KeyError):
         list(Loader(_Faulty(KeyError("file_path")), list, batch_size=2, num_workers=0))
+
+
+@pytest.mark.parametrize(("text_length", "cut"), [(38, 0), (37, 4), (36, 24), (77, None)])
+def test_captions_that_a_short_text_tower_cuts_are_counted_once(
+    root: Path, caplog: pytest.LogCaptureFixture, text_length: int, cut: int | None
+) -> None:
+    """Twelve images with two captions each, of 37 letters, and of 38 where the image's number has two."""
+    splits = Splits(records(), {}, {})
+    for rank in (0, 1):
+        build_loaders(options(root), splits, Letters(text_length), PROCESSOR, (), rank, 2)
+    said = [record.getMessage() for record in caplog.records if "are cut" in record.getMessage()]
+    expected = f"{cut} of 24 captions are longer than {text_length} tokens and are cut"
+    assert said == ([expected] if cut else [])
