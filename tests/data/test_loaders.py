@@ -336,11 +336,11 @@ def test_a_mistake_of_the_program_stays_a_crash() -> None:
         list(Loader(_Faulty(KeyError("file_path")), list, batch_size=2, num_workers=0))
 
 
-@pytest.mark.parametrize(("text_length", "cut"), [(38, 0), (37, 4), (36, 24), (77, None)])
+@pytest.mark.parametrize(("text_length", "cut"), [(39, 0), (38, 4), (37, 24), (77, None)])
 def test_captions_that_a_short_text_tower_cuts_are_counted_once(
     root: Path, caplog: pytest.LogCaptureFixture, text_length: int, cut: int | None
 ) -> None:
-    """Twelve images with two captions each, of 37 letters, and of 38 where the image's number has two."""
+    """Twelve images with two captions each, of 38 letters, and of 39 where the image's number has two."""
     splits = Splits(records(), {}, {})
     for rank in (0, 1):
         build_loaders(options(root), splits, Letters(text_length), PROCESSOR, (), rank, 2)
