@@ -1,4 +1,4 @@
-"""What test files share: a rendered data set, a tiny run on it, a small AltCLIP; one of each a session."""
+"""What test files share: a rendered data set, a tiny run on it, small models; one of each a session."""
 
 import fcntl
 import os
@@ -13,6 +13,8 @@ from tests.helpers.altclip_folders import go_offline, write_altclip
 from tests.helpers.fast_main import draw_pictures, make_runs_fast
 from tests.helpers.gloo import end_processes
 from tests.helpers.tiny_config import write_tiny
+from tests.helpers.towers.families import write_model
+from tests.helpers.towers.open_clip import write_open_clip
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,27 @@ def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obj
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small AltCLIP: to be read, not changed."""
     return _once(tmp_path_factory, "altclip", write_altclip)
+
+
+@pytest.fixture(scope="session")
+def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """(kind) -> the folder of a small model of open_clip, of `KINDS`: to be read, not changed."""
+
+    def folder_of(kind: str) -> Path:
+        name = f"open_clip_{kind.replace(' ', '_')}"
+        return _once(tmp_path_factory, name, lambda folder: write_open_clip(folder, kind))
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """(`model_type`) -> the folder of a small model of that family: to be read, not changed."""
+
+    def folder_of(kind: str) -> Path:
+        return _once(tmp_path_factory, kind, lambda folder: write_model(folder, kind))
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,14 @@
-"""What the tests of models share: small models of open_clip in folders that open_clip's own loader reads."""
+"""Small models of open_clip in folders that open_clip's own loader reads."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from misc.tiny_altclip import synthetic_captions, write_tokenizer
 
-Write = Callable[..., Path]
 TIMM = {"timm_pool": "", "timm_proj": "linear", "image_size": 64}
 TEXT = {"context_length": 16, "vocab_size": 49_408, "width": 32, "heads": 2, "layers": 2}
 # A tower of each way of pooling, and of each way of reading a caption.
@@ -68,17 +65,3 @@ def write_open_clip(
                 nn.init.uniform_(part.running_var, 0.5, 2)
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
     return folder
-
-
-@pytest.fixture(scope="session")
-def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """(kind) -> the folder of a small model of open_clip, written once: to be read, not changed."""
-    root = tmp_path_factory.mktemp("open_clip")
-    written: dict[str, Path] = {}
-
-    def folder_of(kind: str) -> Path:
-        if kind not in written:
-            written[kind] = write_open_clip(root / kind.replace(" ", "_"), kind)
-        return written[kind]
-
-    return folder_of
