@@ -97,7 +97,8 @@ class HubModel:
         try:
             if found is None:
                 raise ValueError("no model_type")
-            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            with _quiet():
+                return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise self.bad(f"has no config.json that transformers can read ({_line(error)})") from error
 
