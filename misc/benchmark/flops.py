@@ -8,8 +8,12 @@ scores hidden by the causal mask, outputs of the last block that nothing reads) 
 the share of the peak that a step reaches.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,21 @@ def step_flops(image: Tower, text: Tower, batch_size: int, views: int, heads: fl
     """
     images = views * (image.forward() + image.backward())
     return batch_size * (images + text.forward() + text.backward() + 3 * heads)
+
+
+def computed_flops(work: Callable[[], object]) -> int:
+    """FLOPs of the products and convolutions that `work` computes, required or not, by doing it once."""
+    with FlopCounterMode(display=False, custom_mapping=COUNTS) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def convolution_backward_flops(
+    gradient: Sequence[int], image: Sequence[int], weight: Sequence[int], *others: object, **named: object
+) -> int:
+    """As many as forward for each gradient that is asked for; torch's own count ignores groups."""
+    output_mask = next(part for part in reversed(others) if isinstance(part, list) and len(part) == 3)
+    return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(output_mask[:2])
+
+
+COUNTS = {torch.ops.aten.convolution_backward: convolution_backward_flops}

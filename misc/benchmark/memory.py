@@ -5,7 +5,6 @@ is computed: the tensors are fake, and attention is assumed to save what its fus
 temporary buffers of kernels, the framework's own memory (about 1 GB), and fragmentation.
 """
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 import config
 from data.types import Batch
+from misc.benchmark.flops import computed_flops
 from misc.benchmark.setting import FULL, IRRA, RDE, SIMPLIFIED
 from misc.cli import Parser, exit_status
 from model import build_model
@@ -33,17 +32,6 @@ MASKED = 6  # of them in MLM: 15 %
 COUNTED = ("clip", "open_clip")  # the backbones that can be built without any file
 RECIPES = {"full": FULL, "simplified": SIMPLIFIED, "IRRA": IRRA, "RDE": RDE}
 PRECISIONS = {"fp32": torch.float32, "bf16, fp16": torch.bfloat16}
-
-
-def convolution_backward_flops(
-    gradient: Sequence[int], image: Sequence[int], weight: Sequence[int], *others: object, **named: object
-) -> int:
-    """As many as forward for each gradient that is asked for; torch's own count ignores groups."""
-    output_mask = next(part for part in reversed(others) if isinstance(part, list) and len(part) == 3)
-    return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(output_mask[:2])
-
-
-COUNTS = {torch.ops.aten.convolution_backward: convolution_backward_flops}
 
 
 class Needs(NamedTuple):
@@ -131,10 +119,12 @@ def _kept_by(block: nn.Module, model: TBPS, image_size: tuple[int, int]) -> int:
 
 def counted_flops(model: TBPS, batch: Batch) -> int:
     """FLOPs of the towers and heads on a batch, forward and backward."""
-    with FlopCounterMode(display=False, custom_mapping=COUNTS) as counter:
+
+    def step() -> None:
         results = forward(model, batch, model.views + model.texts)
         torch.stack([tensor.float().sum() for tensor in tensors_in(results)]).sum().backward()
-    return counter.get_total_flops()
+
+    return computed_flops(step)
 
 
 def tensors_in(results: object) -> Iterator[Tensor]:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from data.loaders import Loaders
 from data.types import Batch
 from misc.benchmark import baseline
-from misc.benchmark.flops import step_flops
+from misc.benchmark.flops import computed_flops, step_flops
 from misc.benchmark.measure import Workload, layers
 from misc.benchmark.parts import Settings
 from misc.benchmark.setting import FULL, batch_size, build, device_of, small_altclip
-from misc.benchmark.towers import head_flops, step_towers, towers
+from misc.benchmark.towers import are_known, head_flops, step_towers, towers
 from misc.process.signals import StopSignals
 from misc.training.build import build_trainer
 from model.altclip_adapter import AltCLIP
@@ -74,6 +74,17 @@ def step_of(options: Options, model: TBPS, loaders: Loaders) -> Workload:
     trainer = build_trainer(options, model, loaders, {}, device, precision, StopSignals())
     batch = first_batch(loaders, device)
     length = batch.tokens["input_ids"].shape[1]
+    workload = Workload(
+        run=lambda: trainer.train_step(trainer.model, batch),
+        items=len(batch.indices),
+        unit="samples",
+        device=device,
+        precision=precision,
+        held=lambda: held_bytes(trainer.model, trainer.optimizer),
+        note=f"{len(batch.indices)} samples per step, captions of {length} tokens",
+    )
+    if not are_known(model.clip):
+        return replace(workload, flops=computed_flops(workload.run))
     image, text = step_towers(model, length, options.experiment.text_length)
     heads = head_flops(model, image, text, batch)
     samples, views = len(batch.indices), len(batch.images)
@@ -81,16 +92,11 @@ def step_of(options: Options, model: TBPS, loaders: Loaders) -> Workload:
     at_once = samples * views if parts == 1 else -(-samples // parts)
     at_once = min(at_once, CPU_IMAGES) if device.type == "cpu" else at_once
     nominal = (replace(image, nominal=True), replace(text, nominal=True))
-    return Workload(
-        run=lambda: trainer.train_step(trainer.model, batch),
-        items=samples,
-        unit="samples",
-        device=device,
-        precision=precision,
+    return replace(
+        workload,
         flops=step_flops(image, text, samples, views, heads),
         nominal_flops=step_flops(*nominal, samples, views, heads),
         products=lambda: layers(at_once * image.tokens, image),
-        held=lambda: held_bytes(trainer.model, trainer.optimizer),
         note=f"{samples} samples per step, captions of {text.tokens} tokens",
     )
 

@@ -6,11 +6,18 @@ from torch import nn
 
 from data.types import Batch
 from misc.benchmark.flops import Tower, cross_modal
+from model.altclip_adapter import AltCLIP
+from model.clip import CLIP
 from model.mlm import IGNORED, MLM
 from model.objectives import ID, TSE, SimCLR
 from model.protocol import DualEncoder
 from model.tbps import TBPS
 from model.towers.selection import number_of
+
+
+def are_known(clip: DualEncoder) -> bool:
+    """Whether their sizes tell their arithmetic; of towers of other libraries it is counted as it is done."""
+    return isinstance(clip, CLIP | AltCLIP)
 
 
 def towers(clip: DualEncoder, length: int) -> tuple[Tower, Tower]:

@@ -13,10 +13,11 @@ import torch
 from data.annotations import load_data
 from data.types import Queries
 from misc.benchmark import baseline, setting
+from misc.benchmark.flops import computed_flops
 from misc.benchmark.measure import Workload, layers
 from misc.benchmark.parts import Settings
 from misc.benchmark.step import altclip_step, baseline_step, larger_step, training_step
-from misc.benchmark.towers import towers
+from misc.benchmark.towers import are_known, towers
 from misc.evaluation.evaluator import build_evaluators
 from misc.metrics import retrieval_metrics
 from misc.process.seed import seed_process
@@ -94,9 +95,8 @@ def encoding(settings: Settings, unit: str, is_baseline: bool = False) -> Worklo
     if unit == "images":
         count = 16 if settings.quick else 64 if device.type == "cpu" else 4096
         part = replace(part, images=part.images[:count], person_ids=part.person_ids[:count], queries={})
-        num_items, note = len(part.images), ""
-        tower, _ = towers(clip, 0)
-        flops, size = num_items * tower.forward(), min(size, num_items)
+        num_items, note, lengths = len(part.images), "", []
+        size = min(size, num_items)
     else:
         count = 64 if settings.quick else 512 if device.type == "cpu" else 16384
         queries = {
@@ -107,8 +107,6 @@ def encoding(settings: Settings, unit: str, is_baseline: bool = False) -> Worklo
         captions = [caption for own in queries.values() for caption in own.captions]
         lengths = [tokenizer([caption])["input_ids"].shape[1] for caption in captions]
         num_items, note = len(captions), f"{sum(lengths) / len(lengths):.1f} tokens per caption"
-        _, tower = towers(clip, max(lengths))
-        flops = sum(towers(clip, length)[1].forward() for length in lengths)
     sets = {"test": part}
     evaluators = build_evaluators(model, tokenizer, sets, loaders.images, options, device, precision)
     encode = evaluators["test"].encode
@@ -116,8 +114,13 @@ def encoding(settings: Settings, unit: str, is_baseline: bool = False) -> Worklo
         clip.eval()
         encode = partial(baseline.encode_captions, clip, tokenizer, captions, size, device)
         precision = torch.float32
-    products = partial(layers, size * tower.tokens, tower)
-    return Workload(encode, num_items, unit, device, precision, flops, products=products, note=note)
+    workload = Workload(encode, num_items, unit, device, precision, note=note)
+    if not are_known(clip):
+        return replace(workload, flops=computed_flops(encode))
+    image, text = towers(clip, max(lengths, default=0))
+    tower = image if unit == "images" else text
+    flops = sum(towers(clip, length)[1].forward() for length in lengths) or num_items * image.forward()
+    return replace(workload, flops=flops, products=partial(layers, size * tower.tokens, tower))
 
 
 def scoring(

@@ -19,12 +19,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from misc.benchmark import child, machine
+from misc.benchmark import child, machine, step
 from misc.benchmark.__main__ import build_parser, main, warn_of_unused
 from misc.benchmark.flops import Tower, step_flops
 from misc.benchmark.measure import Workload, measure
 from misc.benchmark.parts import BASELINES, GPU_ONLY, PARTS, Settings, select_parts
 from misc.benchmark.report import comparison, read_report, write_report
+from misc.benchmark.setting import SIMPLIFIED
 from misc.benchmark.towers import head_flops, step_towers, towers
 from misc.benchmark.workloads import WORKLOADS
 from tests.helpers import altclip_folders
@@ -353,3 +354,15 @@ def test_flags_that_no_part_reads_are_named(
     caplog.clear()
     warn_of_unused(build_parser().parse_args([]), [name])
     assert not caplog.records
+
+
+def test_the_arithmetic_of_unknown_towers_is_what_a_step_computes(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings("cpu", quick=True, annotations=people, images=people / "imgs", folder=tmp_path)
+    known = step.training_step(settings, SIMPLIFIED)
+    monkeypatch.setattr(step, "are_known", lambda _: False)
+    counted_once = step.training_step(settings, SIMPLIFIED)
+    assert counted_once.flops == pytest.approx(known.flops, rel=0.15)
+    assert counted_once.flops > known.flops  # padding, and scores behind the mask, are computed too
+    assert counted_once.items == known.items
