@@ -67,6 +67,7 @@ def check_trained_with(options: Options, path: Path) -> str:
         value, (section, name) = values[key], key.split(".")
         trained = saved.get(section, {}).get(name, value)  # older runs did not have all of them
         if value != trained:
+            trained, value = ("null" if each is None else each for each in (trained, value))
             raise UserError(
                 f"{key}: '{path}' was trained with {trained}, these options have {value}; evaluate with "
                 "--config and the options.yaml of its run"

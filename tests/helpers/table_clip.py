@@ -43,7 +43,7 @@ class TableClip(nn.Module):
             """`count` looks at each row's person, alike enough that some rows are easy and some are hard."""
             return torch.cat([people + torch.randn(N, WIDTH, generator=generator) for _ in range(count)])
 
-        self.embed_dim = WIDTH
+        self.embed_dim, self.max_logit_scale = WIDTH, math.log(100)
         self.visual, self.text = nn.Module(), nn.Module()
         self.visual.rows = nn.Parameter(looks(len(VIEWS)))
         self.text.rows = nn.Parameter(looks(2))

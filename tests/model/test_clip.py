@@ -137,7 +137,7 @@ def test_the_norm_works_in_fp32_and_answers_in_the_type_of_its_input():
         ({"text_width": 100}, "model.text_heads.* 100"),
         ({"text_width": 128, "text_heads": 3}, "model.text_heads.* 128.* 3"),
         ({"vocab_size": 1000}, "model.vocab_size.* 49408 .*1000"),
-        ({"normalization": "none"}, "data.normalization.*imagenet, clip.*'none'"),
+        ({"normalization": "zero"}, "data.normalization.*imagenet, clip.*'zero'"),
         ({"interpolation": "none"}, "data.interpolation.*bicubic, bilinear.*'none'"),
     ],
 )
