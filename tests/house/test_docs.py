@@ -51,6 +51,7 @@ from tests.helpers.documents import (
 PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "main.py": parse_command_line,
     "data.check": lambda words: check_parser().parse_args(words),
+    "misc.benchmark": lambda words: benchmark_parser().parse_args(words),
     "misc.benchmark.memory": lambda words: memory_parser().parse_args(words),
     "misc.export": lambda words: export_parser().parse_intermixed_args(words),
     "misc.search": parse_search,
