@@ -213,7 +213,7 @@ def to_openai(clip: DualEncoder) -> tuple[dict[str, Tensor], JsonObject]:
 
 def _from_options(options: Options, weights: str | None) -> Built:
     settings, data = options.model, options.data
-    return build_open_clip(
+    built = build_open_clip(
         settings.open_clip_name,
         settings.open_clip_pretrained,
         settings.tokenizer_cache_dir,
@@ -227,6 +227,13 @@ def _from_options(options: Options, weights: str | None) -> Built:
         checkpoint=weights,
         grad_checkpointing=settings.grad_checkpointing,
     )
+    if settings.embed_dim not in (None, built[0].embed_dim):
+        title, width = settings.open_clip_name or settings.open_clip_pretrained, built[0].embed_dim
+        raise UserError(
+            f"model.embed_dim: {settings.embed_dim} is set, but '{title}' has {width}. Set it to null to "
+            "take it from there."
+        )
+    return built
 
 
 BACKBONE = Backbone(

@@ -79,6 +79,7 @@ def find_source(
     """
     try:
         import open_clip
+        import timm  # noqa: F401  open_clip can do without, until it builds a tower
     except ImportError as error:
         raise UserError(INSTALL) from error
     if name is not None and name not in open_clip.list_models():
@@ -124,7 +125,7 @@ def _of_file(path: Path | None, pretrained: str | Path | None) -> Source:
         )
     raise UserError(
         f"model.open_clip_name: null is for a folder with {OPEN_CLIP_CONFIG}, found "
-        f"model.open_clip_pretrained='{pretrained}'; set a name of open_clip.list_models()"
+        f"model.open_clip_pretrained={pretrained or 'null'}; set a name of open_clip.list_models()"
     )
 
 

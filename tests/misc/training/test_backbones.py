@@ -130,6 +130,28 @@ def test_a_run_and_its_evaluation_name_the_folder_that_is_gone(
         assert f"{run.option}: '{tmp_path / 'gone'}' does not exist" in error_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.image_size=[60,32]", "data.image_size: expected multiples of the patch size"),
+        ("experiment.text_length=78", "experiment.text_length: expected at most"),
+        ("model.embed_dim=99", "model.embed_dim: 99 is set, but"),
+        ("model.lock_image_blocks=99", "model.lock_image_blocks: expected blocks from 0 to"),
+    ],
+)
+def test_what_does_not_go_with_the_weights_is_refused_before_training(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    capsys.readouterr()
+    assert main([*run.command, override, "--output-dir", str(tmp_path / "run")]) == 2
+    assert message in error_line(capsys)
+
+
+def test_captions_that_the_text_tower_cuts_are_counted_in_the_log(run: Run) -> None:
+    said = (run.folder / "log.txt").read_text(encoding="utf-8").count(" of 40 captions are longer than ")
+    assert said == 1
+
+
 def test_the_card_of_the_model_says_how_images_and_captions_are_prepared(run: Run) -> None:
     card = (run.folder / "model_card.md").read_text(encoding="utf-8")
     assert f"trained from `{run.command[3].partition('=')[2]}`" in card

@@ -220,10 +220,24 @@ def test_what_cannot_be_used_ends_in_one_line(named: Path, settings: dict[str, A
     assert "\n" not in str(error.value)
 
 
-def test_without_the_library_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "open_clip", None)
+@pytest.mark.parametrize("library", ["open_clip", "timm"])
+def test_without_the_library_there_is_one_line(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match="pip install open_clip_torch timm"):
         build_open_clip("ViT-B-16")
+
+
+def test_a_checkpoint_whose_first_weights_are_gone_is_built_by_name(
+    named: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, gone = tmp_path / "checkpoint.pth", tmp_path / "gone"
+    clip = build_open_clip("tiny", named)[0]
+    torch.save({"model": {f"clip.{name}": tensor for name, tensor in clip.state_dict().items()}}, path)
+    caplog.clear()
+    assert torch.equal(features(build_open_clip("tiny", gone, checkpoint=path)[0]), features(clip))
+    assert f"'{gone}' does not exist; configuration and preparation are of 'tiny'" in caplog.text
+    with pytest.raises(UserError, match=r"does not exist; its open_clip_config\.json tells what to build"):
+        build_open_clip(None, gone, checkpoint=path)
 
 
 def test_a_text_tower_of_32_positions_cuts_captions_there(open_clip_folder: Folder) -> None:
