@@ -81,6 +81,14 @@ class DataOptions:
         "all", "all: a sample for each language; one: a language drawn for each caption", one_of("all", "one")
     )
     batch_size: int = option(80, "training samples of each process in a step", POSITIVE)
+    sampler: str = option(
+        "random",
+        "samples of a step; random: any; identity: samples_per_identity of each of its persons, as in ITSELF",
+        one_of("random", "identity"),
+    )
+    samples_per_identity: int = option(
+        2, "that number, a divisor of batch_size", POSITIVE, needs="sampler=identity"
+    )
     drop_last: bool = option(True, "leave out the last batch of an epoch where it is short")
     test_batch_size: int = option(256, "images or captions in a batch of the evaluation", POSITIVE)
     few_shot: float = option(1.0, "fraction of the training split to use, drawn with misc.seed", SHARE)

@@ -31,7 +31,7 @@ OF_CAPTIONS = ("experiment.text_aug", "experiment.eda_alpha", "experiment.backtr
 # What evaluation, search and export do not read: whole sections, and options of the other ones.
 OF_TRAINING = (
     *("schedule", "log", "data.batch_size", "data.drop_last", "data.few_shot", "data.few_shot_by"),
-    *("data.language_draw", "data.noise"),
+    *("data.language_draw", "data.noise", "data.sampler", "data.samples_per_identity"),
     *("data.on_bad_image", "data.cache", "eval.select_on", "experiment.dropout", "experiment.image_aug"),
     *("experiment.text_aug", "experiment.eda_alpha", "experiment.back_trans", "experiment.backtrans_p"),
     *("experiment.mvs_image", "experiment.mvs_text", "experiment.mixgen", "experiment.mixgen_type"),

@@ -48,7 +48,8 @@ class Sample:
 
 
 class TrainingSet(Dataset[Sample]):
-    """One sample for each caption. Key: (epoch, index); the same key gives the same sample.
+    """One sample for each caption. Key: (epoch, index); the same key gives the same sample, and the key with
+    another number below 0 at its end another augmentation of it, for a sample that an epoch repeats.
 
     Args:
         records: the training split by language.
@@ -127,13 +128,17 @@ class TrainingSet(Dataset[Sample]):
         """The image files behind samples, relative to the image root."""
         return [self.choices[index][0][0].image for index in indices]
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def persons(self) -> list[int]:
+        """The person of each sample, contiguous from 0."""
+        return [self.person_labels[choices[0][0].person_id] for choices in self.choices]
+
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
         """The sample of a key, or its replacement: determined by the key and the files alone.
 
         Raises:
             UserError: its image cannot be read; with "skip", nor can those of `MAX_DRAWS` others.
         """
-        _, index = key
+        index = key[1]
         bad: list[str] = []
         for draw in range(MAX_DRAWS):
             rng = seeded(self.seed, *key, *([draw] if draw else []))

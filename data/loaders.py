@@ -16,7 +16,7 @@ from data.cache import ImageCache
 from data.datasets import GalleryImages, Sample, TrainingSet, evaluation_set, seeded
 from data.mixgen import mixgen
 from data.published import count, recognise, warn_of_overlap
-from data.sampler import Loader, TrainLoader, TrainSampler
+from data.sampler import IdentitySampler, Loader, TrainLoader, TrainSampler
 from data.types import INPUTS, SPLITS, VIEWS, Batch, ByLanguage, Change, EvaluationSet, Splits, Tokens, Views
 from model.protocol import Processor, Tokenizer
 from options import ExperimentOptions, Options, UserError
@@ -148,8 +148,7 @@ def build_loaders(
         training_set.cache.log_size(training_set.image_paths())
     if tokenizer.text_length < CLIP_LENGTH and rank == 0:
         _warn_of_cut_captions(splits.train, tokenizer)
-    seed, drop_last = options.misc.seed, data.drop_last
-    sampler = TrainSampler(len(training_set), data.batch_size, seed, rank, world_size, drop_last)
+    sampler = _sampler(options, training_set, rank, world_size)
     mix = partial(mixgen, kind=experiment.mixgen_type, p=experiment.mixgen_p, ratio=experiment.mixgen_ratio)
     collate = Collate(
         tokenizer,
@@ -165,6 +164,15 @@ def build_loaders(
         training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers
     )
     return Loaders(train, sampler, training_set, val, test, images)
+
+
+def _sampler(options: Options, training_set: TrainingSet, rank: int, world_size: int) -> TrainSampler:
+    """The order of the training samples, as `data.sampler` says."""
+    data = options.data
+    place = (data.batch_size, options.misc.seed, rank, world_size, data.drop_last)
+    if data.sampler == "random":
+        return TrainSampler(len(training_set), *place)
+    return IdentitySampler(training_set.persons(), data.samples_per_identity, *place)
 
 
 def _warn_of_cut_captions(records: ByLanguage, tokenizer: Tokenizer) -> None:

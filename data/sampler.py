@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,9 +21,10 @@ from options import UserError
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")  # a batch
+Key = tuple[int, ...]  # of a sample, as `TrainingSet` has it
 
 
-class TrainSampler(Sampler[list[tuple[int, int]]]):
+class TrainSampler(Sampler[list[Key]]):
     """Yields each step's keys (epoch, index) for one rank, from one shuffle that the ranks share.
 
     Step s of an epoch is the shuffle's s-th slice of batch_size * world_size samples, and rank r has its r-th
@@ -69,22 +72,123 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
         self.epoch, self.first_step, self.is_whole = epoch, first_step, is_whole
 
     def __len__(self) -> int:
-        num_steps, rest = divmod(self.num_samples, self.step_size)
+        num_steps, rest = divmod(self._num_drawn(), self.step_size)
         keeps_last = rest > 0 if self.is_whole else rest >= self.world_size and not self.drop_last
         return num_steps + keeps_last
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
-        order = torch.randperm(self.num_samples, generator=generator).tolist()
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self._order()
         for step in range(self.first_step, len(self)):
             start = step * self.step_size
-            keys = [(self.epoch, index) for index in order[start : start + self.step_size]]
+            keys = order[start : start + self.step_size]
             yield keys[share(len(keys), self.rank, self.world_size)]
 
     def uneven(self, step: int) -> int | None:
         """The number of samples of a step of the epoch on all ranks; None where each has as many."""
-        number = min(self.step_size, self.num_samples - step * self.step_size)
+        number = min(self.step_size, self._num_drawn() - step * self.step_size)
         return number if number % self.world_size else None
+
+    def _num_drawn(self) -> int:
+        """The number of samples in `_order`."""
+        return self.num_samples
+
+    def _order(self) -> list[Key]:
+        """The keys of the epoch, one step after another."""
+        generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
+        order = torch.randperm(self.num_samples, generator=generator).tolist()
+        return [(self.epoch, index) for index in order]
+
+
+class IdentitySampler(TrainSampler):
+    """A `TrainSampler` of steps with K samples of each of P = batch_size * world_size / K persons (ITSELF).
+
+    In each epoch, the samples of a person are shuffled and cut into g = n // K groups; the n % K others wait
+    for another epoch. Of n < K samples some are repeated, with another augmentation. The groups are drawn for
+    the steps such that no step has two of a person. The steps of an epoch, as many in each, are the largest T
+    with sum over the persons of min(g, T) >= P T: all that can be filled. A last, short one has the rest of
+    that sum. A whole pass has every sample once, in the order of `TrainSampler`.
+
+    Args:
+        persons: the person of each sample.
+        samples_per_identity: K.
+
+    Raises:
+        UserError: K does not divide `batch_size`, or there are fewer than P persons.
+    """
+
+    def __init__(
+        self,
+        persons: Sequence[int],
+        samples_per_identity: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+    ) -> None:
+        size, self.group_size = batch_size * world_size, samples_per_identity
+        if batch_size % self.group_size:
+            raise UserError(
+                f"data.samples_per_identity: {self.group_size} samples of each person do not fill "
+                f"data.batch_size={batch_size}; choose a divisor of it, or a multiple as the batch size"
+            )
+        self.by_person: dict[int, list[int]] = {}
+        for index, person in enumerate(persons):
+            self.by_person.setdefault(person, []).append(index)
+        self.groups_of_step = size // self.group_size
+        if len(self.by_person) < self.groups_of_step:
+            raise UserError(
+                f"data.sampler=identity: a step takes {self.group_size} samples of each of "
+                f"{self.groups_of_step} persons ({batch_size} samples on each of {world_size} processes), "
+                f"but the training split has {len(self.by_person)} persons. Lower data.batch_size, or raise "
+                "data.samples_per_identity"
+            )
+        self.num_full, self.num_rest = self._count()
+        super().__init__(len(persons), batch_size, seed, rank, world_size, drop_last)
+
+    def _count(self) -> tuple[int, int]:
+        """T, the number of full steps, and the number of groups of a short one after them."""
+        groups = [max(1, len(indices) // self.group_size) for indices in self.by_person.values()]
+        num_full, total = -1, sum(groups)
+        while num_full != total // self.groups_of_step:  # falls from an upper bound to T
+            num_full = total // self.groups_of_step
+            total = sum(min(number, num_full) for number in groups)
+        return num_full, total % self.groups_of_step
+
+    def _num_drawn(self) -> int:
+        if self.is_whole:
+            return super()._num_drawn()
+        return self.num_full * self.step_size + self.num_rest * self.group_size
+
+    def _order(self) -> list[Key]:
+        """In a round, each step gets a group. A person takes the next places of the round and, where these
+        run out, the first ones of another round in steps that do not have the person yet.
+        """
+        if self.is_whole:
+            return super()._order()
+        draw = seeded(self.seed, self.epoch)
+        steps: list[list[Key]] = [[] for _ in range(self.num_full + (self.num_rest > 0))]
+        persons = draw.sample([*self.by_person], len(self.by_person))
+        places, num_rounds = deque[int](), 0
+        for person in persons:
+            groups = self._groups(person, draw)
+            if len(groups) > len(places) and num_rounds < self.groups_of_step:
+                numbers = range(self.num_full + (num_rounds < self.num_rest))
+                taken, later = set(places), draw.sample(numbers, len(numbers))
+                places.extend(sorted(later, key=taken.__contains__))
+                num_rounds += 1
+            for group in groups[: len(places)]:
+                steps[places.popleft()] += group
+        return list(itertools.chain.from_iterable(steps))
+
+    def _groups(self, person: int, draw: random.Random) -> list[list[Key]]:
+        """The groups of a person in the epoch, at most one for each full step."""
+        indices = draw.sample(self.by_person[person], len(self.by_person[person]))
+        keys: list[Key] = [(self.epoch, index) for index in indices]
+        for repetition in range(1, -(-self.group_size // len(indices))):
+            keys += [(self.epoch, index, -repetition) for index in indices]
+        number = min(self.num_full, len(keys) // self.group_size)
+        return [keys[at : at + self.group_size] for at in range(0, number * self.group_size, self.group_size)]
 
 
 class Loader(DataLoader[Made]):

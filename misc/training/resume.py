@@ -26,7 +26,7 @@ UPDATES = ("optimizer", "weight_decay", "decay_on", "betas", "eps")  # what else
 # These decide the samples of an epoch and their order.
 SAMPLE_OPTIONS = (
     *("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by"),
-    "data.noise",
+    *("data.noise", "data.sampler", "data.samples_per_identity"),
 )
 
 
@@ -175,9 +175,10 @@ def _best_so_far(trainer: Trainer) -> Best:
 def _check_samples(state: State, options: dict[str, Any], samples: str) -> None:
     """Raise UserError where the rest of an epoch would have other samples than its begin."""
     if 0 < state["step"] - state["epoch"] * state["steps_per_epoch"] < state["steps_per_epoch"]:
+        defaults = to_dict(Options())  # of options that are newer than the checkpoint
         for section, name in (key.split(".") for key in SAMPLE_OPTIONS):
             now = options[section][name]
-            before = state["options"][section].get(name, now)
+            before = (defaults[section] | state["options"][section])[name]
             if now != before:
                 raise UserError(
                     f"{section}.{name}: the checkpoint is inside an epoch that was sampled with "
@@ -224,6 +225,6 @@ def _check_steps(state: State, options: dict[str, Any], steps_per_epoch: int) ->
         raise UserError(
             f"resume: the checkpoint's epochs have {state['steps_per_epoch']} steps, these would have "
             f"{steps_per_epoch}; keep the training data, the options that sample it (data.few_shot, "
-            "data.languages, data.language_draw, data.drop_last) and, where that is false, the number of "
-            "processes"
+            "data.languages, data.language_draw, data.sampler, data.samples_per_identity, data.drop_last) "
+            "and, where that is false, the number of processes"
         )

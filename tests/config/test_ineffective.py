@@ -31,7 +31,7 @@ ALWAYS = {
     *("data.annotation_file", "data.image_root", "data.dataset", "data.languages"),
     *("data.preparation", "data.cleaning"),
     *("data.batch_size", "data.test_batch_size", "data.few_shot", "data.num_workers", "data.on_bad_image"),
-    "data.noise",
+    *("data.noise", "data.sampler"),
     *("data.truncated", "data.cache", "experiment.back_trans", "experiment.text_length"),
     *("eval.select_on", "eval.test_sets", "eval.fuse"),
     *("log.print_period", "log.checkpoint_period", "log.keep_checkpoints"),

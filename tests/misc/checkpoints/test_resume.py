@@ -122,7 +122,10 @@ def test_what_an_epoch_is_drawn_by_may_change_only_at_its_end(
     assert main([*common, "schedule.epoch=1"]) == 0
     before, changes = (
         files(run),
-        ("misc.seed=7", "data.languages=[ch]", "data.few_shot_by=identities", "data.noise=0.5"),
+        (
+            *("misc.seed=7", "data.languages=[ch]", "data.few_shot_by=identities", "data.noise=0.5"),
+            *("data.sampler=identity", "data.samples_per_identity=4"),
+        ),
     )
     for change in changes:
         capsys.readouterr()

@@ -118,6 +118,7 @@ def clean_by_hand(losses: np.ndarray, epoch: int) -> np.ndarray:
         ["experiment.tse=true", "schedule.accumulate=3"],
         ["experiment.tal=false", "experiment.tse=true", "experiment.tse_batchnorm=trained"],
         ["data.languages=[en,de]"],
+        ["data.sampler=identity"],
     ],
 )
 def test_the_division_is_that_of_an_independent_computation(config: Path, more: list[str]) -> None:
