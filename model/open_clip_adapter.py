@@ -156,7 +156,24 @@ def _text_tower(tower: nn.Module, tokenizer: Tokenizer, source: Source) -> Plain
         raise bad_name(source.title, f"has {found}: they do not belong together")
     if is_of_hub:
         return HubText(tower, tokenizer.text_length)
+    _check_end(tower, tokenizer, source)
     return PlainText(tower, tokenizer.text_length, tokenizer.pad_token_id)
+
+
+def _check_end(tower: nn.Module, tokenizer: Tokenizer, source: Source) -> None:
+    """Raise UserError unless open_clip reads captions at their end token: it looks for `eos_id`, or for the
+    largest id.
+    """
+    end = tokenizer(["a"])["input_ids"][0, -1].item()
+    words = {*range(tokenizer.vocab_size)} - {*tokenizer.special_ids}
+    largest = max(end, tokenizer.pad_token_id, *words)
+    expected = {"eos": tower.eos_id, "argmax": largest}.get(tower.pool_type, end)
+    if end != expected:
+        raise bad_name(
+            source.title,
+            f"reads a caption at the token {expected} (pool_type '{tower.pool_type}'), and its tokenizer "
+            f"ends captions with {end}: they do not belong together",
+        )
 
 
 def _scalars(model: nn.Module, tensors: dict[str, Tensor], has_bias: bool) -> tuple[float, float | None]:
@@ -188,15 +205,22 @@ def _processor(
 ) -> ImageProcessor:
     """Images are resized straight to the size, never cropped: persons would lose their heads and feet."""
     known = source.preparation
-    clip_mean, clip_std = NORMALIZATIONS["clip"]
-    mean, std = known.get("mean") or clip_mean, known.get("std") or clip_std
-    if normalization:
-        mean, std = NORMALIZATIONS[normalization]
-    else:
+    mean, std = NORMALIZATIONS[normalization or "clip"]
+    if not normalization:
+        mean, std = _of_channels(source, "mean", mean), _of_channels(source, "std", std)
         logger.info("%s: images have mean %s, deviation %s, of %s", source.title, mean, std, source.told_by)
     native = known.get("interpolation")
     native = native if native in INTERPOLATIONS else "bicubic"
     return ImageProcessor(image_size, mean, std, interpolation or native)
+
+
+def _of_channels(source: Source, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    """The "mean" or "std" that the preparation says, one number for all channels or one for each."""
+    found = source.preparation.get(name)
+    values = default if found is None else found if isinstance(found, list | tuple) else (found,) * 3
+    if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+        raise bad_name(source.title, f"has a preprocess_cfg with the {name} {found}: 3 numbers are expected")
+    return tuple(values)
 
 
 def to_openai(clip: DualEncoder) -> tuple[dict[str, Tensor], JsonObject]:

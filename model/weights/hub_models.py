@@ -73,12 +73,9 @@ class HubModel:
         try:
             return find_snapshot(str(self.pretrained), self.cache_dir)
         except Exception as error:  # of the network, raised by several libraries in many ways
-            is_near = owner == self.example.partition("/")[0]
             problem = "is not a folder, and no model could be loaded from the hub under that id "
-            problem += f"({_line(error)}); "
-            raise self.bad(
-                problem + self._elsewhere(str(self.pretrained) if is_near else self.example)
-            ) from error
+            advice = self._elsewhere(str(self.pretrained))
+            raise self.bad(f"{problem}({_line(error)}); {advice}") from error
 
     def _elsewhere(self, hub_id: str) -> str:
         return ELSEWHERE.format(id=hub_id, name=hub_id.partition("/")[2], option=self.option)

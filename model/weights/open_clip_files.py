@@ -219,12 +219,14 @@ def tokenizer_folder(source: Source, cache_dir: str | Path | None) -> Path | Non
             removes the end token.
     """
     text = source.config["text_cfg"]
-    if not (hub_id := text.get("hf_tokenizer_name")):
-        return None
+    hub_id = text.get("hf_tokenizer_name")
     others = {**(text.get("tokenizer_kwargs") or {}), "tokenizer_mode": text.get("tokenizer_mode")}
-    others.pop("clean", None)
+    if hub_id or others.get("clean") != "whitespace":  # it keeps capitals, which OpenAI's pairs do not have
+        others.pop("clean", None)
     if unknown := sorted(name for name, value in others.items() if value):
         raise bad_name(source.title, f"has a tokenizer with {', '.join(unknown)}, which is not supported")
+    if not hub_id:
+        return None
     for folder in (source.folder, Path(hub_id), cached_snapshot(hub_id, cache_dir)):
         if folder and any((folder / file).exists() for file in TOKENIZERS):
             return folder
@@ -237,9 +239,8 @@ def tokenizer_folder(source: Source, cache_dir: str | Path | None) -> Path | Non
 def native_cleaning(config: JsonObject) -> str:
     """The name in `CLEANINGS` of the cleaning that the weights were trained with."""
     text = config["text_cfg"]
-    if not text.get("hf_tokenizer_name"):
-        return "none"  # OpenAI's byte pairs bring their own
-    return (text.get("tokenizer_kwargs") or {}).get("clean", "whitespace")
+    default = "whitespace" if text.get("hf_tokenizer_name") else "none"  # OpenAI's byte pairs bring their own
+    return (text.get("tokenizer_kwargs") or {}).get("clean", default)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
@@ -278,7 +279,11 @@ def fill(model: nn.Module, path: Path, tensors: dict[str, Tensor], title: str) -
         if ours is None:
             raise bad_weights(path, f"has {name!r}, which {title} has not; it belongs to another model")
         if theirs != ours:
-            raise bad_weights(path, f"has {name!r} of shape {theirs}; {title} has {ours}")
+            hint = ""
+            if name.endswith(("positional_embedding", "pos_embed")):
+                hint = ": it is of another image size or text length, or another model; give a folder whose "
+                hint += f"{OPEN_CLIP_CONFIG} tells it (image_size, context_length)"
+            raise bad_weights(path, f"has {name!r} of shape {theirs}; {title} has {ours}{hint}")
     if "logit_scale" not in tensors:
         raise bad_weights(path, "lacks 'logit_scale'; it holds no model of two towers")
     model.load_state_dict(found, strict=False)

@@ -141,6 +141,10 @@ def test_a_hub_id_that_the_cache_lacks_says_how_to_fetch_it_and_what_is_missing(
     go_offline(monkeypatch)
     with pytest.raises(UserError, match=r"lacks config\.json; .*huggingface-cli download google/siglip2-x "):
         build_transformers_clip("google/siglip2-x", tmp_path)
+    with pytest.raises(
+        UserError, match=r"huggingface-cli download facebook/metaclip-2 --local-dir metaclip-2;"
+    ):
+        build_transformers_clip("facebook/metaclip-2", tmp_path)
     snapshot = tmp_path / "models--google--siglip2-x" / "snapshots" / "0123abc"
     shutil.copytree(families("siglip2"), snapshot)
     (snapshot.parents[1] / "refs").mkdir()
