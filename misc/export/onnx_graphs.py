@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib.util
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.onnx.errors import UnsupportedOperatorError
 
 from misc.export.source import Source, write_json
 from model.protocol import Embedder, JsonObject
@@ -74,20 +76,25 @@ def _without_fast_path() -> Iterator[None]:
 
 
 def _export(graph: _Graph, inputs: dict[str, Tensor], axes: dict[int, str], file: Path) -> None:
-    with warnings.catch_warnings(), _without_fast_path():
+    # It prints the graph of a model that it cannot write.
+    with warnings.catch_warnings(), _without_fast_path(), contextlib.redirect_stdout(io.StringIO()):
         # The tracer warns about each shape that Python code reads, and about its deprecation. It is the only
         # exporter in both torch 2.4 and current versions; the comparison afterwards detects wrong traces.
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            graph.eval(),
-            tuple(inputs.values()),
-            str(file),
-            input_names=list(inputs),
-            output_names=[OUTPUT],
-            dynamic_axes={**dict.fromkeys(inputs, axes), OUTPUT: {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
+        try:
+            torch.onnx.export(
+                graph.eval(),
+                tuple(inputs.values()),
+                str(file),
+                input_names=list(inputs),
+                output_names=[OUTPUT],
+                dynamic_axes={**dict.fromkeys(inputs, axes), OUTPUT: {0: "batch"}},
+                opset_version=17,
+                dynamo=False,
+            )
+        except UnsupportedOperatorError as error:  # towers of other libraries may have any
+            reason = str(error).partition(". ")[0]
+            raise UserError(f"--format onnx: {file.stem}.onnx cannot be written: {reason}") from error
 
 
 def _description(source: Source) -> JsonObject:

@@ -282,6 +282,21 @@ def test_safetensors_evaluate_as_the_checkpoint_does(
     assert "experiment.text_length" in capsys.readouterr().err
 
 
+def test_a_graph_that_onnx_has_no_operator_for_is_one_line(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        onnx_graphs.ImageGraph,
+        "forward",
+        lambda _, pixels: torch.nn.functional.rms_norm(pixels[..., 0, :2], (2,)),
+    )
+    assert main([str(runs["tall"]), str(tmp_path / "out"), "--format", "onnx"]) == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert "--format onnx: image.onnx cannot be written: Exporting the operator 'aten::rms_norm'" in line
+    assert "graph(" not in said.out
+
+
 @pytest.mark.parametrize("run", ["tall", "altclip"])
 def test_onnx_graphs_take_batches_and_captions_of_any_length(run: str, exported: Export, ours: Load) -> None:
     place, source = exported(run, "onnx"), ours(run)
