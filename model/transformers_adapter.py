@@ -142,7 +142,8 @@ def _image_processor(
     elif normalization is None and saved:
         mean, deviation = statistics
         own = (saved.get("image_mean", mean), saved.get("image_std", deviation))
-        if any(len(values) != 3 for values in own):
+        own = tuple([values] * 3 if isinstance(values, int | float) else values for values in own)
+        if not all(isinstance(values, list | tuple) and len(values) == 3 for values in own):
             raise source.bad(f"has a {name} with other statistics than of 3 channels: {own}")
         statistics = own
     names = {kind.value: kind_name for kind_name, kind in INTERPOLATIONS.items()}

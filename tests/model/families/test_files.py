@@ -53,6 +53,12 @@ def test_images_are_prepared_as_the_files_say_else_as_the_family_does_which_is_l
     given = build_transformers_clip(folder, normalization="clip", interpolation="bilinear")[2]
     assert given.image_mean[0] == pytest.approx(0.48145466)
     assert given.interpolation == "bilinear"
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": 0, "image_std": 0.25}))
+    of_all_channels = build_transformers_clip(folder)[2]
+    assert (of_all_channels.image_mean, of_all_channels.image_std) == ((0,) * 3, (0.25,) * 3)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": None}))
+    with pytest.raises(UserError, match="other statistics than of 3 channels"):
+        build_transformers_clip(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5], "image_std": [0.5]}))
     with pytest.raises(UserError, match=r"other statistics than of 3 channels: \(\[0\.5\], \[0\.5\]\)"):
         build_transformers_clip(folder)
