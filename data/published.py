@@ -32,8 +32,10 @@ PUBLISHED = {
         "val": Count(200, 1000, 2000),
         "test": Count(200, 1000, 2000),
     },
+    "UFine3C": {"test": Count(2250, 7446, 37939)},
 }
-NAMES = {"CUHK-PEDES": "cuhk-pedes", "ICFG-PEDES": "icfg", "RSTPReid": "rstp"}  # what paths have of them
+# What paths have of them.
+NAMES = {"CUHK-PEDES": "cuhk-pedes", "ICFG-PEDES": "icfg", "RSTPReid": "rstp", "UFine3C": "ufine3c"}
 MADE_FROM_MSMT17 = {"ICFG-PEDES", "RSTPReid"}
 
 

@@ -46,6 +46,10 @@ class Format:
 FORMATS: Mapping[str, Format] = {
     "cuhk-pedes": Format("json_files", "file_path"),
     "icfg-pedes": Format("json_files", "file_path"),
+    "ufine6926": Format("json_files", "file_path"),
+    "ufine3c": Format("json_files", "file_path"),
+    "pab": Format("pab"),
+    "tbapr": Format("tbapr", split_files=("agtext_{split}.json",)),
     "rstpreid": Format("json_files", "img_path"),
     "table": Format("table"),
     "folder": Format("json_files", "file_path", ("{split}_reid_{language}.json", "{split}_reid.json")),

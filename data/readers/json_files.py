@@ -46,7 +46,7 @@ def _read_file(
     path: Path, content: bytes, form: Format, splits: Sequence[str], report: Report
 ) -> dict[str, ByLanguage]:
     """One file with all splits. Records of other splits are not checked."""
-    items = _parse_json(path, content)
+    items = _parse_list(path, content)
     if not any(isinstance(item, dict) and "split" in item for item in items):
         raise UserError(f"'{path}': no field 'split' in its records{_without_split(path, items)}")
     found: dict[str, list[Record]] = {split: [] for split in splits}
@@ -92,20 +92,25 @@ def _read_language(path: Path, form: Format, language: str, report: Report) -> l
     """The file of one split in one language."""
     records = (
         read_record(item, form.image_field, language, f"'{path}' record {index}", report)
-        for index, item in enumerate(_parse_json(path, read_bytes(path)))
+        for index, item in enumerate(_parse_list(path, read_bytes(path)))
     )
     return [record for record in records if record]
 
 
-def _parse_json(path: Path, content: bytes) -> list[Any]:
+def parse_json(path: Path, content: bytes) -> object:
+    """The content of a JSON file. Raises UserError where it is none."""
     try:
-        items = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         what = describe_bytes(content[:NUM_BYTES])
         raise UserError(
             f"data.annotation_file: '{path}' is not JSON ({error}), nor a table with the columns "
             f"{', '.join(REQUIRED)}{f': it is {what}' if what else ''}. Check the file, or download it again"
         ) from error
+
+
+def _parse_list(path: Path, content: bytes) -> list[Any]:
+    items = parse_json(path, content)
     if not isinstance(items, list) or not items:
         found = "an empty list" if items == [] else f"a {type(items).__name__}"
         found += f" of {', '.join(items):.80}" if isinstance(items, dict) else ""

@@ -9,7 +9,9 @@ from data.decode import is_hidden
 from data.types import SPLIT_NAMES, Format, language_name
 from options import UserError
 
-RAW_FILES = ("reid_raw.json", "ICFG-PEDES.json", "data_captions.json")  # of the data sets, with all splits
+RAW_FILES = (  # of the data sets, with all splits
+    *("reid_raw.json", "ICFG-PEDES.json", "data_captions.json", "UFine6926_Annotations_1024.json"),
+)
 WITHOUT_SPLITS = "caption_all.json"  # of CUHK-PEDES
 SUFFIXES = {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx"}
 # Where they stand in a file's name.

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from data.readers.cells import EXTRA, NUMBERS, looks_like_rows, plain, read_cells
+from data.readers.cells import Row as CellsOfRow
 from data.records import (
     MALFORMED,
     NO_WORDS,
@@ -75,7 +76,7 @@ def read(
 
     Person ids that are all whole numbers stay so. Otherwise all are numbered from 0 in order of appearance.
     """
-    return _as_records(list(_read_rows(path, content, DEFAULTS, report)), path, splits, languages, report)
+    return as_records(list(_read_rows(path, content, DEFAULTS, report)), path, splits, languages, report)
 
 
 def read_files(
@@ -94,12 +95,13 @@ def read_files(
             if other != split:
                 raise UserError(f"'{path}': records of the {other} split, in the file of the {split} split")
             rows += of_file
-    return _as_records(rows, folder, splits, languages, report)
+    return as_records(rows, folder, splits, languages, report)
 
 
-def _as_records(
+def as_records(
     rows: list[Row], path: Path, splits: Sequence[str], languages: Sequence[str] | None, report: Report
 ) -> dict[str, ByLanguage]:
+    """A record for each row, as `read` returns them."""
     ids = _number_persons(row.person for row in rows)
     found: dict[str, ByLanguage] = {split: {} for split in SPLITS}
     for row in rows:
@@ -123,6 +125,15 @@ def _read_rows(path: Path, content: bytes, defaults: Mapping[str, str], report: 
     cells_of_rows, person_name = read_cells(path, content)
     columns = {name for _, cells in cells_of_rows if isinstance(cells, dict) for name in cells}
     defaults = {name: value for name, value in defaults.items() if name not in columns}
+    rows = parse_rows(cells_of_rows, defaults, path, report)
+    _check_person_column(path, person_name, rows)
+    yield from rows
+
+
+def parse_rows(
+    cells_of_rows: Sequence[CellsOfRow], defaults: Mapping[str, str], path: Path, report: Report
+) -> list[Row]:
+    """The rows of `read_cells`, without malformed ones, which are reported; `defaults`: of other columns."""
     rows = []
     for place, cells in cells_of_rows:
         where = f"'{path}' {place}"
@@ -132,8 +143,7 @@ def _read_rows(path: Path, content: bytes, defaults: Mapping[str, str], report: 
             report(MALFORMED, str(error))
             continue
         rows += [row] if row else []
-    _check_person_column(path, person_name, rows)
-    yield from rows
+    return rows
 
 
 def _read_row(cells: Any, where: str, report: Report) -> Row | None:
