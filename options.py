@@ -110,6 +110,7 @@ class EvalOptions:
         "features: {folder of --save-features: weight, ...}",
         WEIGHTS,
     )
+    msd: bool = option(False, "also report mSD from text to image, the metric of UFine3C")
     rerank: bool = option(False, "also report the results of k-reciprocal re-ranking")
     rerank_k1: int = option(20, "k1: nearest neighbours that re-ranking compares", POSITIVE, needs="rerank")
     rerank_k2: int = option(6, "k2: neighbours to average over, itself included", POSITIVE, needs="rerank")

@@ -17,6 +17,7 @@ class Results(TypedDict, total=False):
     languages: dict[str, Figures]
     average: Figures
     num_undescribed: int  # images of the gallery without captions, which are no queries; where there are any
+    msd: dict[str, dict[str, float]]  # {language: "mSD", "mSD_published" in percent}; with eval.msd
     rows: "dict[str, Results]"
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.types import EvaluationSet
+from misc.evaluation.similarity_distribution import mean_similarity_distribution
 from misc.metrics import METRICS, Results, score_metrics, summarise
 from misc.process import distributed
 from misc.process.logs import progress
@@ -132,6 +133,20 @@ def score(encoded: Encoded, scorer: Callable[[Tensor, Tensor], ScoresOf] = cosin
         for direction in ("t2i", "i2t")
     }
     return {"languages": languages, "average": average}
+
+
+def msd_of(encoded: Encoded) -> dict[str, dict[str, float]]:
+    """{language: mSD of its captions, as `mean_similarity_distribution` returns it}."""
+    images, gallery_ids = encoded.features.images, encoded.evaluation_set.person_ids
+    return {
+        language: mean_similarity_distribution(
+            texts,
+            images,
+            encoded.evaluation_set.queries[language].person_ids.to(images.device),
+            gallery_ids.to(images.device),
+        )
+        for language, texts in encoded.features.texts.items()
+    }
 
 
 def _score_sharded(scores_of: ScoresOf, query_ids: Tensor, gallery_ids: Tensor) -> dict[str, float]:

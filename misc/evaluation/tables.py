@@ -15,6 +15,9 @@ def metrics_table(results: Results) -> str:
     lines = [_header(24), *_lines(results)]
     if number := results.get("num_undescribed"):
         lines.append(f"{number} images of the gallery have no captions and are no queries")
+    for language, msd in results.get("msd", {}).items():
+        figures_of = f"{msd['mSD']:.2f} (by the published calculator {msd['mSD_published']:.2f})"
+        lines.append(f"{language:8s}text to image   mSD {figures_of}")
     for name, figures in results.get("rows", {}).items():
         lines += [name, *_lines(figures)]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.types import EvaluationSet
 from misc.checkpoints.run_options import features_depend_on
-from misc.evaluation.evaluator import Encoded, ScoresOf, score
+from misc.evaluation.evaluator import Encoded, ScoresOf, msd_of, score
 from misc.evaluation.features import INDEX, SavedFeatures, check_same_sets, fuse, load_features, save_features
 from misc.evaluation.rankings import SUFFIXES, save_rankings
 from misc.evaluation.rerank import Reranker
@@ -32,6 +32,7 @@ class Reporter:
     Attributes:
         folder: where `results.json` and `ranking.png` go.
         fused: (weight, features) of other models; the weight of the model's own features is 1.
+        msd: whether to report mSD, of the model's own features.
         rerank: (queries, gallery) features -> scores re-ranked; None: off.
         rankings: file for the ranking of each query; None: none.
         features: folder for the features; None: none.
@@ -40,6 +41,7 @@ class Reporter:
 
     folder: Path
     fused: Sequence[tuple[float, SavedFeatures]]
+    msd: bool
     rerank: Callable[[Tensor, Tensor], ScoresOf] | None
     rankings: Path | None
     features: Path | None
@@ -63,6 +65,8 @@ class Reporter:
 
     def _score(self, name: str, encoded: Encoded) -> Results:
         results, rows, kinds = score(encoded), {}, {"": encoded}
+        if self.msd:
+            results["msd"] = msd_of(encoded)
         if self.fused:
             device = encoded.features.images.device
             others = [(weight, saved.sets[name].features.to(device)) for weight, saved in self.fused]
@@ -131,7 +135,8 @@ def build_reporter(
             )
         make_folder(Path(features), "--save-features")
     rankings_file, features_folder = rankings and Path(rankings), features and Path(features)
-    return Reporter(folder, fused, rerank, rankings_file, features_folder, features_depend_on(options))
+    kept = features_depend_on(options)
+    return Reporter(folder, fused, settings.msd, rerank, rankings_file, features_folder, kept)
 
 
 def report_curves(folder: Path) -> None:

@@ -39,7 +39,7 @@ ALWAYS = {
 }
 SEVERAL = {
     *("schedule.lr_end", "schedule.patience", "model.use_gather", "model.lock_text_layers"),
-    *("data.language_draw", "eval.rerank", "experiment.image_aug", "experiment.text_aug"),
+    *("data.language_draw", "eval.msd", "eval.rerank", "experiment.image_aug", "experiment.text_aug"),
     *("experiment.dropout", "experiment.mixgen", *(f"experiment.{loss}" for loss in LOSSES)),
 }
 NEEDY = [key for key, field in OPTIONS.items() if field.metadata["needs"]]

@@ -167,7 +167,7 @@ def test_image_positions_are_resized_bilinearly_by_rows_and_columns_and_keep_the
     torch.testing.assert_close(resized[1:, 0].view(4, 3), rows[:, None] + torch.arange(3.0))
 
 
-@pytest.mark.parametrize("length", [3, 7, 20])
+@pytest.mark.parametrize("length", [3, 7, 20, 168])
 def test_text_positions_are_resized_linearly_and_keep_the_first_and_the_last(length):
     positions = torch.stack([torch.arange(11.0), 5 - torch.arange(11.0)], dim=1)
     resized = resize_text_positions(positions, length)

@@ -1,17 +1,21 @@
 """mSD: the right one and the published one against plain loops, and against numbers worked out by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from misc.similarity_distribution import (
+from main import main
+from misc.evaluation.features import load_features
+from misc.evaluation.similarity_distribution import (
     mean_similarity_distribution,
     published_similarity_distribution,
     similarity_distribution,
 )
+from tests.helpers.whole_runs import results_of
 
 
 def naive(scores: list[float], hits: set[int], ranked: bool) -> float:
@@ -91,3 +95,22 @@ def test_queries_without_a_hit_and_features_that_are_not_finite_are_refused() ->
         mean_similarity_distribution(features, features, torch.tensor([0, 5]), ids)
     with pytest.raises(ValueError, match="NaN or infinity"):
         mean_similarity_distribution(features / 0, features, ids, ids)
+
+
+def test_an_evaluation_reports_it_where_it_is_asked_for(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, features = ["--config", str(finished_run / "options.yaml")], tmp_path / "features"
+    weights = ["--evaluate", str(finished_run / "checkpoint_best.pth"), "--save-features", str(features)]
+    assert main([*config, *weights, "--output-dir", str(tmp_path / "a")]) == 0
+    assert "msd" not in results_of(tmp_path / "a")
+    scored = ["--evaluate", str(features), "--output-dir", str(tmp_path / "b")]
+    capsys.readouterr()
+    assert main([*config, *scored, "eval.msd=true"]) == 0
+    saved = next(iter(load_features(features, "--evaluate").sets.values()))
+    queries = saved.evaluation_set.queries["en"]
+    sides = saved.features.texts["en"], saved.features.images
+    expected = mean_similarity_distribution(*sides, queries.person_ids, saved.evaluation_set.person_ids)
+    assert results_of(tmp_path / "b")["msd"] == {"en": expected}
+    line = f"mSD {expected['mSD']:.2f} (by the published calculator {expected['mSD_published']:.2f})"
+    assert line in capsys.readouterr().out
