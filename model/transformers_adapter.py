@@ -80,6 +80,8 @@ def build_transformers_clip(
         logger.info("dropped logit_bias, which only the sigmoid loss uses")
     pad = tokenizer.pad_token_id
     clip = family(model, processor.image_size, length, pad_token_id=pad, logit_bias=logit_bias)
+    if clip.text.pooled == "end":
+        _check_end(source, config, tokenizer)
     if checkpoint:
         fill_from_checkpoint(clip, checkpoint, family.transformers_class)
     if embed_dim not in (None, clip.embed_dim):
@@ -91,6 +93,16 @@ def build_transformers_clip(
         problem = f"has a tokenizer of {tokenizer.vocab_size:,} tokens, but embeddings of {clip.vocab_size:,}"
         raise source.bad(f"{problem}: they belong to different models")
     return clip.train(), tokenizer, processor
+
+
+def _check_end(source: HubModel, config: "PretrainedConfig", tokenizer: HubTokenizer) -> None:
+    """Raise UserError unless a causal tower reads captions at the token that they end with."""
+    end, expected = tokenizer(["a"])["input_ids"][0, -1].item(), config.text_config.eos_token_id
+    if end != expected:
+        raise source.bad(
+            f"reads a caption at the token {expected} (eos_token_id), and its tokenizer ends captions with "
+            f"{end}: they do not belong together"
+        )
 
 
 def hub_model(pretrained: str | Path, cache_dir: str | Path | None) -> HubModel:

@@ -162,6 +162,15 @@ def test_a_hub_id_that_the_cache_lacks_says_how_to_fetch_it_and_what_is_missing(
         build_transformers_clip("google/siglip2-x", tmp_path)
 
 
+def test_a_tokenizer_with_another_end_token_than_the_one_that_is_read_is_refused(
+    families: Families, tmp_path: Path
+) -> None:
+    text = json.loads((families("metaclip_2") / "config.json").read_text())["text_config"]
+    folder = changed(families("metaclip_2"), tmp_path / "model", text_config=text | {"eos_token_id": 9})
+    with pytest.raises(UserError, match=r"at the token 9 .*its tokenizer ends captions with 2"):
+        build_transformers_clip(folder)
+
+
 def test_the_backbone_needs_a_model() -> None:
     options = load_options("config/config.yaml", ["model.backbone=transformers"])
     with pytest.raises(UserError, match=r"model\.transformers_pretrained: expected .*, found null"):
