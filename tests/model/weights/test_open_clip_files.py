@@ -211,7 +211,7 @@ def test_gelu_and_quick_gelu_are_told_apart_by_the_configuration(
         ({"name": "xlm-roberta-base-ViT-B-32"}, "huggingface-cli download"),
         ({"name": "PE-Core-T-16-384", "text_length": 33}, "text_length: expected at most 32.*found 33"),
         ({"name": "tiny", "image_size": (100, 64)}, "multiples of the patch size 16, found 100, 64"),
-        ({}, "open_clip_name: null is for a folder"),
+        ({}, "open_clip_name: null is for a folder.*, found model.open_clip_pretrained=null;"),
     ],
 )
 def test_what_cannot_be_used_ends_in_one_line(named: Path, settings: dict[str, Any], message: str) -> None:
