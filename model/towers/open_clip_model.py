@@ -26,6 +26,9 @@ def check_supported(source: Source) -> None:
         "has a ResNet of OpenAI, which takes square images alone": isinstance(vision.get("layers"), list),
         "has an attention pooling with several queries": vision.get("attentional_pool"),
         "pools with positions of one size": vision.get("timm_pool") in ("abs_attn", "rot_attn"),
+        "has an image tower on the hub": str(vision.get("timm_model_name")).startswith(
+            ("hf-hub:", "hf_hub:")
+        ),
         "pools nothing": "none" in (vision.get("pool_type"), text.get("pool_type")),
     }
     for reason, applies in reasons.items():

@@ -147,6 +147,10 @@ def _of_folder(name: str | None, path: Path) -> Source:
         return Source(name, _config(name), folder, *_of_all_tags(name), folder)
     if not all(isinstance(config.get(tower), dict) for tower in ("vision_cfg", "text_cfg")):
         raise bad_weights(folder / OPEN_CLIP_CONFIG, "has a model_cfg without vision_cfg and text_cfg")
+    for key, default in (("context_length", 77), ("tokenizer_kwargs", {}), ("preprocess_cfg", {})):
+        value = (content if key == "preprocess_cfg" else config["text_cfg"]).get(key, default)
+        if not isinstance(value, type(default)) and (default or value is not None):
+            raise bad_weights(folder / OPEN_CLIP_CONFIG, f"has a {key} that it cannot have: {value!r:.60}")
     if name is not None and config != _config(name):
         logger.warning("'%s' describes another model than '%s': the folder's is built", folder, name)
     preparation, told_by = content.get("preprocess_cfg"), f"'{folder / OPEN_CLIP_CONFIG}'"
