@@ -259,6 +259,7 @@ def test_what_is_no_altclip_is_refused_in_one_line(
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     cache = [f"model.tokenizer_cache_dir={tmp_path / 'hub'}"]  # the machine's own may hold the real one
     capfd.readouterr()
+    caplog.clear()  # of what transformers says while the case is made
     overrides = [f"model.altclip_pretrained={pretrained}", "model.embed_dim=null", *cache]
     assert main(["--config", str(config), "--backbone", "altclip", *overrides]) == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
