@@ -35,10 +35,7 @@ def retrieval_metrics(
     Raises:
         ValueError: a query has no hit in the gallery, or a feature is not finite.
     """
-    if not (query_features.isfinite().all() and gallery_features.isfinite().all()):
-        raise ValueError("features hold NaN or infinity, which have no rank")
-    queries = F.normalize(query_features.float(), dim=1)
-    gallery = F.normalize(gallery_features.float(), dim=1)
+    queries, gallery = unit_rows(query_features), unit_rows(gallery_features)
     return summarise(score_metrics(lambda rows: queries[rows] @ gallery.T, query_ids, gallery_ids, chunk))
 
 
@@ -64,6 +61,17 @@ def score_metrics(
     hits, num_hits = hits_of(query_ids, gallery_ids)
     rows = torch.arange(len(query_ids), device=query_ids.device).split(chunk)
     return torch.cat([_figures(scores_of(part), hits[part], num_hits[part]) for part in rows])
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Features (N, D) of any norm, each divided by it, fp32: products of two are cosines.
+
+    Raises:
+        ValueError: one is not finite.
+    """
+    if not features.isfinite().all():
+        raise ValueError("features hold NaN or infinity, which have no rank")
+    return F.normalize(features.float(), dim=1)
 
 
 def hits_of(query_ids: Tensor, gallery_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,8 @@ from model.protocol import Backbone, Built, JsonObject
 from model.towers.hub import ClassTokenVision, TextTower
 from model.weights.altclip_files import altclip_model, load_image_processor, to_transformers
 from model.weights.hub_models import checkpoint_activations, drop_attention_only, fill_from_checkpoint
-from model.weights.shapes import check_image_size, resize_image_positions
-from options import Options, UserError
+from model.weights.shapes import check_image_size, check_setting, check_text_length, resize_image_positions
+from options import Options
 from text_utils.tokenizer import AltCLIPTokenizer
 
 if TYPE_CHECKING:
@@ -150,17 +150,8 @@ def _check_sizes(
 ) -> None:
     """Raise UserError for widths that the weights do not have, or more tokens than they have positions."""
     for option, width in widths.items():
-        if width not in (None, config.projection_dim):
-            raise UserError(
-                f"model.{option}: {width} is set, but the weights '{pretrained}' have "
-                f"{config.projection_dim}. Set it to null to take it from them."
-            )
-    longest = config.text_config.max_position_embeddings - 2
-    if text_length > longest:
-        raise UserError(
-            f"experiment.text_length: expected at most {longest}, the positions of '{pretrained}', "
-            f"found {text_length}."
-        )
+        check_setting(option, width, config.projection_dim, pretrained)
+    check_text_length(text_length, config.text_config.max_position_embeddings - 2, pretrained)
 
 
 def _from_options(options: Options, weights: str | None) -> Built:

@@ -17,7 +17,7 @@ from model.towers.vision import VisionTransformer
 from model.weights.hf_clip import to_transformers
 from model.weights.open_clip import to_openai
 from model.weights.pretrained import ClipWeights, load_clip_weights
-from model.weights.shapes import ClipShape, check_image_size, check_memory, openai_heads
+from model.weights.shapes import ClipShape, check_image_size, check_memory, check_setting, openai_heads
 from options import Options, UserError
 from text_utils.tokenizer import CLIPTokenizer
 
@@ -129,12 +129,8 @@ def _resolve_shape(given: dict[str, int | str], weights: ClipWeights | None) -> 
     """The sizes of the weights, or ViT-B/16's, replaced by those that are given, with the number of heads."""
     shape = weights.shape if weights else ClipShape()
     for name, value in given.items():
-        known = getattr(shape, name)
-        if weights and name not in weights.assumed and known not in (None, value):
-            raise UserError(
-                f"model.{name}: {value} is set, but the weights '{weights.path}' have {known}. "
-                "Set it to null to take it from them."
-            )
+        if weights and name not in weights.assumed:
+            check_setting(name, value, getattr(shape, name), weights.path)
     if weights and not weights.is_release:
         _say_what_is_assumed(weights, given)
     shape = dataclasses.replace(shape, **given)

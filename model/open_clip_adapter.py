@@ -24,7 +24,7 @@ from model.weights.open_clip_files import (
     read_weights,
     tokenizer_folder,
 )
-from model.weights.shapes import check_image_size
+from model.weights.shapes import check_image_size, check_text_length
 from options import Options, UserError
 from text_utils.captions import CLEANINGS
 from text_utils.hub_tokenizer import HubTokenizer
@@ -135,11 +135,7 @@ def _tokenizer(
         problem = f"cleans captions by '{cleaning}', which is not supported; set data.cleaning"
         raise bad_name(source.title, problem)
     longest = source.config["text_cfg"].get("context_length", 77)
-    if text_length and text_length > longest:
-        raise UserError(
-            f"experiment.text_length: expected at most {longest}, the positions of '{source.title}', found "
-            f"{text_length}."
-        )
+    check_text_length(text_length, longest, source.title)
     folder = tokenizer_folder(source, cache_dir)
     if folder is None:
         return CLIPTokenizer(text_length or longest, cleaning)

@@ -22,7 +22,7 @@ from model.weights.hub_models import (
     fill_from_checkpoint,
     to_transformers,
 )
-from model.weights.shapes import check_image_size
+from model.weights.shapes import check_image_size, check_setting, check_text_length
 from options import Options, UserError
 from text_utils.hub_tokenizer import HubTokenizer
 
@@ -84,11 +84,7 @@ def build_transformers_clip(
         _check_end(source, config, tokenizer)
     if checkpoint:
         fill_from_checkpoint(clip, checkpoint, family.transformers_class)
-    if embed_dim not in (None, clip.embed_dim):
-        raise UserError(
-            f"model.embed_dim: {embed_dim} is set, but the weights '{pretrained}' have {clip.embed_dim}. Set "
-            "it to null to take it from them."
-        )
+    check_setting("embed_dim", embed_dim, clip.embed_dim, pretrained)
     if tokenizer.vocab_size > clip.vocab_size:
         problem = f"has a tokenizer of {tokenizer.vocab_size:,} tokens, but embeddings of {clip.vocab_size:,}"
         raise source.bad(f"{problem}: they belong to different models")
@@ -118,11 +114,7 @@ def _text_length(
 ) -> int:
     """Raises UserError for more tokens than there are positions."""
     positions = config.text_config.max_position_embeddings
-    if asked is not None and asked > positions:
-        raise UserError(
-            f"experiment.text_length: expected at most {positions}, the positions of '{pretrained}', "
-            f"found {asked}."
-        )
+    check_text_length(asked, positions, pretrained)
     return asked or min(positions, family.native_text_length or positions)
 
 

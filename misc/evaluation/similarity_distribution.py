@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from misc.metrics import hits_of
+from misc.metrics import hits_of, unit_rows
 
 
 @torch.no_grad()
@@ -23,11 +22,8 @@ def mean_similarity_distribution(
     Raises:
         ValueError: a query has no hit in the gallery, or a feature is not finite.
     """
-    if not (query_features.isfinite().all() and gallery_features.isfinite().all()):
-        raise ValueError("features hold NaN or infinity, which have no rank")
+    queries, gallery = unit_rows(query_features), unit_rows(gallery_features)
     hits_of(query_ids, gallery_ids)
-    queries = F.normalize(query_features.float(), dim=1)
-    gallery = F.normalize(gallery_features.float(), dim=1)
     kinds: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         "mSD": similarity_distribution,
         "mSD_published": published_similarity_distribution,

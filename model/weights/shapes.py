@@ -62,6 +62,24 @@ def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
         )
 
 
+def check_setting(option: str, value: int | str | None, known: int | str | None, weights: str | Path) -> None:
+    """Raise UserError where an option of section `model` is set to another value than the weights have."""
+    if None not in (value, known) and value != known:
+        raise UserError(
+            f"model.{option}: {value} is set, but the weights '{weights}' have {known}. Set it to null to "
+            "take it from them."
+        )
+
+
+def check_text_length(text_length: int | None, positions: int, weights: str | Path) -> None:
+    """Raise UserError for more tokens of a caption than the weights have positions."""
+    if text_length is not None and text_length > positions:
+        raise UserError(
+            f"experiment.text_length: expected at most {positions}, the positions of '{weights}', found "
+            f"{text_length}."
+        )
+
+
 def check_memory(shape: ClipShape) -> None:
     """Raise UserError if random towers of this shape are larger than the machine's memory.
 
