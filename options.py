@@ -69,7 +69,10 @@ class ScheduleOptions:
     betas: tuple[float, float] = option((0.9, 0.98), "betas of the optimizer", MOMENTS)
     eps: float = option(1e-8, "epsilon of the optimizer", POSITIVE)
     ratio_factor: float = option(
-        5.0, "factor on the rate of the heads of MLM and ID", POSITIVE, needs="experiment.mlm experiment.id"
+        5.0,
+        "factor on the rate of the heads of MLM and ID, and of the classifiers of CID",
+        POSITIVE,
+        needs="experiment.mlm experiment.id experiment.cid",
     )
     bias_factor: float | None = option(
         None, "factor on the rate of biases, but those of classifiers; null: that of their weights", POSITIVE

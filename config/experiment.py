@@ -80,6 +80,22 @@ class ExperimentOptions:
     )
     id: bool = loss(False, "ID: one linear classifier of the persons for images and captions")
     id_ratio: float = option(1.0, "weight of ID", NOT_NEGATIVE, needs="id")
+    id_on: str = option(
+        "pooled",
+        "what ID and CID classify: the pooled features, or also each embedding that acts at test time "
+        "(tse), by a classifier of its own",
+        one_of("pooled", "all"),
+        needs="id cid",
+    )
+    cid: bool = loss(False, "CID: classifier of the persons in pairs, or no match in hard ones (ITSELF)")
+    cid_ratio: float = option(1.0, "weight of CID", NOT_NEGATIVE, needs="cid")
+    cid_no_match: str = option(
+        "own",
+        "class of hard pairs in CID; own: one beyond all persons; release: that after the largest person "
+        "of the batch, as in ITSELF's release",
+        one_of("own", "release"),
+        needs="cid",
+    )
     sdm: bool = loss(False, "SDM: similarity distribution matching, the loss of IRRA")
     sdm_ratio: float = option(1.0, "weight of SDM", NOT_NEGATIVE, needs="sdm")
     tal: bool = loss(False, "TAL: triplet alignment loss, the loss of RDE")

@@ -73,7 +73,7 @@ def losses(
 
     from data.types import Batch
     from model.objective import Sizes
-    from model.objectives import OBJECTIVES
+    from model.objectives import build_objectives
     from model.tbps import TBPS
 
     ids = torch.arange(len(captions), device=pixels.device)
@@ -83,7 +83,7 @@ def losses(
     torch.manual_seed(0)
     sizes = Sizes(clip.embed_dim, clip.vocab_size, len(captions), tokenizer.text_length)
     experiment = ExperimentOptions(mvs_image=False)
-    objectives = {name: OBJECTIVES[name].from_options(experiment, sizes) for name in names}
+    objectives = build_objectives(names, experiment, sizes)
     model = TBPS(clip, objectives, dict.fromkeys(names, 1.0)).to(pixels.device).eval()
     views = dict.fromkeys(("view1", "simclr1", "simclr2"), pixels)
     with torch.no_grad():

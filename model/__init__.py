@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model import altclip_adapter, clip, open_clip_adapter, transformers_adapter
 from model.objective import Sizes
-from model.objectives import OBJECTIVES
+from model.objectives import OBJECTIVES, build_objectives
 from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
 from model.tbps import TBPS
 from model.weights.heads import fill_heads
@@ -64,7 +64,7 @@ def build_model(
     sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities, tokenizer.text_length)
     model = TBPS(
         towers,
-        {name: OBJECTIVES[name].from_options(experiment, sizes) for name in names},
+        build_objectives(names, experiment, sizes),
         {name: getattr(experiment, f"{name}_ratio") for name in names},
         settings.use_gather,
     )

@@ -21,6 +21,24 @@ def identity_classifier(embed_dim: int, num_identities: int) -> nn.Linear:
     return classifier
 
 
+class PairClassifier(nn.Module):
+    """Scores of the persons, and of no match, for pairs of embeddings (ITSELF, CID).
+
+    Args:
+        width: of an embedding.
+        num_classes: C, with that of no match.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * width, width), nn.LayerNorm(width), nn.GELU())
+        self.classifier = identity_classifier(width, num_classes)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """(..., width) twice, whose order counts -> (..., C)."""
+        return self.classifier(self.mlp(torch.cat([first, second], dim=-1)))
+
+
 class CrossModalHead(nn.Module):
     """Predicts masked words: the caption's tokens attend to the image's, then to each other (paper, MLM).
 

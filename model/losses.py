@@ -128,6 +128,40 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Te
     return (F.cross_entropy(image_logits, person_ids) + F.cross_entropy(text_logits, person_ids)) / 2
 
 
+def cid_loss(
+    logits: Tensor, swapped: Tensor, person_ids: Tensor, no_match: Tensor, has_hard: Tensor
+) -> Tensor:
+    """Cross-modal identity classification (ITSELF, WACV 2026, CID): the cross-entropy of pairs [image; text]
+    and that of [text; image], averaged over all pairs.
+
+    Row i has three pairs: its own (V_i, T_i), of person y_i, and the hard ones (V_j, T_i) and (V_i, T_k),
+    which do not match; j and k are those of `hardest`.
+
+    Args:
+        logits, swapped: (3, B, C) scores of the classes for the three pairs of each row, in either order.
+        person_ids: (B,) the class of its own pair.
+        no_match: (B,) the class of its hard pairs.
+        has_hard: (B,) bool, false where the batch shows no other person: such a row has its own pair alone.
+    """
+    labels = torch.stack([person_ids, no_match, no_match])
+    weights = torch.stack([torch.ones_like(has_hard), has_hard, has_hard]).to(logits.dtype)
+    losses = [
+        F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none")
+        for scores in (logits, swapped)
+    ]
+    return (weights.flatten() * sum(losses)).sum() / (2 * weights.sum())
+
+
+def hardest(cosines: Tensor, positives: Tensor) -> Tensor:
+    """(B,) of each row the column of the most similar sample of another person; any where there is none.
+
+    Args:
+        cosines: (B, N) cosine similarities of the local rows to all columns.
+        positives: (B, N) bool, true where both show the same person.
+    """
+    return cosines.masked_fill(positives, -torch.inf).argmax(dim=1)
+
+
 def sdm_loss(cosines: Tensor, targets: Tensor, scale: float = 50.0, eps: float = 1e-8) -> Tensor:
     """Similarity distribution matching (IRRA, arXiv 2303.12501) of one direction: KL(P || Q + eps).
 

@@ -1,7 +1,9 @@
 """What a loss is: what it compares (`Pairs`), and the interface that `TBPS` calls (`Objective`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -19,9 +21,10 @@ class Pairs:
     """A batch as the losses see it: B rows of this process against the N rows of all processes.
 
     Attributes:
-        features: (B, D) of each encoded input, not normalised.
+        features: (B, D) of each encoded input, and fp32 of what the objectives project, not normalised.
+        all_features: (N, D), those projected of all processes; row `offset` + i is local row i.
         local: (B, D) fp32, normalised, of what the objectives project.
-        gathered: (N, D), the same of all processes; row `offset` + i is local row i.
+        gathered: (N, D), the same of all processes.
         person_ids, all_ids: (B,) and (N,).
         scale, bias: of the logits: logit = scale * cosine + bias.
         soft_label: a, the share of the model's own prediction in the targets of N-ITC.
@@ -30,6 +33,7 @@ class Pairs:
     """
 
     features: Rows
+    all_features: Rows
     local: Rows
     gathered: Rows
     person_ids: Tensor
@@ -64,14 +68,15 @@ class Pairs:
 
 
 class Sizes(NamedTuple):
-    """What heads are built for: the width of the embedding, the vocabulary, the persons in training, the most
-    tokens of a caption.
+    """What heads are built for: the width of the pooled features, the vocabulary, the persons in training,
+    the most tokens of a caption, and the widths of the embeddings of the heads that act at test time.
     """
 
     embed_dim: int
     vocab_size: int
     num_identities: int
     text_length: int
+    embeddings: Mapping[str, int] = MappingProxyType({})  # by the name of the head
 
 
 class Objective:
@@ -129,8 +134,15 @@ class Objective:
         return self.embed(tokens, mask)
 
     def project(self, features: Rows) -> Rows:
-        """What is normalised, gathered over the processes and contrasted, by name: (B, D) each."""
+        """What is normalised, gathered over the processes and contrasted, by name: (B, D) each.
+
+        A head that acts at test time projects its embedding of each input as `INPUT/HEAD_NAME`.
+        """
         return {name: features[name] for name in self.inputs}
+
+    def names(self, head_name: str = "") -> list[str]:
+        """The names of its inputs in `Pairs`; of a head, those of their embeddings."""
+        return [f"{name}/{head_name}" if head_name else name for name in self.inputs]
 
     def __call__(self, pairs: Pairs) -> Tensor:
         """The mean loss of the local rows, in fp32; `TBPS` makes that of the whole batch of it."""

@@ -4,16 +4,17 @@ What loaders make, what is encoded, what is frozen, which rate a head trains at 
 all derive from the objectives of a model. A new loss is one class here, listed in `OBJECTIVES`.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from data.types import TEXTS, VIEWS
-from model.heads import TokenSelection, identity_classifier, simclr_head
+from model.classification import CID, ID
+from model.heads import TokenSelection, simclr_head
 from model.losses import (
     citc_loss,
-    id_loss,
     nitc_loss,
     ritc_loss,
     sdm_loss,
@@ -24,6 +25,8 @@ from model.losses import (
 from model.mlm import MLM
 from model.objective import Objective, Pairs, Rows, Sizes, SumObjective
 from options import ExperimentOptions
+
+logger = logging.getLogger(__name__)
 
 
 class NITC(Objective):
@@ -184,30 +187,6 @@ class SSText(SimCLR):
     head_name = "simclr_mlp_text"
 
 
-class ID(Objective):
-    """Identity classification of images and captions by one linear layer (paper, ID)."""
-
-    head_name = "classifier"
-    head: nn.Linear
-
-    def __init__(self, embed_dim: int, num_identities: int) -> None:
-        self.head = identity_classifier(embed_dim, num_identities)
-
-    @classmethod
-    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "ID":
-        return cls(sizes.embed_dim, sizes.num_identities)
-
-    def fast_parameters(self) -> list[nn.Parameter]:
-        return list(self.head.parameters())
-
-    def project(self, features: Rows) -> Rows:
-        return {}  # no row is compared with another
-
-    def __call__(self, pairs: Pairs) -> Tensor:
-        images, texts = (self.head(pairs.features[name].float()) for name in self.inputs)
-        return id_loss(images, texts, pairs.person_ids)
-
-
 OBJECTIVES: Mapping[str, type[Objective]] = {
     "nitc": NITC,
     "ritc": RITC,
@@ -216,11 +195,25 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "ss_text": SSText,
     "mlm": MLM,
     "id": ID,
+    "cid": CID,
     "sdm": SDM,
     "tal": TAL,
     "tse": TSE,
     "sigmoid": Sigmoid,
 }
+
+
+def build_objectives(
+    names: Iterable[str], experiment: ExperimentOptions, sizes: Sizes
+) -> dict[str, Objective]:
+    """The objectives of these names; those that act at test time first, whose embeddings others classify."""
+    kinds = {name: OBJECTIVES[name] for name in names}
+    built = {n: kind.from_options(experiment, sizes) for n, kind in kinds.items() if kind.acts_at_test}
+    embeddings = {objective.head_name: objective.embed_dim for objective in built.values()}
+    if experiment.id_on == "all" and not embeddings and kinds.keys() & {"id", "cid"}:
+        logger.warning("experiment.id_on=all has no effect: no loss is on whose head acts at test time")
+    sizes = sizes._replace(embeddings=embeddings)
+    return {n: built.get(n) or kind.from_options(experiment, sizes) for n, kind in kinds.items()}
 
 
 def head_names(at_test: bool = False) -> set[str]:

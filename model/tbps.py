@@ -200,7 +200,7 @@ class TBPS(nn.Module):
         return Encoded.joined(passes)
 
     def gather(self, features: Rows, batch: Batch, soft_label: float) -> Pairs:
-        """What the objectives contrast, normalised, of this process and of all, by one collective.
+        """What the objectives contrast, normalised and not, of this process and of all, by one collective.
 
         Of the batch, person ids and weights are read, on the device of the features.
         """
@@ -209,17 +209,19 @@ class TBPS(nn.Module):
         for objective in self.objectives.values():
             projected |= objective.project(features)
         with torch.autocast(person_ids.device.type, enabled=False):
-            local = {name: F.normalize(rows.float(), dim=1) for name, rows in projected.items()}
-            gathered, all_ids, offset = local, person_ids, 0
-            if self.use_gather and local:
-                widths = [rows.shape[1] for rows in local.values()]
+            own = {name: rows.float() for name, rows in projected.items()}
+            local = {name: F.normalize(rows, dim=1) for name, rows in own.items()}
+            every, gathered, all_ids, offset = own, local, person_ids, 0
+            if self.use_gather and own:
+                widths = [rows.shape[1] for rows in own.values()]
                 number = batch.num_samples
-                rows = distributed.gather_with_gradient(torch.cat(list(local.values()), dim=1), number)
-                gathered = dict(zip(local, rows.split(widths, dim=1), strict=True))
+                rows = distributed.gather_with_gradient(torch.cat(list(own.values()), dim=1), number)
+                every = dict(zip(own, rows.split(widths, dim=1), strict=True))
+                gathered = {name: F.normalize(rows, dim=1) for name, rows in every.items()}
                 all_ids = distributed.gather_with_gradient(person_ids, number)
                 offset = distributed.own_share(len(all_ids)).start
             scale, bias = self.clip.logit_scale.exp(), self.clip.logit_bias
-            rows = (features, local, gathered, person_ids, all_ids, offset)
+            rows = (features | own, every, local, gathered, person_ids, all_ids, offset)
             return Pairs(*rows, scale, bias, soft_label, batch.weights, batch.num_samples)
 
     def losses(self, pairs: Pairs) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ from torch import nn
 from data.types import Batch
 from misc.benchmark.flops import Tower, cross_modal
 from model.altclip_adapter import AltCLIP
+from model.classification import CID, ID
 from model.clip import CLIP
 from model.mlm import IGNORED, MLM
-from model.objectives import ID, TSE, SimCLR
+from model.objectives import TSE, SimCLR
 from model.protocol import DualEncoder
 from model.tbps import TBPS
 from model.towers.selection import number_of
@@ -50,6 +51,8 @@ def head_flops(model: TBPS, image: Tower, text: Tower, batch: Batch) -> float:
     for objective in model.objectives.values():
         if isinstance(objective, SimCLR | ID):
             total += 2 * 2 * _elements(objective.head)
+        elif isinstance(objective, CID):  # three pairs, in both orders
+            total += 6 * 2 * _elements(objective.head)
         elif isinstance(objective, TSE):
             for head, tower in zip(objective.head.values(), (image, text), strict=True):
                 total += 2 * (tower.outputs - 1) * _elements(head)

@@ -1,4 +1,4 @@
-"""The heads in a checkpoint: ours, and those of TBPS-CLIP, IRRA and RDE under the names of ours."""
+"""The heads in a checkpoint: ours, and those of TBPS-CLIP, IRRA, RDE and ITSELF under the names of ours."""
 
 import logging
 import os
@@ -17,8 +17,10 @@ logger = logging.getLogger(__name__)
 # What RDE's checkpoints hold and its forward pass does not read.
 UNREAD = ("visul_emb_layer.linear", "visul_emb_layer.mlp.bns.1", "texual_emb_layer.mlp.bns.1")
 BRANCHES = {"visul_emb_layer": "tse_head.image", "texual_emb_layer": "tse_head.text"}
+# {how ITSELF names its embeddings, also in its earlier state: the names of ours}
+EMBEDDINGS = {"global": "pooled", "bge": "pooled", "grab": "grab_head", "tse": "grab_head"}
 # {how a name in a release begins: how it begins in ours}, the first that fits. TBPS-CLIP and IRRA have our
-# `mlm_head` in several modules; the others are RDE's.
+# `mlm_head` in several modules; the others are RDE's and ITSELF's.
 RENAMED = {
     **{
         part: f"mlm_head.{part}"
@@ -32,6 +34,15 @@ RENAMED = {
         for part, name in (("layers.0", "hidden"), ("bns.0", "norm"), ("layers.1", "output"))
     },
     **BRANCHES,
+    **{
+        f"{part}_{theirs}": f"cid_head.{ours}.{part}"
+        for theirs, ours in EMBEDDINGS.items()
+        for part in ("mlp", "classifier")
+    },
+    **{
+        f"classifier_id_{theirs}": f"classifier.{ours}".removesuffix(".pooled")
+        for theirs, ours in EMBEDDINGS.items()
+    },
 }
 
 

@@ -86,6 +86,30 @@ def identity(image_logits: Array, text_logits: Array, ids: Sequence[int]) -> flo
     return float(np.mean(losses))
 
 
+def cid(images: Array, texts: Array, ids: Sequence[int], no_match: int, layers: Sequence[Array]) -> float:
+    """Features that are not normalised; `layers` as of `pair_scores`."""
+    c = normalised(images) @ normalised(texts).T
+    pairs = []
+    for i, own in enumerate(ids):
+        others = [j for j, person in enumerate(ids) if person != own]
+        pairs.append((i, i, own))
+        if others:
+            pairs.append((max(others, key=lambda j: c[j, i]), i, no_match))
+            pairs.append((i, max(others, key=lambda j: c[i, j]), no_match))
+    losses = []
+    for image, text, label in pairs:
+        for both in ([images[image], texts[text]], [texts[text], images[image]]):
+            losses.append(cross_entropy(pair_scores(np.concatenate(both), *layers), label))
+    return float(np.mean(losses))
+
+
+def pair_scores(row: Array, w1: Array, b1: Array, gain: Array, shift: Array, w2: Array, b2: Array) -> Array:
+    """Linear, LayerNorm, GELU, linear."""
+    x = w1 @ row + b1
+    x = (x - x.mean()) / math.sqrt(x.var() + 1e-5) * gain + shift
+    return w2 @ np.array([value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in x]) + b2
+
+
 def tal_hinges(
     cosines: Array, ids: Sequence[int], margin: float = 0.1, tau: float = 0.015, frozen: Array | None = None
 ) -> list[float]:

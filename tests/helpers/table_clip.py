@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data.types import Batch
 from model.objective import Sizes
-from model.objectives import OBJECTIVES
+from model.objectives import build_objectives
 from model.tbps import TBPS
 from options import ExperimentOptions
 from tests.helpers.references import IGNORED
@@ -20,12 +20,14 @@ IDS = [0, 1, 2, 1, 0, 3, 1, 4]  # the same person within and across the halves t
 N, WIDTH, LENGTH, VOCABULARY = len(IDS), 5, 4, 6
 VIEWS = ("view1", "view2", "simclr1", "simclr2")
 RITC_EPS, CITC_LAMBDAS, TEMPERATURE = 0.02, (0.25, 0.5), 0.2
-CASES: dict[str, dict[str, bool]] = {
+CASES: dict[str, dict[str, bool | str]] = {
     "nitc": {},
     "nitc of two images": {"mvs_image": True},
     "nitc of two captions": {"mvs_text": True},
     "nitc of two of both": {"mvs_image": True, "mvs_text": True},
     **{name: {} for name in ("ritc", "citc", "ss", "ss_text", "mlm", "id", "sdm", "tal", "sigmoid")},
+    "cid": {},
+    "cid of the release": {"cid_no_match": "release"},
     "mlm without a mask on the second half": {},
     "mlm without a mask": {},
 }
@@ -76,13 +78,13 @@ def table_model(case: str, use_gather: bool = True) -> TBPS:
     settings = {"ritc_eps": RITC_EPS, "simclr_mlp": (None, 4, 3), "simclr_temperature": TEMPERATURE}
     settings |= {"citc_lambda1": CITC_LAMBDAS[0], "citc_lambda2": CITC_LAMBDAS[1], "cmt_depth": 0}
     experiment = ExperimentOptions(**settings, **{"mvs_image": False} | CASES[case])
-    objective = OBJECTIVES[name].from_options(experiment, Sizes(WIDTH, VOCABULARY, 5, 77))
+    objectives = build_objectives([name], experiment, Sizes(WIDTH, VOCABULARY, 5, 77))
     if name == "mlm":
-        objective.head = WordScores()
-    if name == "id":  # it starts close to 0, where its gradient to the features is as small
-        nn.init.normal_(objective.head.weight)
-        nn.init.normal_(objective.head.bias)
-    return TBPS(TableClip(), {name: objective}, {name: 1.0}, use_gather)
+        objectives[name].head = WordScores()
+    if name in ("id", "cid"):  # they start close to 0, where their gradient to the features is as small
+        for parameter in objectives[name].fast_parameters():
+            nn.init.normal_(parameter)
+    return TBPS(TableClip(), objectives, {name: 1.0}, use_gather)
 
 
 def mlm_labels(case: str) -> Tensor:

@@ -27,6 +27,7 @@ from tests.helpers.table_clip import (
 
 SOFT_LABEL = 0.3
 LOCAL = [case for case in CASES if not case.startswith("mlm")]  # MLM counts its words over all ranks always
+PAIR_LAYERS = ("mlp.0", "mlp.1", "classifier")
 Arrays = dict[str, np.ndarray]
 Results = dict[str, dict[str, Tensor]]  # case -> "value", and the gradient of each parameter that has one
 
@@ -106,6 +107,12 @@ def reference(case: str, p: Arrays, frozen: Arrays, rows: slice) -> float:
     if name == "id":
         logits = [rows @ p["classifier.weight"].T + p["classifier.bias"] for rows in (images[0], texts[0])]
         return references.identity(*logits, ids)
+    if name == "cid":
+        no_match = max(ids) + 1 if "release" in case else 5
+        layers = [
+            p[f"cid_head.pooled.{layer}.{part}"] for layer in PAIR_LAYERS for part in ("weight", "bias")
+        ]
+        return references.cid(images[0], texts[0], ids, no_match, layers)
     if name == "sdm":
         return sum(references.kl_to_targets(50 * way, q, 1e-8) for way in (c, c.T))
     if name == "tal":

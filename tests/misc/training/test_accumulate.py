@@ -24,11 +24,11 @@ from tests.helpers.whole_runs import train_lines
 # torch 2.4, of its own checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
 ALL = " ".join((*LOSSES, "mvs_image", "mvs_text"))
-CASES = [ALL, *LOSSES, "nitc mvs_image mvs_text"]
+CASES = [ALL, *LOSSES, "nitc mvs_image mvs_text", "id cid tse"]
 
 
 def model_of(case: str, **others: object) -> TBPS:
-    switched = {f"experiment.{name}": True for name in case.split()}
+    switched = {f"experiment.{name}": True for name in case.split()} | {"experiment.id_on": "all"}
     return tiny_model(ALL_OFF | switched | {key.replace("__", "."): value for key, value in others.items()})
 
 

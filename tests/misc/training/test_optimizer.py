@@ -17,11 +17,24 @@ PEAK = 1e-5
 IRRA = ScheduleOptions(
     lr=PEAK, optimizer="adam", weight_decay=4e-5, decay_on="all_but_biases", ratio_factor=5.0, bias_factor=2.0
 )
-ALL_HEADS = ALL_OFF | {f"experiment.{name}": True for name in ("sdm", "id", "mlm", "ss_text", "tse")}
+ALL_HEADS = ALL_OFF | {f"experiment.{name}": True for name in ("sdm", "id", "cid", "mlm", "ss_text", "tse")}
+ALL_HEADS |= {"experiment.id_on": "all"}
+OF_ITSELF = {  # the others have those of IRRA
+    "cid_head.pooled.mlp.": "mlp_global.",
+    "cid_head.pooled.classifier.": "classifier_global.",
+    "cid_head.tse_head.mlp.": "mlp_grab.",
+    "cid_head.tse_head.classifier.": "classifier_grab.",
+    "classifier.tse_head.": "classifier_id_grab.",
+}
 
 
 def irra_name(name: str) -> str:
-    """The name in IRRA's release: its cross-modal part lies beside the head, which is its last layers."""
+    """The name in IRRA's release: its cross-modal part lies beside the head, which is its last layers; or in
+    ITSELF's.
+    """
+    for ours, theirs in OF_ITSELF.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
     first, _, rest = name.partition(".")
     is_inner = first == "mlm_head" and rest.startswith(("cross_", "ln_"))
     return rest if is_inner else name.replace("clip.", "base_model.")
