@@ -12,7 +12,7 @@ from misc.checkpoints.run_options import check_trained_with
 from misc.search.encoder import identity_of
 from model import build_model
 from model.tbps import TBPS
-from model.weights.heads import fill_heads, place
+from model.weights.heads import fill_heads
 from options import UserError, load_options, to_dict
 from tests.helpers.tiny import ALL_OFF, NUM_PERSONS, SIZES, tiny_batch, tiny_model
 from tests.helpers.whole_runs import error_line
@@ -46,14 +46,6 @@ OF_RDE = {
     "tse_head.text.hidden.": "texual_emb_layer.mlp.layers.0.",
     "tse_head.text.norm.": "texual_emb_layer.mlp.bns.0.",
     "tse_head.text.output.": "texual_emb_layer.mlp.layers.1.",
-}
-# ITSELF without its second embedding, {our name: the release's}; {} is its present ending, or the earlier one
-OF_ITSELF = {
-    "clip.text.": "base_model.",
-    "clip.": "base_model.",
-    "cid_head.pooled.mlp.": "mlp_{}.",
-    "cid_head.pooled.classifier.": "classifier_{}.",
-    "classifier.": "classifier_id_{}.",
 }
 SCALARS = ("clip.logit_scale", "clip.logit_bias")
 WITH_HEADS = ALL_OFF | {"experiment.sdm": True, "experiment.id": True, "experiment.mlm": True}
@@ -122,37 +114,6 @@ def test_training_goes_on_from_all_heads_of_a_checkpoint(tmp_path: Path, kind: s
     again = started(save(state, tmp_path / "best.pth"), settings)
     assert_filled(again, model, *but)
     assert all(parameter.requires_grad for parameter in again.mlm_head.parameters())
-
-
-CLASSIFIED = ALL_OFF | {"experiment.tal": True, "experiment.cid": True, "experiment.id": True}
-
-
-@pytest.mark.parametrize("ending", ["global", "bge"])
-def test_training_goes_on_from_the_classifiers_of_itself(
-    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its classifiers of single samples have the class of no match too, which no sample is of."""
-    settings = CLASSIFIED | {"experiment.cid_no_match": "release"}
-    model = trained(settings)
-    names = {ours: theirs.format(ending) for ours, theirs in OF_ITSELF.items()}
-    path = save(released(model, names), tmp_path / "best.pth")
-    again = started(path, settings)
-    assert again.classifier.weight.shape[0] == NUM_PERSONS + 1
-    assert_filled(again, model, *SCALARS)
-    with caplog.at_level(logging.INFO):
-        assert_filled(started(path, CLASSIFIED), model, *SCALARS, "classifier.")
-        assert_filled(evaluated(path, CLASSIFIED), model, *SCALARS)
-    assert (
-        "classifier starts from random weights: the file has 'classifier.bias' of shape (6,)" in caplog.text
-    )
-    assert "not used: cid_head (6), which only training uses" in caplog.text
-
-
-@pytest.mark.parametrize("ending", ["grab", "tse"])
-def test_the_classifiers_of_the_second_embedding_of_itself_have_our_names(ending: str) -> None:
-    assert place(f"mlp_{ending}.0.weight") == ("cid_head", "cid_head.grab_head.mlp.0.weight")
-    assert place(f"classifier_{ending}.bias") == ("cid_head", "cid_head.grab_head.classifier.bias")
-    assert place(f"classifier_id_{ending}.bias") == ("classifier", "classifier.grab_head.bias")
 
 
 def test_weights_without_heads_start_them_from_random_weights_and_say_so(

@@ -1,16 +1,22 @@
 """ID and CID on each embedding that test time uses, against float64 loops."""
 
+import logging
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from model import build_model
 from model.heads import TokenSelection
 from model.objective import Pairs
 from model.tbps import TBPS
+from model.weights.heads import place
+from options import load_options
 from tests.helpers import references
 from tests.helpers.gradients import SOFT_LABEL
-from tests.helpers.tiny import ALL_OFF, NUM_PERSONS, PERSONS, tiny_batch, tiny_model
+from tests.helpers.tiny import ALL_OFF, NUM_PERSONS, PERSONS, SIZES, tiny_batch, tiny_model
 
 EMBEDDINGS, LAYERS = ("", "/tse_head"), ("mlp.0", "mlp.1", "classifier")
 BOTH = ALL_OFF | {
@@ -133,3 +139,48 @@ def test_all_embeddings_without_another_one_are_warned_of(caplog: pytest.LogCapt
     assert "experiment.id_on" not in caplog.text
     tiny_model(BOTH | {"experiment.tse": False})
     assert caplog.text.count("experiment.id_on=all has no effect") == 1
+
+
+POOLED = ALL_OFF | {"experiment.tal": True, "experiment.id": True, "experiment.cid": True}
+RELEASE = POOLED | {"experiment.cid_no_match": "release"}
+
+
+def loaded(path: Path, settings: dict[str, object], persons: int = NUM_PERSONS) -> dict[str, Tensor]:
+    """The state of a model whose training begins from a file; of 0 persons, of one that is evaluated."""
+    overrides = [f"{key}={value}" for key, value in (SIZES | settings).items()]
+    options = load_options("config/config.yaml", [*overrides, f"model.clip_pretrained={path}"])
+    return build_model(options, persons, None if persons else str(path))[0].state_dict()
+
+
+@pytest.mark.parametrize("ending", ["global", "bge"])
+def test_training_goes_on_from_the_classifiers_of_itself(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a model without its second embedding."""
+    names = {"classifier.": f"classifier_id_{ending}."}
+    names |= {f"cid_head.pooled.{part}.": f"{part}_{ending}." for part in ("mlp", "classifier")}
+    saved = tiny_model(RELEASE).state_dict()
+    state = dict(saved)
+    for ours, theirs in names.items():
+        for name in [name for name in state if name.startswith(ours)]:
+            state[theirs + name.removeprefix(ours)] = state.pop(name) + 1
+    torch.save({"model": state}, tmp_path / "best.pth")
+
+    torch.manual_seed(5)
+    found = loaded(tmp_path / "best.pth", RELEASE)
+    assert found.keys() == saved.keys()
+    for name, tensor in found.items():
+        assert torch.equal(tensor, saved[name] + name.startswith(tuple(names))), name
+    with caplog.at_level(logging.INFO):
+        loaded(tmp_path / "best.pth", POOLED)
+        assert all(name.startswith("clip.") for name in loaded(tmp_path / "best.pth", POOLED, persons=0))
+    assert "loaded cid_head (6)" in caplog.text
+    assert "classifier starts from random weights: the file has 'classifier.bias' of sh" in caplog.text
+    assert "not used: cid_head (6), which only training uses" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["grab", "tse"])
+def test_the_classifiers_of_the_second_embedding_of_itself_have_our_names(ending: str) -> None:
+    assert place(f"mlp_{ending}.0.weight") == ("cid_head", "cid_head.grab_head.mlp.0.weight")
+    assert place(f"classifier_{ending}.bias") == ("cid_head", "cid_head.grab_head.classifier.bias")
+    assert place(f"classifier_id_{ending}.bias") == ("classifier", "classifier.grab_head.bias")
