@@ -24,6 +24,16 @@ def build_parser() -> Parser:
     add("--test-identities", type=int, help="people of the test split (a tenth of all)")
     images = "images of each person, each by another camera (3, at most 8)"
     add("--images-per-identity", type=int, default=3, help=images)
+    looks = (
+        "cameras, places, drawing, clothes and wording: street, campus (small pale crops, short captions) "
+    )
+    looks += "or mall (large warm crops, long captions) (street)"
+    add("--domain", default="street", metavar="NAME", help=looks)
+    kinds = (
+        "full: two captions of an image, each with a paraphrase; web: one, short and noisy like an alt text, "
+    )
+    kinds += "every tenth says nothing about the person (full)"
+    add("--captions", default="full", metavar="KIND", help=kinds)
     add("--workers", type=int, help="processes (one per core)")
     return parser
 
@@ -36,7 +46,9 @@ def run(flags: argparse.Namespace) -> None:
     workers = num_cores() if flags.workers is None else flags.workers
     if workers < 1:
         raise UserError(f"--workers: expected at least 1, found {workers}")
-    parameters = Parameters(count, flags.seed, val, test, flags.images_per_identity)
+    parameters = Parameters(
+        count, flags.seed, val, test, flags.images_per_identity, flags.domain, flags.captions
+    )
     started = time.perf_counter()
     try:
         written = generate(out, parameters, workers, progress=sys.stderr.isatty())

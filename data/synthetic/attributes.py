@@ -54,6 +54,7 @@ TWIN_SHARE = 0.5
 OPEN_FRONT = ("jacket", "blazer", "coat")
 
 Weights = dict[str, float]
+NEUTRAL: Weights = {}
 
 SEASONS: Weights = {"warm": 4, "mild": 4, "cold": 3}
 UPPER: dict[str, dict[str, Weights]] = {
@@ -141,19 +142,19 @@ BAGS: dict[str, Weights] = {
 }
 
 
-def pick(rng: random.Random, weights: Weights) -> str:
-    """One key of `weights`, drawn in proportion to its value."""
-    return rng.choices(list(weights), list(weights.values()))[0]
+def pick(rng: random.Random, weights: Weights, taste: Weights = NEUTRAL) -> str:
+    """One key of `weights`, drawn in proportion to its value times its factor in `taste` (1 where absent)."""
+    return rng.choices(list(weights), [weight * taste.get(key, 1) for key, weight in weights.items()])[0]
 
 
-def draw_item(rng: random.Random, kind: str) -> Item:
+def draw_item(rng: random.Random, kind: str, taste: Weights = NEUTRAL) -> Item:
     """An item of this kind in a colour and pattern that it is sold in."""
-    color = pick(rng, COLORS.get(kind, VIVID))
-    pattern = pick(rng, PATTERNS.get(kind, {"": 1}))
+    color = pick(rng, COLORS.get(kind, VIVID), taste)
+    pattern = pick(rng, PATTERNS.get(kind, {"": 1}), taste)
     if not pattern:
         return Item(kind, color)
     contrasting = {name: w for name, w in VIVID.items() if contrast(color, name) > 150}
-    return Item(kind, color, pattern, pick(rng, contrasting))
+    return Item(kind, color, pattern, pick(rng, contrasting, taste))
 
 
 def contrast(first: str, second: str) -> int:
@@ -161,28 +162,28 @@ def contrast(first: str, second: str) -> int:
     return sum(abs(a - b) for a, b in zip(RGB[first], RGB[second], strict=True))
 
 
-def draw_identity(rng: random.Random, season: str = "", sex: str = "") -> Identity:
+def draw_identity(rng: random.Random, season: str = "", sex: str = "", taste: Weights = NEUTRAL) -> Identity:
     """One person, clothed for one season. Most things are drawn on their own, so that none tells another."""
-    season, sex = season or pick(rng, SEASONS), sex or rng.choice(("man", "woman"))
-    upper = draw_item(rng, pick(rng, UPPER[season][sex]))
-    hair = pick(rng, HAIR[sex])
+    season, sex = season or pick(rng, SEASONS, taste), sex or rng.choice(("man", "woman"))
+    upper = draw_item(rng, pick(rng, UPPER[season][sex], taste), taste)
+    hair = pick(rng, HAIR[sex], taste)
     shoes = SHOES[sex] | ({"sandals": 3, "boots": 0} if season == "warm" else {})
     inner_colors = {name: w for name, w in VIVID.items() if contrast(upper.color, name) > 150}
     return Identity(
         season=season,
         sex=sex,
-        build=pick(rng, {"average": 6, "slim": 3, "heavy": 2}),
+        build=pick(rng, {"average": 6, "slim": 3, "heavy": 2}, taste),
         skin=rng.randrange(len(SKIN)),
         hair=Item(hair, "" if hair == "bald" else pick(rng, HAIR_COLORS)),
         upper=upper,
-        inner=Item("top", pick(rng, inner_colors)) if upper.kind in OPEN_FRONT else None,
-        lower=None if upper.kind == "dress" else draw_item(rng, pick(rng, LOWER[season][sex])),
-        shoes=draw_item(rng, pick(rng, shoes)),
-        **draw_extras(rng, season, sex),
+        inner=Item("top", pick(rng, inner_colors, taste)) if upper.kind in OPEN_FRONT else None,
+        lower=None if upper.kind == "dress" else draw_item(rng, pick(rng, LOWER[season][sex], taste), taste),
+        shoes=draw_item(rng, pick(rng, shoes, taste), taste),
+        **draw_extras(rng, season, sex, taste),
     )
 
 
-def draw_extras(rng: random.Random, season: str, sex: str) -> dict[str, Item | None]:
+def draw_extras(rng: random.Random, season: str, sex: str, taste: Weights) -> dict[str, Item | None]:
     """What a person may do without: fields `hat` to `hand` of an identity."""
     cold, warm = season == "cold", season == "warm"
     kinds = {
@@ -193,23 +194,23 @@ def draw_extras(rng: random.Random, season: str, sex: str) -> dict[str, Item | N
         "bag": BAGS[sex],
         "hand": {"phone": 2, "umbrella": 3, "cup": 1, "": 10},
     }
-    drawn = {field: pick(rng, weights) for field, weights in kinds.items()}
-    return {field: draw_item(rng, kind) if kind else None for field, kind in drawn.items()}
+    drawn = {field: pick(rng, weights, taste) for field, weights in kinds.items()}
+    return {field: draw_item(rng, kind, taste) if kind else None for field, kind in drawn.items()}
 
 
-def draw_twin(rng: random.Random, identity: Identity) -> Identity:
+def draw_twin(rng: random.Random, identity: Identity, taste: Weights = NEUTRAL) -> Identity:
     """A person who shares all but one or two traits with `identity`, taken over from a stranger."""
-    stranger = draw_identity(rng, identity.season, identity.sex)
+    stranger = draw_identity(rng, identity.season, identity.sex, taste)
     traits = ["upper", "hair", "shoes", "hat", "glasses", "bag", "hand"]
     if identity.lower and stranger.lower:
         traits += ["lower", "lower"]
     changed = {name: getattr(stranger, name) for name in rng.sample(traits, rng.choice((1, 2)))}
     if "upper" in changed:
-        changed["upper"] = draw_item(rng, identity.upper.kind)
+        changed["upper"] = draw_item(rng, identity.upper.kind, taste)
     return replace(identity, skin=stranger.skin, **changed)
 
 
-def draw_identities(seed: int, count: int) -> list[Identity]:
+def draw_identities(seed: int | str, count: int, taste: Weights = NEUTRAL) -> list[Identity]:
     """`count` different people; about every second one is a near twin of the one before.
 
     No two agree in all that a caption can say (season and skin are not among it). Raises RuntimeError
@@ -221,7 +222,7 @@ def draw_identities(seed: int, count: int) -> list[Identity]:
         rng = random.Random(f"{seed}:identity:{index}")
         for _ in range(1000):
             is_twin = people and rng.random() < TWIN_SHARE
-            person = draw_twin(rng, people[-1]) if is_twin else draw_identity(rng)
+            person = draw_twin(rng, people[-1], taste) if is_twin else draw_identity(rng, taste=taste)
             key = astuple(replace(person, season="", skin=0))
             if key not in seen:
                 break

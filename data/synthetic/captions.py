@@ -5,22 +5,19 @@ A paraphrase has the same content in another sentence structure with other synon
 """
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from data.synthetic.attributes import Identity, Item, pick
 from data.synthetic.camera import Shot
-from data.synthetic.languages import english, french, german, mandarin
+from data.synthetic.domains import STREET, Domain
+from data.synthetic.languages import english, french, german, mandarin, web
 from data.synthetic.languages.wording import Content
 
 LANGUAGES = {"en": english.caption, "ch": mandarin.caption, "de": german.caption, "fr": french.caption}
-NUM_FRAMES = 6
 CAPTIONS_PER_IMAGE = 2
 UNDER_HAT = ("short", "curly", "bun", "bald")
-
-# How often people mention a thing that is visible.
-INTEREST = {
-    "bag": 5, "hat": 4, "scarf": 4, "hair": 3, "hand": 3, "inner": 3, "shoes": 2.5, "glasses": 2, "mask": 2,
-    "build": 1, "view": 1,
-}  # fmt: skip
 
 
 def visible_items(identity: Identity, shot: Shot) -> dict[str, Item]:
@@ -45,46 +42,81 @@ def visible_items(identity: Identity, shot: Shot) -> dict[str, Item]:
     return {field: item for field, item in items.items() if item is not None and field not in hidden}
 
 
-def draw_content(seen: dict[str, Item], sex: str, rng: random.Random) -> Content:
-    """A random part of what is visible: usually the clothes, and others up to three to six things."""
+def draw_content(seen: dict[str, Item], sex: str, rng: random.Random, domain: Domain = STREET) -> Content:
+    """A random part of what is visible: usually the clothes, and others up to a number of things."""
     if "lower" in seen:
-        mentioned = list(rng.choices((["upper", "lower"], ["upper"], ["lower"]), (86, 9, 5))[0])
+        mentioned = list(rng.choices((["upper", "lower"], ["upper"], ["lower"]), domain.garments)[0])
     else:
         mentioned = ["upper"]
-    others = {field: INTEREST[field] for field in seen if field in INTEREST}
+    others = {field: domain.interest[field] for field in seen if field in domain.interest}
     if "upper" not in mentioned:
         others.pop("inner", None)
-    if rng.random() < 0.6:
+    if rng.random() < 1 - domain.view_named:
         del others["view"]
-    for _ in range(min(len(others), rng.randint(3, 6) - len(mentioned))):
+    for _ in range(min(len(others), rng.randint(*domain.num_things) - len(mentioned))):
         field = pick(rng, others)
         del others[field]
         mentioned.append(field)
-    return Content(sex, {field: shorten(item, rng) for field, item in seen.items() if field in mentioned})
+    return Content(
+        sex, {field: shorten(item, rng, domain) for field, item in seen.items() if field in mentioned}
+    )
 
 
-def shorten(item: Item, rng: random.Random) -> Item:
+def shorten(item: Item, rng: random.Random, domain: Domain) -> Item:
     """At random, the item without its pattern, or without its colours."""
-    if item.pattern and rng.random() < 0.15:
+    if item.pattern and rng.random() < domain.plain:
         return Item(item.kind, item.color)
-    if item.pattern and rng.random() < 0.1:
+    if item.pattern and rng.random() < domain.uncolored:
         return Item(item.kind, pattern=item.pattern)
     return item
 
 
-def image_captions(identity: Identity, shot: Shot, rng: random.Random) -> dict[str, dict[str, list[str]]]:
+def image_captions(
+    identity: Identity, shot: Shot, rng: random.Random, domain: Domain = STREET
+) -> dict[str, dict[str, list[str]]]:
     """The captions of an image: {language: {"captions": [2 texts], "captions_bt": [their paraphrases]}}."""
     seen = visible_items(identity, shot)
     contents: list[Content] = []
     while len(contents) < CAPTIONS_PER_IMAGE:
-        content = draw_content(seen, identity.sex, rng)
+        content = draw_content(seen, identity.sex, rng, domain)
         if content not in contents:
             contents.append(content)
-    frames = [rng.sample(range(NUM_FRAMES), 2) for _ in contents]
+    frames = [rng.sample(domain.english.frame_numbers, 2) for _ in contents]
     return {
         language: {
             key: [word(content, pair[which], rng) for content, pair in zip(contents, frames, strict=True)]
             for which, key in enumerate(("captions", "captions_bt"))
         }
-        for language, word in LANGUAGES.items()
+        for language, word in wordings(domain).items()
     }
+
+
+def wordings(domain: Domain) -> dict[str, Callable[[Content, int, random.Random], str]]:
+    """How every language words a content in a domain: English alone has words of the domain's own."""
+    return LANGUAGES | {"en": partial(english.caption, style=domain.english)}
+
+
+def web_captions(
+    identity: Identity, shot: Shot, rng: random.Random, domain: Domain = STREET
+) -> dict[str, dict[str, list[str]]]:
+    """The web caption of an image, {language: {"captions": [1 text]}}.
+
+    English is alt text; the other languages say the same (or, of a content of several things, more) in one of
+    their short sentences. `web.EMPTY_SHARE` of the captions say nothing about the person.
+    """
+    if rng.random() < web.EMPTY_SHARE:
+        number = rng.randint(1, 9999)
+        texts = {language: rng.choice(web.EMPTY[language]).format(number) for language in LANGUAGES}
+    else:
+        content = draw_content(
+            visible_items(identity, shot), identity.sex, rng, replace(domain, **web.CONTENT)
+        )
+        frame = rng.choice(domain.english.frame_numbers)
+        texts = {
+            language: word(content, frame, rng) for language, word in LANGUAGES.items() if language != "en"
+        }
+        texts = {"en": web.alt_text(content, rng, domain.english), **texts}
+    return {language: {"captions": [text]} for language, text in texts.items()}
+
+
+CAPTIONS = {"full": image_captions, "web": web_captions}

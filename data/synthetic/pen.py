@@ -8,10 +8,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data.synthetic.attributes import RGB, Item
+from data.synthetic.domains import Ink
 
 Point = tuple[float, float]
 Color = tuple[int, int, int]
 
+INK = Ink()
 CIRCLE = np.array([(math.cos(t), math.sin(t)) for t in np.linspace(0, 2 * math.pi, 16, endpoint=False)])
 
 
@@ -46,12 +48,15 @@ class Pen:
         origin: the crown's place on the canvas, in pixels.
         scale: pixels of a body height.
         facing: 1, or -1 to mirror left and right.
+        ink: how rims and shades are drawn.
     """
 
-    def __init__(self, canvas: Image.Image, origin: Point, scale: float, facing: int = 1) -> None:
-        self.canvas, self.scale = canvas, scale
+    def __init__(
+        self, canvas: Image.Image, origin: Point, scale: float, facing: int = 1, ink: Ink = INK
+    ) -> None:
+        self.canvas, self.scale, self.ink = canvas, scale, ink
         self.draw, self.glaze = ImageDraw.Draw(canvas), ImageDraw.Draw(canvas, "RGBA")
-        self.origin, self.axes = np.array(origin), np.array((facing * scale, scale))
+        self.origin, self.axes = np.array(origin), np.array((facing * scale * ink.stretch, scale))
 
     def pixels(self, points: Sequence[Point] | np.ndarray) -> np.ndarray:
         """Body units (N, 2) to pixels (N, 2)."""
@@ -68,7 +73,7 @@ class Pen:
             return Fabric(color)
         picture = Image.new("RGB", self.canvas.size, color)
         paint = PATTERN_PAINTERS[item.pattern]
-        paint(Pen(picture, tuple(self.origin), self.scale), color, RGB[item.color2])
+        paint(Pen(picture, tuple(self.origin), self.scale, ink=self.ink), color, RGB[item.color2])
         return Fabric(color, picture)
 
     def shape(self, points: Sequence[Point], fabric: Fabric | Color, outline: bool = True) -> None:
@@ -78,25 +83,27 @@ class Pen:
         self._fill([corners], fabric)
         if outline:
             flat = corners.ravel().tolist()
-            self.draw.line(flat + flat[:2], fill=shade(fabric.color, 0.62), width=self.width(0.005))
+            self.draw.line(
+                flat + flat[:2], fill=shade(fabric.color, self.ink.shade), width=self.width(self.ink.width)
+            )
 
     def blob(self, x: float, y: float, rx: float, ry: float, color: Color, outline: bool = False) -> None:
         """An ellipse about (x, y)."""
         box = np.sort(self.pixels([(x - rx, y - ry), (x + rx, y + ry)]), axis=0)
-        rim = shade(color, 0.62) if outline else None
-        self.draw.ellipse(box.ravel().tolist(), fill=color, outline=rim, width=self.width(0.005))
+        rim = shade(color, self.ink.shade) if outline else None
+        self.draw.ellipse(box.ravel().tolist(), fill=color, outline=rim, width=self.width(self.ink.width))
 
     def limb(self, joints: Sequence[Point], widths: Sequence[float], fabric: Fabric | Color) -> None:
         """A bent tube through `joints`, as wide as `widths` there, with a dark rim and a shaded side."""
         fabric = fabric if isinstance(fabric, Fabric) else Fabric(fabric)
-        centres, radii = self.pixels(joints), np.asarray(widths) * self.scale / 2
-        rim = shade(fabric.color, 0.62)
-        for part in tube(centres, radii + self.width(0.005) * 0.7):
+        centres, radii = self.pixels(joints), np.asarray(widths) * self.scale * self.ink.stretch / 2
+        rim = shade(fabric.color, self.ink.shade)
+        for part in tube(centres, radii + self.width(self.ink.width) * 0.7):
             self.draw.polygon(part.ravel().tolist(), fill=rim)
         self._fill(tube(centres, radii), fabric)
         edges = [centres + np.outer(radii * share, (1, 0)) for share in (0.28, 0.94)]
         side = np.concatenate((edges[0], edges[1][::-1]))
-        self.glaze.polygon(side.ravel().tolist(), fill=(0, 0, 0, 34))
+        self.glaze.polygon(side.ravel().tolist(), fill=(0, 0, 0, self.ink.side))
 
     def line(self, points: Sequence[Point], color: Color, width: float) -> None:
         """An open line, `width` in body units."""

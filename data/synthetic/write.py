@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from data.synthetic.attributes import Identity, draw_identities
 from data.synthetic.camera import NUM_CAMERAS, draw_shot
-from data.synthetic.captions import LANGUAGES, image_captions
+from data.synthetic.captions import CAPTIONS, LANGUAGES
+from data.synthetic.domains import DOMAINS
 from data.synthetic.render import render
 from misc.process.workers import in_processes
 from options import UserError
@@ -40,9 +41,16 @@ class Parameters:
     val_identities: int
     test_identities: int
     images_per_identity: int = 3
+    domain: str = "street"
+    captions: str = "full"
 
     def __post_init__(self) -> None:
+        for name, known in (("domain", DOMAINS), ("captions", CAPTIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"--{name}: expected {' or '.join(known)}, found '{value}'")
         for name, value in asdict(self).items():
+            if isinstance(value, str):
+                continue
             least = 0 if name == "seed" else 1
             if value < least:
                 raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
@@ -54,6 +62,11 @@ class Parameters:
                 f"--identities: {self.identities} leaves none for train beside val ({self.val_identities}) "
                 f"and test ({self.test_identities}); ask for more of them"
             )
+
+    @property
+    def root(self) -> str:
+        """What seeds the draws: no two domains have a person or a place in common."""
+        return f"{self.seed}" if self.domain == "street" else f"{self.seed}:{self.domain}"
 
     @property
     def num_images(self) -> int:
@@ -69,7 +82,9 @@ class Task:
     camera: int
     file_path: str
     key: str
-    seed: int
+    seed: str
+    domain: str
+    captions: str
 
 
 def plan(parameters: Parameters) -> dict[str, list[Task]]:
@@ -78,9 +93,9 @@ def plan(parameters: Parameters) -> dict[str, list[Task]]:
     Person ids, file numbers and the order of the records come from shuffles of the whole set: no name or
     position reveals an identity or a split.
     """
-    seed, count = parameters.seed, parameters.identities
+    seed, count, domain = parameters.root, parameters.identities, parameters.domain
     rng = random.Random(f"{seed}:plan")
-    people = draw_identities(seed, count)
+    people = draw_identities(seed, count, DOMAINS[domain].taste)
     person_ids = rng.sample(range(1, count + 1), count)
     cameras = [rng.sample(range(NUM_CAMERAS), parameters.images_per_identity) for _ in people]
     sightings = [(index, camera) for index in range(count) for camera in cameras[index]]
@@ -93,7 +108,8 @@ def plan(parameters: Parameters) -> dict[str, list[Task]]:
         numbers[camera] += 1
         path = f"cam_{camera + 1}/{numbers[camera]:06d}.jpg"
         split = "train" if index < first_val else "val" if index < first_test else "test"
-        tasks[split].append(Task(people[index], person_ids[index], camera, path, f"{seed}:{path}", seed))
+        who, key = (people[index], person_ids[index]), f"{seed}:{path}"
+        tasks[split].append(Task(*who, camera, path, key, seed, domain, parameters.captions))
     for split in SPLITS:
         rng.shuffle(tasks[split])
     return tasks
@@ -103,11 +119,11 @@ def make_images(root: Path, tasks: list[Task]) -> list[Records]:
     """Render and save the images of `tasks` under `root`; returns their records."""
     results = []
     for task in tasks:
-        rng = random.Random(task.key)
-        shot = draw_shot(rng, task.camera)
-        image = render(task.identity, shot, task.seed, rng)
+        rng, domain = random.Random(task.key), DOMAINS[task.domain]
+        shot = draw_shot(rng, task.camera, domain)
+        image = render(task.identity, shot, task.seed, rng, domain)
         image.save(root / task.file_path, "JPEG", quality=shot.quality)
-        captions = image_captions(task.identity, shot, rng)
+        captions = CAPTIONS[task.captions](task.identity, shot, rng, domain)
         head = {"file_path": task.file_path, "id": task.person_id}
         results.append({language: head | texts for language, texts in captions.items()})
     return results
@@ -174,7 +190,9 @@ def read_json(path: Path) -> object:
 def read_manifest(out: Path) -> dict[str, Any] | None:
     """The manifest of the synthetic set in `out`, or None."""
     manifest = read_json(out / MANIFEST)
-    return manifest if isinstance(manifest, dict) and manifest.get("generator") == "data.synthetic" else None
+    if not isinstance(manifest, dict) or manifest.get("generator") != "data.synthetic":
+        return None
+    return {"domain": "street", "captions": "full", **manifest}  # what sets were before there was a choice
 
 
 def is_complete(out: Path, wanted: dict[str, Any]) -> bool:

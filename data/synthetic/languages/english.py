@@ -5,6 +5,7 @@ from functools import partial
 
 from data.synthetic.attributes import Item
 from data.synthetic.languages import wording
+from data.synthetic.languages.english_styles import STREET, Style, filled
 from data.synthetic.languages.wording import ACCESSORIES, GARMENTS, Content, fresh_verb, paragraph
 
 PEOPLE = {
@@ -95,45 +96,86 @@ def article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def noun(item: Item, rng: random.Random) -> str:
+def colored(name: str, rng: random.Random, style: Style) -> str:
+    """A colour's name, one of those in use."""
+    return rng.choice(style.colors.get(name) or COLORS.get(name, (name,)))
+
+
+def bare(item: Item, rng: random.Random, style: Style) -> str:
+    """A thing with its colours, without an article."""
+    kind = rng.choice(style.kinds.get(item.kind, KINDS[item.kind]))
+    color, second = (colored(name, rng, style) for name in (item.color, item.color2))
+    if not item.pattern:
+        return f"{color} {kind}".strip()
+    patterns = COLORED | style.patterns if item.color else UNCOLORED
+    return rng.choice(patterns[item.pattern]).format(
+        c=color, d=second, a_d=second and article(second), k=kind
+    )
+
+
+def noun(item: Item, rng: random.Random, style: Style = STREET) -> str:
     """A thing with its colours, with an article where it is one piece."""
-    kind = rng.choice(KINDS[item.kind])
-    color, second = (rng.choice(COLORS.get(name, (name,))) for name in (item.color, item.color2))
-    if item.pattern:
-        pattern = rng.choice((COLORED if item.color else UNCOLORED)[item.pattern])
-        phrase = pattern.format(c=color, d=second, a_d=second and article(second), k=kind)
-    else:
-        phrase = f"{color} {kind}".strip()
+    phrase = bare(item, rng, style)
     return phrase if item.kind in PLURAL else article(phrase)
 
 
-def hair(item: Item, rng: random.Random) -> str:
+def hair(item: Item, rng: random.Random, style: Style = STREET) -> str:
     """The hair, as what a person has."""
-    return rng.choice(HAIR[item.kind]).format(rng.choice(COLORS.get(item.color, (item.color,))))
+    return rng.choice(style.hair.get(item.kind, HAIR[item.kind])).format(colored(item.color, rng, style))
 
 
-def over(inner: Item, rng: random.Random) -> str:
+def over(inner: Item, rng: random.Random, style: Style = STREET) -> str:
     """What is added to an open garment for the one below it."""
-    return rng.choice((" over ", " worn over ")) + noun(inner, rng)
+    return rng.choice((" over ", " worn over ")) + noun(inner, rng, style)
 
 
-def doings(content: Content, rng: random.Random) -> list[str]:
+def doings(content: Content, rng: random.Random, style: Style) -> list[str]:
     """What a person carries and how they are seen, as verb phrases."""
     their, used = "his" if content.sex == "man" else "her", {"has"} if "hair" in content.items else set()
-    phrases = wording.carried(content, CARRY, used, noun, their, rng)
+    thing = partial(noun, style=style)
+    phrases = wording.carried(content, CARRY | style.carry, used, thing, their, rng)
     if "view" in content.items:
-        phrases.append(fresh_verb(VIEW[content.items["view"].kind], used, rng).format(their))
+        phrases.append(fresh_verb((VIEW | style.view)[content.items["view"].kind], used, rng).format(their))
     return phrases
 
 
-def caption(content: Content, frame: int, rng: random.Random) -> str:
-    """A caption of one or two sentences; `frame` (0 to 5) decides how it is built."""
+def named_person(content: Content, rng: random.Random, style: Style) -> str:
+    """The person, with the build where it is mentioned, without an article."""
+    person, build = rng.choice((PEOPLE | style.people)[content.sex]), content.items.get("build")
+    return f"{rng.choice((BUILD | style.build)[build.kind])} {person}" if build else person
+
+
+def caption(content: Content, frame: int, rng: random.Random, style: Style = STREET) -> str:
+    """A caption of one to three sentences; `frame` (one of `style.frame_numbers`) decides how it is built."""
+    return paragraph(styled(content, frame, rng, style) if style.frames else plain(content, frame, rng))
+
+
+def styled(content: Content, frame: int, rng: random.Random, style: Style) -> list[str]:
+    """The sentences of a caption by one of the style's templates."""
+    thing, under = partial(noun, style=style), partial(over, style=style)
+    worn = {
+        field: wording.clothes(content, (field,), thing, under, rng) for field in (*GARMENTS, *ACCESSORIES)
+    }
+    clothes, extra = (
+        [text for field in fields for text in worn[field]] for fields in (GARMENTS, ACCESSORIES)
+    )
+    does, head = doings(content, rng, style), content.items.get("hair")
+    locks, person = hair(head, rng, style) if head else "", named_person(content, rng, style)
+    slots = {"clothes": clothes, "extra": extra, "worn": clothes + extra, "does": does}
+    slots |= {"has_does": [*([f"has {locks}"] if locks else []), *does]}
+    slots |= {field: worn[field] for field in GARMENTS}
+    names = {"person": person, "a_person": article(person), "hair": locks}
+    names |= {"he": PRONOUN[content.sex], "his": "his" if content.sex == "man" else "her"}
+    template = rng.choice(style.frames[frame])
+    return filled(template, names | {name: both(parts) if parts else "" for name, parts in slots.items()})
+
+
+def plain(content: Content, frame: int, rng: random.Random) -> list[str]:
+    """The sentences of a caption in the words above; `frame` is 0 to 5."""
     items, he = content.items, PRONOUN[content.sex]
-    person = rng.choice(PEOPLE[content.sex])
-    if "build" in items:
-        person = f"{rng.choice(BUILD[items['build'].kind])} {person}"
+    person = named_person(content, rng, STREET)
     main, extra = (wording.clothes(content, fields, noun, over, rng) for fields in (GARMENTS, ACCESSORIES))
-    does = doings(content, rng)
+    does = doings(content, rng, STREET)
     has = [f"has {hair(items['hair'], rng)}"] if "hair" in items else []
     with_hair = f" with {hair(items['hair'], rng)}" if has else ""
     with_extra = f", with {both(extra)}" if extra else ""
@@ -161,4 +203,4 @@ def caption(content: Content, frame: int, rng: random.Random) -> str:
             seen or f"there is {article(person)} in the picture",
             f"{he} {wears} {both(main + extra)}",
         ]
-    return paragraph(sentences)
+    return sentences
