@@ -11,6 +11,7 @@ import yaml
 
 from data.annotations import MAX_BAD_PERCENT, read_splits
 from data.check.__main__ import build_parser as check_parser
+from data.synthetic.__main__ import build_parser as synthetic_parser
 from data.types import FORMATS
 from main import parse_command_line
 from misc.benchmark.__main__ import build_parser as benchmark_parser
@@ -51,6 +52,7 @@ from tests.helpers.documents import (
 PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "main.py": parse_command_line,
     "data.check": lambda words: check_parser().parse_args(words),
+    "data.synthetic": lambda words: synthetic_parser().parse_args(words),
     "misc.benchmark": lambda words: benchmark_parser().parse_args(words),
     "misc.benchmark.memory": lambda words: memory_parser().parse_args(words),
     "misc.export": lambda words: export_parser().parse_intermixed_args(words),

@@ -3,8 +3,8 @@
 A frame is a template of sentences separated by "|". "{slot}" is filled in; what is in brackets is left
 out where one of its slots is empty, and a sentence where one outside of brackets is. Slots: `person` with the
 build, `a_person`, `he`, `his`, `hair`, `clothes` (garments and shoes), `upper`, `lower`, `shoes`, `extra`
-(hat, scarf, glasses, mask), `worn` (clothes and extra), `does` (verb phrases of what is carried and of the view),
-`has_does` (the hair before these).
+(hat, scarf, glasses, mask), `worn` (clothes and extra), `does` (verb phrases of what is carried and of the
+view), `has_does` (the hair before these).
 """
 
 import re
