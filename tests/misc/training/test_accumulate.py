@@ -28,7 +28,8 @@ CASES = [ALL, *LOSSES, "nitc mvs_image mvs_text", "id cid tse"]
 
 
 def model_of(case: str, **others: object) -> TBPS:
-    switched = {f"experiment.{name}": True for name in case.split()} | {"experiment.id_on": "all"}
+    switched = {f"experiment.{name}": True for name in case.split()}
+    switched |= {"experiment.id_on": "all", "experiment.tse_batchnorm": "trained"}
     return tiny_model(ALL_OFF | switched | {key.replace("__", "."): value for key, value in others.items()})
 
 
