@@ -83,6 +83,12 @@ class ScheduleOptions:
         POSITIVE,
         needs="experiment.tse",
     )
+    grab_lr: float | None = option(
+        None,
+        "peak learning rate of the head of GRAB, biases too; null: schedule.lr, with bias_factor",
+        POSITIVE,
+        needs="experiment.grab",
+    )
     accumulate: int = option(
         1, "parts a batch is encoded in, to save memory; the gradient is that of the whole batch", POSITIVE
     )
@@ -211,6 +217,11 @@ def read_options(
     options = build(Options, read_settings(source, overrides, overlay))
     if not any(getattr(options.experiment, loss) for loss in LOSSES):
         raise UserError(f"experiment: no loss is switched on; set one of {', '.join(LOSSES)} to true")
+    if options.experiment.tse and options.experiment.grab:
+        raise UserError(
+            "experiment.tse and experiment.grab exclude each other: both embed selected tokens, of two "
+            "selections; set one to false"
+        )
     parts, rows = options.schedule.accumulate, options.data.batch_size
     if parts > rows:
         found = f"{parts} parts of a batch of {rows} (data.batch_size)"

@@ -29,6 +29,7 @@ NOISE = Check(
     lambda value: isinstance(value, str) or 0 < value < 1, "a file, or a share above 0, below 1 (null: none)"
 )
 SHARE = Check(lambda value: 0 < value <= 1, "a number above 0, up to 1 (all)")
+SHARES = Check(lambda values: all(0 < v <= 1 for v in values), "two numbers above 0, up to 1 (all)")
 UP_TO_HALF = Check(lambda value: 0 < value <= 0.5, "a number above 0, up to 0.5")
 BLOCK_NUMBERS = Check(
     lambda values: all(v >= 0 for v in values) and len(set(values)) == len(values),

@@ -15,6 +15,7 @@ from config.checks import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
+    SHARES,
     TEXT_LENGTH,
     UP_TO_HALF,
     VOCABULARY,
@@ -102,9 +103,9 @@ class ExperimentOptions:
     tal_ratio: float = option(1.0, "weight of TAL", NOT_NEGATIVE, needs="tal")
     ccd: bool = option(
         False,
-        "consensus division of RDE: before each epoch, the losses of TAL and TSE tell clean samples from "
-        "noisy ones, which do not count in these two losses",
-        needs="tal tse",
+        "consensus division of RDE: before each epoch, the losses of TAL, TSE and GRAB tell clean samples "
+        "from noisy ones, which do not count in these losses",
+        needs="tal tse grab",
     )
     ccd_first_epoch: int = option(
         1, "first epoch with a division before it; all samples count in earlier ones", POSITIVE, needs="ccd"
@@ -125,6 +126,39 @@ class ExperimentOptions:
         "its batch normalisation; frozen: mean 0 and variance 1, as in RDE's published runs",
         one_of("frozen", "trained"),
         needs="tse",
+    )
+    grab: bool = loss(
+        False,
+        "GRAB: TAL on an embedding of the tokens that the rollout of two blocks selects, which also takes "
+        "part at test time (ITSELF); not with tse",
+    )
+    grab_ratio: float = option(1.0, "weight of GRAB", POSITIVE, needs="grab")
+    grab_width: int = option(4096, "width of that embedding", between(2, MAX_SIDE), needs="grab")
+    grab_blocks: tuple[int, int] = option(
+        (4, 11),
+        "the two blocks of the rollout, from 0; numbers below 0 count from the last one, -1",
+        needs="grab",
+    )
+    grab_share: tuple[float, float] = option(
+        (0.65, 0.5),
+        "share of the patches, and of text_length - 2 words, selected in the first step, and from step "
+        "grab_steps on",
+        SHARES,
+        needs="grab",
+    )
+    grab_steps: int = option(1450, "steps in which that share falls, geometrically", POSITIVE, needs="grab")
+    grab_test_tokens: str = option(
+        "rollout",
+        "tokens at test time; rollout: as at the end of training; last: the share 0.4 that the last block "
+        "attends to, as in ITSELF's release",
+        one_of("rollout", "last"),
+        needs="grab",
+    )
+    grab_global_weight: float = option(
+        0.5,
+        "a of the score a cos + (1 - a) cos' of the pooled features and this embedding; to be picked on val",
+        SHARE,
+        needs="grab",
     )
     sigmoid: bool = loss(False, "sigmoid loss, the loss of SigLIP, with a learned bias")
     sigmoid_ratio: float = option(1.0, "weight of the sigmoid loss", NOT_NEGATIVE, needs="sigmoid")

@@ -41,7 +41,7 @@ OF_TRAINING = (
     *("model.lock_text_layers", "model.grad_checkpointing", "experiment.mlm_variant"),
     *("experiment.mlm_masks_all", "experiment.ccd", "experiment.ccd_max_iter", "experiment.ccd_tol"),
     *("experiment.ccd_reg_covar", "experiment.ccd_first_epoch", "experiment.mlm_max_words"),
-    *("experiment.id_on", "experiment.cid_no_match"),
+    *("experiment.id_on", "experiment.cid_no_match", "experiment.grab_steps"),
 )
 
 

@@ -78,7 +78,8 @@ def losses(
 
     ids = torch.arange(len(captions), device=pixels.device)
     tokens = {name: values.to(pixels.device) for name, values in tokenizer(captions).items()}
-    left_out = {"mlm"} | (set() if clip.selects_tokens else {"tse"})  # MLM needs a mask token
+    # MLM needs a mask token, and GRAB selects other tokens than TSE.
+    left_out = {"mlm", "grab"} | (set() if clip.selects_tokens else {"tse"})
     names = [name for name in LOSSES if name not in left_out]
     torch.manual_seed(0)
     sizes = Sizes(clip.embed_dim, clip.vocab_size, len(captions), tokenizer.text_length)

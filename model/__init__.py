@@ -125,6 +125,25 @@ def _check_selection(options: Options, names: Sequence[str], towers: DualEncoder
             f"experiment.tse: it selects tokens by the attention of the last block, which the towers of "
             f"model.backbone={options.model.backbone} do not show; set it to false"
         )
+    if "grab" in names:
+        _check_rollout(options, towers)
+
+
+def _check_rollout(options: Options, towers: DualEncoder) -> None:
+    """Raise UserError where the towers do not show the attention of the two blocks, or do not have them."""
+    if not towers.rolls_out:
+        raise UserError(
+            f"experiment.grab: it selects tokens by the attention of two blocks, which the towers of "
+            f"model.backbone={options.model.backbone} do not show (clip and altclip do); set it to false"
+        )
+    found, parts = options.experiment.grab_blocks, towers.lockable()
+    for tower, blocks in (("image", parts.image_blocks), ("text", parts.text_blocks)):
+        own = [range(len(blocks))[number] for number in found if -len(blocks) <= number < len(blocks)]
+        if len(own) < 2 or own[0] >= own[1]:
+            raise UserError(
+                f"experiment.grab_blocks: expected two blocks of the {tower} tower, which has {len(blocks)}, "
+                f"numbered from 0, the earlier one first; found {list(found)}"
+            )
 
 
 def _test_time_losses(options: Options) -> list[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class AltCLIP(HubEncoder):
     """The towers of an `AltCLIPModel`; its features equal `get_image_features` and `get_text_features`."""
 
+    rolls_out = True
     transformers_class = "AltCLIPModel"
     is_multilingual = True
 

@@ -35,6 +35,7 @@ class CLIP(DualEncoder):
     """
 
     selects_tokens = True
+    rolls_out = True
     transformers_class = "CLIPModel"
 
     def __init__(self, visual: VisionTransformer, text: TextTransformer, logit_bias: bool = False) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data.types import Batch
 from model.losses import identity_targets
-from model.protocol import DualEncoder
+from model.protocol import DualEncoder, Selection
 from options import ExperimentOptions
 
 Rows = dict[str, Tensor]  # {name of an input, or input/head: (B, D)}
@@ -90,7 +90,8 @@ class Objective:
         uses_scale: whether it reads the scale, which is frozen where no objective does.
         acts_at_test: whether the head has an embedding of its own, which takes part in `TBPS.embed`.
         embed_dim: E, the width of that embedding.
-        select: the share of the tokens that it is made of, those of `protocol.Selected`; None: all.
+        select: the tokens that it is made of at test time; None: all.
+        score_weight: the weight of its cosine in the score, beside 1 for that of the pooled features.
     """
 
     inputs: tuple[str, ...] = ("view1", "tokens")
@@ -100,12 +101,17 @@ class Objective:
     uses_scale: ClassVar[bool] = False
     acts_at_test: ClassVar[bool] = False
     embed_dim: int = 0
-    select: float | None = None
+    select: Selection | None = None
+    score_weight: float = 1.0
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "Objective":
         """The objective that the options describe."""
         return cls()
+
+    def select_at(self, step: int) -> Selection | None:
+        """The tokens that the embedding is made of in training, after that many steps of the optimizer."""
+        return self.select
 
     def fast_parameters(self) -> list[nn.Parameter]:
         """The parameters of the head that train at `schedule.ratio_factor` times the learning rate."""

@@ -24,9 +24,11 @@ from model.losses import (
 )
 from model.mlm import MLM
 from model.objective import Objective, Pairs, Rows, Sizes, SumObjective
+from model.protocol import Selection
 from options import ExperimentOptions
 
 logger = logging.getLogger(__name__)
+GRAB_LAST = 0.4  # the share that ITSELF's release selects at test time
 
 
 class NITC(Objective):
@@ -113,7 +115,7 @@ class TSE(SumObjective):
         self.head = nn.ModuleDict(
             {modality: TokenSelection(width, embed_dim, is_frozen) for modality in ("image", "text")}
         )
-        self.embed_dim, self.select = embed_dim, share
+        self.embed_dim, self.select = embed_dim, Selection(share)
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "TSE":
@@ -137,6 +139,35 @@ class TSE(SumObjective):
         """See `SumObjective.rows`."""
         both = pairs.cosines(*(f"{name}/{self.head_name}" for name in self.inputs))
         return sum(tal_loss(cosines, pairs.positives) for cosines in both)
+
+
+class Grab(TSE):
+    """TAL on an embedding of the tokens that the rollout of two blocks selects (ITSELF), fewer from step to
+    step; test time uses it too.
+    """
+
+    head_name = "grab_head"
+    rate_option = "grab_lr"
+
+    def __init__(self, width: int, experiment: ExperimentOptions) -> None:
+        super().__init__(width, experiment.grab_width, is_frozen=False)
+        self.shares, self.num_steps = experiment.grab_share, experiment.grab_steps
+        self.blocks = experiment.grab_blocks
+        is_last = experiment.grab_test_tokens == "last"
+        self.select = Selection(GRAB_LAST) if is_last else Selection(self.shares[1], self.blocks)
+        self.score_weight = 1 / experiment.grab_global_weight - 1
+
+    @classmethod
+    def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "Grab":
+        """For the width of the tokens."""
+        return cls(sizes.embed_dim, experiment)
+
+    def select_at(self, step: int) -> Selection:
+        """See `Objective.select_at`: the share falls geometrically, and is the last in step `num_steps`."""
+        first, last = self.shares
+        progress = min(1.0, (step + 1) / self.num_steps)
+        share = last if progress == 1 else first * (last / first) ** progress
+        return Selection(share, self.blocks)
 
 
 class Sigmoid(Objective):
@@ -198,6 +229,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "cid": CID,
     "sdm": SDM,
     "tal": TAL,
+    "grab": Grab,
     "tse": TSE,
     "sigmoid": Sigmoid,
 }

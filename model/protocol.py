@@ -79,9 +79,21 @@ class Processor(Protocol):
         ...
 
 
+class Selection(NamedTuple):
+    """Which tokens the towers select: those that the pooled one attends to the most, averaged over heads.
+
+    Attributes:
+        share: of the patches, and of the places for words.
+        blocks: two blocks, the earlier one first, from 0 or, below 0, from the end: the attention is the
+            rollout of these (ITSELF). None: that of the last block (RDE, arXiv 2308.09911).
+    """
+
+    share: float
+    blocks: tuple[int, int] | None = None
+
+
 class Selected(NamedTuple):
-    """Tokens of each input that its pooled token attends to the most in the last block, the mean over the
-    heads (RDE, arXiv 2308.09911, token selection).
+    """The tokens of each input that a `Selection` asks for.
 
     Attributes:
         tokens: (B, K, D), projected as the pooled one; of images K patches, of captions K words.
@@ -109,6 +121,7 @@ class DualEncoder(nn.Module):
         visual: called as (pixels (B, 3, H, W), return_dense), and with `select` where `selects_tokens`.
         text: called as (input_ids (B, L), attention_mask (B, L), return_dense), and with `select` likewise.
         selects_tokens: whether the towers tell which tokens the pooled one attends to.
+        rolls_out: whether they do so by the attention of two blocks too, `Selection.blocks`.
         pooling: what the image tower's feature is read from: "class", a token before the patches;
             "attention", an attention pooling over them; or "mean".
         logit_scale: learned logarithm of the scale.
@@ -126,6 +139,7 @@ class DualEncoder(nn.Module):
     visual: nn.Module
     text: nn.Module
     selects_tokens: bool = False
+    rolls_out: bool = False
     pooling: str = "class"
     logit_scale: nn.Parameter
     max_logit_scale: float = math.log(100)
@@ -139,25 +153,25 @@ class DualEncoder(nn.Module):
     takes_patches: bool = False
 
     def encode_image(
-        self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
+        self, pixel_values: Tensor, return_dense: bool = False, select: Selection | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """(B, 3, H, W) -> features (B, D), not normalised.
 
         Args:
             return_dense: returns (features, those of the class token and the P patches (B, 1 + P, D)).
-            select: returns (features, the dense ones or None, `Selected`): K = max(1, int(select * P)).
+            select: returns (features, the dense ones or None, `Selected`): K = max(1, int(share * P)).
         """
         chosen = () if select is None else (select,)  # not every tower can
         return self.visual(pixel_values, return_dense, *chosen)
 
     def encode_text(
-        self, tokens: Tokens, return_dense: bool = False, select: float | None = None
+        self, tokens: Tokens, return_dense: bool = False, select: Selection | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """What the tokenizer returned -> features (B, D), not normalised.
 
         Args:
             return_dense: returns (features, those of all tokens (B, L, D), padding included).
-            select: returns (features, the dense ones or None, `Selected`): K = max(1, int(select * (N - 2))),
+            select: returns (features, the dense ones or None, `Selected`): K = max(1, int(share * (N - 2))),
                 N the text length, of the words: no start, end, padding.
         """
         chosen = () if select is None else (select,)

@@ -12,7 +12,7 @@ from misc.process import distributed
 from model.encoded import Encoded
 from model.mlm import padded
 from model.objective import Objective, Pairs, Rows, SumObjective, TokenObjective
-from model.protocol import DualEncoder
+from model.protocol import DualEncoder, Selection
 
 # glibc returns tensors of more than 32 MB to the kernel one by one. Those of this many images stay below that
 # size, which avoids page faults that cost a tenth of a step.
@@ -39,6 +39,7 @@ class TBPS(nn.Module):
     Attributes:
         inputs: the inputs of a batch that the objectives read; of these, `views` and `texts` are encoded.
         embed_dim: E, the width of what `embed` returns.
+        step: finished steps of the optimizer, which some objectives depend on in training; the caller's.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class TBPS(nn.Module):
         super().__init__()
         self.clip, self.use_gather = clip, use_gather
         self.objectives, self.weights = dict(objectives), dict(weights)
+        self.step = 0
         for objective in objectives.values():
             if objective.head is not None:
                 self.add_module(objective.head_name, objective.head)
@@ -83,7 +85,7 @@ class TBPS(nn.Module):
         (B, E), not normalised.
 
         The pooled features or, where heads embed too, all of them normalised and side by side: the cosine of
-        two is then the mean of the cosines of the parts.
+        two is then the mean of the cosines of the parts, weighted by `Objective.score_weight`.
         """
         is_image = isinstance(inputs, Tensor)
         encode = self.clip.encode_image if is_image else self.clip.encode_text
@@ -91,8 +93,9 @@ class TBPS(nn.Module):
             return encode(inputs)
         mask = None if is_image else inputs["attention_mask"]
         encoded = Encoded.of(encode(inputs, self._reads_all, self._select), mask)
-        parts = [encoded.pooled, *(o.embed(*encoded.read_by(o)) for o in self.embedders)]
-        return torch.cat([F.normalize(part.float(), dim=1) for part in parts], dim=1)
+        parts = [(encoded.pooled, 1.0)]
+        parts += [(o.embed(*encoded.read_by(o)), o.score_weight) for o in self.embedders]
+        return torch.cat([weight**0.5 * F.normalize(part.float(), dim=1) for part, weight in parts], dim=1)
 
     @property
     def _reads_all(self) -> bool:
@@ -100,11 +103,11 @@ class TBPS(nn.Module):
         return any(objective.select is None for objective in self.embedders)
 
     @property
-    def _select(self) -> float | None:
-        """The share of the tokens that heads which embed select; None: there is no such head."""
-        shares = {objective.select for objective in self.embedders} - {None}
-        assert len(shares) <= 1, f"the towers select one share of the tokens, not {sorted(shares)}"
-        return shares.pop() if shares else None
+    def _select(self) -> Selection | None:
+        """The tokens that heads which embed select; None: there is no such head."""
+        wanted = {o.select_at(self.step) if self.training else o.select for o in self.embedders} - {None}
+        assert len(wanted) <= 1, f"the towers make one selection of the tokens, not {sorted(wanted)}"
+        return wanted.pop() if wanted else None
 
     def forward(self, batch: Batch, soft_label: float) -> LossOutput:
         """The losses of one batch.
@@ -170,7 +173,7 @@ class TBPS(nn.Module):
         groups = [["view1"], [view for view in views if view != "view1"]] if "view1" in dense else [views]
         return [group for group in groups if set(group) & set(views)]
 
-    def _wanted(self, group: list[str], dense: Collection[str]) -> tuple[bool, float | None]:
+    def _wanted(self, group: list[str], dense: Collection[str]) -> tuple[bool, Selection | None]:
         """`return_dense` and `select` of the towers for inputs that are encoded together."""
         is_embedded = any(set(group) & set(objective.inputs) for objective in self.embedders)
         is_dense = bool(set(group) & set(dense)) or (is_embedded and self._reads_all)
@@ -193,7 +196,7 @@ class TBPS(nn.Module):
             if name in dense:
                 tokens[name] = own.tokens
 
-    def _encode_images(self, views: list[Tensor], is_dense: bool, select: float | None) -> Encoded:
+    def _encode_images(self, views: list[Tensor], is_dense: bool, select: Selection | None) -> Encoded:
         pixels = torch.cat(views) if len(views) > 1 else views[0]
         at_once = CPU_IMAGES if pixels.device.type == "cpu" else len(pixels)
         passes = [Encoded.of(self.clip.encode_image(p, is_dense, select)) for p in pixels.split(at_once)]

@@ -36,7 +36,8 @@ def step_towers(model: TBPS, length: int, text_length: int) -> tuple[Tower, Towe
     """
     padded = [objective.pad_to or 0 for objective in model.token_objectives.values()]
     image, text = towers(model.clip, max([length, *padded]))
-    for share in (objective.select for objective in model.embedders if objective.select):
+    selections = [objective.select_at(model.step) for objective in model.embedders]
+    for share in (selection.share for selection in selections if selection):
         words = min(number_of(share, text_length - 2), length - 2)
         image = replace(image, outputs=1 + number_of(share, image.tokens - 1))
         text = replace(text, outputs=1 + words)

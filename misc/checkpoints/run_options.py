@@ -23,19 +23,28 @@ FEATURE_OPTIONS = (
     *("model.backbone", "data.image_size", "data.normalization", "data.cleaning"),
     *("experiment.text_length", "experiment.use_altclip_processor", "data.interpolation"),
 )
-OF_SELECTION = ("experiment.tse", "experiment.tse_share")  # and of these, where tokens are selected
+# And of these, where tokens are selected.
+OF_SELECTION = {
+    "tse": ("experiment.tse", "experiment.tse_share"),
+    "grab": (
+        *("experiment.grab", "experiment.grab_share", "experiment.grab_blocks"),
+        *("experiment.grab_test_tokens", "experiment.grab_global_weight"),
+    ),
+}
 OF_OPEN_CLIP = ("model.open_clip_name",)  # and of this: names of equal sizes differ in their activation
 # Those that the weights cannot be used with otherwise.
 FIXED_OPTIONS = (
     *("model.backbone", "experiment.text_length", "experiment.use_altclip_processor"),
-    *("experiment.tse_share", "model.open_clip_name"),
+    *("experiment.tse_share", "experiment.grab_share", "experiment.grab_blocks", "model.open_clip_name"),
 )
 
 
 def features_depend_on(options: Options) -> dict[str, object]:
     """The values of the options above that take part, as plain values."""
     values = to_dict(options)
-    keys = FEATURE_OPTIONS + (OF_SELECTION if options.experiment.tse else ())
+    keys = FEATURE_OPTIONS
+    for loss, own in OF_SELECTION.items():
+        keys += own if getattr(options.experiment, loss) else ()
     keys += OF_OPEN_CLIP if options.model.open_clip_name else ()
     return {key: values[section][name] for key in keys for section, name in [key.split(".")]}
 

@@ -164,6 +164,7 @@ class Trainer:
     def train_step(self, wrapped: nn.Module, batch: Batch) -> None:
         """One step: forward, backward, update; `wrapped` is the model through `distributed.wrap`."""
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.step))
+        self.model.step = self.step
         if self.division:
             batch.weights = self.division.weights(self.epoch, batch.indices)
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # accumulation adds to gradients in place

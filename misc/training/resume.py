@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 RATES = (  # what decides the rates
     *("lr", "lr_start", "lr_end", "epoch", "epoch_warmup", "rate_per"),
-    *("ratio_factor", "bias_factor", "tse_lr"),
+    *("ratio_factor", "bias_factor", "tse_lr", "grab_lr"),
 )
 UPDATES = ("optimizer", "weight_decay", "decay_on", "betas", "eps")  # what else decides an update
 # These decide the samples of an epoch and their order.

@@ -1,15 +1,15 @@
 """Towers of `transformers` models, with the features of their tokens."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.protocol import Selected
-from model.towers.layers import head_row, rows_at
-from model.towers.selection import most_attended_patches, most_attended_words, words_of
+from model.protocol import Selected, Selection
+from model.towers.layers import head_matrix, head_row, rows_at
+from model.towers.selection import most_attended_patches, most_attended_words, rollout_row, words_of
 
 
 class ClassTokenVision(nn.Module):
@@ -32,7 +32,7 @@ class ClassTokenVision(nn.Module):
         embeddings.position_embedding = nn.Embedding.from_pretrained(positions, freeze=False)
 
     def forward(
-        self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
+        self, pixel_values: Tensor, return_dense: bool = False, select: Selection | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """See `DualEncoder.encode_image`.
 
@@ -43,16 +43,16 @@ class ClassTokenVision(nn.Module):
         patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         class_token = embeddings.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([class_token, patches], dim=1) + embeddings.position_embedding.weight
-        last = blocks(model.encoder)[-1].self_attn
-        with recorded(*(() if select is None else (last.q_proj, last.k_proj))) as projected:
+        layers, heads = selecting_layers(blocks(model.encoder), select)
+        with recorded(*layers) as projected:
             x = model.encoder(inputs_embeds=model.pre_layrnorm(x))[0]
         if not return_dense and select is None:
             return self.visual_projection(model.post_layernorm(x[:, 0]))
         tokens = self.visual_projection(model.post_layernorm(x))
         if select is None:
             return tokens[:, 0], tokens
-        query, key = projected
-        chosen = most_attended_patches(attention_row(query[:, :1], key, last.num_heads), select)
+        first = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
+        chosen = most_attended_patches(attention_at(first, projected, heads, drops=True), select.share)
         return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), None)
 
 
@@ -92,16 +92,16 @@ class TextTower(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         return_dense: bool = False,
-        select: float | None = None,
+        select: Selection | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """See `DualEncoder.encode_text`."""
-        query, key, heads = queries_and_keys(blocks(self.transformer.encoder)[-1])
+        layers, heads = selecting_layers(blocks(self.transformer.encoder), select)
         ids, mask = input_ids, attention_mask if self.pooled == "first" else None
         if self.pooled == "last":
             assert ids.shape[1] <= self.padded_length, (ids.shape[1], self.padded_length)
             ids = ids.masked_fill(attention_mask == 0, self.pad_token_id)
             ids = F.pad(ids, (0, self.padded_length - ids.shape[1]), value=self.pad_token_id)
-        with recorded(*(() if select is None else (query, key))) as projected:
+        with recorded(*layers) as projected:
             x = self.text_model(input_ids=ids, attention_mask=mask)[0]
         position = self._position(attention_mask)
         pooled = self._project(rows_at(x, position)[:, 0])
@@ -111,9 +111,11 @@ class TextTower(nn.Module):
         if select is None:
             return pooled, tokens
         seen = None if self.pooled == "last" else attention_mask
-        row = attention_row(rows_at(projected[0], position), projected[1], heads, seen)
+        row = attention_at(position, projected, heads, seen)
         words = self._words(input_ids, attention_mask)
-        chosen, is_there = most_attended_words(row[:, : words.shape[1]], words, select, self.text_length)
+        chosen, is_there = most_attended_words(
+            row[:, : words.shape[1]], words, select.share, self.text_length
+        )
         return pooled, tokens if return_dense else None, Selected(rows_at(tokens, chosen), is_there)
 
     def _position(self, attention_mask: Tensor) -> Tensor:
@@ -158,6 +160,36 @@ def queries_and_keys(block: nn.Module) -> tuple[nn.Module, nn.Module, int]:
         return block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.num_heads
     attention = block.attention.self
     return attention.query, attention.key, attention.num_attention_heads
+
+
+def selecting_layers(encoder: nn.ModuleList, select: Selection | None) -> tuple[list[nn.Module], int]:
+    """The layers of the blocks that select tokens which project to queries and keys, block by block, and the
+    number of their heads.
+    """
+    numbers = () if select is None else select.blocks or (-1,)
+    of_blocks = [queries_and_keys(encoder[number]) for number in numbers]
+    return [layer for query, key, _ in of_blocks for layer in (query, key)], queries_and_keys(encoder[-1])[2]
+
+
+def attention_at(
+    position: Tensor,
+    projected: Sequence[Tensor],
+    heads: int,
+    attention_mask: Tensor | None = None,
+    drops: bool = False,
+) -> Tensor:
+    """(B, L) the attention at `position` (B, 1), averaged over heads: of one block, or the rollout of two.
+
+    Args:
+        projected: the queries and keys (B, L, width) of a block, or of two.
+        drops: as of `rollout_row`.
+    """
+    query, key, *others = projected
+    if not others:
+        return attention_row(rows_at(query, position), key, heads, attention_mask)
+    seen = None if attention_mask is None else attention_mask[:, None].bool()
+    split = [x.unflatten(2, (heads, -1)).transpose(1, 2) for x in projected]
+    return rollout_row(head_matrix(*split[:2], seen), head_matrix(*split[2:], seen), position, drops)
 
 
 def attention_row(query: Tensor, key: Tensor, heads: int, attention_mask: Tensor | None = None) -> Tensor:

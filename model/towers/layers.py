@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.towers.recompute import linear_of
+from model.towers.selection import rollout_row
 
 QUICK = 1.702  # of QuickGELU
 # An activation is function(scale x) / scale: its two factors are part of the MLP's products, at no cost.
@@ -102,6 +103,14 @@ class Attention(nn.Module):
             logits = logits.masked_fill(~self._seen(length, position), -torch.inf)
         return logits.softmax(dim=-1).mean(dim=1)[:, 0]
 
+    @torch.no_grad()
+    def matrix(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        """(B, L, L) the attention of all queries, averaged over the heads, without gradient."""
+        length, width = x.shape[1:]
+        query, key = self._project(x, norm, slice(2 * width))
+        seen = self._seen(length, torch.arange(length, device=x.device)[None])[:, 0] if self.causal else None
+        return head_matrix(query, key, seen)
+
     def _project(self, x: Tensor, norm: LayerNorm, rows: slice) -> Tensor:
         """Queries, keys and values, those of the `rows` of the fused projection:
         (1 to 3, B, heads, L, width / heads).
@@ -165,6 +174,21 @@ def head_row(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
     return logits.softmax(dim=-1).mean(dim=1)[:, 0]
 
 
+def head_matrix(query: Tensor, key: Tensor, seen: Tensor | None = None) -> Tensor:
+    """(B, Q, L) the attention of all queries, averaged over the heads: one after another, to save memory.
+
+    Args:
+        query, key: (B, heads, Q, width / heads), (B, heads, L, width / heads).
+        seen: bool, broadcast to (B, Q, L), which keys a query sees.
+    """
+    total = torch.zeros((), device=query.device)
+    for own_query, own_key in zip(query.unbind(1), key.unbind(1), strict=True):
+        logits = (own_query @ own_key.transpose(-2, -1)).float() * query.shape[-1] ** -0.5
+        logits = logits if seen is None else logits.masked_fill(~seen, -torch.inf)
+        total = total + logits.softmax(dim=-1)
+    return total / query.shape[1]
+
+
 class Transformer(nn.Module):
     """A stack of `layers` blocks over (B, L, width), initialised as OpenAI's text tower.
 
@@ -186,7 +210,7 @@ class Transformer(nn.Module):
         activation: str = "quick_gelu",
     ) -> None:
         super().__init__()
-        self.activation, self.heads = activation, heads
+        self.activation, self.heads, self.causal = activation, heads, causal
         self.grad_checkpointing = False
         self.has_dropout = dropout > 0
         self.resblocks = nn.ModuleList(
@@ -211,14 +235,22 @@ class Transformer(nn.Module):
             x = self._through(block, x, mask, positions)
         return x
 
-    def before_last(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    def before_last(
+        self, x: Tensor, position: Tensor, rollout: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The input (B, L, width) of the last block, and the attention (B, L) that it pays at `position`
-        (B, 1), averaged over the heads; without a mask.
+        (B, 1), averaged over the heads, without a mask; with `rollout` that of two `Selection.blocks`.
         """
-        *blocks, last = self.resblocks
-        for block in blocks:
-            x = self._through(block, x, None, None)
-        return x, last.attn.row(x, last.ln_1, position)
+        last, both = self.resblocks[-1], [self.resblocks[number] for number in rollout or ()]
+        matrices = []
+        for block in self.resblocks:
+            if block in both:
+                matrices.append(block.attn.matrix(x, block.ln_1))
+            x = x if block is last else self._through(block, x, None, None)
+        if rollout is None:
+            return x, last.attn.row(x, last.ln_1, position)
+        # More than a quarter of a causal matrix is 0 as it is.
+        return x, rollout_row(*matrices, position, drops=not self.causal)
 
     def last(self, x: Tensor, position: Tensor, chosen: Tensor, all_rows: bool) -> tuple[Tensor, Tensor]:
         """The last block's rows, of its input: all or those needed; and where the `chosen` ones are in them.

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.protocol import Selected
+from model.protocol import Selected, Selection
 from model.towers.hub import recorded
 from model.towers.layers import head_row, rows_at
 from model.towers.selection import most_attended_patches, most_attended_words, words_of
@@ -42,7 +42,7 @@ class PlainVision(nn.Module):
         self.tower.transformer.grad_checkpointing = True
 
     def forward(
-        self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
+        self, pixel_values: Tensor, return_dense: bool = False, select: Selection | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """See `DualEncoder.encode_image`: row 0 of the dense ones is the feature."""
         assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
@@ -58,7 +58,7 @@ class PlainVision(nn.Module):
         if select is None:
             return pooled, tokens
         first = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
-        chosen = most_attended_patches(mha_row(block.attn, *inputs, first), select)
+        chosen = most_attended_patches(mha_row(block.attn, *inputs, first), select.share)
         return pooled, tokens, Selected(rows_at(patches, chosen - 1), None)
 
 
@@ -96,7 +96,7 @@ class PlainText(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         return_dense: bool = False,
-        select: float | None = None,
+        select: Selection | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """See `DualEncoder.encode_text`."""
         tower, length = self.tower, input_ids.shape[1]
@@ -118,7 +118,7 @@ class PlainText(nn.Module):
             return pooled, tokens
         row = mha_row(block.attn, *inputs, position, self.is_causal)[:, :length]
         words = self._words(input_ids, attention_mask)
-        chosen, mask = most_attended_words(row, words, select, self.text_length)
+        chosen, mask = most_attended_words(row, words, select.share, self.text_length)
         return pooled, tokens if return_dense else None, Selected(rows_at(tokens, chosen), mask)
 
     def _padded(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

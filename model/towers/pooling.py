@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.protocol import Selected
+from model.protocol import Selected, Selection
 from model.towers.hub import attention_row
 from model.towers.layers import rows_at
 from model.towers.selection import most_attended_patches
@@ -39,7 +39,7 @@ class PoolingVision(nn.Module):
         return patches + embeddings.position_embedding.weight
 
     def forward(
-        self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
+        self, pixel_values: Tensor, return_dense: bool = False, select: Selection | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """See `DualEncoder.encode_image`. The features of a patch are those of an image of this patch alone,
         after the last norm: the pooling of its value.
@@ -53,7 +53,7 @@ class PoolingVision(nn.Module):
         tokens = torch.cat([pooled[:, None], self._pooled_alone(x)], dim=1) if return_dense else None
         if select is None:
             return pooled, tokens
-        chosen = most_attended_patches(F.pad(self._attention(x), (1, 0)), select) - 1
+        chosen = most_attended_patches(F.pad(self._attention(x), (1, 0)), select.share) - 1
         return pooled, tokens, Selected(self._pooled_alone(rows_at(x, chosen)), None)
 
     def _pooled_alone(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Token selection (RDE, arXiv 2308.09911): which tokens of an image or a caption, and how many of them."""
+"""Token selection (RDE, ITSELF): which tokens of an image or a caption, and how many of them."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,30 @@ from torch import Tensor
 def number_of(share: float, places: int) -> int:
     """K, how many tokens are selected where there is place for that many: a share of them, one at least."""
     return max(1, int(share * places))
+
+
+def rollout_row(first: Tensor, second: Tensor, position: Tensor, drops: bool) -> Tensor:
+    """(B, L) the row at `position` (B, 1) of the attention rollout (arXiv 2005.00928) of two blocks: of the
+    product of their (A + I) / 2, the rows of each scaled to a sum of 1.
+
+    Args:
+        first, second: (B, L, L) the attention of the earlier block and of the later one.
+        drops: whether the smallest quarter of the entries of each counts as 0 (ITSELF).
+    """
+    if drops:
+        first, second = _without_smallest(first), _without_smallest(second)
+    at = torch.arange(second.shape[1], device=second.device) == position
+    row = (at[..., None] * second).sum(dim=1)
+    row = (row + at) / (1 + row.sum(dim=1, keepdim=True)) / (1 + first.sum(dim=2))
+    return (row[..., None] * first).sum(dim=1) + row  # a matrix product would follow autocast
+
+
+def _without_smallest(attention: Tensor) -> Tensor:
+    """(B, L, L) with a quarter of all entries, the smallest, at 0; the first entry stays, as released."""
+    entries = attention.flatten(1)
+    smallest = entries.topk(entries.shape[1] // 4, dim=1, largest=False).indices
+    rest = entries.scatter(1, smallest, 0.0)
+    return torch.cat([entries[:, :1], rest[:, 1:]], dim=1).view_as(attention)
 
 
 def words_of(input_ids: Tensor, attention_mask: Tensor) -> Tensor:

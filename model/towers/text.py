@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model.protocol import Selected
+from model.protocol import Selected, Selection
 from model.towers.layers import LayerNorm, Transformer, rows_at
 from model.towers.selection import most_attended_words, words_of
 
@@ -41,7 +41,7 @@ class TextTransformer(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         return_dense: bool = False,
-        select: float | None = None,
+        select: Selection | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """See `DualEncoder.encode_text`: features (B, embed_dim) of the end-of-text token.
 
@@ -59,9 +59,9 @@ class TextTransformer(nn.Module):
             x = self.transformer(x, positions=None if return_dense else end)
             tokens = self.ln_final(x) @ self.text_projection
             return (rows_at(tokens, end)[:, 0], tokens) if return_dense else tokens[:, 0]
-        x, attention = self.transformer.before_last(x, end)
+        x, attention = self.transformer.before_last(x, end, select.blocks)
         words = words_of(input_ids, attention_mask)
-        chosen, mask = most_attended_words(attention, words, select, text_length)
+        chosen, mask = most_attended_words(attention, words, select.share, text_length)
         x, chosen = self.transformer.last(x, end, chosen, return_dense)
         tokens = self.ln_final(x) @ self.text_projection
         pooled = rows_at(tokens, end)[:, 0] if return_dense else tokens[:, 0]

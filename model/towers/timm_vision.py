@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.protocol import Selected
+from model.protocol import Selected, Selection
 from model.towers.hub import recorded
 from model.towers.layers import head_row, rows_at
 from model.towers.selection import most_attended_patches
@@ -68,7 +68,7 @@ class TimmVision(nn.Module):
         self.tower.trunk.set_grad_checkpointing(True)
 
     def forward(
-        self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
+        self, pixel_values: Tensor, return_dense: bool = False, select: Selection | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """See `DualEncoder.encode_image`: row 0 of the dense ones is the feature."""
         assert pixel_values.shape[-2:] == self.image_size, (tuple(pixel_values.shape), self.image_size)
@@ -83,7 +83,7 @@ class TimmVision(nn.Module):
         if attention is None:
             return pooled, tokens
         row = head_row(*self._rotated(*projected))[:, -patches.shape[1] :]
-        chosen = most_attended_patches(F.pad(row, (1, 0)), select) - 1
+        chosen = most_attended_patches(F.pad(row, (1, 0)), select.share) - 1
         return pooled, tokens, Selected(self._alone(rows_at(patches, chosen)), None)
 
     def _pool(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model.protocol import Selected
+from model.protocol import Selected, Selection
 from model.towers.layers import LayerNorm, Transformer, rows_at
 from model.towers.selection import most_attended_patches
 
@@ -43,7 +43,7 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(std * torch.randn(width, embed_dim))
 
     def forward(
-        self, pixel_values: Tensor, return_dense: bool = False, select: float | None = None
+        self, pixel_values: Tensor, return_dense: bool = False, select: Selection | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """See `DualEncoder.encode_image`: the class token's features, then the patches' row by row, all after
         the last norm and the projection.
@@ -58,8 +58,8 @@ class VisionTransformer(nn.Module):
             x = self.transformer(x, positions=None if return_dense else first)
             tokens = self.ln_post(x) @ self.proj
             return (tokens[:, 0], tokens) if return_dense else tokens[:, 0]
-        x, attention = self.transformer.before_last(x, first)
-        chosen = most_attended_patches(attention, select)
+        x, attention = self.transformer.before_last(x, first, select.blocks)
+        chosen = most_attended_patches(attention, select.share)
         x, chosen = self.transformer.last(x, first, chosen, return_dense)
         tokens = self.ln_post(x) @ self.proj
         return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), None)

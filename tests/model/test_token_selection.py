@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from data.types import Batch
 from misc.process import distributed
 from model.heads import TokenNorm
+from model.protocol import Selection
 from model.tbps import TBPS
 from model.towers.layers import Block
 from tests.helpers.gloo import run_in_processes
@@ -80,7 +81,7 @@ def text_choice(model: TBPS, ids: Tensor, length: int, share: float) -> Tensor:
 @pytest.mark.parametrize("return_dense", [False, True])
 def test_the_selected_patches_are_those_that_the_class_token_attends_to(return_dense: bool) -> None:
     model, pixels = tiny_model(RDE | {"data.image_size": "[32,24]"}).eval(), torch.randn(3, 3, 32, 24)
-    pooled, dense, selected = model.clip.encode_image(pixels, return_dense, 0.3)
+    pooled, dense, selected = model.clip.encode_image(pixels, return_dense, Selection(0.3))
     torch.testing.assert_close(selected.tokens, image_choice(model, pixels, 0.3))
     assert selected.tokens.shape == (3, 3, 8)
     assert selected.mask is None
@@ -102,7 +103,7 @@ def test_the_selected_words_are_those_that_the_end_token_attends_to(return_dense
     lengths = [8, 5, 3]
     mask = torch.tensor([[1] * length + [0] * (8 - length) for length in lengths])
     pooled, _, selected = model.clip.encode_text(
-        {"input_ids": ids, "attention_mask": mask}, return_dense, 0.3
+        {"input_ids": ids, "attention_mask": mask}, return_dense, Selection(0.3)
     )
     assert selected.mask.tolist() == [[True] * 3, [True, True, False], [True, False, False]]
     for row, length in enumerate(lengths):
@@ -116,7 +117,7 @@ def test_a_caption_without_words_is_embedded_by_its_end_token() -> None:
     model = tiny_model(RDE).eval()
     empty = {"input_ids": torch.tensor([[49406, 49407]]), "attention_mask": torch.ones(1, 2).long()}
     _, tokens = model.clip.encode_text(empty, return_dense=True)
-    _, _, selected = model.clip.encode_text(empty, select=0.3)
+    _, _, selected = model.clip.encode_text(empty, select=Selection(0.3))
     assert selected.mask.tolist() == [[True, False, False]]
     torch.testing.assert_close(selected.tokens[0, 0], tokens[0, 1])
     assert model.embed(empty).isfinite().all()
