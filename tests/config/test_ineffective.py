@@ -67,7 +67,7 @@ def other_value(key: str) -> object:
     if value is None:
         return "a" if key in NAMES else 8
     if isinstance(value, list):
-        return [part and part // 2 for part in value]
+        return [part / 2 if isinstance(part, float) else part and part // 2 for part in value]
     return f"{value}x" if isinstance(value, str) else value / 2 if isinstance(value, float) else value + 1
 
 
@@ -131,7 +131,7 @@ ONLY_SS = [*ONLY[:3], "experiment.mvs_image=false"]
         *(
             ([f"experiment.{loss}=true", f"experiment.{loss}_ratio=0", "experiment.tal=true"], key)
             for loss in LOSSES
-            if loss != "tse"  # whose head takes part at test time: its weight is above 0
+            if loss not in ("tse", "grab")  # whose heads take part at test time: their weight is above 0
             for key in [f"experiment.{loss}"]
         ),
     ],

@@ -124,6 +124,10 @@ def test_the_resolved_options_are_a_valid_config_of_the_same_meaning(tmp_path: P
         ("model.checkpoint=x", ["model.checkpoint", "model.clip_pretrained"]),
         ("anno_dir=x", ["anno_dir", "data.annotation_file"]),
         ("experiment.tse_width=1", ["experiment.tse_width", "a number from 2"]),  # its hidden layer is half
+        ("experiment.grab_share=[0.5,0]", ["experiment.grab_share", "two numbers above 0, up to 1"]),
+        ("experiment.grab_blocks=[4]", ["experiment.grab_blocks", "2"]),
+        ("experiment.grab_test_tokens=first", ["experiment.grab_test_tokens", "rollout, last"]),
+        ("experiment.grab_global_weight=0", ["experiment.grab_global_weight", "a number above 0, up to 1"]),
         ("experiment.tse_ratio=0", ["experiment.tse_ratio", "a number above 0"]),  # it acts at test time
     ],
 )

@@ -103,6 +103,7 @@ def settings(folder: Path, *switched_on: str, **others: object) -> Options:
         "model.altclip_pretrained": folder,
         "data.image_size": [IMAGE_SIZE, IMAGE_SIZE],
         "experiment.dropout": 0,
+        "experiment.grab_blocks": [0, 1],
         "model.lock_patch_embedding": "false",
         "misc.device": "cpu",
         "data.num_workers": 0,

@@ -30,7 +30,10 @@ SIZES = {
     "experiment.simclr_mlp": "[null, 12, null]",
     "experiment.cmt_depth": 1,
     "experiment.dropout": 0,
+    "experiment.grab_blocks": "[0, 1]",
+    "experiment.grab_width": 12,
 }
+TOGETHER = tuple(name for name in LOSSES if name != "grab")  # TSE, of other tokens, excludes it
 ALL_OFF = {f"experiment.{name}": "false" for name in (*LOSSES, "mvs_image", "mvs_text")}
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from misc import quick_start
 from misc.quick_start import TEXTS
 from misc.quick_start_altclip import main
-from options import LOSSES
 from tests.helpers.altclip_folders import cache_root, copied
+from tests.helpers.tiny import TOGETHER
 
 
 def check_report(out: str, texts: tuple[str, ...]) -> None:
@@ -25,7 +25,7 @@ def check_report(out: str, texts: tuple[str, ...]) -> None:
     assert "cosine similarity" in out
     assert re.search(r"^logit_scale 14\.2\d, logit_bias 0\.0$", out, re.MULTILINE)
     assert re.search(r"^embedding 64: images \(2, 64\), captions \(2, 64\)$", out, re.MULTILINE)
-    for name in (name for name in LOSSES if name != "mlm"):
+    for name in (name for name in TOGETHER if name != "mlm"):
         row = re.search(rf"^{name} +(\S+) +(\S+)$", out, re.MULTILINE)
         assert row, name
         assert all(float(value) >= 0 for value in row.groups()), name

@@ -14,6 +14,7 @@ from misc.search.encoder import load_encoder
 from model import build_model
 from options import LOSSES, load_options, to_dict
 from tests.helpers.altclip_folders import settings
+from tests.helpers.tiny import TOGETHER
 from tests.helpers.tiny_config import write_config
 from tests.helpers.whole_runs import results_of
 
@@ -32,7 +33,7 @@ def test_a_run_with_all_losses_is_evaluated_indexed_exported_and_resumed(
         tmp_path / "all.yaml",
         people,
         16,
-        experiment=dict.fromkeys((*LOSSES, *VARIANTS), True) | {"cmt_depth": 1, "text_aug": "eda"},
+        experiment=dict.fromkeys((*TOGETHER, *VARIANTS), True) | {"cmt_depth": 1, "text_aug": "eda"},
         schedule={"epoch": 1},
         data={"batch_size": 16},
         output={"dir": str(run)},
@@ -55,7 +56,13 @@ def test_a_checkpoint_of_any_loss_gives_its_towers_to_export_and_search(
     """Beside N-ITC, so that MLM under AltCLIP, which is left out, leaves a loss to train with."""
     if backbone == "clip":
         off: dict[str, Any] = {name: name in (loss, "nitc") for name in LOSSES}
-        options = load_options(config, [f"experiment.{name}={str(on).lower()}" for name, on in off.items()])
+        options = load_options(
+            config,
+            [
+                *(f"experiment.{name}={str(on).lower()}" for name, on in off.items()),
+                *("experiment.grab_blocks=[0,1]", "model.image_layers=2", "model.text_layers=2"),
+            ],
+        )
     else:
         options = settings(folder, "nitc", loss)
     model, _, _ = build_model(options, num_identities=3)
@@ -63,7 +70,7 @@ def test_a_checkpoint_of_any_loss_gives_its_towers_to_export_and_search(
     torch.save({"model": model.state_dict(), "options": to_dict(options)}, path)
     own = load_source(path, None, ()).model.state_dict()
     assert load_encoder(path).model.embed_dim == model.embed_dim
-    used = ("clip.", "tse_head.") if loss == "tse" else ("clip.",)
+    used = ("clip.", f"{loss}_head.") if loss in ("tse", "grab") else ("clip.",)
     assert own.keys() == {name for name in model.state_dict() if name.startswith(used)} - (
         set() if loss == "sigmoid" else {"clip.logit_bias"}
     )

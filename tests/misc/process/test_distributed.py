@@ -15,12 +15,13 @@ from misc.process import distributed
 from misc.training.guards import NonFiniteGuard
 from options import LOSSES, UserError
 from tests.helpers.gloo import run_in_processes
-from tests.helpers.tiny import NUM_ROWS, tiny_batch, tiny_model
+from tests.helpers.tiny import NUM_ROWS, TOGETHER, tiny_batch, tiny_model
 
 ODD = NUM_ROWS - 1
-EVERYTHING = {f"experiment.{name}": True for name in (*LOSSES, "mvs_image", "mvs_text")}
+EVERYTHING = {f"experiment.{name}": True for name in (*TOGETHER, "mvs_image", "mvs_text")}
 CASES = {name: {f"experiment.{other}": other == name for other in LOSSES} for name in LOSSES}
 CASES["tse trained"] = CASES["tse"] | {"experiment.tse_batchnorm": "trained"}
+CASES["grab"] |= {"experiment.grab_width": 1024}  # so that no gradient is large beside the bound
 CASES["mlm irra"] = CASES["mlm"] | {"experiment.mlm_variant": "irra"}
 CASES["everything"] = EVERYTHING
 Result = dict[str, Any]

@@ -17,14 +17,14 @@ from options import LOSSES, UserError
 from tests.helpers.altclip_folders import batch_of, settings
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.gradients import SOFT_LABEL, assert_same_gradients, gradients, in_parts, whole
-from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
+from tests.helpers.tiny import ALL_OFF, NUM_ROWS, TOGETHER, tiny_batch, tiny_model
 from tests.helpers.tiny_config import write_tiny
 from tests.helpers.whole_runs import train_lines
 
 # torch 2.4, of its own checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
-ALL = " ".join((*LOSSES, "mvs_image", "mvs_text"))
-CASES = [ALL, *LOSSES, "nitc mvs_image mvs_text", "id cid tse"]
+ALL = " ".join((*TOGETHER, "mvs_image", "mvs_text"))
+CASES = [ALL, *LOSSES, "nitc mvs_image mvs_text", "id cid tse", "id cid grab"]
 
 
 def model_of(case: str, **others: object) -> TBPS:
@@ -245,7 +245,7 @@ def test_a_part_without_rows_is_not_made() -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_altclips_gradients_are_those_of_the_whole_batch(folder: Path, checkpointing: bool) -> None:
-    names = [name for name in LOSSES if name != "mlm"]
+    names = [name for name in TOGETHER if name != "mlm"]
     results = []
     for step in (whole, lambda model, batch: in_parts(model, batch, 3)):
         torch.manual_seed(0)

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from options import LOSSES
-from tests.helpers.tiny import ALL_OFF, NUM_ROWS, tiny_batch, tiny_model
+from tests.helpers.tiny import ALL_OFF, NUM_ROWS, TOGETHER, tiny_batch, tiny_model
 
 SOFT_LABEL = 0.5
-EVERYTHING = " ".join((*LOSSES, "mvs_image", "mvs_text"))
-PAIRED = ("nitc", "ritc", "citc", "mlm", "id", "sdm", "tal", "tse", "sigmoid")  # the losses on view1
+EVERYTHING = " ".join((*TOGETHER, "mvs_image", "mvs_text"))
+PAIRED = ("nitc", "ritc", "citc", "mlm", "id", "sdm", "tal", "tse", "grab", "sigmoid")  # the losses on view1
 NEEDS = {
     "nitc": ["view1"],
     "nitc mvs_image": ["view1", "view2"],
@@ -56,15 +56,15 @@ def test_the_recipes_have_the_losses_and_weights_of_the_paper() -> None:
     assert simplified.views == ["view1"]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_a_part_has_its_loss_times_its_weight(name: str) -> None:
     """By weight 1 and by a weight of 3, of all losses at once; and the total has no more than its parts."""
-    everything = {f"experiment.{loss}": True for loss in LOSSES}
-    ones = {f"experiment.{loss}_ratio": 1 for loss in LOSSES}
+    everything = {f"experiment.{loss}": True for loss in TOGETHER}
+    ones = {f"experiment.{loss}_ratio": 1 for loss in TOGETHER}
     batch = tiny_batch()
     plain = tiny_model(everything | ones)(batch, SOFT_LABEL)
     heavy = tiny_model(everything | ones | {f"experiment.{name}_ratio": 3})(batch, SOFT_LABEL)
-    assert plain.parts.keys() == set(LOSSES)
+    assert plain.parts.keys() == set(TOGETHER)
     for loss, part in plain.parts.items():
         factor = 3 if loss == name else 1
         torch.testing.assert_close(heavy.parts[loss], factor * part)
@@ -152,7 +152,7 @@ def test_each_input_reaches_the_losses_that_are_defined_on_it_and_no_other(name:
     else:
         other = replace(batch, **{name: {key: rows.flip(0) for key, rows in getattr(batch, name).items()}})
     before, after = model(batch, SOFT_LABEL).parts, model(other, SOFT_LABEL).parts
-    assert {loss for loss in LOSSES if before[loss] != after[loss]} == set(READERS[name].split())
+    assert {loss for loss in TOGETHER if before[loss] != after[loss]} == set(READERS[name].split())
 
 
 def test_padding_is_not_read_by_mlm() -> None:

@@ -10,7 +10,7 @@ import torch
 from misc.training.optimizer import build_optimizer, set_learning_rate
 from model.tbps import TBPS
 from options import LOSSES, ScheduleOptions
-from tests.helpers.tiny import ALL_OFF, tiny_batch, tiny_model
+from tests.helpers.tiny import ALL_OFF, TOGETHER, tiny_batch, tiny_model
 
 BASE = ALL_OFF | {"model.lock_patch_embedding": False}
 OTHERS: dict[str, dict[str, Any]] = {
@@ -24,7 +24,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "lock_text_layers": {"model.lock_text_layers": [0]},
     "dropout": {"experiment.dropout": 0.1},
 }
-SWITCHES = {name: {f"experiment.{name}": True} for name in LOSSES} | OTHERS
+SWITCHES = {name: {f"experiment.{name}": True} for name in TOGETHER} | OTHERS
 LOCKED = {
     "lock_patch_embedding": ("clip.visual.conv1.",),
     "lock_image_blocks": (
@@ -86,11 +86,11 @@ def test_the_rows_hold_every_pair_of_switches_on_and_off() -> None:
         assert len({tuple(name in row for name in pair) for row in ROWS}) == 4, pair
 
 
-@pytest.mark.parametrize("switches", [*((name,) for name in SWITCHES), *ROWS], ids="+".join)
+@pytest.mark.parametrize("switches", [*((name,) for name in SWITCHES), ("grab",), *ROWS], ids="+".join)
 def test_a_set_of_switches_trains(switches: tuple[str, ...]) -> None:
     settings = BASE | {f"experiment.{name}": True for name in losses_of(switches)}
     for switch in switches:
-        settings |= SWITCHES[switch]
+        settings |= SWITCHES.get(switch, {})
     model = tiny_model(settings)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses, touched = train(model, 0.0 if "no soft label" in switches else 0.3)
