@@ -66,7 +66,7 @@ def test_every_option_has_a_line_of_documentation() -> None:
 
 def test_every_loss_has_a_weight_that_needs_it() -> None:
     fields = {field.name: field for field in dataclasses.fields(ExperimentOptions)}
-    assert len(LOSSES) == 12
+    assert len(LOSSES) == 13
     for loss in LOSSES:
         assert type(getattr(ExperimentOptions(), loss)) is bool
         assert fields[f"{loss}_ratio"].metadata["needs"] == [loss]
