@@ -257,7 +257,7 @@ def draw_occluder(pen: Pen, kind: str, rng: random.Random) -> None:
         pen.line([(x + a, b) for a, b in frame], color, 0.02)
         pen.line([(x + 0.17, 0.87), (x + 0.11, 0.62), (x + 0.05, 0.6)], color, 0.02)
     elif kind == "planter":
-        pot, top = muted(rng, 90, 190, 20), rng.uniform(0.84, 0.9)
+        pot, top = muted(rng, 90, 190, 20), rng.uniform(0.88, 0.93)
         for _ in range(14):
             green = (rng.randint(40, 80), rng.randint(100, 140), rng.randint(50, 84))
             pen.blob(rng.uniform(-0.42, 0.42), top - rng.uniform(0, 0.06), 0.06, 0.05, green)

@@ -189,7 +189,7 @@ MALL = Style(
         4: ("the picture captures {a_person}[ with {hair}], whose outfit consists of {clothes}[, "
             "complemented by "
             "{extra}]|[at the same time {he} {does}]",),
-        5: ("visible here is {a_person}[, whose head shows {hair}][, and who {does}]|"
+        5: ("visible here is {a_person}[ having {hair}][, who {does}]|"
             "as for clothing, {he} has chosen {clothes}[, accompanied by {extra}]",),
     },
 )  # fmt: skip
