@@ -84,7 +84,7 @@ class ExperimentOptions:
     id_on: str = option(
         "pooled",
         "what ID and CID classify: the pooled features, or also each embedding that acts at test time "
-        "(tse), by a classifier of its own",
+        "(tse, grab), by a classifier of its own",
         one_of("pooled", "all"),
         needs="id cid",
     )

@@ -132,12 +132,12 @@ class TSE(SumObjective):
         return self.head["image" if mask is None else "text"](self.keep(tokens, mask))
 
     def project(self, features: Rows) -> Rows:
-        names = [f"{name}/{self.head_name}" for name in self.inputs]
+        names = self.names(self.head_name)
         return {name: head(features[name]) for name, head in zip(names, self.head.values(), strict=True)}
 
     def rows(self, pairs: Pairs) -> Tensor:
         """See `SumObjective.rows`."""
-        both = pairs.cosines(*(f"{name}/{self.head_name}" for name in self.inputs))
+        both = pairs.cosines(*self.names(self.head_name))
         return sum(tal_loss(cosines, pairs.positives) for cosines in both)
 
 
@@ -196,10 +196,11 @@ class SimCLR(Objective):
         return cls(sizes.embed_dim, experiment.simclr_mlp, experiment.simclr_temperature)
 
     def project(self, features: Rows) -> Rows:
-        return {f"{name}/{self.head_name}": self.head(features[name]) for name in self.inputs}
+        names = self.names(self.head_name)
+        return {name: self.head(features[own]) for name, own in zip(names, self.inputs, strict=True)}
 
     def __call__(self, pairs: Pairs) -> Tensor:
-        names = [f"{name}/{self.head_name}" for name in self.inputs]
+        names = self.names(self.head_name)
         rows = [side[name] for side in (pairs.local, pairs.gathered) for name in names]
         return ss_loss(*rows, pairs.offset, self.temperature)
 
