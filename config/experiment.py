@@ -178,6 +178,11 @@ class ExperimentOptions:
     )
     back_trans: bool = option(True, "replace a caption by its back-translation with probability backtrans_p")
     backtrans_p: float = option(0.1, "that probability", FRACTION, needs="back_trans")
+    rewrites: bool = option(
+        False,
+        "every loss on the caption has another term on a rewritten one (diversity_captions), of weight "
+        "max(0.1, 1 - 0.03 e) in epoch e, as in ICL",
+    )
     mixgen: bool = option(False, "MixGen: join some pairs of a batch into new pairs")
     mixgen_type: str = option("ori", "ori: averaged; cat: side by side", one_of("ori", "cat"), needs="mixgen")
     mixgen_p: float = option(0.1, "probability that a batch has joined pairs", FRACTION, needs="mixgen")

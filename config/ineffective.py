@@ -22,11 +22,15 @@ NO_DIVISION = "experiment.ccd has no effect while experiment.ccd_first_epoch is 
 NO_RERANKING = "eval.rerank has no effect while eval.rerank_lambda is 1"
 NO_LAYERS = "model.lock_text_layers has no effect while model.lock_text_blocks freezes these blocks"
 NO_VIEW = "{} has no effect while no loss but experiment.ss and experiment.ss_text is true"
-NO_OTHER_LOSS = "experiment.mlm_masks_all has no effect while no loss but experiment.mlm reads captions"
+NO_OTHER_LOSS = "{} has no effect while no loss but experiment.mlm reads captions"
 NO_CAPTION = "{} has no effect while no loss but experiment.ss is true"
 # {option: the option that switches it off by a value of 0}; of the losses it is the weight.
 SWITCHED_OFF = {"experiment.mixgen": "experiment.mixgen_p", "experiment.text_aug": "experiment.eda_alpha"}
-OF_CAPTIONS = ("experiment.text_aug", "experiment.eda_alpha", "experiment.backtrans_p", "experiment.dropout")
+OF_CAPTIONS = (
+    *("experiment.text_aug", "experiment.eda_alpha", "experiment.backtrans_p", "experiment.dropout"),
+    "experiment.rewrites",
+)
+OF_OTHER_LOSSES = ("experiment.mlm_masks_all", "experiment.rewrites")
 
 # What evaluation, search and export do not read: whole sections, and options of the other ones.
 OF_TRAINING = (
@@ -41,7 +45,7 @@ OF_TRAINING = (
     *("model.lock_text_layers", "model.grad_checkpointing", "experiment.mlm_variant"),
     *("experiment.mlm_masks_all", "experiment.ccd", "experiment.ccd_max_iter", "experiment.ccd_tol"),
     *("experiment.ccd_reg_covar", "experiment.ccd_first_epoch", "experiment.mlm_max_words"),
-    *("experiment.id_on", "experiment.cid_no_match", "experiment.grab_steps"),
+    *("experiment.id_on", "experiment.cid_no_match", "experiment.grab_steps", "experiment.rewrites"),
 )
 
 
@@ -110,8 +114,9 @@ def _of_few_losses(options: Any) -> Iterator[str]:
     ).items():
         if _value(options, other) == 0 and _value(options, key) != "none" and _is_set(options, key):
             yield f"{key} has no effect while {other} is 0"
-    if on <= {"ss", "mlm"} and "mlm" in on and options.experiment.mlm_masks_all:
-        yield NO_OTHER_LOSS
+    for key in OF_OTHER_LOSSES if on <= {"ss", "mlm"} and "mlm" in on else ():
+        if _is_set(options, key):
+            yield NO_OTHER_LOSS.format(key)
     for key in OF_CAPTIONS if on <= {"ss"} else ():
         if _is_set(options, key):
             yield NO_CAPTION.format(key)

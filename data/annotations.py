@@ -11,6 +11,7 @@ from data.check.near import describe_missing, is_absolute
 from data.formats import read_splits
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
+from data.records import REWRITES
 from data.types import SPLITS, ByLanguage, Splits
 from options import DataOptions, Options, UserError
 
@@ -51,7 +52,28 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     train = _few_shot(splits.train, data, options.misc.seed)
     if train and data.noise is not None:
         train = with_noise(train, data.noise, options.misc.seed)
+    if train and options.experiment.rewrites:
+        _check_rewrites(train, data)
     return replace(splits, train=train)
+
+
+def _check_rewrites(train: ByLanguage, data: DataOptions) -> None:
+    """Say how many captions have no rewrites. Raises UserError where none has any."""
+    records = [record for of_language in train.values() for record in of_language]
+    total, number = sum(len(each.captions) for each in records), sum(each.num_rewritten for each in records)
+    if not number:
+        raise UserError(
+            f"experiment.rewrites: no training caption of '{data.annotation_file}' has rewrites; expected "
+            f"the field '{REWRITES}' in its records. Use annotations that have it, or set this to false"
+        )
+    if number < total:
+        logger.warning(
+            "experiment.rewrites: %d of %d training captions have no rewrites ('%s'): another augmentation "
+            "of the caption takes their place",
+            total - number,
+            total,
+            REWRITES,
+        )
 
 
 def _described(train: ByLanguage) -> ByLanguage:

@@ -41,6 +41,7 @@ class Sample:
     person_id: int  # contiguous from 0
     index: int
     second_caption: str | None = None
+    rewritten: str | None = None
     seed: int = 0  # of what is drawn when the sample joins a batch (masking, MixGen)
     bad_images: tuple[
         str, ...
@@ -59,6 +60,8 @@ class TrainingSet(Dataset[Sample]):
         seed: with epoch and index the only source of randomness.
         image_aug: a name of `IMAGE_VIEWS`.
         second_caption: whether to make another, augmented independently.
+        rewritten: whether to draw a rewritten caption: the groups of rewrites in random order, one text of
+            each (ICL). Of a caption without rewrites it is another augmentation.
         language_draw: "all": each language's caption is a sample; "one": a sample draws its language, and
             another one for its second caption.
         on_bad_image: "error": an image that cannot be read raises; "skip": another sample, drawn by the key,
@@ -85,6 +88,7 @@ class TrainingSet(Dataset[Sample]):
         on_bad_image: str = "error",
         cache: ImageCache | None = None,
         truncated: str = "error",
+        rewritten: bool = False,
     ) -> None:
         aligned: Iterable[tuple[Record, ...]] = (
             zip(*records.values(), strict=True)
@@ -104,7 +108,7 @@ class TrainingSet(Dataset[Sample]):
         self.augment_text, self.second_caption = augment_text or TextAugmentation(), second_caption
         self.on_bad_image, self._bad_images = on_bad_image, set[str]()
         self.num_images = len(set(self.image_names(range(len(self)))))
-        self.cache, self.truncated = cache, truncated
+        self.cache, self.truncated, self.rewritten = cache, truncated, rewritten
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -122,6 +126,8 @@ class TrainingSet(Dataset[Sample]):
         digest = hashlib.sha256()
         for record, number in (choice for choices in self.choices for choice in choices):
             digest.update(f"{record.image}\0{record.captions[number]}\0".encode("utf-8", "surrogatepass"))
+            if self.rewritten and record.rewrites:
+                digest.update(f"{record.rewrites[number]}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
@@ -163,8 +169,18 @@ class TrainingSet(Dataset[Sample]):
         caption = self._caption(choice, rng)
         images = self._images(record, rng)
         second = self._caption(self._draw(index, rng, choice), rng) if self.second_caption else None
-        person = self.person_labels[record.person_id]
-        return Sample(images, caption, person, index, second, seed=rng.getrandbits(63))
+        person, seed = self.person_labels[record.person_id], rng.getrandbits(63)
+        rewritten = self._rewritten(choice, rng) if self.rewritten else None
+        return Sample(images, caption, person, index, second, rewritten, seed)
+
+    def _rewritten(self, choice: Choice, rng: random.Random) -> str:
+        """A draw of the rewrites of a caption; of one without any, its own."""
+        record, number = choice
+        groups = record.rewrites[number] if record.rewrites else ()
+        if not groups:
+            return self._caption(choice, rng)
+        drawn = " ".join(rng.choice(group) for group in rng.sample(groups, len(groups)))
+        return self.augment_text(drawn, None, record.language, rng)
 
     def _draw(self, index: int, rng: random.Random, besides: Choice | None = None) -> Choice:
         """A choice of the sample: in another language than `besides`, where it has several."""

@@ -64,7 +64,6 @@ class Collate:
         if self.mix:
             samples = self.mix(samples, seeded(samples[0].seed, 0))
         tokens = self._tokens([s.caption for s in samples], samples, 2)
-        second = [s.second_caption for s in samples if s.second_caption is not None]
         masked_tokens, labels = self._masked(tokens, samples) if self.mask else (None, None)
         if self.masks_all:
             tokens, masked_tokens = masked_tokens, None
@@ -74,14 +73,17 @@ class Collate:
             tokens=tokens,
             person_ids=torch.tensor([s.person_id for s in samples]),
             indices=torch.tensor([s.index for s in samples]),
-            tokens2=self._tokens(second, samples, 3) if second else None,
+            tokens2=self._tokens([s.second_caption for s in samples], samples, 3),
+            rewritten=self._tokens([s.rewritten for s in samples], samples, 4),
             masked_tokens=masked_tokens,
             mlm_labels=labels,
             bad_images=list(dict.fromkeys(image for s in samples for image in s.bad_images)),
         )
 
-    def _tokens(self, captions: list[str], samples: list[Sample], draw: int) -> Tokens:
-        """The tokens of the samples' captions, changed by `augment`, padded to the longest."""
+    def _tokens(self, captions: list[str] | list[None], samples: list[Sample], draw: int) -> Tokens | None:
+        """The tokens of the samples' captions, changed by `augment`, padded to the longest; of None, None."""
+        if None in captions:
+            return None
         tokens = self.tokenizer(captions)
         if not self.augment:
             return tokens
@@ -159,9 +161,8 @@ def build_loaders(
         _augment_tokens(experiment, tokenizer) if experiment.text_aug == "tokens" else None,
         "mlm_labels" in inputs and "masked_tokens" not in inputs,
     )
-    persistent = data.num_workers > 0
     train = TrainLoader(
-        training_set, collate, batch_sampler=sampler, persistent_workers=persistent, **workers
+        training_set, collate, batch_sampler=sampler, persistent_workers=data.num_workers > 0, **workers
     )
     return Loaders(train, sampler, training_set, val, test, images)
 
@@ -233,6 +234,7 @@ def _training_set(
         data.on_bad_image,
         ImageCache(data.cache) if data.cache else None,
         data.truncated,
+        "rewritten" in inputs,
     )
 
 
@@ -278,10 +280,8 @@ def text_augmentation(experiment: ExperimentOptions, records: ByLanguage, clean:
         if others:
             logger.warning("experiment.text_aug: only English has synonyms, captions in %s get none", others)
         logger.info("reading WordNet for the synonyms of the captions' words")
-        texts = (
-            text for record in records.get("en", []) for text in record.captions + record.back_translations
-        )
-        words = {word for text in texts for word in clean(text).split()}
+        english = (text for record in records.get("en", []) for text in record.texts())
+        words = {word for text in english for word in clean(text).split()}
         synonyms = english_synonyms(words) if words else {}
     back_translation_p = experiment.backtrans_p if experiment.back_trans else 0.0
     return TextAugmentation(experiment.text_aug, experiment.eda_alpha, back_translation_p, synonyms, clean)

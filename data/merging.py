@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from data.records import NO_WORDS, NOT_ALIGNED, TWO_PERSONS, Report
+from data.records import NO_WORDS, NOT_ALIGNED, TWO_PERSONS, Report, of_each_caption
 from data.types import NOBODY, ByLanguage, Record
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def _name_nobody(by_language: ByLanguage, where: str) -> ByLanguage:
         logger.warning("%s: %d captions of person id %d, nobody, are not used", where, unused, NOBODY)
     return {
         language: [
-            replace(record, person_id=NOBODY, captions=(), back_translations=())
+            replace(record, person_id=NOBODY, captions=(), back_translations=(), rewrites=())
             if record.person_id in nobody
             else record
             for record in records
@@ -67,15 +67,11 @@ def _merge(records: Iterable[Record]) -> dict[Key, Record]:
     return merged
 
 
-def _joined(first: Record, second: Record) -> Record:
-    back: tuple[str, ...] = ()
-    if first.back_translations or second.back_translations:
-        back = _paired(first) + _paired(second)
-    return replace(first, captions=first.captions + second.captions, back_translations=back)
-
-
-def _paired(record: Record) -> tuple[str, ...]:
-    return record.back_translations or ("",) * len(record.captions)
+def _joined(*records: Record) -> Record:
+    captions = tuple(caption for record in records for caption in record.captions)
+    back = of_each_caption(records, "back_translations", "")
+    rewrites = of_each_caption(records, "rewrites", ())
+    return replace(records[0], captions=captions, back_translations=back, rewrites=rewrites)
 
 
 def _check_persons(keys: Iterable[Key], where: str, report: Report) -> None:

@@ -29,14 +29,18 @@ def mixgen(samples: list[Sample], rng: random.Random, kind: str, p: float, ratio
 
 def _mix(a: Sample, b: Sample, mix: Callable[[Tensor, Tensor], Tensor]) -> Sample:
     """The mix of two samples; where images keep their own sizes, of `a`'s size."""
-    second = None if a.second_caption is None else f"{a.second_caption} {b.second_caption}"
+
+    def joined(first: str | None, other: str | None) -> str | None:
+        return None if first is None else f"{first} {other}"
+
     return replace(
         a,
         images={
             view: mix(pixels, resize(b.images[view], pixels.shape[-2:])) for view, pixels in a.images.items()
         },
         caption=f"{a.caption} {b.caption}",
-        second_caption=second,
+        second_caption=joined(a.second_caption, b.second_caption),
+        rewritten=joined(a.rewritten, b.rewritten),
     )
 
 

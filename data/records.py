@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.types import NOBODY, SPLIT_NAMES, Record
+from data.types import NOBODY, SPLIT_NAMES, Record, Rewrites
 from options import UserError
 from text_utils.captions import clean_caption
 
@@ -14,10 +14,13 @@ from text_utils.captions import clean_caption
 MALFORMED = "malformed records"
 NO_WORDS = "captions without words"
 UNPAIRED = "back-translations that do not pair with their captions"
+UNPAIRED_REWRITES = "rewritten captions that do not pair with their captions"
 NOT_ALIGNED = "languages that are not aligned"
 TWO_PERSONS = "images of more than one person in val or test"
 
 UNPAIRED_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold it, UTF-8 cannot
+
+REWRITES = "diversity_captions"  # the field of ICL's annotations
 
 Report = Callable[[str, str], None]  # called with one of the kinds above and a line that says where
 
@@ -69,7 +72,17 @@ def read_record(
     if back and len(back) != len(captions):
         expected = f"field 'captions_bt' should pair with 'captions' ({len(captions)})"
         report(UNPAIRED, f"{where}: {expected}, found {len(back)}")
+    if record.rewrites and len(record.rewrites) != len(captions):
+        expected = f"field '{REWRITES}' should pair with 'captions' ({len(captions)})"
+        report(UNPAIRED_REWRITES, f"{where}: {expected}, found {len(record.rewrites)}")
     return record
+
+
+def of_each_caption(records: Iterable[Record], name: str, nothing: object) -> tuple[object, ...]:
+    """The values of a field that has one for each caption, `nothing` where there is none; () if all are."""
+    each = (getattr(record, name) or (nothing,) * len(record.captions) for record in records)
+    values = [value for of_record in each for value in of_record]
+    return tuple(values) if any(values) else ()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -126,9 +139,31 @@ def _parse(item: Any, image_field: str, language: str, where: str) -> Record:
     back = _texts(item, "captions_bt", where) if item.get("captions_bt") else ()
     if not "".join(captions).strip():  # [""] is none, as an empty cell of a table is
         captions, back = (), tuple(text for text in back if text.strip())
-    return Record(
-        image, person_id, captions, tuple(text if clean_caption(text) else "" for text in back), language
-    )
+    back = tuple(text if clean_caption(text) else "" for text in back)
+    return Record(image, person_id, captions, back, language, _rewrites(item, where) if captions else ())
+
+
+def _rewrites(item: dict[str, Any], where: str) -> tuple[Rewrites, ...]:
+    """The rewrites of each caption (ICL); a caption's may be a single text, or none, as [] or null.
+
+    Raises UserError: another nesting, a group without texts, a text without words.
+    """
+    given = item.get(REWRITES) or []
+    of_captions = [_groups(each) for each in given] if isinstance(given, list) else [[given]]
+    for group in (group for groups in of_captions for group in groups):
+        for text in group if isinstance(group, list) and group else [group]:
+            is_text = isinstance(group, list) and isinstance(text, str)
+            if not is_text or UNPAIRED_SURROGATE.search(text) or not clean_caption(text):
+                expected = "for each caption a list of groups, each a list of texts with words"
+                raise UserError(f"{where}: field '{REWRITES}' should hold {expected}, found {text!r:.40}")
+    return tuple(tuple(map(tuple, groups)) for groups in of_captions)
+
+
+def _groups(given: object) -> list[Any]:
+    """The groups of a caption's rewrites; what is no list of them as it is, to be refused."""
+    if isinstance(given, str):
+        return [[given]]
+    return given or [] if isinstance(given, list | None) else [given]
 
 
 def _texts(item: dict[str, Any], name: str, where: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ SPLIT_NAMES = {  # what files and records call them, in any case
 }
 NOBODY = -1  # the person of an image that shows none of the persons: a distractor, never described
 VIEWS = ("view1", "view2", "simclr1", "simclr2")  # of an image
-TEXTS = ("tokens", "tokens2")  # captions that the towers encode
+TEXTS = ("tokens", "tokens2", "rewritten")  # captions that the towers encode
 # Of a batch: what a loss can read. "mlm_labels" without "masked_tokens": `tokens` are the masked ones.
 INPUTS = (*VIEWS, *TEXTS, "masked_tokens", "mlm_labels")
 LANGUAGE_ALIASES = {"zh": "ch"}
@@ -58,6 +58,9 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
+Rewrites = tuple[tuple[str, ...], ...]  # of one caption: for each part of it the texts that say the same
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One image and what is said about it in one language."""
@@ -67,7 +70,18 @@ class Record:
     captions: tuple[str, ...]  # (): nobody describes it, and it is no query
     back_translations: tuple[str, ...]  # one for each caption, "" where there is none; or none at all
     language: str
+    rewrites: tuple[Rewrites, ...] = ()  # one for each caption, () where there is none; or none at all
     noisy: tuple[bool, ...] = ()  # for each caption, whether `data.noise` took it from another pair; (): none
+
+    @property
+    def num_rewritten(self) -> int:
+        """Number of captions that have rewrites."""
+        return sum(map(bool, self.rewrites))
+
+    def texts(self) -> Iterator[str]:
+        """All that is said: the captions, their back-translations and their rewrites."""
+        yield from (*self.captions, *self.back_translations)
+        yield from (text for groups in self.rewrites for group in groups for text in group)
 
 
 ByLanguage = dict[str, list[Record]]  # the languages are aligned by index
@@ -149,6 +163,8 @@ class Batch:
     person_ids: Tensor  # (B,) int64, contiguous from 0 over the training split
     indices: Tensor  # (B,) int64, into `TrainingSet.choices`
     tokens2: Tokens | None = None  # of another augmentation of the captions
+    rewritten: Tokens | None = None  # of a rewritten caption
+    rewritten_weight: float = 0.0  # of the losses on it
     masked_tokens: Tokens | None = None  # `tokens` with masks
     mlm_labels: Tensor | None = None  # (B, L) int64, the ids of the masked tokens, -100 elsewhere; where
     # `masked_tokens` is None, of `tokens`, which then hold the masks
@@ -167,11 +183,11 @@ class Batch:
     def map(self, change: Change) -> Batch:
         """The batch with every tensor changed, such as to some of its rows."""
 
-        def changed(value: Mapping[str, Tensor] | Tensor | list[str] | int | None) -> object:
+        def changed(value: Mapping[str, Tensor] | Tensor | list[str] | float | None) -> object:
             if isinstance(value, Views):
                 return value.map(change)
             if isinstance(value, Mapping):
                 return {name: change(tensor) for name, tensor in value.items()}
-            return value if value is None or isinstance(value, list | int) else change(value)
+            return value if value is None or isinstance(value, list | int | float) else change(value)
 
         return replace(self, **{each.name: changed(getattr(self, each.name)) for each in fields(self)})

@@ -67,6 +67,7 @@ def build_model(
         build_objectives(names, experiment, sizes),
         {name: getattr(experiment, f"{name}_ratio") for name in names},
         settings.use_gather,
+        experiment.rewrites,
     )
     if source := weights or (getattr(settings, backbone.weights_option) if num_identities else None):
         heads = {objective.head_name: objective.head for objective in model.objectives.values()}

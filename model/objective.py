@@ -1,7 +1,7 @@
 """What a loss is: what it compares (`Pairs`), and the interface that `TBPS` calls (`Objective`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
@@ -14,6 +14,11 @@ from model.protocol import DualEncoder, Selection
 from options import ExperimentOptions
 
 Rows = dict[str, Tensor]  # {name of an input, or input/head: (B, D)}
+
+
+def renamed(rows: Rows, old: str, new: str) -> Rows:
+    """The rows of the input `old`, and of heads on it, under the name of the input `new`."""
+    return {new + name[len(old) :]: row for name, row in rows.items() if name.split("/")[0] == old}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Pairs:
         soft_label: a, the share of the model's own prediction in the targets of N-ITC.
         weights: (B,) of the local rows in the losses that are sums over rows; None: 1.
         num_samples: rows of all processes; None: B on each.
+        rewritten_weight: of the losses on the rewritten captions.
     """
 
     features: Rows
@@ -44,6 +50,14 @@ class Pairs:
     soft_label: float
     weights: Tensor | None = None
     num_samples: int | None = None
+    rewritten_weight: float = 0.0
+
+    @cached_property
+    def rewritten(self) -> "Pairs":
+        """The same pairs, with the rewritten captions in the place of the captions."""
+        sides = {name: getattr(self, name) for name in ("features", "all_features", "local", "gathered")}
+        changed = {name: rows | renamed(rows, "rewritten", "tokens") for name, rows in sides.items()}
+        return replace(self, **changed)
 
     @cached_property
     def targets(self) -> Tensor:
@@ -143,8 +157,11 @@ class Objective:
         """What is normalised, gathered over the processes and contrasted, by name: (B, D) each.
 
         A head that acts at test time projects its embedding of each input as `INPUT/HEAD_NAME`.
+
+        Args:
+            features: of all `inputs`; or those of rewritten captions alone, as of "tokens".
         """
-        return {name: features[name] for name in self.inputs}
+        return {name: features[name] for name in self.inputs if name in features}
 
     def names(self, head_name: str = "") -> list[str]:
         """The names of its inputs in `Pairs`; of a head, those of their embeddings."""

@@ -132,8 +132,8 @@ class TSE(SumObjective):
         return self.head["image" if mask is None else "text"](self.keep(tokens, mask))
 
     def project(self, features: Rows) -> Rows:
-        names = self.names(self.head_name)
-        return {name: head(features[name]) for name, head in zip(names, self.head.values(), strict=True)}
+        heads = dict(zip(self.names(self.head_name), self.head.values(), strict=True))
+        return {name: head(features[name]) for name, head in heads.items() if name in features}
 
     def rows(self, pairs: Pairs) -> Tensor:
         """See `SumObjective.rows`."""
@@ -196,8 +196,8 @@ class SimCLR(Objective):
         return cls(sizes.embed_dim, experiment.simclr_mlp, experiment.simclr_temperature)
 
     def project(self, features: Rows) -> Rows:
-        names = self.names(self.head_name)
-        return {name: self.head(features[own]) for name, own in zip(names, self.inputs, strict=True)}
+        rows = super().project(features)
+        return {f"{name}/{self.head_name}": self.head(of_input) for name, of_input in rows.items()}
 
     def __call__(self, pairs: Pairs) -> Tensor:
         names = self.names(self.head_name)

@@ -11,7 +11,7 @@ from data.types import TEXTS, VIEWS, Batch, Tokens
 from misc.process import distributed
 from model.encoded import Encoded
 from model.mlm import padded
-from model.objective import Objective, Pairs, Rows, SumObjective, TokenObjective
+from model.objective import Objective, Pairs, Rows, SumObjective, TokenObjective, renamed
 from model.protocol import DualEncoder, Selection
 
 # glibc returns tensors of more than 32 MB to the kernel one by one. Those of this many images stay below that
@@ -34,6 +34,7 @@ class TBPS(nn.Module):
         clip: the towers.
         objectives: the losses, by name.
         weights: the weight of each.
+        rewrites: whether each loss on the captions, but those on tokens, has another term on rewritten ones.
         use_gather: contrast with the rows of all processes; otherwise with the local ones only.
 
     Attributes:
@@ -48,6 +49,7 @@ class TBPS(nn.Module):
         objectives: Mapping[str, Objective],
         weights: Mapping[str, float],
         use_gather: bool = True,
+        rewrites: bool = False,
     ) -> None:
         super().__init__()
         self.clip, self.use_gather = clip, use_gather
@@ -56,7 +58,13 @@ class TBPS(nn.Module):
         for objective in objectives.values():
             if objective.head is not None:
                 self.add_module(objective.head_name, objective.head)
-        self.inputs = frozenset(name for objective in objectives.values() for name in objective.inputs)
+        self.rewritten = {
+            name: objective
+            for name, objective in objectives.items()
+            if rewrites and "tokens" in objective.inputs and not isinstance(objective, TokenObjective)
+        }
+        inputs = {name for objective in objectives.values() for name in objective.inputs}
+        self.inputs = frozenset(inputs | ({"rewritten"} if self.rewritten else set()))
         self.views = [name for name in VIEWS if name in self.inputs]
         self.texts = [name for name in TEXTS if name in self.inputs]
         self.embedders = [objective for objective in objectives.values() if objective.acts_at_test]
@@ -191,7 +199,8 @@ class TBPS(nn.Module):
         for name, own in zip(names, encoded.chunk(len(names)), strict=True):
             features[name] = own.pooled
             for objective in self.embedders:
-                if name in objective.inputs:  # no other row of the head is read
+                read_as = "tokens" if name == "rewritten" else name
+                if read_as in objective.inputs:  # no other row of the head is read
                     features[f"{name}/{objective.head_name}"] = objective.keep(*own.read_by(objective))
             if name in dense:
                 tokens[name] = own.tokens
@@ -211,6 +220,9 @@ class TBPS(nn.Module):
         projected: Rows = {}
         for objective in self.objectives.values():
             projected |= objective.project(features)
+        rewritten = renamed(features, "rewritten", "tokens")
+        for objective in self.rewritten.values():
+            projected |= renamed(objective.project(rewritten), "tokens", "rewritten")
         with torch.autocast(person_ids.device.type, enabled=False):
             own = {name: rows.float() for name, rows in projected.items()}
             local = {name: F.normalize(rows, dim=1) for name, rows in own.items()}
@@ -225,7 +237,8 @@ class TBPS(nn.Module):
                 offset = distributed.own_share(len(all_ids)).start
             scale, bias = self.clip.logit_scale.exp(), self.clip.logit_bias
             rows = (features | own, every, local, gathered, person_ids, all_ids, offset)
-            return Pairs(*rows, scale, bias, soft_label, batch.weights, batch.num_samples)
+            shares = (batch.weights, batch.num_samples, batch.rewritten_weight)
+            return Pairs(*rows, scale, bias, soft_label, *shares)
 
     def losses(self, pairs: Pairs) -> dict[str, Tensor]:
         """The objectives on features of inputs, weighted; their means over the processes are those of the
@@ -233,10 +246,17 @@ class TBPS(nn.Module):
         """
         with torch.autocast(pairs.person_ids.device.type, enabled=False):
             return {
-                name: self.weights[name] * self._share(objective, pairs) * objective(pairs)
+                name: self.weights[name] * self._share(objective, pairs) * self._loss(name, objective, pairs)
                 for name, objective in self.objectives.items()
                 if name not in self.token_objectives
             }
+
+    def _loss(self, name: str, objective: Objective, pairs: Pairs) -> Tensor:
+        """The local loss, with the term of the rewritten captions."""
+        loss = objective(pairs)
+        if name not in self.rewritten:
+            return loss
+        return loss + pairs.rewritten_weight * objective(pairs.rewritten)
 
     @staticmethod
     def _share(objective: Objective, pairs: Pairs) -> float:

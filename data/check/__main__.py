@@ -20,7 +20,7 @@ from data.check.records import Finding, differences, each, equal_bytes, record_f
 from data.decode import load_image
 from data.formats import read_splits
 from data.published import PUBLISHED, Count, Found, count, recognise
-from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, TWO_PERSONS, UNPAIRED
+from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, TWO_PERSONS, UNPAIRED, UNPAIRED_REWRITES
 from data.types import FORMATS
 from misc.cli import Parser, exit_status
 from misc.process.workers import num_cores
@@ -60,7 +60,7 @@ def check(flags: argparse.Namespace) -> list[Finding]:
         raise UserError(f"--dataset: expected auto or one of {', '.join(FORMATS)}, found '{flags.dataset}'")
     if flags.text_length < 3:
         raise UserError(f"--text-length: expected 3 or more tokens, found {flags.text_length}")
-    kinds = (MALFORMED, NO_WORDS, UNPAIRED, NOT_ALIGNED, TWO_PERSONS)
+    kinds = (MALFORMED, NO_WORDS, UNPAIRED, UNPAIRED_REWRITES, NOT_ALIGNED, TWO_PERSONS)
     faults: dict[str, list[str]] = {kind: [] for kind in kinds}
     found = read_splits(
         flags.annotations,
@@ -73,6 +73,7 @@ def check(flags: argparse.Namespace) -> list[Finding]:
         raise UserError(f"'{flags.annotations}' has no records (in these languages); check the path")
     name = recognise(counts, str(flags.annotations))
     print_counts(counts, name)
+    print_rewrites(found)
     images, unusable = image_findings(found, flags.image_root, flags.truncated)
     findings = [Finding(kind, True, messages) for kind, messages in faults.items()]
     findings += [*images, *record_findings(found, unusable), long_captions(found, flags)]
@@ -99,6 +100,15 @@ def print_counts(counts: dict[tuple[str, str], Count], name: str | None) -> None
         published = PUBLISHED[name].get(split) if name else None
         same = "the same" if published == number else " / ".join(f"{n:,}" for n in published or ())
         print(f"{split:6}{language:>9}{number[0]:9,}{number[1]:9,}{number[2]:10,}   {same}".rstrip())
+
+
+def print_rewrites(found: Found) -> None:
+    """What experiment.rewrites reads, where there is any."""
+    of_captions = [groups for _, _, record in each(found) for groups in record.rewrites if groups]
+    groups = [group for groups in of_captions for group in groups]
+    if groups:
+        counts = f"{len(groups):,} groups of {sum(map(len, groups)):,} texts"
+        print(f"captions with rewrites: {len(of_captions):,}, with {counts}")
 
 
 def image_findings(found: Found, root: Path, truncated: str) -> tuple[list[Finding], set[str]]:

@@ -67,6 +67,7 @@ def record_findings(found: Found, unusable: Collection[str]) -> list[Finding]:
         Finding("captions given to different persons", False, _of_many_persons(captions)),
         Finding("captions given twice to one image", False, _repeated(found)),
         Finding("captions without a back-translation beside ones that have it", False, _without_back(found)),
+        Finding("captions without rewrites beside ones that have them", False, _without_rewrites(found)),
     ]
 
 
@@ -156,4 +157,16 @@ def _without_back(found: Found) -> list[str]:
         number = len(record.captions) - sum(map(bool, record.back_translations))
         if (split, language) in translated and number > 0:
             details.append(f"{split} {language} {record.image}: {number} of {len(record.captions)}")
+    return details
+
+
+def _without_rewrites(found: Found) -> list[str]:
+    """A line for each split and language in which only some captions have rewrites."""
+    details = []
+    for split, by_language in found.items():
+        for language, records in by_language.items():
+            number = sum(record.num_rewritten for record in records)
+            total = sum(len(record.captions) for record in records)
+            if 0 < number < total:
+                details.append(f"{split} {language}: {total - number} of {total}")
     return details

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.readers.layouts import listing
+from data.records import of_each_caption
 from data.types import ByLanguage, Record
 from options import UserError
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def with_noise(train: ByLanguage, noise: str | float, seed: int) -> ByLanguage:
-    """The training split where pair i has the caption, and its back-translation, of pair index[i].
+    """The training split where pair i has the caption of pair index[i], its back-translation and rewrites.
 
     A pair is a caption with its image, whose person stays too. Pairs are counted in the order of the records
     and their captions, which is that of `TrainingSet`. It is the order of the annotations, and so of RDE's
@@ -105,8 +106,8 @@ def draw_index(rate: float, num_pairs: int, seed: int) -> list[int]:
 
 def _exchanged(records: Sequence[Record], index: Sequence[int]) -> list[Record]:
     captions = [caption for record in records for caption in record.captions]
-    has_back = any(record.back_translations for record in records)
-    back = [text for record in records for text in record.back_translations or ("",) * len(record.captions)]
+    back = of_each_caption(records, "back_translations", "")
+    rewrites = of_each_caption(records, "rewrites", ())
     pairs = iter(enumerate(index))
     changed = []
     for record in records:
@@ -115,7 +116,8 @@ def _exchanged(records: Sequence[Record], index: Sequence[int]) -> list[Record]:
             replace(
                 record,
                 captions=tuple(captions[source] for _, source in own),
-                back_translations=tuple(back[source] for _, source in own) if has_back else (),
+                back_translations=tuple(back[source] for _, source in own) if back else (),
+                rewrites=tuple(rewrites[source] for _, source in own) if rewrites else (),
                 noisy=tuple(source != place for place, source in own),
             )
         )

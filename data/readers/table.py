@@ -27,6 +27,7 @@ from data.readers.cells import Row as CellsOfRow
 from data.records import (
     MALFORMED,
     NO_WORDS,
+    REWRITES,
     UNPAIRED_SURROGATE,
     Report,
     field,
@@ -166,8 +167,8 @@ def _read_row(cells: Any, where: str, report: Report) -> Row | None:
         stripped.get("caption", ""),
         language_name(language),
     )
-    if isinstance(captions, list):
-        item = {**stripped, "id": 0, "captions": captions}
+    if isinstance(captions, list) or (captions and stripped.get(REWRITES)):
+        item = {**stripped, "id": 0, "captions": captions if isinstance(captions, list) else [captions]}
         record = read_record(item, "image", language, where, report)
         return Row(record, person, split) if record else None
     caption = "" if captions is None else field(stripped, "caption", str, where)

@@ -77,9 +77,12 @@ def accumulate(
 
 
 def encode_in_parts(model: TBPS, batch: Batch, num_parts: int, device: torch.device) -> Pairs:
-    """What the losses of a batch contrast, without graph, in the memory of a part, of one row at least."""
-    plan = _plan(model, len(batch.person_ids), min(num_parts, len(batch.person_ids)))
-    features, _ = _cache_features(model, batch, *plan, device)
+    """What the losses of a batch contrast, without graph and without rewritten captions, in the memory of a
+    part, of one row at least.
+    """
+    parts, passes = _plan(model, len(batch.person_ids), min(num_parts, len(batch.person_ids)))
+    passes = [[name for name in names if name != "rewritten"] for names in passes]
+    features, _ = _cache_features(model, batch, parts, passes, device)
     return _gather(model, features, batch, 0.0, device)
 
 
@@ -122,7 +125,7 @@ def _part(batch: Batch, rows: slice, device: torch.device) -> Batch:
     """These rows on the device, their captions cut to the longest of them."""
     part, changed = batch.map(lambda tensor: tensor[rows]), {}
     of_labels = "tokens" if part.masked_tokens is None else "masked_tokens"
-    for name in ("tokens", "tokens2", "masked_tokens"):
+    for name in ("tokens", "tokens2", "rewritten", "masked_tokens"):
         if (tokens := getattr(part, name)) is not None:
             longest = int(tokens["attention_mask"].sum(dim=1).max())
             changed[name] = {key: tensor[:, :longest] for key, tensor in tokens.items()}

@@ -28,7 +28,7 @@ from misc.training.division import Division
 from misc.training.guards import BadImages, NonFiniteGuard
 from misc.training.meters import Meter
 from misc.training.optimizer import Adam, AdamW, set_learning_rate
-from misc.training.schedule import Schedule
+from misc.training.schedule import Schedule, rewritten_weight
 from model.tbps import TBPS, LossOutput
 
 logger = logging.getLogger(__name__)
@@ -165,8 +165,8 @@ class Trainer:
         """One step: forward, backward, update; `wrapped` is the model through `distributed.wrap`."""
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.step))
         self.model.step = self.step
-        if self.division:
-            batch.weights = self.division.weights(self.epoch, batch.indices)
+        batch.weights = self.division.weights(self.epoch, batch.indices) if self.division else None
+        batch.rewritten_weight = rewritten_weight(self.epoch)
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # accumulation adds to gradients in place
         output = self._backward(wrapped, batch)
         self.non_finite.check()  # the previous step; the GPU is at work on this one meanwhile

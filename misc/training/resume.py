@@ -26,7 +26,7 @@ UPDATES = ("optimizer", "weight_decay", "decay_on", "betas", "eps")  # what else
 # These decide the samples of an epoch and their order.
 SAMPLE_OPTIONS = (
     *("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by"),
-    *("data.noise", "data.sampler", "data.samples_per_identity"),
+    *("data.noise", "data.sampler", "data.samples_per_identity", "experiment.rewrites"),
 )
 
 

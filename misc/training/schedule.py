@@ -53,6 +53,11 @@ class Schedule:
         return self.soft_label * min(1.0, step / self.steps_per_epoch)
 
 
+def rewritten_weight(epoch: int) -> float:
+    """The weight of the losses on rewritten captions in an epoch, from 0 (ICL, CVPR 2025)."""
+    return max(0.1, 1 - 0.03 * (epoch + 1))
+
+
 def build_schedule(values: Mapping[str, Any], soft_label: float, steps_per_epoch: int) -> Schedule:
     """The schedule of epochs of that many steps.
 

@@ -234,7 +234,7 @@ def test_batches_with_everything_on_do_not_depend_on_the_number_of_workers(peopl
     alone, two = (build(people, workers, **EVERYTHING, image_aug="randaugment") for workers in (0, 2))
     for number in (0, 1):
         batches = epoch(alone, number)
-        assert len(tensors(batches[0])) == 4 + 2 + 2 + 2 + 2 + 1
+        assert len(tensors(batches[0])) == 4 + 2 + 2 + 2 + 2 + 2 + 1
         assert equal(batches, epoch(two, number))
     assert not equal(epoch(alone, 0), epoch(alone, 1))
     assert len(pickle.loads(pickle.dumps(two.train.dataset))) == 40, "workers may be spawned, not forked"
@@ -271,7 +271,7 @@ def test_loading_with_everything_on_leaves_the_random_state_alone(people: Path, 
 def test_every_part_of_a_batch_moves(people: Path) -> None:
     moved = epoch(build(people, **EVERYTHING))[0].to("meta")
     assert all(tensor.device.type == "meta" for tensor in tensors(moved).values())
-    assert len(tensors(moved)) == 13
+    assert len(tensors(moved)) == 15
 
 
 def test_image_aug_changes_the_training_views_and_never_those_of_simclr(people: Path) -> None:

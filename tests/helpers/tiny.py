@@ -49,7 +49,7 @@ def tiny_batch(rows: slice = slice(None), views: Iterable[str] = VIEWS, is_maske
     """These rows of a batch of NUM_ROWS, with everything that any loss reads."""
     generator = torch.Generator().manual_seed(1)
     images = {view: torch.randn(NUM_ROWS, 3, *IMAGE_SIZE, generator=generator) for view in VIEWS}
-    first, second = (_captions(generator, LENGTH), _captions(generator, LENGTH - 2))
+    first, second, third = (_captions(generator, length) for length in (LENGTH, LENGTH - 2, LENGTH - 1))
     masked, labels = first["input_ids"].clone(), torch.full((NUM_ROWS, LENGTH), -100)
     for at in MASKED if is_masked else ():
         labels[at], masked[at] = masked[at], 49405
@@ -60,6 +60,8 @@ def tiny_batch(rows: slice = slice(None), views: Iterable[str] = VIEWS, is_maske
         person_ids=torch.tensor(PERSONS)[rows],
         indices=torch.arange(NUM_ROWS)[rows],
         tokens2={name: values[rows] for name, values in second.items()},
+        rewritten={name: values[rows] for name, values in third.items()},
+        rewritten_weight=0.7,
         masked_tokens={name: values[rows] for name, values in masked_tokens.items()},
         mlm_labels=labels[rows],
     )

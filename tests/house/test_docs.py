@@ -176,10 +176,12 @@ def test_the_python_shown_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_annotations_shown_are_read(tmp_path: Path) -> None:
-    (text,) = blocks(TEXTS["docs/data.md"], "json")
-    (tmp_path / "train_reid.json").write_text(text, encoding="utf-8")
-    (record,) = read_splits(tmp_path, ["train"])["train"]["en"]
-    assert len(record.captions) == len(record.back_translations) == 2
+    records = []
+    for text in blocks(TEXTS["docs/data.md"], "json"):
+        (tmp_path / "train_reid.json").write_text(text, encoding="utf-8")
+        records += read_splits(tmp_path, ["train"])["train"]["en"]
+    assert len(records[0].captions) == len(records[0].back_translations) == 2
+    assert [[len(group) for group in groups] for groups in records[1].rewrites] == [[2, 2], []]
     table = next(block for block in blocks(TEXTS["docs/data.md"], "text") if block.startswith("image,"))
     assert all(f"`{name}`" in TEXTS["docs/data.md"] for name in FORMATS)
     (tmp_path / "mine.csv").write_text(table, encoding="utf-8")

@@ -25,6 +25,7 @@ from tests.helpers.whole_runs import train_lines
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
 ALL = " ".join((*TOGETHER, "mvs_image", "mvs_text"))
 CASES = [ALL, *LOSSES, "nitc mvs_image mvs_text", "id cid tse", "id cid grab"]
+CASES += [f"{ALL} rewrites", "id cid grab rewrites"]
 
 
 def model_of(case: str, **others: object) -> TBPS:
