@@ -82,7 +82,7 @@ def test_domains_differ_in_size_framing_views_and_length() -> None:
     assert 1.3 * of["campus"]["height"] < of["street"]["height"] < of["mall"]["height"] / 1.1
     assert of["campus"]["front"] + 0.1 < of["street"]["front"] < of["mall"]["front"] - 0.1
     assert 1.5 * of["campus"]["words"] < of["street"]["words"] < of["mall"]["words"] / 1.3
-    assert of["campus"]["things"] + 1 < of["street"]["things"] < of["mall"]["things"] - 1
+    assert of["campus"]["things"] + 1 < of["street"]["things"] < of["mall"]["things"] - 0.5
     assert of["campus"]["backpack"] > 1.5 * of["street"]["backpack"] > 2.5 * of["mall"]["backpack"]
 
 
