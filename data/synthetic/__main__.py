@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.synthetic.captions import CAPTIONS
+from data.synthetic.domains import DOMAINS
 from data.synthetic.write import Parameters, generate
 from misc.cli import Parser, exit_status
 from misc.process.workers import num_cores
@@ -25,15 +27,15 @@ def build_parser() -> Parser:
     images = "images of each person, each by another camera (3, at most 8)"
     add("--images-per-identity", type=int, default=3, help=images)
     looks = (
-        "cameras, places, drawing, clothes and wording: street, campus (small pale crops, short captions) "
+        "cameras, places, drawing, clothes and wording; campus: small pale crops and short captions; mall: "
     )
-    looks += "or mall (large warm crops, long captions) (street)"
-    add("--domain", default="street", metavar="NAME", help=looks)
+    looks += "large warm crops and long captions (street)"
+    add("--domain", default="street", choices=DOMAINS, help=looks)
     kinds = (
         "full: two captions of an image, each with a paraphrase; web: one, short and noisy like an alt text, "
     )
     kinds += "every tenth says nothing about the person (full)"
-    add("--captions", default="full", metavar="KIND", help=kinds)
+    add("--captions", default="full", choices=CAPTIONS, help=kinds)
     add("--workers", type=int, help="processes (one per core)")
     return parser
 

@@ -45,12 +45,8 @@ class Parameters:
     captions: str = "full"
 
     def __post_init__(self) -> None:
-        for name, known in (("domain", DOMAINS), ("captions", CAPTIONS)):
-            if (value := getattr(self, name)) not in known:
-                raise UserError(f"--{name}: expected {' or '.join(known)}, found '{value}'")
-        for name, value in asdict(self).items():
-            if isinstance(value, str):
-                continue
+        numbers = {name: value for name, value in asdict(self).items() if name not in ("domain", "captions")}
+        for name, value in numbers.items():
             least = 0 if name == "seed" else 1
             if value < least:
                 raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")

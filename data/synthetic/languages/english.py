@@ -121,7 +121,9 @@ def noun(item: Item, rng: random.Random, style: Style = STREET) -> str:
 
 def hair(item: Item, rng: random.Random, style: Style = STREET) -> str:
     """The hair, as what a person has."""
-    return rng.choice(style.hair.get(item.kind, HAIR[item.kind])).format(colored(item.color, rng, style))
+    form = rng.choice(style.hair.get(item.kind, HAIR[item.kind]))
+    own = style.hair_colors.get(item.color)
+    return form.format(rng.choice(own) if own else colored(item.color, rng, style))
 
 
 def over(inner: Item, rng: random.Random, style: Style = STREET) -> str:

@@ -22,6 +22,7 @@ class Style:
     people: Words = field(default_factory=dict)
     kinds: Words = field(default_factory=dict)
     colors: Words = field(default_factory=dict)
+    hair_colors: Words = field(default_factory=dict)
     patterns: Words = field(default_factory=dict)
     hair: Words = field(default_factory=dict)
     build: Words = field(default_factory=dict)
@@ -71,8 +72,9 @@ CAMPUS = Style(
     },
     colors={
         "gray": ("grey",), "navy": ("dark blue",), "light blue": ("light blue",), "olive": ("army green",),
-        "beige": ("cream",), "purple": ("purple",), "blond": ("blonde", "yellow"), "orange": ("orange",),
+        "beige": ("cream",), "purple": ("purple",), "orange": ("orange",),
     },
+    hair_colors={"blond": ("blonde", "yellow")},
     patterns={
         "stripes": ("{c} and {d} striped {k}",), "pinstripes": ("{c} {k} with thin {d} lines",),
         "checks": ("{c} and {d} check {k}",), "dots": ("{c} {k} with {d} spots",),
@@ -146,7 +148,10 @@ MALL = Style(
         "yellow": ("golden yellow", "mustard"), "orange": ("tangerine", "bright orange"),
         "brown": ("chocolate brown", "chestnut"), "beige": ("camel", "sandy beige"),
         "pink": ("rose pink", "salmon pink"), "purple": ("violet", "plum"),
-        "blond": ("golden", "fair"),
+    },
+    hair_colors={
+        "black": ("jet-black", "black"), "brown": ("chestnut", "chocolate brown"),
+        "blond": ("golden", "fair"), "red": ("ginger", "copper red"), "gray": ("silver-gray", "gray"),
     },
     patterns={
         "stripes": ("{k} with alternating {c} and {d} stripes", "horizontally striped {k} in {c} and {d}"),
