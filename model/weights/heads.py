@@ -14,46 +14,68 @@ from model.weights.shapes import bad_weights
 from model.weights.wrappers import plain_names
 
 logger = logging.getLogger(__name__)
-# What RDE's checkpoints hold and its forward pass does not read.
+# What RDE's and ITSELF's checkpoints hold and their forward passes do not read.
 UNREAD = ("visul_emb_layer.linear", "visul_emb_layer.mlp.bns.1", "texual_emb_layer.mlp.bns.1")
-BRANCHES = {"visul_emb_layer": "tse_head.image", "texual_emb_layer": "tse_head.text"}
+# {how RDE and ITSELF name what selects tokens: its name in our head}
+BRANCHES = {"visul_emb_layer": "image", "texual_emb_layer": "text"}
+ITSELF_WIDTH = 4096  # of the embedding that ITSELF makes of them; RDE's has 1024
 # {how ITSELF names its embeddings, also in its earlier state: the names of ours}
 EMBEDDINGS = {"global": "pooled", "bge": "pooled", "grab": "grab_head", "tse": "grab_head"}
-# {how a name in a release begins: how it begins in ours}, the first that fits. TBPS-CLIP and IRRA have our
-# `mlm_head` in several modules; the others are RDE's and ITSELF's.
-RENAMED = {
-    **{
-        part: f"mlm_head.{part}"
-        for part in ("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post")
-    },
-    "visul_emb_layer.fc": "tse_head.image.residual",
-    "texual_emb_layer.linear": "tse_head.text.residual",
-    **{
-        f"{theirs}.mlp.{part}": f"{ours}.{name}"
-        for theirs, ours in BRANCHES.items()
-        for part, name in (("layers.0", "hidden"), ("bns.0", "norm"), ("layers.1", "output"))
-    },
-    **BRANCHES,
-    **{
-        f"{part}_{theirs}": f"cid_head.{ours}.{part}"
-        for theirs, ours in EMBEDDINGS.items()
-        for part in ("mlp", "classifier")
-    },
-    **{
-        f"classifier_id_{theirs}": f"classifier.{ours}".removesuffix(".pooled")
-        for theirs, ours in EMBEDDINGS.items()
-    },
+# {how a name of ITSELF begins: how it begins in ours}
+OF_ITSELF = {
+    f"{part}_{theirs}": ours
+    for theirs, name in EMBEDDINGS.items()
+    for part, ours in (
+        ("mlp", f"cid_head.{name}.mlp"),
+        ("classifier", f"cid_head.{name}.classifier"),
+        ("classifier_id", f"classifier.{name}".removesuffix(".pooled")),
+    )
 }
 
 
-def place(name: str) -> tuple[str, str]:
-    """A tensor's group and its name in our checkpoints: ("mlm_head", "mlm_head.ln_post.bias") of
-    "ln_post.bias". The group is the first part of that name, or an entry of `UNREAD`.
+def _renamed(head_name: str) -> dict[str, str]:
+    """{how a name in a release begins: how it begins in ours}, the first that fits. TBPS-CLIP and IRRA have
+    our `mlm_head` in several modules. `head_name` is that of the head that selects tokens.
     """
+    of_mlm = ("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post")
+    layers = {"mlp.layers.0": "hidden", "mlp.bns.0": "norm", "mlp.layers.1": "output"}
+    return {
+        **{part: f"mlm_head.{part}" for part in of_mlm},
+        "visul_emb_layer.fc": f"{head_name}.image.residual",
+        "texual_emb_layer.linear": f"{head_name}.text.residual",
+        **{
+            f"{theirs}.{part}": f"{head_name}.{ours}.{name}"
+            for theirs, ours in BRANCHES.items()
+            for part, name in layers.items()
+        },
+        **{theirs: f"{head_name}.{ours}" for theirs, ours in BRANCHES.items()},
+        **OF_ITSELF,
+    }
+
+
+def is_of_itself(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these tensors, by name, are of ITSELF's release: told from RDE's by its classifiers or, where
+    it was trained without them, by the width of its second embedding.
+    """
+    second = tensors.get("visul_emb_layer.fc.bias")
+    is_wide = second is not None and len(second) == ITSELF_WIDTH
+    return is_wide or any(name.split(".")[0] in OF_ITSELF for name in tensors)
+
+
+def places(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
+    """{name: its group, its name in our checkpoints} of a file's tensors: "ln_post.bias" has the group
+    "mlm_head", and is "mlm_head.ln_post.bias". The group is the first part of that name, or an entry of
+    `UNREAD`.
+    """
+    renamed = _renamed("grab_head" if is_of_itself(tensors) else "tse_head")
+    return {name: _place(name, renamed) for name in tensors}
+
+
+def _place(name: str, renamed: Mapping[str, str]) -> tuple[str, str]:
     for part in UNREAD:
         if name.startswith(f"{part}."):
             return part, name
-    for theirs, ours in RENAMED.items():
+    for theirs, ours in renamed.items():
         if name.startswith(f"{theirs}."):
             name = ours + name.removeprefix(theirs)
             break
@@ -96,8 +118,10 @@ def _read_heads(path: Path) -> dict[str, dict[str, Tensor]]:
     content, _ = read_file(path, again=True)
     known = {*head_names(), *UNREAD}
     heads: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, plain in plain_names(path, content, again=True).items():
-        group, ours = place(plain)
+    names = plain_names(path, content, again=True)
+    placed = places({names[name]: tensor for name, tensor in content.items()})
+    for name, plain in names.items():
+        group, ours = placed[plain]
         if group in known:
             if ours in heads[group]:
                 raise bad_weights(path, f"holds {ours!r} under two names")
@@ -130,14 +154,14 @@ def _way_out(head_name: str, tensors: Mapping[str, Tensor]) -> str:
 def _log_unused(path: Path, group: str, count: int, is_evaluated: bool) -> None:
     """Say why tensors are not used; warn where their head would change the figures."""
     if group in UNREAD:
-        reason = "which RDE's own forward pass does not read"
+        reason = "which the forward pass of its release does not read"
     elif not is_evaluated:
         reason = f"since experiment.{_loss_of(group)} is false"
     elif group in head_names(at_test=True):
         logger.warning(
             "weights '%s': its %s, which acts at test time, is not used: the figures are those of the pooled "
-            "features alone. Set experiment.%s=true, or give the --config that it was trained with (RDE's "
-            "release: config/rde.yaml)",
+            "features alone. Set experiment.%s=true, or give the --config that it was trained with (of "
+            "releases: config/rde.yaml, config/itself.yaml)",
             *(path, group, _loss_of(group)),
         )
         return

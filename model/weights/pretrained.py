@@ -18,7 +18,7 @@ from config.data import PREPARATIONS
 from model.objectives import head_names
 from model.weights import hf_clip, open_clip
 from model.weights.files import read_file, read_folder
-from model.weights.heads import UNREAD, place
+from model.weights.heads import UNREAD, places
 from model.weights.hub_folders import (
     CONFIG,
     OPEN_CLIP_CONFIG,
@@ -58,7 +58,7 @@ LAYOUTS = {
 }
 TRAINED_ON = {
     "tbps-clip": "TBPS-CLIP, trained with data.preparation=tbps-clip",
-    "irra": "IRRA or RDE, trained with data.preparation=irra",
+    "irra": "IRRA, RDE or ITSELF, trained with data.preparation=irra",
 }
 
 
@@ -72,7 +72,7 @@ class ClipWeights:
         shape: the sizes of the towers.
         grid: rows and columns of patches of the image positions.
         assumed: fields of `shape` that nothing tells, and that may therefore be given another value.
-        is_release: of TBPS-CLIP, IRRA or RDE, which start from OpenAI's weights.
+        is_release: of TBPS-CLIP, IRRA, RDE or ITSELF, which start from OpenAI's weights.
     """
 
     path: Path
@@ -102,7 +102,7 @@ def layout_of(names: Iterable[str]) -> str | None:
 def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = None) -> ClipWeights:
     """Reads OpenAI's TorchScript archive, a state dict (bare or in a container), safetensors, a folder of
     Hugging Face's `CLIPModel` or of open_clip (or a hub cache with one) or a checkpoint: of this project,
-    TBPS-CLIP, IRRA or RDE. No code in the file is executed. What is dropped or initialised is logged.
+    TBPS-CLIP, IRRA, RDE or ITSELF. No code in the file is executed. What is dropped or initialised is logged.
 
     Args:
         path: a file, or a folder.
@@ -126,7 +126,7 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
         logger.info("%s: a checkpoint of %s", path, TRAINED_ON[layout])
     tensors = _rename(path, content, names)
     if layout == "irra" and "logit_scale" not in tensors:
-        logger.info("%s: no logit_scale, as in IRRA and RDE: it starts at ln(1/0.07)", path)
+        logger.info("%s: no logit_scale, as in IRRA, RDE and ITSELF: it starts at ln(1/0.07)", path)
         tensors["logit_scale"] = torch.tensor(math.log(1 / 0.07))
     options, assumed = _settings(path, tensors, options, beginnings)
     shape = read_shape(path, tensors, options)
@@ -212,8 +212,9 @@ def _rename(path: Path, content: Mapping[str, Tensor], names: Mapping[str, str])
     """
     tensors: dict[str, Tensor] = {}
     not_of_clip, beside = {*head_names(), *UNREAD, *DROPPED}, Counter()
+    placed = places({names[name]: tensor for name, tensor in content.items()})
     for name, tensor in content.items():
-        group, _ = place(names[name])
+        group, _ = placed[names[name]]
         if group in not_of_clip:
             beside[group] += 1
             continue

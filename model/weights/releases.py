@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import config
 from config.data import PREPARATIONS, DataOptions, prepared
 from model.weights.files import read_file
-from model.weights.heads import BRANCHES
+from model.weights.heads import BRANCHES, is_of_itself
 from model.weights.pretrained import layout_of
 from model.weights.shapes import read_grid
 from model.weights.wrappers import plain_names
@@ -38,12 +38,12 @@ def read_release(path: Path) -> Release | None:
         names = plain_names(path, content, again=True)
     except UserError:
         return None
-    size = _image_size(
-        path, {plain: tuple(content[name].shape) for name, plain in names.items()}, options, layout
-    )
-    has_branch = any(name.split(".")[0] in BRANCHES for name in names.values())
-    recipe = config.FOLDER / ("rde.yaml" if has_branch else RECIPES[layout])
-    return Release(replace(prepared(DataOptions(preparation=layout)), image_size=size), recipe)
+    tensors = {plain: content[name] for name, plain in names.items()}
+    size = _image_size(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, options, layout)
+    has_branch = any(name.split(".")[0] in BRANCHES for name in tensors)
+    recipe = "itself.yaml" if is_of_itself(tensors) else "rde.yaml" if has_branch else RECIPES[layout]
+    data = replace(prepared(DataOptions(preparation=layout)), image_size=size)
+    return Release(data, config.FOLDER / recipe)
 
 
 def _image_size(

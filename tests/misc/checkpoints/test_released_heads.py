@@ -208,7 +208,9 @@ def test_the_branch_of_a_release_is_evaluated_and_what_it_does_not_read_is_named
         assert torch.equal(model.embed(inputs), branch.embed(inputs))
     assert "loaded tse_head (22)" in caplog.text
     for name, count in (("visul_emb_layer.linear", 2), ("texual_emb_layer.mlp.bns.1", 1)):
-        assert f"not used: {name} ({count}), which RDE's own forward pass does not read" in caplog.text
+        assert (
+            f"not used: {name} ({count}), which the forward pass of its release does not read" in caplog.text
+        )
     assert_filled(started(path, RDE), branch, *SCALARS)
 
 
