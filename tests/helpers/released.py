@@ -1,4 +1,4 @@
-"""Checkpoints in the layouts of TBPS-CLIP, IRRA and RDE, made of our weights."""
+"""Checkpoints in the layouts of TBPS-CLIP, IRRA, RDE and ITSELF, made of our weights."""
 
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ MLM = {
     "mlm_head.ln": (8,),
     "mlm_head.fc": (20, 8),
 }
+OF_ITSELF = {"classifier_tse": (6, 9), "mlp_grab.0": (9, 18), "classifier_id_global": (5, 8)}
 TOKEN_SELECTION = {
     "visul_emb_layer.linear": (9, 8),
     "visul_emb_layer.fc": (9, 8),

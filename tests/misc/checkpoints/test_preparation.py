@@ -28,7 +28,7 @@ from misc.search.encoder import identity_of, load_encoder
 from model import build_model
 from model.weights.pretrained import load_clip_weights
 from options import DataOptions, UserError, load_options, read_options, to_dict
-from tests.helpers.released import TOKEN_SELECTION, irra, our_weights, tbps_clip
+from tests.helpers.released import OF_ITSELF, TOKEN_SELECTION, irra, our_weights, tbps_clip
 from tests.helpers.whole_runs import results_of
 from text_utils.captions import clean_caption
 
@@ -211,6 +211,8 @@ def test_search_and_export_follow_the_weights_whatever_the_file(
         (lambda ours: irra(ours, start="module."), "irra.yaml"),
         (lambda ours: irra(ours, TOKEN_SELECTION), "rde.yaml"),
         (lambda ours: irra(ours, TOKEN_SELECTION, start="module."), "rde.yaml"),
+        (lambda ours: irra(ours, TOKEN_SELECTION, OF_ITSELF), "itself.yaml"),
+        (lambda ours: irra(ours, TOKEN_SELECTION | {"visul_emb_layer.fc": (4096, 8)}), "itself.yaml"),
         (tbps_clip, "config.yaml"),
     ],
 )

@@ -20,6 +20,7 @@ from options import UserError, load_options
 from tests.helpers.released import (
     CLASSIFIER,
     MLM,
+    OF_ITSELF,
     TOKEN_SELECTION,
     irra,
     our_weights,
@@ -125,7 +126,7 @@ def test_any_other_name_that_is_missing_or_too_many_is_an_error(
         load_clip_weights(save(content, tmp_path / "theirs.pth"))
 
 
-# IRRA and RDE
+# IRRA, RDE and ITSELF
 
 
 OF_IRRA = "classifier (2), mlm_head (16)"
@@ -138,6 +139,7 @@ OF_RDE = "visul_emb_layer.linear (2), tse_head (8)"
         ((CLASSIFIER, MLM), "", OF_IRRA),
         ((CLASSIFIER, MLM), "module.", OF_IRRA),
         ((TOKEN_SELECTION,), "", OF_RDE),
+        ((TOKEN_SELECTION, OF_ITSELF), "", OF_RDE.replace("tse", "grab") + ", cid_head (4), classifier (2)"),
     ],
 )
 def test_a_release_of_irra_or_rde_gives_our_features_and_names_its_heads(
