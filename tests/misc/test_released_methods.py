@@ -1,4 +1,4 @@
-"""RDE and IRRA after training: what reads a checkpoint reads their embedding, the same everywhere."""
+"""RDE, ITSELF and IRRA after training: what reads a checkpoint reads their embedding, the same everywhere."""
 
 import functools
 import json
@@ -32,6 +32,13 @@ RDE = {
     "data": DATA | {"noise": 0.2, "image_size": [64, 64]},
     "model": MODEL,
 }
+ITSELF = {
+    "experiment": RDE["experiment"]
+    | {"tse": False, "grab": True, "grab_width": 12, "grab_blocks": [0, 1], "grab_global_weight": 0.7},
+    "schedule": ADAM | {"grab_lr": 1e-3},
+    "data": DATA | {"sampler": "identity", "samples_per_identity": 2, "image_size": [64, 64]},
+    "model": MODEL,
+}
 IRRA = {
     "experiment": OFF
     | {"sdm": True, "id": True, "mlm": True, "mlm_variant": "irra", "mlm_masks_all": True, "cmt_depth": 1},
@@ -56,6 +63,11 @@ def rde(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def itself(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
+    return trained(tmp_path_factory.mktemp("methods") / "itself", people, ITSELF)
+
+
+@pytest.fixture(scope="module")
 def irra(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
     return trained(tmp_path_factory.mktemp("methods") / "irra", people, IRRA)
 
@@ -73,14 +85,14 @@ def evaluate(weights: Path, out: Path, *more: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["rde", "irra"])
+@pytest.mark.parametrize("method", ["rde", "itself", "irra"])
 def test_search_ranks_as_the_evaluation_does(
     method: str, request: pytest.FixtureRequest, people: Path, tmp_path: Path
 ) -> None:
     weights = request.getfixturevalue(method)
     rows = evaluate(weights, tmp_path / "evaluated", f"--save-features={tmp_path / 'features'}")
     width = load_features(tmp_path / "features", "eval.fuse").sets["test"].features.images.shape[1]
-    assert width == (WIDTH + 12 if method == "rde" else WIDTH)
+    assert width == (WIDTH if method == "irra" else WIDTH + 12)
 
     tested = tmp_path / "tested"
     for row in rows:
@@ -149,10 +161,14 @@ def test_safetensors_hold_the_head_and_evaluate_alike(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("method", ["rde", "itself"])
 def test_onnx_graphs_select_tokens_of_any_number_of_captions_of_any_length(
-    exported: Callable[[str], Path], source: Source
+    method: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    graphs = {name: InferenceSession(exported("onnx") / f"{name}.onnx") for name in ("image", "text")}
+    weights = request.getfixturevalue(method)
+    source = load_source(weights, None, ())
+    assert export_main([str(weights), str(tmp_path / "onnx"), "--format", "onnx"]) == 0
+    graphs = {name: InferenceSession(tmp_path / "onnx" / f"{name}.onnx") for name in ("image", "text")}
     for rows in (1, 3):
         (found,) = graphs["image"].run(["features"], {"pixel_values": pixels(rows, source).numpy()})
         torch.testing.assert_close(

@@ -25,6 +25,7 @@ COMPILED = {"experiment.dropout": 0.3, "model.compile": True}
 
 RDE = {"experiment.tal": True, "experiment.tse": True, "experiment.tse_width": 12}
 IRRA = {"experiment.sdm": True, "experiment.id": True, "experiment.mlm": True}
+ITSELF = {"experiment.tal": True, "experiment.grab": True}
 IRRA |= {"experiment.mlm_variant": "irra", "experiment.mlm_masks_all": True}
 
 
@@ -65,7 +66,7 @@ def test_gradients_and_names_stay_those_of_the_plain_towers(traced: None) -> Non
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize("losses", [RDE, IRRA], ids=["rde", "irra"])
+@pytest.mark.parametrize("losses", [RDE, ITSELF, IRRA], ids=["rde", "itself", "irra"])
 def test_the_published_methods_compile_without_a_break(losses: dict[str, object], traced: None) -> None:
     results, batch = [], tiny_batch()
     if losses is IRRA:
@@ -77,6 +78,15 @@ def test_the_published_methods_compile_without_a_break(losses: dict[str, object]
     torch.testing.assert_close(again.parts, output.parts)
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
+
+
+def test_another_number_of_selected_tokens_makes_no_graph_of_its_own(traced: None) -> None:
+    model = tiny_model(ALL_OFF | ITSELF | {"model.compile": True, "data.image_size": "[64,64]"})
+    batch = replace(tiny_batch(), images={"view1": torch.randn(NUM_ROWS, 3, 64, 64)})
+    for step in range(0, 1500, 100):
+        model.step = step
+        whole(model, batch)
+    assert counters["stats"]["unique_graphs"] <= 4
 
 
 def test_checkpointing_of_compiled_towers_is_refused() -> None:

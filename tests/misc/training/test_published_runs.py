@@ -1,4 +1,4 @@
-"""Whole runs of IRRA's and RDE's recipes: killed and resumed, in two processes, and evaluated."""
+"""Whole runs of the recipes of IRRA, RDE and ITSELF: killed and resumed, in two processes, and evaluated."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from misc.training.engine import Trainer
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.whole_runs import assert_same_runs, content, read_metrics, results_of, train_lines
 
-RECIPES = ("irra", "rde")
+RECIPES = ("irra", "rde", "itself")
 EPOCHS, BATCH = 2, 18  # of 40 samples: the last batch is short, and odd for a process of two
 LENGTH = 3  # steps of an epoch
 
@@ -20,16 +20,24 @@ class CrashError(Exception):
 
 
 def arguments(recipe: str, people: Path, folder: Path, *more: str) -> list[str]:
-    """The command line of a recipe on small pictures, with towers of one narrow block."""
+    """The command line of a recipe on small pictures, with towers of one narrow block, or of two for ITSELF,
+    whose number of tokens falls in the first four steps.
+    """
     sizes = dict.fromkeys(("image_width", "text_width", "embed_dim"), 16)
-    sizes |= dict.fromkeys(("image_layers", "text_layers"), 1) | {"image_heads": 2, "text_heads": 2}
+    layers = 2 if recipe == "itself" else 1
+    sizes |= dict.fromkeys(("image_layers", "text_layers"), layers) | {"image_heads": 2, "text_heads": 2}
     towers = [f"model.{name}={value}" for name, value in sizes.items()]
+    if recipe == "itself":
+        towers += ["experiment.grab_width=32", "experiment.grab_blocks=[0,1]", "experiment.grab_steps=4"]
+        towers += ["experiment.grab_share=[0.9,0.3]", "data.sampler=random"]
+    if recipe == "rde":
+        towers.append("experiment.tse_width=32")
     return [
         *("--config", f"config/{recipe}.yaml", "--output-dir", str(folder), *towers),
         *("model.clip_pretrained=null", "misc.device=cpu", "schedule.lr=1e-3", "schedule.epoch_warmup=1"),
         *(f"data.annotation_file={people}", f"data.image_root={people}/imgs", "data.image_size=[64,32]"),
         *("data.dataset=auto", "data.num_workers=0", f"data.batch_size={BATCH}", f"schedule.epoch={EPOCHS}"),
-        *("log.print_period=1", "experiment.tse_width=32", *more),
+        *("log.print_period=1", *more),
     ]
 
 
@@ -47,8 +55,8 @@ def test_a_run_of_the_recipe_logs_its_losses_and_keeps_the_short_batch(whole: tu
     recipe, folder = whole
     lines = train_lines(folder)
     assert [line["step"] for line in lines] == list(range(1, EPOCHS * LENGTH + 1))
-    parts = {"irra": {"mlm", "id", "sdm"}, "rde": {"tal", "tse"}}[recipe]
-    assert set(lines[0]["parts"]) == parts
+    parts = {"irra": {"mlm", "id", "sdm"}, "rde": {"tal", "tse"}, "itself": {"tal", "grab", "id", "cid"}}
+    assert set(lines[0]["parts"]) == parts[recipe]
     assert [line["epoch"] for line in read_metrics(folder) if line["kind"] == "division"] == (
         [1, 2] if recipe == "rde" else []
     )
