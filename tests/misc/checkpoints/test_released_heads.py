@@ -1,6 +1,7 @@
 """The heads in released checkpoints, and in ours: into training, and those that act at test time."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -262,12 +263,28 @@ def test_a_folder_of_weights_has_no_branch(tmp_path: Path, branch: TBPS) -> None
         fill_heads(tmp_path, {"tse_head": branch.tse_head}, is_evaluated=True)
 
 
-def test_another_share_of_tokens_than_in_training_is_refused_and_gives_another_index(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("loss", "option", "values", "is_fixed"),
+    [
+        ("tse", "tse_share", (0.3, 0.4), True),
+        ("grab", "grab_share", ([0.65, 0.5], [0.65, 0.4]), True),
+        ("grab", "grab_blocks", ([4, 11], [5, 11]), True),
+        ("grab", "grab_test_tokens", ("rollout", "last"), False),
+        ("grab", "grab_global_weight", (0.5, 0.7), False),
+    ],
+)
+def test_other_tokens_than_in_training_are_refused_and_another_score_gives_another_index(
+    loss: str, option: str, values: tuple[object, object], is_fixed: bool, tmp_path: Path
+) -> None:
     trained_with, other = (
-        load_options({}, ["experiment.tse=true", f"experiment.tse_share={share}"]) for share in (0.3, 0.4)
+        load_options({}, [f"experiment.{loss}=true", f"experiment.{option}={value}"]) for value in values
     )
     torch.save({"options": to_dict(trained_with)}, tmp_path / "best.pth")
     check_trained_with(trained_with, tmp_path / "best.pth")
-    with pytest.raises(UserError, match=r"tse_share: .* trained with 0\.3, these options have 0\.4"):
-        check_trained_with(other, tmp_path / "best.pth")
     assert identity_of(other, tmp_path / "best.pth") != identity_of(trained_with, tmp_path / "best.pth")
+    if not is_fixed:
+        check_trained_with(other, tmp_path / "best.pth")
+        return
+    was, now = (re.escape(str(value)) for value in values)
+    with pytest.raises(UserError, match=rf"{option}: .* trained with {was}, these options have {now}"):
+        check_trained_with(other, tmp_path / "best.pth")

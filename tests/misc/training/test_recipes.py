@@ -128,15 +128,15 @@ def test_mlm_without_a_masked_token_is_zero_and_all_gradients_are_finite() -> No
 
 
 READERS = {  # input of the batch -> the losses that read it, all of them and both kinds of MVS being on
-    "view1": "nitc ritc citc mlm id sdm tal tse sigmoid",
+    "view1": "nitc ritc citc mlm id cid sdm tal tse sigmoid",
     "view2": "nitc",
     "simclr1": "ss",
     "simclr2": "ss",
-    "tokens": "nitc ritc citc ss_text id sdm tal tse sigmoid",  # never the masked captions
+    "tokens": "nitc ritc citc ss_text id cid sdm tal tse sigmoid",  # never the masked captions
     "tokens2": "nitc ss_text",
     "masked_tokens": "mlm",
     "mlm_labels": "mlm",
-    "person_ids": "nitc ritc id sdm tal tse sigmoid",
+    "person_ids": "nitc ritc id cid sdm tal tse sigmoid",
 }
 
 
