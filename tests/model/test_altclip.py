@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from model import build_model
 from model.altclip_adapter import build_altclip_clip
+from model.protocol import Selection
 from options import UserError
 from tests.helpers.altclip_folders import (
     CAPTIONS,
@@ -104,7 +105,7 @@ def test_the_selected_tokens_are_those_that_the_first_one_attends_to(folder: Pat
     lengths = tokens["attention_mask"].sum(dim=1).tolist()
     last = reference.text_model(**tokens, output_attentions=True).attentions[-1].mean(dim=1)[:, 0]
     _, dense = clip.encode_text(tokens, return_dense=True)
-    pooled, none, selected = clip.encode_text(tokens, select=0.3)
+    pooled, none, selected = clip.encode_text(tokens, select=Selection(0.3))
     assert none is None
     torch.testing.assert_close(pooled, dense[:, 0])
     for row, length in enumerate(lengths):
@@ -117,7 +118,7 @@ def test_the_selected_tokens_are_those_that_the_first_one_attends_to(folder: Pat
 
     last = reference.vision_model(images, output_attentions=True).attentions[-1].mean(dim=1)[:, 0]
     _, dense = clip.encode_image(images, return_dense=True)
-    _, both, selected = clip.encode_image(images, return_dense=True, select=0.3)
+    _, both, selected = clip.encode_image(images, return_dense=True, select=Selection(0.3))
     assert torch.equal(both, dense)
     for row in range(3):
         best = 1 + last[row, 1:].sort(descending=True).indices

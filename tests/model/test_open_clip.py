@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.open_clip_adapter import build_open_clip, to_openai
-from model.protocol import Built
+from model.protocol import Built, Selection
 from options import UserError
 from tests.helpers.altclip_folders import cache_root
 
@@ -135,7 +135,7 @@ def test_selected_patches_are_those_of_the_largest_attention(open_clip_folder: F
     size = sizes(kind)[1]
     clip, reference = built(open_clip_folder(kind), size)[0], library(open_clip_folder(kind), size)
     assert clip.selects_tokens
-    pooled, dense, selected = clip.encode_image(pixels(size), return_dense=True, select=0.5)
+    pooled, dense, selected = clip.encode_image(pixels(size), return_dense=True, select=Selection(0.5))
     torch.testing.assert_close(pooled, clip.encode_image(pixels(size)))
     row = attention_row(reference.visual, pixels(size))[:, -(dense.shape[1] - 1) :]
     order = row.argsort(dim=1, descending=True)[:, : row.shape[1] // 2]
@@ -172,7 +172,7 @@ def test_selected_words_are_those_of_the_largest_attention(open_clip_folder: Fol
     folder = open_clip_folder(kind)
     clip, tokenizer, _ = built(folder, sizes(kind)[1])
     tokens = tokenizer(CAPTIONS)
-    _, dense, selected = clip.text(*tokens.values(), True, 0.3)
+    _, dense, selected = clip.text(*tokens.values(), True, Selection(0.3))
     text = library(folder, sizes(kind)[1]).text
     x, mask = text._embeds(padded(tokens, tokenizer.pad_token_id))
     x = text.transformer.resblocks[0](x, attn_mask=mask)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.families.encoder import HubEncoder
+from model.protocol import Selection
 from model.transformers_adapter import build_transformers_clip
 
 Families = Callable[[str], Path]
@@ -152,7 +153,7 @@ def test_the_selected_patches_are_those_that_the_pooling_attends_to(
         row = output.attentions[-1].mean(dim=1)[:, 0, 1:]
     best = row.topk(4, dim=1).indices + 1  # 0.35 of 12 patches
     for return_dense in (False, True):
-        pooled, tokens, selected = clip.encode_image(pixels, return_dense, 0.35)
+        pooled, tokens, selected = clip.encode_image(pixels, return_dense, Selection(0.35))
         assert (tokens is not None) == return_dense
         torch.testing.assert_close(pooled, dense[:, 0])
         expected = dense[torch.arange(2)[:, None], best]
@@ -173,7 +174,7 @@ def test_the_selected_words_are_those_that_the_pooled_token_attends_to(
         ids, mask = F.pad(ids * mask, (0, 24 - ids.shape[1])), None
     attention = model(ids, attention_mask=mask, output_attentions=True).attentions[-1].mean(dim=1)
     _, dense = clip.eval().encode_text(tokens, return_dense=True)
-    pooled, none, selected = clip.encode_text(tokens, select=0.5)
+    pooled, none, selected = clip.encode_text(tokens, select=Selection(0.5))
     assert none is None
     torch.testing.assert_close(pooled, clip.encode_text(tokens))
     for row, length in enumerate(lengths):
