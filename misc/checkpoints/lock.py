@@ -69,6 +69,17 @@ def locked(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine holds the lock of a folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
+        try:
+            return _lock(descriptor) is False
+        finally:
+            os.close(descriptor)
+    return False
+
+
 def _acquire(path: Path) -> int:
     """A descriptor of the locked file, with the name of this process; raises UserError as `locked` does."""
     gone, own = "", json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -34,6 +35,16 @@ def total_memory() -> int | None:
     except (AttributeError, ValueError, OSError):  # no such call, or no such value
         return None
     return size * number if size > 0 and number > 0 else None
+
+
+def memory_of_process() -> int:
+    """The most bytes of memory that this process has held; 0 where the system does not report it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def in_processes(work: Callable[[Chunk], Result], chunks: Sequence[Chunk], workers: int) -> Iterator[Result]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from misc.checkpoints.components import State
 from misc.process import distributed
+from misc.process.workers import memory_of_process
 from model.tbps import LossOutput
 
 COUNT = "made"  # the number of steps among the sums of a meter; checkpoints have it under this name
@@ -18,6 +19,13 @@ COUNT = "made"  # the number of steps among the sums of a meter; checkpoints hav
 def _now() -> np.ndarray:
     """The wall clock and the CPU time of this process, in seconds."""
     return np.array([time.perf_counter(), time.process_time()])
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that the tensors on a GPU have held, or that this process has held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return memory_of_process()
 
 
 class HostCopy:
@@ -95,11 +103,13 @@ class Meter:
 
     def cost(self) -> dict[str, float]:
         """What the steps took by the clocks of this process: "seconds", "cpu_seconds" (of all its threads,
-        not of loader workers), and "samples_per_second" of all processes together.
+        not of loader workers), "samples_per_second" of all processes together, and "peak_bytes", the most
+        memory that this process has held so far: on a GPU that of its tensors, else all of it.
         """
         seconds, cpu_seconds = (self._spent + _now() - self._began).tolist()
         rate = self._samples * distributed.world_size() / seconds
-        return {"samples_per_second": rate, "seconds": seconds, "cpu_seconds": cpu_seconds}
+        cost = {"samples_per_second": rate, "seconds": seconds, "cpu_seconds": cpu_seconds}
+        return cost | {"peak_bytes": peak_memory(self._device)}
 
     def state_dict(self) -> State:
         """The sums of this rank, while the clocks are stopped."""

@@ -60,7 +60,7 @@ def assert_mentions(text: str, *words: str) -> None:
 
 
 def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    times = {"samples_per_second", "seconds", "cpu_seconds"}
+    times = {"samples_per_second", "seconds", "cpu_seconds", "peak_bytes"}
     return [{key: value for key, value in line.items() if key not in times} for line in lines]
 
 

@@ -1,0 +1,248 @@
+"""The tables of a study."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from misc.study.outcome import Outcome, Stored
+from misc.study.plan import TRANSFER, Plan
+from misc.study.published import FACTS
+from misc.study.statistics import Paired, Summary
+from misc.study.tables import Table
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan with its outcomes."""
+
+    plan: Plan
+    stored: Stored
+
+    def runs(self, recipe: str, trained_on: str, noise: float = 0.0) -> list[Outcome]:
+        """The runs of a recipe that have figures."""
+        found = (one for one in self.stored.outcomes if one.failure is None)
+        key = (recipe, trained_on, noise)
+        return [one for one in found if (one.recipe, one.trained_on, one.noise) == key]
+
+    def by_seed(self, recipe: str, trained_on: str, noise: float = 0.0) -> dict[int, float]:
+        """R@1 on its own set, with the epoch that was picked, by seed."""
+        return {one.seed: one.figures[trained_on]["R1"] for one in self.runs(recipe, trained_on, noise)}
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The sets that recipes are trained on."""
+        return [name for name, one in self.plan.sets.items() if one.train]
+
+
+def all_tables(study: Study) -> list[Table]:
+    """Every table of a study; those without rows have nothing to say."""
+    sets = study.trained_on
+    return [
+        *(in_domain(study, name) for name in sets),
+        *(cross_domain(study, name) for name in sets),
+        *(under_noise(study, name) for name in sets if study.plan.noise),
+        transfer(study),
+        *(paired(study, name) for name in sets),
+        divisions(study),
+        failures(study),
+    ]
+
+
+def in_domain(study: Study, set_name: str) -> Table:
+    """The figures on the set that the recipes are trained on, and what they cost."""
+    data, rows = study.plan.sets[set_name], []
+    is_reported = data.reported is not None
+    for name, recipe in study.plan.recipes.items():
+        runs = study.runs(name, set_name)
+        chosen = [_mean(runs, lambda one, key=key: one.figures[set_name][key]) for key in ("R1", "mAP")]
+        if runs and runs[0].select_on == "last":
+            chosen = [f"{cell} (last epoch)" for cell in chosen]
+        by_test = [_mean(runs, lambda one, key=key: (one.on_test or {})[key]) for key in ("R1", "mAP")]
+        facts = FACTS[recipe.reported].sets.get(data.reported) if recipe.reported else None
+        said = [
+            NONE if fact is None else f"{fact:.2f}"
+            for fact in ((facts[0], facts[3]) if facts else (None, None))
+        ]
+        rows.append([recipe.title, *_costs(runs), *chosen, *by_test, *(said if is_reported else ())])
+    header = [
+        "recipe",
+        "samples",
+        "seconds",
+        "memory",
+        "R@1 by val",
+        "mAP by val",
+        "R@1 by test",
+        "mAP by test",
+    ]
+    header += ["R@1 reported", "mAP reported"] if is_reported else []
+    return Table(f"in-domain.{set_name}", f"Trained and tested on {data.title}", header, rows)
+
+
+def _costs(runs: Sequence[Outcome]) -> list[str]:
+    costs = [one.cost for one in runs if one.cost]
+    if not costs:
+        return [NONE] * 3
+    seconds = [cost.seconds for cost in costs]
+    middle = f"{statistics.median(seconds):.0f}"
+    spread = f" ({min(seconds):.0f}-{max(seconds):.0f})" if len(seconds) > 1 else ""
+    memory = f"{max(cost.peak_bytes for cost in costs) / 1e9:.2f} GB"
+    return [f"{costs[0].num_samples:,}", middle + spread, memory]
+
+
+def _mean(runs: Iterable[Outcome], value: Callable[[Outcome], float]) -> str:
+    values = []
+    for one in runs:
+        try:
+            values.append(value(one))
+        except KeyError:  # the run does not have this figure
+            continue
+    return str(Summary.of(values)) if values else NONE
+
+
+def cost_sentence(study: Study, set_name: str) -> str:
+    """What the columns of cost hold, and how far the recipes are apart in them."""
+    medians = {}
+    for name, recipe in study.plan.recipes.items():
+        if costs := [one.cost.seconds for one in study.runs(name, set_name) if one.cost]:
+            medians[recipe.title] = statistics.median(costs)
+    if len(medians) < 2:
+        return ""
+    low, high = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
+    return (
+        '"Seconds": what the steps took, data included, evaluations, divisions of the samples and '
+        "checkpoints left out (CPU seconds, or seconds of all GPUs of a run): the median of the seeds, and "
+        f"the lowest and highest. The medians differ by {medians[high] / medians[low] - 1:.1%}, from {low} "
+        f'to {high}. "Memory": the most that a process held, of tensors on a GPU, else of everything.'
+    )
+
+
+def cross_domain(study: Study, set_name: str) -> Table:
+    """R@1 on the other sets."""
+    others = {name: one for name, one in study.plan.sets.items() if name != set_name}
+    rows = []
+    for name, recipe in study.plan.recipes.items():
+        runs, cells = study.runs(name, set_name), []
+        for other, data in others.items():
+            for key in ("R1", "mAP"):
+                cells.append(_mean(runs, lambda one, other=other, key=key: one.figures[other][key]))
+            if data.reported:
+                facts = FACTS[recipe.reported].cross if recipe.reported else {}
+                fact = facts.get(study.plan.sets[set_name].reported or "", {}).get(data.reported)
+                cells.append(NONE if fact is None else f"{fact:.2f}")
+        rows.append([recipe.title, *cells])
+    header = ["recipe"]
+    for data in others.values():
+        header += [f"{data.title}: R@1", "mAP", *(["reported"] if data.reported else [])]
+    title = f"Cross-domain: trained on {study.plan.sets[set_name].title}, tested on others (epoch by val)"
+    return Table(f"cross.{set_name}", title, header, rows if others else [])
+
+
+def under_noise(study: Study, set_name: str) -> Table:
+    """R@1 where a share of the training captions is exchanged."""
+    data, shares = study.plan.sets[set_name], (0.0, *study.plan.noise)
+    rows = []
+    for name, recipe in study.plan.recipes.items():
+        if not recipe.with_noise:
+            continue
+        cells = []
+        for share in shares:
+            values = study.by_seed(name, set_name, share).values()
+            cells.append(str(Summary.of(list(values))) if values else NONE)
+            if share and data.reported:
+                facts = FACTS[recipe.reported].noise if recipe.reported else {}
+                fact = facts.get(data.reported, {}).get(f"{share:g}")
+                cells.append(NONE if fact is None else f"{fact:.2f}")
+        rows.append([recipe.title, *cells])
+    header = ["recipe"]
+    for share in shares:
+        header += [f"{100 * share:g} %", *(["reported"] if share and data.reported else [])]
+    title = f"Wrong captions in training on {data.title}: R@1 by val, by their share"
+    return Table(f"noise.{set_name}", title, header, rows)
+
+
+def transfer(study: Study) -> Table:
+    """Weights that are tested as they are."""
+    runs = [one for one in study.stored.outcomes if one.recipe == TRANSFER and not one.failure]
+    rows = [
+        [one.title, *(f"{one.figures[name][key]:.2f}" for name in study.plan.sets for key in ("R1", "mAP"))]
+        for one in runs
+    ]
+    header = ["weights", *(cell for one in study.plan.sets.values() for cell in (f"{one.title}: R@1", "mAP"))]
+    return Table("transfer", "Direct transfer: weights tested without training on a set", header, rows)
+
+
+def paired(study: Study, set_name: str) -> Table:
+    """Recipes compared seed by seed, in R@1 with the epoch that val picked."""
+    rows = []
+    for name, other in _pairs(study.plan):
+        for share in (0.0, *study.plan.noise):
+            found = Paired.of(study.by_seed(name, set_name, share), study.by_seed(other, set_name, share))
+            if found:
+                rows.append(_paired_row(study.plan, name, other, share, found))
+    header = [
+        "recipes",
+        "wrong captions",
+        "differences",
+        "mean ± deviation",
+        "95 % interval",
+        "spread",
+        "verdict",
+    ]
+    title = f"Compared seed by seed on {study.plan.sets[set_name].title}: differences in R@1 by val"
+    return Table(f"paired.{set_name}", title, header, rows)
+
+
+def _pairs(plan: Plan) -> list[tuple[str, str]]:
+    """Ours with each of the others, then the recipes with what they are compared with."""
+    others = [name for name, one in plan.recipes.items() if name != plan.ours and one.against is None]
+    ours = [(plan.ours, name) for name in others] if plan.ours in plan.recipes else []
+    own = [(name, one.against) for name, one in plan.recipes.items() if one.against in plan.recipes]
+    return list(dict.fromkeys(ours + own))
+
+
+def _paired_row(plan: Plan, name: str, other: str, share: float, found: Paired) -> list[str]:
+    low, high = found.interval()
+    return [
+        f"{plan.recipes[name].title} - {plan.recipes[other].title}",
+        f"{100 * share:g} %",
+        ", ".join(f"{value:+.2f}" for value in found.by_seed.values()),
+        str(found.summary),
+        f"{low:+.2f} to {high:+.2f}",
+        f"{found.spread:.2f}",
+        found.verdict(),
+    ]
+
+
+def divisions(study: Study) -> Table:
+    """What the last division of the samples called noisy (RDE), in the mean of the seeds."""
+    rows = []
+    for name, recipe in study.plan.recipes.items():
+        for set_name in study.trained_on:
+            for share in (0.0, *study.plan.noise):
+                found = [one.division for one in study.runs(name, set_name, share) if one.division]
+                if found:
+                    place = [recipe.title, study.plan.sets[set_name].title, f"{100 * share:g} %"]
+                    rows.append(
+                        [*place, *(_share(found, key) for key in ("noisy_share", "precision", "recall"))]
+                    )
+    header = ["recipe", "set", "wrong captions", "called noisy", "of these, wrong", "of the wrong, found"]
+    return Table("division", "Consensus division before the last epoch", header, rows)
+
+
+def _share(found: Iterable[Mapping[str, float | None]], key: str) -> str:
+    known = [100 * one[key] for one in found if one[key] is not None]
+    return f"{statistics.mean(known):.1f} %" if known else NONE
+
+
+def failures(study: Study) -> Table:
+    """Runs without figures, with the reason."""
+    rows = [
+        [one.title, one.trained_on or NONE, f"{100 * one.noise:g} %", str(one.seed), one.failure]
+        for one in study.stored.outcomes
+        if one.failure
+    ]
+    return Table(
+        "failed", "Runs without figures", ["recipe", "set", "wrong captions", "seed", "reason"], rows
+    )
