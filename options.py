@@ -110,6 +110,9 @@ class EvalOptions:
     select_on: str = option(
         "val", "split whose mean R@1 selects the best epoch (published results: test)", one_of("val", "test")
     )
+    period: int = option(
+        1, "epochs between two evaluations in training; the last epoch is always evaluated", POSITIVE
+    )
     test_sets: Mapping[str, tuple[FilePath, FilePath]] = option(
         {}, "additional data sets to test on after training: {name: [annotations, image root], ...}"
     )

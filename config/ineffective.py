@@ -36,9 +36,15 @@ OF_OTHER_LOSSES = ("experiment.mlm_masks_all", "experiment.rewrites")
 OF_TRAINING = (
     *("schedule", "log", "data.batch_size", "data.drop_last", "data.few_shot", "data.few_shot_by"),
     *("data.language_draw", "data.noise", "data.sampler", "data.samples_per_identity"),
-    *("data.on_bad_image", "data.cache", "eval.select_on", "experiment.dropout", "experiment.image_aug"),
-    *("experiment.text_aug", "experiment.eda_alpha", "experiment.back_trans", "experiment.backtrans_p"),
-    *("experiment.mvs_image", "experiment.mvs_text", "experiment.mixgen", "experiment.mixgen_type"),
+    *("data.on_bad_image", "data.cache", "eval.select_on", "eval.period", "experiment.dropout"),
+    *("experiment.image_aug", "experiment.text_aug", "experiment.eda_alpha", "experiment.back_trans"),
+    *(
+        "experiment.backtrans_p",
+        "experiment.mvs_image",
+        "experiment.mvs_text",
+        "experiment.mixgen",
+        "experiment.mixgen_type",
+    ),
     *("experiment.mixgen_p", "experiment.mixgen_ratio", "model.softlabel_ratio", "model.use_gather"),
     *("model.lock_patch_embedding", "model.lock_image_blocks", "model.lock_text_blocks"),
     "model.lock_text_embeddings",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ class Stateful(Protocol):
 
     def state_dict(self) -> State: ...
     def load_state_dict(self, state: State) -> object: ...
+
+
+class Best(TypedDict, total=False):
+    """The best epoch so far, and its mean text-to-image R@1 (None where the last epoch is the best)."""
+
+    epoch: int
+    R1: float | None
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 
 from config.scalars import dump
 from data.types import NOBODY, ByLanguage, Splits
+from misc.checkpoints.components import Best
 from misc.checkpoints.read import BEST
 from misc.evaluation.tables import metrics_table, summary_table
 from misc.metrics import Results
 from misc.process import distributed
 from misc.process.durable import write_text
-from misc.training.engine import Best
 from model import BACKBONES
 from model.protocol import Processor, Tokenizer
 from options import Options, load_options, to_dict

@@ -30,7 +30,7 @@ class Recipe:
         title: its name in the tables.
         config: the options file, a path from the plan's folder.
         options: overrides of it, `section.name=value`.
-        on: further overrides on a set, by its name, or under wrong captions, by their share.
+        options_for: further overrides for a set, by its name, or for wrong captions, by their share.
         about: a sentence for the report; where empty, there is none.
         against: the recipe that it is compared with, such as the one that it adds something to.
         with_noise: whether it is trained with wrong captions too.
@@ -40,7 +40,7 @@ class Recipe:
     title: str
     config: str
     options: tuple[str, ...] = ()
-    on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    options_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     about: str = ""
     against: str | None = None
     with_noise: bool = True

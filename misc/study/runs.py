@@ -160,7 +160,8 @@ def run_all(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], report: Cal
     """
     _wait_for_earlier(jobs)
     waiting = [job for job in jobs if job.state() != FINISHED]
-    free, active = list(slots), dict[Job, tuple[subprocess.Popen[bytes], Mapping[str, str]]]()
+    free = list(slots)
+    active: dict[Job, tuple[subprocess.Popen[bytes], Mapping[str, str]]] = {}
     begin, total = time.monotonic(), len(waiting)
     with tqdm(total=len(jobs), initial=len(jobs) - total, desc="runs", unit="run", disable=None) as bar:
         try:

@@ -45,6 +45,7 @@ def build_trainer(
         bad_images=BadImages(training_set.check_bad_images),
         evaluators=evaluators,
         select_on=select_on if select_on in evaluators else "last",
+        eval_period=options.eval.period,
         num_epochs=schedule.epoch,
         device=device,
         precision=precision,

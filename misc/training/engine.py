@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.sampler import TrainLoader
 from data.types import Batch
-from misc.checkpoints.components import Components, RandomState, State
+from misc.checkpoints.components import Best, Components, RandomState, State
 from misc.checkpoints.saver import Saver
 from misc.evaluation.evaluator import Evaluator
 from misc.evaluation.tables import metrics_table
@@ -38,13 +38,6 @@ PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp1
 CONTINUE, SAVE, STOP = 0, 1, 2
 
 
-class Best(TypedDict, total=False):
-    """The best epoch so far, and its mean text-to-image R@1 (None where the last epoch is the best)."""
-
-    epoch: int
-    R1: float | None
-
-
 @dataclass
 class Trainer:
     """Everything a run trains with, and how far it is.
@@ -54,6 +47,7 @@ class Trainer:
         train_loader: its batch sampler has `set_epoch(epoch, first_step)`, both counted from 0.
         evaluators: of "val" and "test", for the splits there are.
         select_on: split whose mean text-to-image R@1 selects the best epoch; "last": the last is.
+        eval_period: epochs between two evaluations; the last epoch is always evaluated.
         precision: torch.float32, or what autocast computes in.
         accumulate: parts of a batch that go through the towers one after another.
         clip_grad_norm: maximum norm of the gradients; infinity: they are not clipped.
@@ -73,6 +67,7 @@ class Trainer:
     bad_images: BadImages
     evaluators: Mapping[str, Evaluator]
     select_on: str
+    eval_period: int
     num_epochs: int
     device: torch.device
     precision: torch.dtype
@@ -218,11 +213,12 @@ class Trainer:
 
     def _finish_epoch(self, run: RunLog) -> None:
         """Evaluate, decide whether this epoch is the best so far, and save."""
-        results = {split: evaluator() for split, evaluator in self.evaluators.items()}
+        is_due = (self.epoch + 1) % self.eval_period == 0 or self.epoch + 1 == self.num_epochs
+        results = {split: evaluator() for split, evaluator in self.evaluators.items() if is_due}
         with self.stop.deferred():
             self.epoch += 1
             selected = results.get(self.select_on, {}).get("average", {}).get("t2i", {}).get("R1")
-            is_best = selected is None or not self.best or selected > self.best["R1"]
+            is_best = is_due and (selected is None or not self.best or selected > self.best["R1"])
             if is_best:
                 self.best = {"epoch": self.epoch, "R1": selected}
             for split, figures in results.items():

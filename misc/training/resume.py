@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from misc.checkpoints.components import State
+from misc.checkpoints.components import Best, State
 from misc.checkpoints.read import BEST, LAST, older_checkpoints
 from misc.process import distributed
-from misc.training.engine import PRECISIONS, Best, Trainer
+from misc.training.engine import PRECISIONS, Trainer
 from misc.training.optimizer import named_groups, set_learning_rate
 from misc.training.schedule import build_schedule
 from model.protocol import DualEncoder

@@ -1,5 +1,6 @@
 """A run that is stopped anywhere resumes, and ends as if it had not been stopped."""
 
+import json
 import os
 import shutil
 import signal
@@ -250,6 +251,16 @@ def test_training_ends_when_patience_does(run: Run, parted: Path, tmp_path: Path
     assert last.read_bytes() == before
     assert run(*flat, "--resume", str(last), "--output-dir", str(other)) == 0  # has no best epoch yet
     assert content(other / checkpoint.LAST)["best"]["epoch"] == 4
+
+
+def test_every_nth_epoch_and_the_last_are_evaluated_and_one_of_them_is_the_best(run: Run, parted: Path) -> None:
+    assert run("eval.period=2", "schedule.epoch=5") == 0
+    records = [json.loads(line) for line in (parted / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [record for record in records if record["kind"] == "eval" and record["split"] == "val"]
+    assert [record["epoch"] for record in evaluated] == [2, 4, 5]
+    best = max(evaluated, key=lambda record: (record["average"]["t2i"]["R1"], -record["epoch"]))
+    assert content(parted / checkpoint.BEST)["epoch"] == best["epoch"]
+    assert content(parted / checkpoint.LAST)["best"]["epoch"] == best["epoch"]
 
 
 def test_a_run_of_one_process_goes_on_in_two_with_half_the_batch(
