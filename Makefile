@@ -36,10 +36,15 @@ $(WEIGHTS):
 $(DEMO): .venv/ready
 	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
 
-# Recipes at equal compute, and one with wrong captions; three seeds each, on every core. A stopped study resumes.
-study: $(DEMO)
-	$(BIN)/python -m data.synthetic --out datasets/study --identities 1800 --val-identities 100 --test-identities 200 --seed 2
-	$(BIN)/python -m misc.study
+# Recipes compared by fine-tuning one small pretrained model, on every core. A stopped study resumes.
+# STUDY_FLAGS=--quick shows the shape of it in some minutes.
+STUDY_FLAGS ?= --out docs
+study: .venv/ready
+	$(BIN)/python -m data.synthetic --out datasets/study/web --captions web --identities 24600 --val-identities 300 --test-identities 300 --images-per-identity 1 --seed 11
+	$(BIN)/python -m data.synthetic --out datasets/study/mall --domain mall --identities 700 --val-identities 100 --test-identities 300 --images-per-identity 2 --seed 12
+	$(BIN)/python -m data.synthetic --out datasets/study/campus --domain campus --identities 302 --val-identities 1 --test-identities 300 --images-per-identity 2 --seed 13
+	$(BIN)/python -m data.synthetic --out datasets/study/street --identities 302 --val-identities 1 --test-identities 300 --images-per-identity 2 --seed 14
+	$(BIN)/python -m misc.study $(STUDY_FLAGS)
 
 # Does a checkpoint that TBPS-CLIP released meet the published figures? CHECKPOINT=FILE, BENCHMARK is cuhk-pedes,
 # icfg-pedes or rstpreid, RECIPE full or simplified; ANNOTATIONS and IMAGES where they are not as in config/.
@@ -74,7 +79,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs/demo runs/demo-altclip $(SEARCHED) weights/tiny-altclip runs/study datasets/study runs/bench $(DEMO)
+	rm -rf .venv runs/demo runs/demo-altclip $(SEARCHED) weights/tiny-altclip runs/study runs/study-quick datasets/study runs/bench $(DEMO)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

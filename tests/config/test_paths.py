@@ -49,6 +49,9 @@ PARSERS: dict[str, Callable[[], Parser]] = {
 # Flags that take a text and no path.
 WORDS = {
     "local_rank",
+    "recipes",
+    "sets",
+    "variant",
     "only",
     "device",
     "text",

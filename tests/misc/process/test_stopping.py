@@ -253,7 +253,7 @@ def test_training_ends_when_patience_does(run: Run, parted: Path, tmp_path: Path
     assert content(other / checkpoint.LAST)["best"]["epoch"] == 4
 
 
-def test_every_nth_epoch_and_the_last_are_evaluated_and_one_of_them_is_the_best(run: Run, parted: Path) -> None:
+def test_every_nth_epoch_and_the_last_are_evaluated_and_one_is_the_best(run: Run, parted: Path) -> None:
     assert run("eval.period=2", "schedule.epoch=5") == 0
     records = [json.loads(line) for line in (parted / "metrics.jsonl").read_text().splitlines()]
     evaluated = [record for record in records if record["kind"] == "eval" and record["split"] == "val"]
