@@ -26,6 +26,7 @@ FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in name
 # Modules that parse JSON, YAML, pickles and command lines: their input has no type before they check it.
 PARSERS = (
     *("config", "options", "misc.cli", "data.records", "data.readers.table", "data.readers.json_files"),
+    "misc.study.plan",
     *("model.weights.pickles", "model.weights.stand_ins", "model.weights.pretrained", "model.weights.shapes"),
 )
 MAX_ANY = 5
