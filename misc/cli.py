@@ -1,6 +1,7 @@
 """What the command lines share: parser, exit status and error line. Imports nothing heavy."""
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -86,9 +87,11 @@ class Parser(argparse.ArgumentParser):
 def exit_status(work: Callable[[], int | None]) -> int:
     """The exit status of a program: what `work` returns (None: 0), or 2 with one line for a `UserError`.
 
-    Every program starts here, and silences its libraries before they are used.
+    Every program starts here, and silences its libraries before they are used. What it warns of, where it
+    keeps no log, is a line `warning: ...` on stderr.
     """
     quieten()
+    logging.lastResort.setFormatter(logging.Formatter("warning: %(message)s"))
     try:
         return work() or 0
     except UserError as error:

@@ -113,7 +113,7 @@ def _faults(status: int | None, stderr: str, program: str) -> list[str]:
     faults = []
     if "Traceback (most recent" in stderr or "--- Logging error ---" in stderr:
         faults.append("a traceback: " + stderr.strip()[-1500:])
-    elif status == 2 and (len(lines) != 1 or not lines[0].startswith("error: ")):
+    elif status == 2 and [line.partition(": ")[0] for line in lines if line[:9] != "warning: "] != ["error"]:
         faults.append(f"status 2 and not one line 'error: ...': {stderr[:300]!r}")
     if status not in ((0, 1, 2) if program == "data.check" else (0, 2)):
         faults.append(f"status {status}: {stderr[-300:]!r}")

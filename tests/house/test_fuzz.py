@@ -69,6 +69,8 @@ def test_the_guard_sees_what_it_guards_against(good: Path, monkeypatch: pytest.M
         return run_case(Case("main", (), kept or {}), good).faults
 
     assert faults(writes_to_stderr("error: one line")) == []
+    assert faults(writes_to_stderr("warning: before it", "error: one line")) == []
+    assert "not one line" in faults(writes_to_stderr("warning: no error"))[0]
     assert "not one line" in faults(writes_to_stderr("error: one", "two"))[0]
     assert "a traceback" in faults(writes_to_stderr("Traceback (most recent call last):"))[0]
     assert "status 3" in faults(lambda _: 3)[0]
