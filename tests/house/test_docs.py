@@ -64,6 +64,7 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
 }
 WITHOUT_ARGUMENTS = {"config"}
 MADE = {*RUN_FILES, LOCK, checkpoint.LAST, checkpoint.BEST, SKIPPED, "tensorboard/", "findings.txt"}
+MADE |= {"runs.jsonl", "study.csv", "study.tex", "runs.png", "noise.png"}  # by misc.study
 MADE_BY_USERS = re.compile(r"^(datasets|runs|weights|exports)/|^/|^\.venv|^config/mine\.yaml$|_reid|reid_raw")
 METHOD, RUNNING, PERFORMANCE = (TEXTS[f"docs/{name}.md"] for name in ("method", "running", "performance"))
 OPTION = re.compile(rf"(?<![\w/.,-])((?:{'|'.join(SECTIONS)})\.[a-z]\w*)(?![\w.]*\()")
@@ -136,7 +137,7 @@ def test_every_flag_named_exists(name: str, capsys: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit):
             parse_search([command, "--help"])
     helps = [check_parser(), benchmark_parser(), export_parser(), search_benchmark_parser(), altclip_parser()]
-    helps.append(synthetic_parser())
+    helps += [synthetic_parser(), study_parser()]
     known = capsys.readouterr().out + "".join(parser.format_help() for parser in helps)
     inline = {flag for span in spans(TEXTS[name]) for flag in re.findall(r"^--[a-z][\w-]*", span)}
     assert not {flag for flag in inline if flag not in known and not FLAGS_OF_OTHERS.fullmatch(flag)}
