@@ -30,6 +30,8 @@ from options import UserError
 
 logger = logging.getLogger(__name__)
 
+MOST_NOISY = 0.6  # share of the samples above which a division is doubted, where the noise is not known
+
 
 UntilStopped = Callable[[Iterable[Batch]], Iterator[Batch]]
 
@@ -154,6 +156,11 @@ class Division:
                 record[measure] = wanted[given].mean().item() if given.any() else None
                 parts += [f"{measure} {100 * record[measure]:.1f} %"] if given.any() else []
         logger.info(f"{name}: {', '.join(parts)}, {seconds:.1f} s")
+        if called.mean() > max(MOST_NOISY, 1.2 * noisy.mean()):  # noisy: where the noise is known
+            logger.warning(
+                f"{name}: {called.mean():.0%} of the samples do not count, more than can be wrong: the model "
+                "may not tell them apart yet; a later experiment.ccd_first_epoch lets it learn before"
+            )
         return record | {"seconds": seconds}
 
     def state_dict(self) -> State:

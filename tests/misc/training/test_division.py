@@ -219,6 +219,23 @@ def test_planted_captions_of_others_are_found_and_do_not_count(
         assert trainer.meter.means()["tal"] == pytest.approx(with_weights.parts["tal"].item())
 
 
+@pytest.mark.parametrize(("noisy_every", "is_doubted"), [(0, True), (3, True), (1, False)])
+def test_a_division_that_calls_more_noisy_than_can_be_is_doubted(
+    noisy_every: int, is_doubted: bool, config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three quarters of the samples are called noisy; of all, none, a third or every one is known to be."""
+    found = trainer_of(config).division
+    number = len(found.training_set)
+    found.training_set.noisy = [bool(noisy_every) and index % noisy_every == 0 for index in range(number)]
+    verdict = Verdict(np.arange(number) % 4 == 0, number)
+    caplog.clear()
+    found._record(verdict, np.ones(number, dtype=bool), "division before epoch 1", 0.0)
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [("ccd_first_epoch" in message, "75%" in message) for message in warned] == [
+        (True, True)
+    ] * is_doubted
+
+
 STEPS = 5  # of an epoch: 40 samples in batches of 8
 COMMON = [*CCD, "data.batch_size=8", "experiment.dropout=0.3", "log.print_period=3"]
 Act = Callable[[], object]
