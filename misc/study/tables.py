@@ -1,14 +1,14 @@
 """A table as Markdown and LaTeX, and the figures of all runs as CSV."""
 
-import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
-from misc.study.outcome import Outcome
+from misc.metrics import METRICS
+from misc.process.csv_file import write_csv
+from misc.study.outcome import Cost, Outcome
 
 LATEX = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "±": r"$\pm$", "→": r"$\to$"}
-COLUMNS = ("R1", "R5", "R10", "mAP", "mINP")
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,26 @@ def _escaped(text: str) -> str:
 
 def as_csv(outcomes: Iterable[Outcome]) -> str:
     """A line for each run, set that it is tested on, and split that picked the epoch; and for failed runs."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for one in outcomes:
-        place = [one.recipe, one.trained_on, f"{one.noise:g}", str(one.seed)]
-        cost = one.cost and [f"{one.cost.seconds:.1f}", str(one.cost.peak_bytes), str(one.cost.num_samples)]
-        end = [*(cost or [""] * 3), one.failure or ""]
-        tested = [(name, one.select_on or "", figures) for name, figures in one.figures.items()]
+        row = {
+            "recipe": one.recipe,
+            "trained_on": one.trained_on,
+            "noise": f"{one.noise:g}",
+            "seed": one.seed,
+        }
+        row |= asdict(one.cost) if one.cost else {}
+        row |= {"failure": one.failure} if one.failure else {}
+        tested = [(name, one.select_on, figures) for name, figures in one.figures.items()]
         if one.on_test and one.select_on != "test":
             tested.append((next(iter(one.figures)), "test", one.on_test))
         for name, select_on, figures in tested:
-            rows.append([*place, name, select_on, *(f"{figures[key]:.4f}" for key in COLUMNS), *end])
+            cells = {key: f"{figures[key]:.4f}" for key in METRICS}
+            rows.append(row | {"tested_on": name, "epoch_by": select_on} | cells)
         if not tested:
-            rows.append([*place, "", "", *[""] * len(COLUMNS), *end])
+            rows.append(row)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    cost_columns = ("seconds", "peak_bytes", "num_samples", "failure")
-    writer.writerow(
-        ("recipe", "trained_on", "noise", "seed", "tested_on", "epoch_by", *COLUMNS, *cost_columns)
-    )
-    writer.writerows(rows)
+    columns = ["recipe", "trained_on", "noise", "seed", "tested_on", "epoch_by", *METRICS]
+    columns += [*(field.name for field in fields(Cost)), "failure"]
+    write_csv(text, columns, rows, lineterminator="\n")
     return text.getvalue()

@@ -19,8 +19,9 @@ from tests.helpers.whole_runs import train_lines
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds on the wall, and of CPU time, which tests move by hand."""
+    """Seconds on the wall, and of CPU time, which tests move by hand; and a peak of 7 bytes."""
     now = [0.0, 0.0]
+    monkeypatch.setattr(meters, "peak_memory", lambda device: 7)
     monkeypatch.setattr(meters.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(meters.time, "process_time", lambda: now[1])
     return now
@@ -29,6 +30,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def output(loss: float) -> LossOutput:
     total = torch.tensor(loss)
     return LossOutput(total, {"nitc": total}, {"logit_scale": torch.tensor(2.0)})
+
+
+def test_the_peak_of_memory_is_in_bytes_and_stays_when_memory_is_given_back() -> None:
+    cpu = torch.device("cpu")
+    torch.cat([torch.ones(25_000_000), torch.ones(25_000_000)])  # of 100 MB each, beside the 200 MB of both
+    peak = meters.peak_memory(cpu)
+    assert peak > 200e6
+    assert meters.peak_memory(cpu) >= peak
+    assert peak < 1e12, "kilobytes taken for megabytes"
 
 
 def test_seconds_are_those_of_the_steps_without_what_comes_between_them(clock: list[float]) -> None:
@@ -43,7 +53,12 @@ def test_seconds_are_those_of_the_steps_without_what_comes_between_them(clock: l
             meter.add(output(1.0), 10, torch.tensor(True))
             with meter.paused():  # a checkpoint
                 spend(100, 50)
-        assert meter.cost() == {"seconds": 1.0, "cpu_seconds": 0.5, "samples_per_second": 20.0}
+        assert meter.cost() == {
+            "seconds": 1.0,
+            "cpu_seconds": 0.5,
+            "samples_per_second": 20.0,
+            "peak_bytes": 7,
+        }
         assert meter.steps == 2
         meter.reset()
         spend(1, 0.5)
@@ -52,7 +67,12 @@ def test_seconds_are_those_of_the_steps_without_what_comes_between_them(clock: l
     with meter.running():
         spend(1, 2)
         meter.add(output(1.0), 10, torch.tensor(True))
-        assert meter.cost() == {"seconds": 2.0, "cpu_seconds": 2.5, "samples_per_second": 10.0}
+        assert meter.cost() == {
+            "seconds": 2.0,
+            "cpu_seconds": 2.5,
+            "samples_per_second": 10.0,
+            "peak_bytes": 7,
+        }
 
 
 def test_what_a_checkpoint_cuts_in_two_has_the_cost_of_both_parts(clock: list[float]) -> None:
@@ -66,7 +86,12 @@ def test_what_a_checkpoint_cuts_in_two_has_the_cost_of_both_parts(clock: list[fl
     with second.running():
         clock[:] = 101.0, 50.5
         second.add(output(1.0), 10, torch.tensor(True))
-        assert second.cost() == {"seconds": 4.0, "cpu_seconds": 2.5, "samples_per_second": 5.0}
+        assert second.cost() == {
+            "seconds": 4.0,
+            "cpu_seconds": 2.5,
+            "samples_per_second": 5.0,
+            "peak_bytes": 7,
+        }
     assert second.steps == 2
     older = {name: state[name] for name in ("report", "sums")}
     second.load_state_dict(older)
