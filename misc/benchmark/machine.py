@@ -1,17 +1,15 @@
 """The machine: its description, the memory of a process, its present speed of matrix products."""
 
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from misc.benchmark.report import Row
-from misc.process.workers import cpu_name, num_cores
+from misc.process.workers import cpu_name, memory_of_process, num_cores
 from options import UserError
 
 Product = tuple[int, int, int]  # rows, inputs, outputs of a linear layer
@@ -37,18 +35,9 @@ def peak_memory() -> int:
     Raises:
         UserError: the system does not report it, as Windows.
     """
-    status = Path("/proc/self/status")  # `getrusage` of a child starts from the parent's peak
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    if peaks := [line for line in lines if line.startswith("VmHWM")]:
-        return int(peaks[0].split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:
-        raise UserError(
-            "misc.benchmark measures memory as Linux and macOS report it; use one of them"
-        ) from None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    if peak := memory_of_process():
+        return peak
+    raise UserError("misc.benchmark measures memory as Linux and macOS report it; use one of them")
 
 
 def synchronize(device: torch.device) -> None:

@@ -39,12 +39,16 @@ def total_memory() -> int | None:
 
 def memory_of_process() -> int:
     """The most bytes of memory that this process has held; 0 where the system does not report it."""
+    status = Path("/proc/self/status")  # `getrusage` of a child starts from the parent's peak
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    if peaks := [line for line in lines if line.startswith("VmHWM")]:
+        return int(peaks[0].split()[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def in_processes(work: Callable[[Chunk], Result], chunks: Sequence[Chunk], workers: int) -> Iterator[Result]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from misc.cli import Parser, exit_status
-from misc.study.expand import pretraining_run, training_runs, transfer_runs
+from misc.study.expand import Run, pretraining_run, training_runs, transfer_runs
 from misc.study.outcome import Outcome, outcome_of
 from misc.study.plan import Plan, narrowed, quickened, read_plan, with_variants
 from misc.study.report import write_report
@@ -36,6 +36,8 @@ def build_parser() -> Parser:
     add("--out", type=Path, help="the folder for study.md and study/ (that of the runs)")
     add("--quick", action="store_true", help="the plan's short form, which shows the shape of the report")
     add("--dry-run", action="store_true", help="print the runs, their states and commands")
+    equal = "measure the steps of all recipes in turn, and print the epochs that take this long; run nothing"
+    add("--calibrate", type=float, metavar="SECONDS", help=equal)
     add("--report", type=Path, metavar="FILE", help="make the report of this study/runs.jsonl, run nothing")
     return parser
 
@@ -72,6 +74,9 @@ def study(flags: argparse.Namespace) -> int:
         for job in jobs:
             print(f"{job.state()}: {job.run.name}\n  {shlex.join(job.command())}")
         return 0
+    if flags.calibrate:
+        print_calibration({job.run.recipe: job.run for job in jobs if job.run.trained_on}, flags.calibrate)
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if first:
@@ -89,6 +94,20 @@ def study(flags: argparse.Namespace) -> int:
         f"Wrote {out / 'study.md'} and {out / 'study'}: {len(outcomes)} runs, {len(failed)} of them failed."
     )
     return 1 if failed else 0
+
+
+def print_calibration(runs: dict[str, Run], seconds: float) -> None:
+    """Print what an epoch of each recipe takes, and the numbers of epochs of about equal cost."""
+    from misc.study.calibrate import equal_epochs, measure_epochs
+
+    epochs = measure_epochs(runs)
+    chosen = equal_epochs(epochs, seconds)
+    for name, epoch in epochs.items():
+        total = chosen[name] * epoch.seconds
+        print(
+            f"{name:20s} {epoch.seconds:8.2f} s an epoch of {epoch.steps} steps (middle half ±"
+            f"{50 * epoch.spread:.0f} %)   schedule.epoch={chosen[name]:<4d} {total:8.1f} s"
+        )
 
 
 def _line(job: Job) -> str:

@@ -195,6 +195,16 @@ def test_a_dry_run_names_states_and_commands_and_runs_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_epochs_of_equal_cost_are_measured_and_nothing_is_run(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study("--calibrate", "1") == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split()[0] for line in lines] == ["simplified", "tal"]
+    assert all("s an epoch of" in line and "schedule.epoch=" in line for line in lines)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_each_run_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 5)
