@@ -83,10 +83,15 @@ def device_of(options: Options) -> tuple[torch.device, torch.dtype]:
 def build(
     settings: Settings, recipe: str = FULL, overrides: Sequence[str] = ()
 ) -> tuple[Options, TBPS, Loaders, Tokenizer]:
-    """Model, loaders and tokenizer as a training run builds them, with the options of `make_options`."""
+    """The options of `make_options`, and what is `built` of them."""
     options = make_options(settings, recipe, overrides)
+    return options, *built(options)
+
+
+def built(options: Options) -> tuple[TBPS, Loaders, Tokenizer]:
+    """Model, loaders and tokenizer as a training run builds them."""
     splits = load_data(options)
     seed_process(options.misc.seed)
     model, tokenizer, processor = build_model(options, splits.num_identities)
     loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
-    return options, model, loaders, tokenizer
+    return model, loaders, tokenizer

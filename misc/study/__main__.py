@@ -13,7 +13,7 @@ from pathlib import Path
 
 from misc.cli import Parser, exit_status
 from misc.study.expand import Run, pretraining_run, training_runs, transfer_runs
-from misc.study.outcome import Outcome, outcome_of
+from misc.study.outcome import outcome_of
 from misc.study.plan import Plan, narrowed, quickened, read_plan, with_variants
 from misc.study.report import write_report
 from misc.study.runs import FINISHED, ROOT, Job, devices, run_all
@@ -112,7 +112,7 @@ def print_calibration(runs: dict[str, Run], seconds: float) -> None:
 
 def _line(job: Job) -> str:
     """What is printed of a run that ended."""
-    found: Outcome = outcome_of(job)
+    found = outcome_of(job)
     if found.failure:
         return f"{found.name}: {found.failure}; see '{job.console}'"
     figures = found.figures[job.run.tested_on]

@@ -7,19 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from data.annotations import load_data
-from data.loaders import build_loaders
 from data.sampler import TrainLoader
 from data.types import Batch
-from misc.process.device import start_device
-from misc.process.seed import seed_process
+from misc.benchmark.machine import synchronize
+from misc.benchmark.setting import built, device_of
 from misc.process.signals import StopSignals
 from misc.study.expand import Run
 from misc.training.build import build_trainer
-from model import build_model
 from options import Options
 
 ROUNDS, STEPS, WARM_UP = 12, 5, 10  # groups of steps of each recipe in turn, steps of a group, steps before
@@ -66,11 +62,8 @@ def measure_epochs(runs: dict[str, Run]) -> dict[str, Epoch]:
 def _steps_of(options: Options, folder: Path) -> tuple[Callable[[], None], int, Callable[[], float]]:
     """A function that makes the next step of a training, the steps of its epoch, and the clock to use."""
     options = replace(options, output=replace(options.output, dir=str(folder)))
-    device, precision = start_device(options.misc.device, options.misc.precision)
-    splits = load_data(options)
-    seed_process(options.misc.seed)
-    model, tokenizer, processor = build_model(options, splits.num_identities)
-    loaders = build_loaders(options, splits, tokenizer, processor, model.inputs)
+    device, precision = device_of(options)
+    model, loaders, _ = built(options)
     model.to(device).train()
     trainer = build_trainer(options, model, loaders, {}, device, precision, StopSignals())
     batches = _endless(loaders.train)
@@ -78,7 +71,7 @@ def _steps_of(options: Options, folder: Path) -> tuple[Callable[[], None], int, 
     def clock() -> float:
         if device.type != "cuda":
             return time.process_time()
-        torch.cuda.synchronize(device)
+        synchronize(device)
         return time.perf_counter()
 
     return lambda: trainer.train_step(model, next(batches)), len(loaders.train), clock

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from misc.checkpoints.read import BEST
 from misc.study.plan import PRETRAINING, TRANSFER, Plan, Weights
 from options import Options, load_options
 
@@ -105,7 +106,7 @@ def _of_tests(plan: Plan, own: str, config: Path) -> tuple[str, ...]:
 
 def best_of(folder: Path) -> Path:
     """The checkpoint of the pretraining, which the runs of a folder start from."""
-    return folder / PRETRAINING / "checkpoint_best.pth"
+    return folder / PRETRAINING / BEST
 
 
 def _output(folder: Path) -> str:

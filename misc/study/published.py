@@ -7,7 +7,6 @@ from pathlib import Path
 import yaml
 
 FILE = Path(__file__).with_name("published.yaml")
-NAMES = ("R1", "R5", "R10", "mAP")  # of the figures, in the file's order
 
 
 @dataclass(frozen=True)

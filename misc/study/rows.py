@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from misc.study.outcome import Outcome, Stored
-from misc.study.plan import TRANSFER, Plan
-from misc.study.published import FACTS
+from misc.study.plan import TRANSFER, Plan, Recipe
+from misc.study.published import FACTS, Published
 from misc.study.statistics import Paired, Summary
 from misc.study.tables import Table
 
@@ -56,26 +56,15 @@ def in_domain(study: Study, set_name: str) -> Table:
     is_reported = data.reported is not None
     for name, recipe in study.plan.recipes.items():
         runs = study.runs(name, set_name)
-        chosen = [_mean(runs, lambda one, key=key: one.figures[set_name][key]) for key in ("R1", "mAP")]
+        chosen = [_mean(runs, lambda one, key=key: one.figures[set_name].get(key)) for key in ("R1", "mAP")]
         if runs and runs[0].select_on == "last":
             chosen = [f"{cell} (last epoch)" for cell in chosen]
-        by_test = [_mean(runs, lambda one, key=key: (one.on_test or {})[key]) for key in ("R1", "mAP")]
-        facts = FACTS[recipe.reported].sets.get(data.reported) if recipe.reported else None
-        said = [
-            NONE if fact is None else f"{fact:.2f}"
-            for fact in ((facts[0], facts[3]) if facts else (None, None))
-        ]
+        by_test = [_mean(runs, lambda one, key=key: (one.on_test or {}).get(key)) for key in ("R1", "mAP")]
+        facts = _published(recipe).sets.get(data.reported, [None] * 4)
+        said = [_figure(facts[0]), _figure(facts[3])]
         rows.append([recipe.title, *_costs(runs), *chosen, *by_test, *(said if is_reported else ())])
-    header = [
-        "recipe",
-        "samples",
-        "seconds",
-        "memory",
-        "R@1 by val",
-        "mAP by val",
-        "R@1 by test",
-        "mAP by test",
-    ]
+    header = ["recipe", "samples", "seconds", "memory"]
+    header += [f"{name} by {split}" for split in ("val", "test") for name in ("R@1", "mAP")]
     header += ["R@1 reported", "mAP reported"] if is_reported else []
     return Table(f"in-domain.{set_name}", f"Trained and tested on {data.title}", header, rows)
 
@@ -91,14 +80,19 @@ def _costs(runs: Sequence[Outcome]) -> list[str]:
     return [f"{costs[0].num_samples:,}", middle + spread, memory]
 
 
-def _mean(runs: Iterable[Outcome], value: Callable[[Outcome], float]) -> str:
-    values = []
-    for one in runs:
-        try:
-            values.append(value(one))
-        except KeyError:  # the run does not have this figure
-            continue
+def _mean(runs: Iterable[Outcome], value: Callable[[Outcome], float | None]) -> str:
+    """Of the runs that have this figure."""
+    values = [found for one in runs if (found := value(one)) is not None]
     return str(Summary.of(values)) if values else NONE
+
+
+def _published(recipe: Recipe) -> Published:
+    """What is published of a recipe; nothing of others."""
+    return FACTS[recipe.reported] if recipe.reported else Published("", {})
+
+
+def _figure(fact: float | None) -> str:
+    return NONE if fact is None else f"{fact:.2f}"
 
 
 def cost_sentence(study: Study, set_name: str) -> str:
@@ -126,11 +120,12 @@ def cross_domain(study: Study, set_name: str) -> Table:
         runs, cells = study.runs(name, set_name), []
         for other, data in others.items():
             for key in ("R1", "mAP"):
-                cells.append(_mean(runs, lambda one, other=other, key=key: one.figures[other][key]))
+                cells.append(
+                    _mean(runs, lambda one, other=other, key=key: one.figures.get(other, {}).get(key))
+                )
             if data.reported:
-                facts = FACTS[recipe.reported].cross if recipe.reported else {}
-                fact = facts.get(study.plan.sets[set_name].reported or "", {}).get(data.reported)
-                cells.append(NONE if fact is None else f"{fact:.2f}")
+                facts = _published(recipe).cross.get(study.plan.sets[set_name].reported, {})
+                cells.append(_figure(facts.get(data.reported)))
         rows.append([recipe.title, *cells])
     header = ["recipe"]
     for data in others.values():
@@ -151,9 +146,8 @@ def under_noise(study: Study, set_name: str) -> Table:
             values = study.by_seed(name, set_name, share).values()
             cells.append(str(Summary.of(list(values))) if values else NONE)
             if share and data.reported:
-                facts = FACTS[recipe.reported].noise if recipe.reported else {}
-                fact = facts.get(data.reported, {}).get(f"{share:g}")
-                cells.append(NONE if fact is None else f"{fact:.2f}")
+                facts = _published(recipe).noise.get(data.reported, {})
+                cells.append(_figure(facts.get(f"{share:g}")))
         rows.append([recipe.title, *cells])
     header = ["recipe"]
     for share in shares:

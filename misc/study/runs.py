@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from misc.checkpoints.lock import is_held
+from misc.evaluation.features import file_digest
 from misc.process.durable import write_text
 from misc.process.signals import RESUME_ME
 from misc.process.workers import num_cores
@@ -32,16 +33,12 @@ FINISHED, INTERRUPTED, FAILED, NEW = "finished", "interrupted", "failed", "to do
 
 @cache
 def digest(path: str) -> str:
-    """The SHA-256 of a file or of the files in a folder; "" where there are none."""
-    place, sha = Path(path), hashlib.sha256()
-    files = sorted(one for one in place.iterdir() if one.is_file()) if place.is_dir() else [place]
-    for file in files:
-        if not file.is_file():
-            return ""
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                sha.update(block)
-    return sha.hexdigest()
+    """The SHA-256 of a file, or of the files in a folder, not those in folders of it; "" where there is none."""
+    place = Path(path)
+    if not place.is_dir():
+        return file_digest(place) if place.is_file() else ""
+    digests = [file_digest(one) for one in sorted(place.iterdir()) if one.is_file()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,9 @@ class Job:
 
     def start(self, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         """Start its process, which resumes an interrupted run and replaces one of another request."""
-        mode = [] if self.run.evaluates else ["--resume"] if self.is_same() else ["output.overwrite=true"]
-        if not self.is_same():
+        is_same = self.is_same()
+        mode = [] if self.run.evaluates else ["--resume"] if is_same else ["output.overwrite=true"]
+        if not is_same:
             (self.folder / "results.json").unlink(missing_ok=True)
             write_text(self._request, self.request())
         self._failure.unlink(missing_ok=True)
@@ -129,15 +127,13 @@ class Job:
                 stderr=subprocess.STDOUT,
             )
 
-    def end(self, status: int) -> bool:
-        """Note how its process ended; returns whether it finished, with results."""
-        if status == 0 and (self.folder / "results.json").exists():
-            return True
-        if status not in (RESUME_ME, -2, -15):  # those were stopped, and resume
+    def end(self, status: int) -> None:
+        """Note why its process failed, where it did; one that was stopped resumes."""
+        is_finished = status == 0 and (self.folder / "results.json").exists()
+        if not is_finished and status not in (RESUME_ME, -2, -15):
             lines = self.console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             errors = [line for line in lines if line.startswith("error:")] or lines[-1:]
             write_text(self._failure, f"status {status}: {errors[-1] if errors else 'it printed nothing'}")
-        return False
 
 
 def devices(is_cpu: bool, processes: int) -> list[dict[str, str]]:
