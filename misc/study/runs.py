@@ -33,7 +33,7 @@ FINISHED, INTERRUPTED, FAILED, NEW = "finished", "interrupted", "failed", "to do
 
 @cache
 def digest(path: str) -> str:
-    """The SHA-256 of a file, or of the files in a folder, not those in folders of it; "" where there is none."""
+    """The SHA-256 of a file, or of the files right in a folder; "" where there is none."""
     place = Path(path)
     if not place.is_dir():
         return file_digest(place) if place.is_file() else ""
