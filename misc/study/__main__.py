@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from misc.cli import Parser, exit_status
-from misc.study.expand import Run, pretraining_run, training_runs, transfer_runs
-from misc.study.outcome import outcome_of
+from misc.study.expand import pretraining_run, training_runs, transfer_runs
+from misc.study.outcome import StepCost, Stored, machine, outcome_of
 from misc.study.plan import Plan, narrowed, quickened, read_plan, with_variants
 from misc.study.report import write_report
 from misc.study.runs import FINISHED, ROOT, Job, devices, run_all
@@ -74,8 +74,12 @@ def study(flags: argparse.Namespace) -> int:
         for job in jobs:
             print(f"{job.state()}: {job.run.name}\n  {shlex.join(job.command())}")
         return 0
+    of_recipe: dict[str, Job] = {}  # the first run of each
+    for job in jobs:
+        if job.run.trained_on:
+            of_recipe.setdefault(job.run.recipe, job)
     if flags.calibrate:
-        print_calibration({job.run.recipe: job.run for job in jobs if job.run.trained_on}, flags.calibrate)
+        print_calibration(of_recipe, flags.calibrate)
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -88,7 +92,8 @@ def study(flags: argparse.Namespace) -> int:
         print("interrupted; the same command resumes the study", file=sys.stderr)
         return 130
     outcomes = [outcome_of(job) for job in jobs]
-    write_report(plan, outcomes, out)
+    costs = _costs(of_recipe, folder / "costs.json") if is_cpu and not flags.quick else {}
+    write_report(plan, Stored(machine(), outcomes, costs), out)
     failed = [one for one in outcomes if one.failure]
     print(
         f"Wrote {out / 'study.md'} and {out / 'study'}: {len(outcomes)} runs, {len(failed)} of them failed."
@@ -96,17 +101,24 @@ def study(flags: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def print_calibration(runs: dict[str, Run], seconds: float) -> None:
-    """Print what an epoch of each recipe takes, and the numbers of epochs of about equal cost."""
-    from misc.study.calibrate import equal_epochs, measure_epochs
+def _costs(jobs: dict[str, Job], file: Path) -> dict[str, StepCost]:
+    """Of a step of each recipe that has a finished run."""
+    from misc.study.calibrate import stored_costs
 
-    epochs = measure_epochs(runs)
-    chosen = equal_epochs(epochs, seconds)
-    for name, epoch in epochs.items():
-        total = chosen[name] * epoch.seconds
+    return stored_costs({name: job for name, job in jobs.items() if job.state() == FINISHED}, file)
+
+
+def print_calibration(jobs: dict[str, Job], seconds: float) -> None:
+    """Print what an epoch of each recipe takes, and the numbers of epochs of about equal cost."""
+    from misc.study.calibrate import equal_epochs, measure_steps
+
+    costs = measure_steps({name: job.options for name, job in jobs.items()})
+    chosen = equal_epochs(costs, seconds)
+    for name, cost in costs.items():
+        epoch = cost.steps * cost.seconds
         print(
-            f"{name:20s} {epoch.seconds:8.2f} s an epoch of {epoch.steps} steps (middle half ±"
-            f"{50 * epoch.spread:.0f} %)   schedule.epoch={chosen[name]:<4d} {total:8.1f} s"
+            f"{name:20s} {epoch:8.2f} s an epoch of {cost.steps} steps (middle half ±"
+            f"{50 * cost.spread:.0f} %)   schedule.epoch={chosen[name]:<4d} {chosen[name] * epoch:8.1f} s"
         )
 
 

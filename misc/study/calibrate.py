@@ -1,10 +1,11 @@
-"""The cost of an epoch of each recipe, measured side by side, and the epochs that make the costs equal."""
+"""The cost of a step of each recipe, measured side by side, and the epochs that make the costs equal."""
 
+import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,54 +14,60 @@ from data.sampler import TrainLoader
 from data.types import Batch
 from misc.benchmark.machine import synchronize
 from misc.benchmark.setting import built, device_of
+from misc.process.durable import write_text
 from misc.process.signals import StopSignals
-from misc.study.expand import Run
+from misc.study.outcome import StepCost
+from misc.study.runs import Job
 from misc.training.build import build_trainer
 from options import Options
 
 ROUNDS, STEPS, WARM_UP = 12, 5, 10  # groups of steps of each recipe in turn, steps of a group, steps before
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch of a recipe takes.
+def stored_costs(jobs: Mapping[str, Job], file: Path) -> dict[str, StepCost]:
+    """The costs of recipes, by name, from a file that has those of the same runs, or measured and written."""
+    request = {name: job.request() for name, job in jobs.items()}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["request"] == request:
+            return {name: StepCost(**cost) for name, cost in content["costs"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none, or one that an interrupted study left
+    costs = measure_steps({name: job.options for name, job in jobs.items()})
+    kept = {name: asdict(cost) for name, cost in costs.items()}
+    write_text(file, json.dumps({"request": request, "costs": kept}))
+    return costs
 
-    Attributes:
-        seconds: of this process's CPU time, or on a GPU by the clock: the median of the rounds.
-        spread: the range of the middle half of the rounds, as a share of it.
-    """
 
-    title: str
-    steps: int
-    seconds: float
-    spread: float
-
-
-def measure_epochs(runs: dict[str, Run]) -> dict[str, Epoch]:
-    """The epochs of recipes, by name. Their steps alternate in one process, so that whatever slows the
-    machine meanwhile slows all of them alike.
+def measure_steps(recipes: Mapping[str, Options]) -> dict[str, StepCost]:
+    """The costs of recipes, by name. Their steps alternate in one process, so that whatever slows the machine
+    meanwhile slows all of them alike; those of the rounds are spread over the whole of a run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        built = {name: _steps_of(run.options(), Path(folder) / name) for name, run in runs.items()}
+        built = {name: _steps_of(options, Path(folder) / name) for name, options in recipes.items()}
         for step, _, _ in built.values():
             for _ in range(WARM_UP):
-                step()
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in tqdm(range(ROUNDS), desc="rounds", disable=None):
+                step(0.0)
+        times: dict[str, list[float]] = {name: [] for name in recipes}
+        for number in tqdm(range(ROUNDS), desc="steps side by side", disable=None):
             for name, (step, _, clock) in built.items():
                 begin = clock()
                 for _ in range(STEPS):
-                    step()
+                    step((number + 0.5) / ROUNDS)
                 times[name].append((clock() - begin) / STEPS)
-    epochs = {}
+    totals = [sum(of_round) for of_round in zip(*times.values(), strict=True)]
+    costs = {}
     for name, (_, steps, _) in built.items():
-        low, middle, high = statistics.quantiles(times[name], n=4)
-        epochs[name] = Epoch(runs[name].title, steps, middle * steps, (high - low) / middle)
-    return epochs
+        shares = [seconds / total for seconds, total in zip(times[name], totals, strict=True)]
+        low, middle, high = statistics.quantiles(shares, n=4)
+        costs[name] = StepCost(steps, middle * statistics.median(totals), (high - low) / middle)
+    return costs
 
 
-def _steps_of(options: Options, folder: Path) -> tuple[Callable[[], None], int, Callable[[], float]]:
-    """A function that makes the next step of a training, the steps of its epoch, and the clock to use."""
+def _steps_of(options: Options, folder: Path) -> tuple[Callable[[float], None], int, Callable[[], float]]:
+    """A function that makes a step of a training, where a share of its steps lies behind; the steps of an
+    epoch; the clock to use.
+    """
     options = replace(options, output=replace(options.output, dir=str(folder)))
     device, precision = device_of(options)
     model, loaders, _ = built(options)
@@ -74,7 +81,11 @@ def _steps_of(options: Options, folder: Path) -> tuple[Callable[[], None], int, 
         synchronize(device)
         return time.perf_counter()
 
-    return lambda: trainer.train_step(model, next(batches)), len(loaders.train), clock
+    def step(share: float) -> None:
+        trainer.step = int(share * trainer.schedule.total_steps)
+        trainer.train_step(model, next(batches))
+
+    return step, len(loaders.train), clock
 
 
 def _endless(loader: TrainLoader) -> Iterator[Batch]:
@@ -85,7 +96,7 @@ def _endless(loader: TrainLoader) -> Iterator[Batch]:
         epoch += 1
 
 
-def equal_epochs(epochs: dict[str, Epoch], seconds: float) -> dict[str, int]:
+def equal_epochs(costs: Mapping[str, StepCost], seconds: float) -> dict[str, int]:
     """The whole epochs of each recipe whose costs are nearest to each other, near a budget of `seconds`.
 
     Budgets from 0.85 to 1.15 of it are tried; the one with the smallest ratio of the highest cost to the
@@ -93,11 +104,11 @@ def equal_epochs(epochs: dict[str, Epoch], seconds: float) -> dict[str, int]:
     """
 
     def rounded(budget: float) -> dict[str, int]:
-        return {name: max(1, round(budget / epoch.seconds)) for name, epoch in epochs.items()}
+        return {name: max(1, round(budget / (cost.seconds * cost.steps))) for name, cost in costs.items()}
 
     def ratio(chosen: dict[str, int]) -> float:
-        costs = [number * epochs[name].seconds for name, number in chosen.items()]
-        return max(costs) / min(costs)
+        totals = [number * costs[name].steps * costs[name].seconds for name, number in chosen.items()]
+        return max(totals) / min(totals)
 
     tried = [rounded(seconds * (0.85 + step / 1000)) for step in range(301)]
     return min(tried, key=ratio)

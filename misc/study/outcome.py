@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,29 @@ class Cost:
         seconds: CPU seconds, or on a GPU seconds by the clock times processes.
         peak_bytes: the most memory of one process: on a GPU of its tensors, else all of it.
         num_samples: samples that were trained on.
+        num_steps: of the run.
     """
 
     seconds: float
     peak_bytes: int
     num_samples: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step of a recipe takes, measured in turn with all others.
+
+    Attributes:
+        steps: of an epoch.
+        seconds: of this process's CPU time, or on a GPU by the clock: the median of its share of a round,
+            times the median of the rounds.
+        spread: the range of the middle half of the shares, as a share of their median.
+    """
+
+    steps: int
+    seconds: float
+    spread: float
 
 
 @dataclass(frozen=True)
@@ -63,10 +81,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stored:
-    """The outcomes of a study, and the machine that they were measured on."""
+    """The outcomes of a study, and the machine that they were measured on.
+
+    Attributes:
+        costs: of a step of each recipe, where it was measured.
+    """
 
     machine: str
-    outcomes: list[Outcome]
+    outcomes: Sequence[Outcome]
+    costs: Mapping[str, StepCost] = field(default_factory=dict)
 
 
 def outcome_of(job: Job) -> Outcome:
@@ -112,6 +135,7 @@ def _of_training(job: Job, records: Sequence[Mapping[str, Any]]) -> dict[str, An
     best = max(on_test, key=lambda one: one["average"]["t2i"]["R1"], default=None)
     is_gpu = job.options.misc.device != "cpu" and _on_gpu()
     seconds = sum(one["seconds"] * job.run.processes if is_gpu else one["cpu_seconds"] for one in steps)
+    num_steps = steps[-1]["step"]
     samples = round(sum(one["samples_per_second"] * one["seconds"] for one in steps))
     names = ("noisy_share", "precision", "recall")
     divisions = [{name: one.get(name) for name in names} for one in by_kind["division"]]
@@ -120,7 +144,7 @@ def _of_training(job: Job, records: Sequence[Mapping[str, Any]]) -> dict[str, An
         "num_epochs": steps[-1]["epoch"],
         "on_test": best and best["average"]["t2i"],
         "division": divisions[-1] if divisions else None,
-        "cost": Cost(round(seconds, 2), max(one.get("peak_bytes", 0) for one in steps), samples),
+        "cost": Cost(round(seconds, 2), max(one.get("peak_bytes", 0) for one in steps), samples, num_steps),
     }
 
 
@@ -144,9 +168,10 @@ def machine() -> str:
     return f"{processor}; {versions}"
 
 
-def write_stored(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """Write the outcomes, one a line, after a line that names this machine."""
-    lines = [{"machine": machine()}, *(asdict(one) for one in outcomes)]
+def write_stored(path: Path, stored: Stored) -> None:
+    """Write the outcomes, one a line, after a line with the rest."""
+    costs = {name: asdict(cost) for name, cost in stored.costs.items()}
+    lines = [{"machine": stored.machine, "costs": costs}, *(asdict(one) for one in stored.outcomes)]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
@@ -159,6 +184,7 @@ def read_stored(path: Path) -> Stored:
     try:
         first, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         outcomes = [Outcome(**line | {"cost": line["cost"] and Cost(**line["cost"])}) for line in lines]
-        return Stored(first["machine"], outcomes)
+        costs = {name: StepCost(**cost) for name, cost in first["costs"].items()}
+        return Stored(first["machine"], outcomes, costs)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"--report: '{path}' does not hold the runs of a study ({error})") from error

@@ -1,10 +1,10 @@
 """The report of a study: a document with tables and findings, pictures, CSV and LaTeX."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from misc.process.durable import write_text
-from misc.study.outcome import Outcome, read_stored, write_stored
+from misc.study.outcome import Stored, read_stored, write_stored
 from misc.study.pictures import draw_noise, draw_runs
 from misc.study.plan import Plan
 from misc.study.published import FACTS
@@ -21,11 +21,11 @@ READING = """Mean ± sample standard deviation over the seeds, in percent, text 
 published figures do; such figures are too high, and stand here for comparison with those alone."""
 
 
-def write_report(plan: Plan, source: Path | Sequence[Outcome], folder: Path) -> None:
+def write_report(plan: Plan, source: Path | Stored, folder: Path) -> None:
     """Write `study.md` and, in the folder `study`, what it is made of and the tables in other forms.
 
     Args:
-        source: the outcomes; or the file of an earlier study's.
+        source: what the study found; or the file of an earlier one.
     """
     beside = folder / "study"
     beside.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from misc.study.outcome import Outcome, Stored
+from misc.study.outcome import Cost, Outcome, StepCost, Stored
 from misc.study.plan import TRANSFER, Plan, Recipe
 from misc.study.published import FACTS, Published
 from misc.study.statistics import Paired, Summary
@@ -62,22 +62,35 @@ def in_domain(study: Study, set_name: str) -> Table:
         by_test = [_mean(runs, lambda one, key=key: (one.on_test or {}).get(key)) for key in ("R1", "mAP")]
         facts = _published(recipe).sets.get(data.reported, [None] * 4)
         said = [_figure(facts[0]), _figure(facts[3])]
-        rows.append([recipe.title, *_costs(runs), *chosen, *by_test, *(said if is_reported else ())])
+        rows.append(
+            [
+                recipe.title,
+                *_costs(runs, study.stored.costs.get(name)),
+                *chosen,
+                *by_test,
+                *(said if is_reported else ()),
+            ]
+        )
     header = ["recipe", "samples", "seconds", "memory"]
     header += [f"{name} by {split}" for split in ("val", "test") for name in ("R@1", "mAP")]
     header += ["R@1 reported", "mAP reported"] if is_reported else []
     return Table(f"in-domain.{set_name}", f"Trained and tested on {data.title}", header, rows)
 
 
-def _costs(runs: Sequence[Outcome]) -> list[str]:
+def _costs(runs: Sequence[Outcome], step: StepCost | None) -> list[str]:
     costs = [one.cost for one in runs if one.cost]
     if not costs:
         return [NONE] * 3
-    seconds = [cost.seconds for cost in costs]
-    middle = f"{statistics.median(seconds):.0f}"
-    spread = f" ({min(seconds):.0f}-{max(seconds):.0f})" if len(seconds) > 1 else ""
+    own = [cost.seconds for cost in costs]
+    spread = f" ({min(own):.0f}-{max(own):.0f})" if len(own) > 1 else ""
     memory = f"{max(cost.peak_bytes for cost in costs) / 1e9:.2f} GB"
-    return [f"{costs[0].num_samples:,}", middle + spread, memory]
+    return [f"{costs[0].num_samples:,}", f"{_seconds(costs, step):.0f}{spread}", memory]
+
+
+def _seconds(costs: Sequence[Cost], step: StepCost | None) -> float:
+    """Of a run, as its steps took where they were measured side by side, or else as the median run took."""
+    own = statistics.median(cost.seconds for cost in costs)
+    return own if step is None else costs[0].num_steps * step.seconds
 
 
 def _mean(runs: Iterable[Outcome], value: Callable[[Outcome], float | None]) -> str:
@@ -97,18 +110,27 @@ def _figure(fact: float | None) -> str:
 
 def cost_sentence(study: Study, set_name: str) -> str:
     """What the columns of cost hold, and how far the recipes are apart in them."""
-    medians = {}
+    seconds, steps = {}, study.stored.costs
     for name, recipe in study.plan.recipes.items():
-        if costs := [one.cost.seconds for one in study.runs(name, set_name) if one.cost]:
-            medians[recipe.title] = statistics.median(costs)
-    if len(medians) < 2:
+        if costs := [one.cost for one in study.runs(name, set_name) if one.cost]:
+            seconds[recipe.title] = _seconds(costs, steps.get(name))
+    if len(seconds) < 2:
         return ""
-    low, high = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
+    low, high = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
+    mean = statistics.mean(seconds.values())
+    measured = "the median of the seeds, and in brackets the lowest and highest"
+    if steps:
+        spread = max(cost.spread for cost in steps.values()) / 2
+        measured = (
+            "the number of steps times what a step took when steps of all recipes were measured in turn, in "
+            f"one process (half of the rounds are within ±{spread:.1%}); in brackets the lowest and highest "
+            "that the runs themselves took, which moves with what else the machine does"
+        )
     return (
         '"Seconds": what the steps took, data included, evaluations, divisions of the samples and '
-        "checkpoints left out (CPU seconds, or seconds of all GPUs of a run): the median of the seeds, and "
-        f"the lowest and highest. The medians differ by {medians[high] / medians[low] - 1:.1%}, from {low} "
-        f'to {high}. "Memory": the most that a process held, of tensors on a GPU, else of everything.'
+        f"checkpoints left out (CPU seconds, or seconds of all GPUs of a run): {measured}. The recipes are "
+        f"within {seconds[low] / mean - 1:+.1%} ({low}) and {seconds[high] / mean - 1:+.1%} ({high}) of "
+        'their mean. "Memory": the most that a process held, of tensors on a GPU, else of everything.'
     )
 
 

@@ -1,40 +1,74 @@
-"""The cost of an epoch of each recipe, and the numbers of epochs that make the costs equal."""
+"""The cost of a step of each recipe, and the numbers of epochs that make the costs equal."""
 
 from pathlib import Path
 
 import pytest
 
 from misc.study import calibrate
-from misc.study.calibrate import Epoch, equal_epochs
-from misc.study.expand import Run
+from misc.study.calibrate import equal_epochs
+from misc.study.outcome import StepCost
+from misc.training.engine import Trainer
+from options import Options, load_options
 
 
 def test_epochs_are_those_whose_costs_are_nearest_to_each_other() -> None:
-    epochs = {
-        name: Epoch(name, 10, seconds, 0.0) for name, seconds in (("a", 10.0), ("b", 26.0), ("c", 16.0))
-    }
-    chosen = equal_epochs(epochs, 160.0)
-    costs = [chosen[name] * epoch.seconds for name, epoch in epochs.items()]
+    costs = {name: StepCost(10, seconds, 0.0) for name, seconds in (("a", 1.0), ("b", 2.6), ("c", 1.6))}
+    chosen = equal_epochs(costs, 160.0)
+    totals = [chosen[name] * cost.steps * cost.seconds for name, cost in costs.items()]
     assert chosen == {"a": 16, "b": 6, "c": 10}
-    assert max(costs) / min(costs) == pytest.approx(160 / 156)
-    assert equal_epochs(epochs, 1.0) == {"a": 1, "b": 1, "c": 1}, "an epoch at least"
+    assert max(totals) / min(totals) == pytest.approx(160 / 156)
+    assert equal_epochs(costs, 1.0) == {"a": 1, "b": 1, "c": 1}, "an epoch at least"
 
 
-def test_an_epoch_takes_its_steps_times_the_median_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
+def test_a_machine_that_gets_slower_slows_all_recipes_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, taken = [0.0], dict.fromkeys(("slow", "fast"), 0)
     built = {"slow": (3.0, 7), "fast": (1.0, 9)}
+    shares: set[float] = set()
 
-    def steps_of(options: object, folder: Path) -> tuple[object, int, object]:
+    def steps_of(options: Options, folder: Path) -> tuple[object, int, object]:
         seconds, steps = built[folder.name]
 
-        def step() -> None:
-            now[0] += seconds
+        def step(share: float) -> None:
+            number = taken[folder.name] = taken[folder.name] + 1
+            round_number = (number - calibrate.WARM_UP - 1) // calibrate.STEPS
+            now[0] += seconds * (1.0 if round_number < 7 else 5.0)
+            shares.add(share)
 
         return step, steps, lambda: now[0]
 
     monkeypatch.setattr(calibrate, "_steps_of", steps_of)
-    config = Path("config/s.config.yaml")
-    runs = {name: Run(name, name, name.title(), "x", "x", 0.0, 0, config, ()) for name in built}
-    found = calibrate.measure_epochs(runs)
-    assert found["slow"] == Epoch("Slow", 7, 21.0, 0.0)
-    assert found["fast"] == Epoch("Fast", 9, 9.0, 0.0)
+    found = calibrate.measure_steps(dict.fromkeys(built, Options()))
+    assert found == {"slow": StepCost(7, 3.0, 0.0), "fast": StepCost(9, 1.0, 0.0)}
+    assert sorted(shares) == pytest.approx([0.0, *((number + 0.5) / 12 for number in range(12))])
+
+
+def test_steps_are_made_where_the_share_of_the_run_lies(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = (
+        *("misc.device=cpu", "data.image_size=[64,32]", "data.batch_size=16", "data.num_workers=0"),
+        *(
+            "model.clip_pretrained=null",
+            "model.patch_size=16",
+            "model.image_width=16",
+            "model.image_layers=1",
+        ),
+        *("model.image_heads=2", "model.text_width=16", "model.text_layers=1", "model.text_heads=2"),
+        *("model.embed_dim=16", "model.lock_patch_embedding=false", "schedule.epoch=10"),
+        *(f"data.annotation_file={people}", f"data.image_root={people}/imgs"),
+    )
+    made: list[int] = []
+    train_step = Trainer.train_step
+
+    def spy(self: Trainer, *arguments: object) -> None:
+        made.append(self.step)
+        train_step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", spy)
+    step, steps, clock = calibrate._steps_of(load_options("config/s.config.yaml", tiny), tmp_path)
+    assert steps == 2, "20 images with two captions"
+    begin = clock()
+    for share in (0.0, 0.5, 0.5, 0.99):
+        step(share)
+    assert made == [0, 10, 10, 19]
+    assert clock() > begin

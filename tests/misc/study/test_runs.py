@@ -71,6 +71,8 @@ def plan(people: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def study(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.setattr("subprocess.Popen", InThisProcess)
+    monkeypatch.setattr("misc.study.calibrate.ROUNDS", 2)
+    monkeypatch.setattr("misc.study.calibrate.WARM_UP", 1)
     return lambda *flags: main(["--plan", str(plan), "--runs", str(tmp_path / "runs"), *flags])
 
 
@@ -104,6 +106,29 @@ def test_figures_and_cost_are_those_in_the_files_of_the_runs(study: Study, tmp_p
     text = (runs / "study.md").read_text(encoding="utf-8")
     assert f"| Simplified | {by_split['val']['num_samples']} |" in text
     assert f"| {results['R1']:.2f} | {results['mAP']:.2f} |" in text
+
+
+def test_seconds_are_the_steps_times_what_one_takes_side_by_side(
+    study: Study, plan: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    assert study("--seeds", "0") == 0
+    measured = json.loads((runs / "costs.json").read_text())
+    first, *lines = [json.loads(line) for line in (runs / "study/runs.jsonl").read_text().splitlines()]
+    assert first["costs"] == measured["costs"]
+    text = (runs / "study.md").read_text(encoding="utf-8")
+    for line in lines:
+        seconds = line["cost"]["num_steps"] * measured["costs"][line["recipe"]]["seconds"]
+        assert f"| {line['title']} | {line['cost']['num_samples']} | {seconds:.0f} |" in text
+    assert "when steps of all recipes were measured in turn" in text
+    kept = times_of(runs)[runs / "costs.json"]
+    assert study("--seeds", "0") == 0
+    assert times_of(runs)[runs / "costs.json"] == kept, "measured once"
+    plan.write_text(plan.read_text().replace("schedule.epoch=2", "schedule.epoch=1"))
+    assert study("--seeds", "0") == 0
+    assert times_of(runs)[runs / "costs.json"] > kept, "of other options"
+    assert study("--seeds", "0", "--quick", "--out", str(tmp_path / "quick")) == 0
+    assert "measured in turn" not in (tmp_path / "quick/study.md").read_text(encoding="utf-8")
 
 
 def test_finished_runs_are_kept_and_others_are_run_again(
