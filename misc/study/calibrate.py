@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from data.sampler import TrainLoader
@@ -41,8 +42,10 @@ def stored_costs(jobs: Mapping[str, Job], file: Path) -> dict[str, StepCost]:
 
 def measure_steps(recipes: Mapping[str, Options]) -> dict[str, StepCost]:
     """The costs of recipes, by name. Their steps alternate in one process, so that whatever slows the machine
-    meanwhile slows all of them alike; those of the rounds are spread over the whole of a run.
+    meanwhile slows all of them alike; those of the rounds are spread over the whole of a run. The process
+    has one thread, as each run has.
     """
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         built = {name: _steps_of(options, Path(folder) / name) for name, options in recipes.items()}
         for step, _, _ in built.values():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from misc.study import calibrate
 from misc.study.calibrate import equal_epochs
@@ -24,6 +25,7 @@ def test_a_machine_that_gets_slower_slows_all_recipes_alike(monkeypatch: pytest.
     now, taken = [0.0], dict.fromkeys(("slow", "fast"), 0)
     built = {"slow": (3.0, 7), "fast": (1.0, 9)}
     shares: set[float] = set()
+    threads: set[int] = set()
 
     def steps_of(options: Options, folder: Path) -> tuple[object, int, object]:
         seconds, steps = built[folder.name]
@@ -33,11 +35,14 @@ def test_a_machine_that_gets_slower_slows_all_recipes_alike(monkeypatch: pytest.
             round_number = (number - calibrate.WARM_UP - 1) // calibrate.STEPS
             now[0] += seconds * (1.0 if round_number < 7 else 5.0)
             shares.add(share)
+            threads.add(torch.get_num_threads())
 
         return step, steps, lambda: now[0]
 
     monkeypatch.setattr(calibrate, "_steps_of", steps_of)
+    torch.set_num_threads(2)
     found = calibrate.measure_steps(dict.fromkeys(built, Options()))
+    assert threads == {1}, "as a run has"
     assert found == {"slow": StepCost(7, 3.0, 0.0), "fast": StepCost(9, 1.0, 0.0)}
     assert sorted(shares) == pytest.approx([0.0, *((number + 0.5) / 12 for number in range(12))])
 
