@@ -115,10 +115,10 @@ def print_calibration(jobs: dict[str, Job], seconds: float) -> None:
     costs = measure_steps({name: job.options for name, job in jobs.items()})
     chosen = equal_epochs(costs, seconds)
     for name, cost in costs.items():
-        epoch = cost.steps * cost.seconds
+        total = chosen[name] * cost.epoch
         print(
-            f"{name:20s} {epoch:8.2f} s an epoch of {cost.steps} steps (middle half ±"
-            f"{50 * cost.spread:.0f} %)   schedule.epoch={chosen[name]:<4d} {chosen[name] * epoch:8.1f} s"
+            f"{name:20s} {cost.epoch:8.2f} s an epoch of {cost.steps} steps (middle half ±"
+            f"{50 * cost.spread:.0f} %)   schedule.epoch={chosen[name]:<4d} {total:8.1f} s"
         )
 
 

@@ -47,20 +47,20 @@ def measure_steps(recipes: Mapping[str, Options]) -> dict[str, StepCost]:
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        built = {name: _steps_of(options, Path(folder) / name) for name, options in recipes.items()}
-        for step, _, _ in built.values():
+        prepared = {name: _steps_of(options, Path(folder) / name) for name, options in recipes.items()}
+        for step, _, _ in prepared.values():
             for _ in range(WARM_UP):
                 step(0.0)
         times: dict[str, list[float]] = {name: [] for name in recipes}
         for number in tqdm(range(ROUNDS), desc="steps side by side", disable=None):
-            for name, (step, _, clock) in built.items():
+            for name, (step, _, clock) in prepared.items():
                 begin = clock()
                 for _ in range(STEPS):
                     step((number + 0.5) / ROUNDS)
                 times[name].append((clock() - begin) / STEPS)
     totals = [sum(of_round) for of_round in zip(*times.values(), strict=True)]
     costs = {}
-    for name, (_, steps, _) in built.items():
+    for name, (_, steps, _) in prepared.items():
         shares = [seconds / total for seconds, total in zip(times[name], totals, strict=True)]
         low, middle, high = statistics.quantiles(shares, n=4)
         costs[name] = StepCost(steps, middle * statistics.median(totals), (high - low) / middle)
@@ -107,10 +107,10 @@ def equal_epochs(costs: Mapping[str, StepCost], seconds: float) -> dict[str, int
     """
 
     def rounded(budget: float) -> dict[str, int]:
-        return {name: max(1, round(budget / (cost.seconds * cost.steps))) for name, cost in costs.items()}
+        return {name: max(1, round(budget / cost.epoch)) for name, cost in costs.items()}
 
     def ratio(chosen: dict[str, int]) -> float:
-        totals = [number * costs[name].steps * costs[name].seconds for name, number in chosen.items()]
+        totals = [number * costs[name].epoch for name, number in chosen.items()]
         return max(totals) / min(totals)
 
     tried = [rounded(seconds * (0.85 + step / 1000)) for step in range(301)]

@@ -48,6 +48,11 @@ class StepCost:
     seconds: float
     spread: float
 
+    @property
+    def epoch(self) -> float:
+        """Seconds of an epoch."""
+        return self.steps * self.seconds
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -62,15 +62,8 @@ def in_domain(study: Study, set_name: str) -> Table:
         by_test = [_mean(runs, lambda one, key=key: (one.on_test or {}).get(key)) for key in ("R1", "mAP")]
         facts = _published(recipe).sets.get(data.reported, [None] * 4)
         said = [_figure(facts[0]), _figure(facts[3])]
-        rows.append(
-            [
-                recipe.title,
-                *_costs(runs, study.stored.costs.get(name)),
-                *chosen,
-                *by_test,
-                *(said if is_reported else ()),
-            ]
-        )
+        costs = _costs(runs, study.stored.costs.get(name))
+        rows.append([recipe.title, *costs, *chosen, *by_test, *(said if is_reported else ())])
     header = ["recipe", "samples", "seconds", "memory"]
     header += [f"{name} by {split}" for split in ("val", "test") for name in ("R@1", "mAP")]
     header += ["R@1 reported", "mAP reported"] if is_reported else []
@@ -89,8 +82,9 @@ def _costs(runs: Sequence[Outcome], step: StepCost | None) -> list[str]:
 
 def _seconds(costs: Sequence[Cost], step: StepCost | None) -> float:
     """Of a run, as its steps took where they were measured side by side, or else as the median run took."""
-    own = statistics.median(cost.seconds for cost in costs)
-    return own if step is None else costs[0].num_steps * step.seconds
+    if step:
+        return costs[0].num_steps * step.seconds
+    return statistics.median(cost.seconds for cost in costs)
 
 
 def _mean(runs: Iterable[Outcome], value: Callable[[Outcome], float | None]) -> str:

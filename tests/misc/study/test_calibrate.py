@@ -10,6 +10,7 @@ from misc.study.calibrate import equal_epochs
 from misc.study.outcome import StepCost
 from misc.training.engine import Trainer
 from options import Options, load_options
+from tests.helpers.tiny_config import write_config
 
 
 def test_epochs_are_those_whose_costs_are_nearest_to_each_other() -> None:
@@ -50,18 +51,8 @@ def test_a_machine_that_gets_slower_slows_all_recipes_alike(monkeypatch: pytest.
 def test_steps_are_made_where_the_share_of_the_run_lies(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = (
-        *("misc.device=cpu", "data.image_size=[64,32]", "data.batch_size=16", "data.num_workers=0"),
-        *(
-            "model.clip_pretrained=null",
-            "model.patch_size=16",
-            "model.image_width=16",
-            "model.image_layers=1",
-        ),
-        *("model.image_heads=2", "model.text_width=16", "model.text_layers=1", "model.text_heads=2"),
-        *("model.embed_dim=16", "model.lock_patch_embedding=false", "schedule.epoch=10"),
-        *(f"data.annotation_file={people}", f"data.image_root={people}/imgs"),
-    )
+    changes = {"schedule": {"epoch": 10}, "data": {"batch_size": 16}}
+    config = write_config(tmp_path / "config.yaml", people, width=16, **changes)
     made: list[int] = []
     train_step = Trainer.train_step
 
@@ -70,7 +61,7 @@ def test_steps_are_made_where_the_share_of_the_run_lies(
         train_step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "train_step", spy)
-    step, steps, clock = calibrate._steps_of(load_options("config/s.config.yaml", tiny), tmp_path)
+    step, steps, clock = calibrate._steps_of(load_options(config), tmp_path)
     assert steps == 2, "20 images with two captions"
     begin = clock()
     for share in (0.0, 0.5, 0.5, 0.99):
