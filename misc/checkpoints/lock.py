@@ -29,8 +29,9 @@ PAUSE = 1.0  # seconds for another process that begins at the same time to write
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, option: str = "output.dir", flag: str = "--output-dir") -> Iterator[None]:
     """Make the folder, and keep other runs out of it until the block ends. Collective: rank 0 has the lock.
+    `option` names the folder in messages, and `flag` is how to choose another.
 
     The file `run.lock` names its holder. The kernel locks the file until the process ends, in whatever way.
     Some file systems have no locks, or none between machines. So the holder also writes the file every few
@@ -43,13 +44,13 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor, problem = -1, None
     if distributed.is_main():
         try:
-            make_folder(folder, "output.dir")
-            descriptor = _acquire(folder / LOCK)
+            make_folder(folder, option)
+            descriptor = _acquire(folder / LOCK, option, flag)
         except UserError as error:
             problem = str(error)
         except OSError as error:
             reason = f"'{folder / LOCK}' cannot be written ({error.strerror}); choose another folder"
-            problem = f"output.dir: {reason} with --output-dir"
+            problem = f"{option}: {reason} with {flag}"
     if problem := distributed.broadcast_object(problem):
         raise UserError(problem)
     if not distributed.is_main():
@@ -80,7 +81,7 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, option: str, flag: str) -> int:
     """A descriptor of the locked file, with the name of this process; raises UserError as `locked` does."""
     gone, own = "", json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
     while True:
@@ -96,17 +97,17 @@ def _acquire(path: Path) -> int:
         os.close(descriptor)  # gives up the lock; so would closing any other descriptor of the file
         if is_removed:  # by its last holder, which ended just now
             continue
-        if is_locked is False or _is_alive(path):
-            raise UserError(_in_use(path, holder))
+        if is_locked is False or _is_alive(path, option):
+            raise UserError(_in_use(path, holder, option, flag))
         gone = holder
     if holder:
-        logger.info(f"output.dir: {_name(holder)} ended without removing '{path}': this run takes it over")
+        logger.info(f"{option}: {_name(holder)} ended without removing '{path}': this run takes it over")
     _write(descriptor, own)
     if is_locked is None:
         time.sleep(PAUSE)
         if (holder := _read(descriptor)) != own:
             os.close(descriptor)
-            raise UserError(_in_use(path, holder))
+            raise UserError(_in_use(path, holder, option, flag))
     return descriptor
 
 
@@ -131,11 +132,11 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _is_alive(path: Path) -> bool:
+def _is_alive(path: Path, option: str) -> bool:
     """Whether the holder writes the file within the next seconds."""
     begin, end = _last_written(path), time.monotonic() + PATIENCE
     if begin:
-        logger.info(f"output.dir: waiting {PATIENCE:.0f} s to see whether the holder of '{path}' is alive")
+        logger.info(f"{option}: waiting {PATIENCE:.0f} s to see whether the holder of '{path}' is alive")
     while begin and time.monotonic() < end:
         time.sleep(PERIOD / 5)
         if _last_written(path) not in (None, begin):
@@ -198,8 +199,8 @@ def _name(holder: str) -> str:
     return "process {} on {} (since {})".format(*(known.get(name, "?") for name in ("pid", "host", "since")))
 
 
-def _in_use(path: Path, holder: str) -> str:
+def _in_use(path: Path, holder: str, option: str, flag: str) -> str:
     return (
-        f"output.dir: '{path.parent}' is in use by {_name(holder)}: choose another folder with --output-dir, "
+        f"{option}: '{path.parent}' is in use by {_name(holder)}: choose another folder with {flag}, "
         f"or wait until that run ends (if it is gone, remove '{path}')"
     )

@@ -1,7 +1,7 @@
 """Search a folder of images by description: python -m misc.search COMMAND ...
 
 Commands:
-    index CHECKPOINT IMAGE_ROOT --out INDEX    encode the images of a folder; again: those new or changed
+    index CHECKPOINT IMAGE_ROOT --out INDEX    encode the images of a folder; again: those of new content
     query INDEX "a woman in a red coat"        rank the images: table, JSON, CSV, figure
     serve INDEX                                a web page on this machine
 
@@ -31,6 +31,7 @@ def add_index_flags(parser: Parser) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--exact", action="store_true", help="compare with every image, whatever their number")
     kind.add_argument("--approximate", action="store_true", help="IVF-PQ, the default above a million images")
+    add("--prune", action="store_true", help="remove the images whose files are away from the index")
     add("overrides", nargs="*", metavar="key.path=value", help="for example data.test_batch_size=64")
 
 
@@ -45,17 +46,22 @@ def run_index(flags: argparse.Namespace) -> int:
     approximate = True if flags.approximate else False if flags.exact else None
     encoder = load_encoder(flags.checkpoint, flags.config, flags.overrides)
     try:
-        update = update_index(encoder, flags.image_root, flags.out, approximate)
+        update = update_index(encoder, flags.image_root, flags.out, approximate, flags.prune)
     except KeyboardInterrupt:
         logger.info("interrupted; run the same command to resume")
         return 130  # as shells report after Ctrl-C
     logger.info(
-        f"{flags.out}: {update.total} images, {update.encoded} encoded, {update.removed} removed, "
+        f"{flags.out}: {update.found} found = {update.kept} kept + {update.moved} moved + "
+        f"{update.copied} copied + {update.new} new + {update.changed} changed + {update.num_skipped} skipped"
+    )
+    dropped = f", {update.dropped} dropped" if flags.prune else ""
+    logger.info(
+        f"{flags.out}: {update.total} images, {update.encoded} encoded, {update.missing} missing{dropped}, "
         f"{update.kind} search"
     )
     if update.skipped:
         first = printable(min(update.skipped))
-        logger.warning(f"{len(update.skipped)} skipped (first: {first}): see {flags.out / SKIPPED}")
+        logger.warning(f"{len(update.skipped)} cannot be read (first: {first}): see {flags.out / SKIPPED}")
     return 0
 
 
@@ -123,6 +129,10 @@ def run_query(flags: argparse.Namespace) -> int:
     missing = {result.image for answer in answers for result in answer.results if result.missing}
     if missing:
         logger.warning(f"{len(missing)} of the images no longer exist; run the index command again")
+    if not index.header.complete:
+        logger.warning(
+            f"{len(index.paths)} images are in the index so far: an index run goes on, or was interrupted"
+        )
     return 0
 
 

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from misc.cli import Parser, exit_status
-from misc.search import store
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.engines import build_approximate
 from misc.search.index import Index
-from misc.search.store import APPROXIMATE, EXACT, Header, Segment
+from misc.search.storage.database import APPROXIMATE, CHUNK, EXACT, Entry, Header
+from misc.search.storage.store import Store, create, new_features_name
 from misc.search.update import update_index
-from misc.search.walk import ImageFile, decode, find_images
+from misc.search.walk import decode, find_images
 from options import UserError
 
 WIDTH, NUM_CENTRES, NOISE, K, NUM_QUERIES, NUM_ROUNDS = 512, 10_000, 0.7, 10, 100, 5
@@ -54,21 +54,26 @@ def normalise(rows: np.ndarray) -> np.ndarray:
 
 def write_index(folder: Path, features: np.ndarray, kind: str) -> float:
     """Write an index of these features, as an update does; returns the seconds that building IVF-PQ took."""
-    images = [ImageFile(f"camera_{row % 8}/{row:012d}.jpg", 10_000, row) for row in range(len(features))]
-    segment = Segment(folder, 1)
-    segment.write(images, lambda file: np.save(file, features))
-    started = time.perf_counter()
+    create(folder, Header(str(folder), "", "", {}, WIDTH, features=new_features_name()))
+    store = Store(folder)
+    for row in store.append(features):
+        path = f"camera_{row % 8}/{row:012d}.jpg"
+        store.put([Entry(store.new_id(), row, path, 10_000, row, row.to_bytes(16, "big"), 64, 128)])
+    started, name = time.perf_counter(), ""
     if kind == APPROXIMATE:
-        build_approximate(segment.features(*features.shape), segment.approximate_file)
-    store.write_header(folder, Header(str(folder), "", "", {}, WIDTH, 1, kind))
-    return time.perf_counter() - started
+        name = "approximate-1.faiss"
+        with (folder / name).open("wb") as file:
+            build_approximate(features, store.slots(), file)
+    building = time.perf_counter() - started
+    store.commit(kind, name, complete=True)
+    return building
 
 
 def measure_search(count: int) -> None:
     """Print the rows of the table for this number of images."""
     rng = np.random.default_rng(0)
     centres = normalise(rng.standard_normal((NUM_CENTRES, WIDTH), np.float32))
-    chunks = [min(store.CHUNK, count - start) for start in range(0, count, store.CHUNK)]
+    chunks = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
     features = np.concatenate([sample(rng, centres, size) for size in chunks])
     queries = sample(rng, centres, NUM_QUERIES).astype(np.float32)
     exact = None

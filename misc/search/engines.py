@@ -1,12 +1,17 @@
 """Nearest-neighbour search with FAISS: exact over fp16 features, and approximate by IVF-PQ."""
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from misc.search.store import CHUNK
+from misc.search.storage.database import CHUNK
 from options import UserError
+
+if TYPE_CHECKING:
+    import faiss
 
 MIN_APPROXIMATE = 10_000  # images that the codes of an approximate index are trained on, at least
 SAMPLES_PER_LIST = 64
@@ -15,26 +20,62 @@ LISTS_PROBED = 128
 MIN_CANDIDATES, CANDIDATES_PER_RESULT = 1000, 10
 
 
-class ExactEngine:
-    """Compares each query with every image, by a flat FAISS index over the fp16 features."""
+class Rows:
+    """The rows of a ranking and the slots of their features; slots of no row are never ranked.
 
-    def __init__(self, features: np.ndarray) -> None:
+    Args:
+        slots: the slot of each of N rows, distinct.
+        num_slots: how many there are.
+    """
+
+    def __init__(self, slots: np.ndarray, num_slots: int) -> None:
         import faiss
 
+        self.slots = slots
+        self.row_of = np.full(num_slots, -1, np.int64)
+        self.row_of[slots] = np.arange(len(slots))
+        self._bits = np.packbits(self.row_of >= 0, bitorder="little")  # FAISS refers to them
+        self.selector = faiss.IDSelectorBitmap(self._bits) if len(slots) < num_slots else None
+
+
+class ExactEngine:
+    """Compares each query with every image, by a flat FAISS index, which holds the fp16 features.
+
+    Args:
+        blocks: the (num_slots, E) fp16 features, some rows at a time.
+    """
+
+    def __init__(self, blocks: Iterable[np.ndarray], rows: Rows, width: int) -> None:
+        import faiss
+
+        self._rows, shape = rows, (len(rows.row_of), width)
         fp16, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        self._index = faiss.IndexScalarQuantizer(features.shape[1], fp16, metric)
-        for start in range(0, len(features), CHUNK):
-            self._index.add_sa_codes(np.ascontiguousarray(features[start : start + CHUNK]).view(np.uint8))
+        self._index = faiss.IndexScalarQuantizer(width, fp16, metric)
+        self._index.codes.resize(2 * shape[0] * shape[1])
+        self._index.ntotal = shape[0]
+        codes = faiss.rev_swig_ptr(self._index.codes.data(), 2 * shape[0] * shape[1])
+        self._features, start = codes.view(np.float16).reshape(shape), 0
+        for block in blocks:
+            self._features[start : start + len(block)] = block
+            start += len(block)
+
+    def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The (n, E) fp16 features of n rows."""
+        return self._features[self._rows.slots[rows]]
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Index.search`; k is at most the number of images."""
-        total, requested = self._index.ntotal, k + 1
+        import faiss
+
+        settings = faiss.SearchParameters(sel=self._rows.selector) if self._rows.selector else None
+        total, requested = len(self._rows.slots), k + 1
         while True:
             requested = min(requested, total)
-            scores, rows = self._index.search(queries, requested)
+            scores, slots = self._index.search(queries, requested, params=settings)
             if requested == total or (scores[:, -1] < scores[:, k - 1]).all():
                 break
             requested *= 4  # FAISS keeps arbitrary ones of the images tied for the last place: request all
+        rows = self._rows.row_of[slots]
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
@@ -42,20 +83,34 @@ class ExactEngine:
 class ApproximateEngine:
     """Takes candidates from the IVF lists nearest to the query, by their product-quantised codes (Jégou et
     al., TPAMI 2011), and re-ranks the best of them by their fp16 features.
+
+    Args:
+        file: written by `build_approximate` for these rows; raises ValueError, or whatever FAISS raises, if
+            it cannot be.
+        features: (num_slots, E) fp16, memory-mapped.
     """
 
-    def __init__(self, file: Path, features: np.ndarray) -> None:
+    def __init__(self, file: Path, features: np.ndarray, rows: Rows) -> None:
         import faiss
 
-        self._features, self._index = features, faiss.read_index(str(file))
-        if self._index.ntotal != len(features):
-            raise ValueError(f"{file.name} contains {self._index.ntotal} images, not {len(features)}")
+        self._features, self._rows, self._index = features, rows, faiss.read_index(str(file))
+        if type(self._index) is not faiss.IndexIVFPQ:
+            raise ValueError(f"{file.name} is a {type(self._index).__name__}")
+        _check_parts(self._index, features.shape[1])
+        lists = faiss.extract_index_ivf(self._index).invlists
+        ids = [faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)) for n in range(lists.nlist)]
+        if not np.array_equal(np.sort(np.concatenate(ids)), np.sort(rows.slots)):
+            raise ValueError(f"{file.name} contains other images")
+
+    def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The (n, E) fp16 features of n rows."""
+        return self._features[self._rows.slots[rows]]
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Index.search`; scores are exact, but some of the k best images may be missing."""
         import faiss
 
-        requested = min(max(MIN_CANDIDATES, CANDIDATES_PER_RESULT * k), len(self._features))
+        requested = min(max(MIN_CANDIDATES, CANDIDATES_PER_RESULT * k), len(self._rows.slots))
         probed = LISTS_PROBED
         while True:
             probed = min(probed, self._index.nlist)
@@ -65,23 +120,47 @@ class ApproximateEngine:
                 break
             probed *= 2
         pairs = zip(queries, candidates, strict=True)
-        best = [self._rank(query, rows[rows >= 0], k) for query, rows in pairs]
+        best = [self._rank(query, slots[slots >= 0], k) for query, slots in pairs]
         return np.stack([scores for scores, _ in best]), np.stack([rows for _, rows in best])
 
-    def _rank(self, query: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.sort(rows)
-        scores = self._features[rows].astype(np.float32) @ query
+    def _rank(self, query: np.ndarray, slots: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.sort(self._rows.row_of[slots])
+        scores = self.features_of(rows).astype(np.float32) @ query
         order = np.argsort(-scores, kind="stable")[:k]
         return scores[order], rows[order]
 
 
-def build_approximate(features: np.ndarray, file: Path) -> None:
-    """Train an IVF-PQ index on a sample of the (N, D) features, add all of them, and write it, with about
-    sqrt(N) lists and codes of at most `MAX_CODE_BYTES`. Raises UserError if there are too few images.
+def _check_parts(index: "faiss.IndexIVFPQ", width: int) -> None:
+    """Raise ValueError where the parts of a crafted index do not fit each other: FAISS would read beyond
+    their ends.
     """
     import faiss
 
-    count, width = features.shape
+    quantiser, pq, lists = faiss.downcast_index(index.quantizer), index.pq, index.invlists
+    fits = (
+        isinstance(quantiser, faiss.IndexFlat)
+        and index.metric_type == quantiser.metric_type == faiss.METRIC_INNER_PRODUCT
+        and index.d == quantiser.d == pq.d == width
+        and index.nlist == quantiser.ntotal == lists.nlist > 0
+        and quantiser.codes.size() == 4 * quantiser.ntotal * width
+        and pq.nbits == 8
+        and pq.M * pq.dsub == width
+        and index.code_size == pq.code_size == pq.M == lists.code_size
+        and pq.centroids.size() == width * pq.ksub
+        and isinstance(faiss.downcast_InvertedLists(lists), faiss.ArrayInvertedLists)
+    )
+    if not fits:
+        raise ValueError("the parts of the approximate index do not fit the features")
+
+
+def build_approximate(features: np.ndarray, slots: np.ndarray, file: IO[bytes]) -> None:
+    """Train an IVF-PQ index on a sample of these N rows of the features (num_slots, D), add all of them, and
+    write it, with about sqrt(N) lists and codes of at most `MAX_CODE_BYTES`. Raises UserError if there are
+    too few images.
+    """
+    import faiss
+
+    count, width, slots = len(slots), features.shape[1], np.sort(slots)
     if count < MIN_APPROXIMATE:
         raise UserError(
             f"--approximate: expected at least {MIN_APPROXIMATE} images, found {count}; omit the flag"
@@ -92,7 +171,8 @@ def build_approximate(features: np.ndarray, file: Path) -> None:
     index = faiss.IndexIVFPQ(quantiser, width, lists, code_bytes, 8, metric)
     num_samples = min(count, max(MIN_APPROXIMATE, SAMPLES_PER_LIST * lists))
     samples = np.random.default_rng(0).choice(count, num_samples, replace=False)
-    index.train(features[np.sort(samples)].astype(np.float32))
+    index.train(features[slots[np.sort(samples)]].astype(np.float32))
     for start in range(0, count, CHUNK):
-        index.add(features[start : start + CHUNK].astype(np.float32))
-    faiss.write_index(index, str(file))
+        part = slots[start : start + CHUNK]
+        index.add_with_ids(features[part].astype(np.float32), part)
+    faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))

@@ -1,31 +1,35 @@
 """An index of a folder of images, opened for search."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from misc.search import store
 from misc.search.encoder import Encoder, build_encoder
-from misc.search.engines import ApproximateEngine, ExactEngine
-from misc.search.store import Header, Segment
+from misc.search.engines import ApproximateEngine, ExactEngine, Rows
+from misc.search.storage import database, legacy
+from misc.search.storage.database import DATABASE, Features, Header
 from options import UserError, load_options
 
 
 @dataclass(frozen=True)
 class Index:
-    """The images of a folder and their features.
+    """One generation of an index: the images of a folder, but missing ones, and their features.
 
     Attributes:
-        header: the content of `index.json` in `folder`.
+        header: what the index in `folder` knows about itself.
         paths: N paths relative to `image_root`, sorted.
-        features: (N, E) fp16, normalised, memory-mapped; `engine` compares queries with them.
+        ids: N numbers, which name the images in later generations, too.
+        num_missing: how many images were not in the folder at the latest update; they are not ranked.
+        engine: compares queries with the features.
     """
 
     folder: Path
     header: Header
     paths: list[str]
-    features: np.ndarray
+    ids: np.ndarray
+    num_missing: int
     engine: ExactEngine | ApproximateEngine
 
     @property
@@ -40,23 +44,46 @@ class Index:
 
     @staticmethod
     def open(folder: Path) -> "Index":
-        """Open an index; raises UserError if there is none, or it was never finished, or it is damaged."""
-        header = store.read_header(folder)
-        if header is None:
+        """Open the latest generation; raises UserError if there is none, or it is damaged."""
+        if not (folder / DATABASE).exists() and legacy.exists(folder):
+            try:
+                return _open_legacy(folder)
+            except UserError:
+                if not (folder / DATABASE).exists():  # else an update has just copied and removed it
+                    raise
+        if not (folder / DATABASE).exists():
             raise UserError(
                 f"INDEX: '{folder}' contains no index; create one with python -m misc.search index"
             )
-        if header.generation == 0:
-            raise UserError(f"INDEX: '{folder}' was never finished; run the same index command again")
-        segment = Segment(folder, header.generation)
-        with store.reporting_damage(folder):
-            paths = [image.path for image in segment.images()]
-            features = segment.features(len(paths), header.embed_dim)
-            if header.kind == store.EXACT:
-                engine = ExactEngine(features)
+        with database.reporting_damage(folder), database.connected(folder) as connection:
+            header = database.header_in(connection)
+            ids, slots, missing, paths = database.images_in(connection, header)
+            features = Features(folder / header.features, header.num_slots, header.embed_dim)
+            order = sorted(np.flatnonzero(~missing).tolist(), key=paths.__getitem__)
+            _check_images(folder, len(order))
+            rows = Rows(slots[order], header.num_slots)
+            # Still in the transaction: an update removes the files of a generation once nobody reads it.
+            if header.kind == database.EXACT:
+                engine = ExactEngine(features.blocks(), rows, header.embed_dim)
             else:
-                engine = ApproximateEngine(segment.approximate_file, features)
-        return Index(folder, header, paths, features, engine)
+                engine = ApproximateEngine(folder / header.approximate, features.mapped(), rows)
+        present = [paths[row] for row in order]
+        return Index(folder, header, present, ids[order], len(paths) - len(present), engine)
+
+    def is_latest(self) -> bool:
+        """Whether no update has made another generation; raises UserError if that cannot be read."""
+        return self.header == read_header(self.folder)
+
+    def row_of(self, number: int) -> int:
+        """The row of the image with this id; raises UserError if there is none."""
+        rows = np.flatnonzero(self.ids == number)
+        if not len(rows):
+            raise UserError(f"There is no image {number} in the index; search again")
+        return int(rows[0])
+
+    def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The (n, E) normalised fp16 features of n rows."""
+        return self.engine.features_of(rows)
 
     def load_encoder(self, checkpoint: Path | None = None) -> Encoder:
         """Load the encoder for queries, from `checkpoint` if the weights file was moved; raises UserError if
@@ -75,6 +102,26 @@ class Index:
         """
         assert k > 0, k
         return self.engine.search(np.ascontiguousarray(queries, np.float32), min(k, len(self.paths)))
+
+
+def read_header(folder: Path) -> Header:
+    """The header of an index of any format; raises UserError if it is damaged."""
+    is_legacy = not (folder / DATABASE).exists() and legacy.exists(folder)
+    return legacy.read_header(folder) if is_legacy else database.read_header(folder)
+
+
+def _open_legacy(folder: Path) -> Index:
+    header = legacy.read_header(folder)
+    _check_images(folder, header.generation)
+    entries, features = legacy.read(folder, header)
+    with database.reporting_damage(folder):
+        engine = ExactEngine(features.blocks(), Rows(np.arange(len(entries)), len(entries)), header.embed_dim)
+    return Index(folder, header, [entry.path for entry in entries], np.arange(len(entries)), 0, engine)
+
+
+def _check_images(folder: Path, number: int) -> None:
+    if number == 0:
+        raise UserError(f"INDEX: '{folder}' has no images yet; run the same index command again")
 
 
 def check_identity(folder: Path, header: Header, encoder: Encoder) -> None:

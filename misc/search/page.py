@@ -1,11 +1,12 @@
 """The web page of `python -m misc.search serve`: one page for an index, on this machine only.
 
-The page requests nothing from other machines, and images are served by their row in the index, never by path.
+The page requests nothing from other machines, and images are served by their id in the index, never by path.
 """
 
 import contextlib
 import io
 import json
+import logging
 import socket
 import threading
 import time
@@ -29,11 +30,13 @@ from data.decode import load_image
 from data.types import NOBODY, language_name
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
-from misc.search.index import Index
+from misc.search.index import Index, check_identity
 from misc.search.queries import Query, query_features
 from misc.search.truth import GroundTruth
 from model.protocol import JsonObject
 from options import UserError
+
+logger = logging.getLogger(__name__)
 
 T, D = TypeVar("T"), TypeVar("D")
 STATIC = Path(__file__).parent / "static"
@@ -60,17 +63,27 @@ class Page:
     """
 
     def __init__(self, index: Index, encoder: Encoder, truth: GroundTruth | None = None) -> None:
-        self.index, self.encoder, self.truth = index, encoder, truth
-        self.lock = threading.Lock()
+        self._generation, self.encoder = (index, truth), encoder
+        self.lock, self.updating = threading.Lock(), threading.Lock()
+
+    @property
+    def index(self) -> Index:
+        """The generation of the index that the latest search used."""
+        return self._generation[0]
+
+    @property
+    def truth(self) -> GroundTruth | None:
+        """What is known of its images."""
+        return self._generation[1]
 
     def app(self) -> Starlette:
         """The application that a server runs."""
         return Starlette(
             routes=[
                 Route("/about", self.about),
-                Route("/image/{row:int}", self.image),
+                Route("/image/{id:int}", self.image),
                 Route("/search", self.answer_search, methods=["POST"]),
-                Route("/explain/{row:int}", self.answer_explain, methods=["POST"]),
+                Route("/explain/{id:int}", self.answer_explain, methods=["POST"]),
                 Mount("/", StaticFiles(directory=STATIC, html=True)),
             ],
             # A request under another name comes from another site (DNS rebinding).
@@ -94,67 +107,83 @@ class Page:
         )
 
     def image(self, request: Request) -> Response:
-        """GET -> a thumbnail of the image of this row."""
-        return _thumbnail(self._load(request.path_params["row"]))
+        """GET -> a thumbnail of the image of this id."""
+        return _thumbnail(self._load(self.index, request.path_params["id"]))
 
     async def answer_search(self, request: Request) -> Response:
-        """POST {text, without: [text], row: an image's or null, k} -> the ranking."""
+        """POST {text, without: [text], row: the id of an image or null, k} -> the ranking."""
         return await _answer_json(request, self.search)
 
     async def answer_explain(self, request: Request) -> Response:
-        """POST {text} -> the image of this row, overlaid with the regions that its score depends on."""
-        row = request.path_params["row"]
-        return await _answer_json(request, lambda body: self.explain(row, body))
+        """POST {text} -> the image of this id, overlaid with the regions that its score depends on."""
+        number = request.path_params["id"]
+        return await _answer_json(request, lambda body: self.explain(number, body))
 
     def search(self, body: JsonObject) -> Response:
         """See `answer_search`. Raises UserError if the query is empty or invalid."""
-        text, row = _field(body, "text", str, "").strip(), _field(body, "row", int, None)
+        text, number = _field(body, "text", str, "").strip(), _field(body, "row", int, None)
         without, k = _field(body, "without", list, []), _field(body, "k", int, 20)
         if not 1 <= k <= MAX_RESULTS:
             raise UserError(f"Images: expected a number from 1 to {MAX_RESULTS}, found {k}")
-        if not text and row is None:
+        if not text and number is None:
             raise UserError("Describe a person first: the search field is empty")
         if not all(isinstance(part, str) for part in without):
             raise UserError("without: expected texts")
         started = time.perf_counter()
-        image = None if row is None else self._load(row)
+        index, truth = self._latest()
+        image = None if number is None else self._load(index, number)
         query = Query(text=text or None, image=image, without=tuple(map(_encodable, without)))
         with self.lock:
-            scores, rows = self.index.search(query_features(self.encoder, [query]), max(k, MIN_RANKED))
+            scores, rows = index.search(query_features(self.encoder, [query]), max(k, MIN_RANKED))
         scores, rows = scores[0].tolist(), rows[0].tolist()
-        correct = self._correct(text, row, rows)
-        images = [_encodable(self.index.paths[row]) for row in rows]
+        correct = _correct(truth, text, None if number is None else index.row_of(number), rows)
+        images = [_encodable(index.paths[row]) for row in rows]
         names = ("rank", "row", "score", "image", "right")
-        shown = zip(range(1, k + 1), rows, scores, images, correct, strict=False)  # the first k
+        shown = zip(range(1, k + 1), index.ids[rows].tolist(), scores, images, correct, strict=False)  # k
         answer = {
             "results": [dict(zip(names, result, strict=True)) for result in shown],
-            "total": len(self.index.paths),
+            "total": len(index.paths),
             "seconds": time.perf_counter() - started,
         }
-        if self.truth and self.truth.persons(text) and row is None and not without:  # as in evaluation
+        if truth and truth.persons(text) and number is None and not without:  # as in evaluation
             answer["first_right"] = correct.index(True) + 1 if True in correct else None
         return JSONResponse(answer)
 
-    def explain(self, row: int, body: JsonObject) -> Response:
+    def explain(self, number: int, body: JsonObject) -> Response:
         """See `answer_explain`."""
-        image = self._load(row)
+        image = self._load(self.index, number)
         with self.lock:
             heat = explain(self.encoder, image, _field(body, "text", str, ""))
         return _thumbnail(overlay(image, heat))
 
-    def _correct(self, text: str, row: int | None, rows: Sequence[int]) -> list[bool | None]:
-        """Whether each row shows the person that the caption, or else the image, describes; None: unknown."""
-        if self.truth is None:
-            return [None] * len(rows)
-        ids = self.truth.person_ids
-        wanted = self.truth.persons(text) if text else {ids[row]} - {None, NOBODY}
-        return [ids[found] in wanted if wanted and ids[found] is not None else None for found in rows]
+    def _latest(self) -> tuple[Index, GroundTruth | None]:
+        """The latest generation of the index, and what is known of its images. While one request opens it,
+        and where that fails, others get the previous one.
+        """
+        if self.updating.acquire(blocking=False):
+            try:
+                if not self.index.is_latest():
+                    index = Index.open(self.index.folder)
+                    check_identity(index.folder, index.header, self.encoder)
+                    self._generation = index, self.truth and self.truth.of(index)
+            except UserError as error:
+                logger.warning(f"the page shows the images of the previous update: {error}")
+            finally:
+                self.updating.release()
+        return self._generation
 
-    def _load(self, row: int) -> Image.Image:
-        if not 0 <= row < len(self.index.paths):
-            raise UserError(f"There is no image {row} in the index; search again")
-        path = self.index.image_root / self.index.paths[row]
+    def _load(self, index: Index, number: int) -> Image.Image:
+        path = index.image_root / index.paths[index.row_of(number)]
         return load_image(path, self.encoder.options.data.truncated)
+
+
+def _correct(truth: GroundTruth | None, text: str, row: int | None, rows: Sequence[int]) -> list[bool | None]:
+    """Whether each row shows the person that the caption, or else the image, describes; None: unknown."""
+    if truth is None:
+        return [None] * len(rows)
+    ids = truth.person_ids
+    wanted = truth.persons(text) if text else {ids[row]} - {None, NOBODY}
+    return [ids[found] in wanted if wanted and ids[found] is not None else None for found in rows]
 
 
 def serve(index: Index, encoder: Encoder, port: int, truth: GroundTruth | None, browse: bool) -> None:
@@ -214,7 +243,7 @@ def _thumbnail(image: Image.Image) -> Response:
     image.thumbnail(MAX_THUMBNAIL)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=88)
-    # A later index may have another image in this row, and pages of other sites must not embed it.
+    # A later generation may have changed the image, and pages of other sites must not embed it.
     headers = {"cache-control": "no-store", "cross-origin-resource-policy": "same-origin"}
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
 

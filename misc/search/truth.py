@@ -1,7 +1,7 @@
 """Ground truth for an index: the identities of its images, and the persons that test captions describe."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import join, normpath
 from pathlib import Path
 
@@ -17,12 +17,18 @@ NUM_EXAMPLES = 3  # captions of each language, at most
 class GroundTruth:
     """The annotations of the test split: the person of each row of an index (`NOBODY` is one whom no query
     finds; None if not annotated), {caption as `clean_caption` leaves it: the persons that it describes},
-    {language: some captions as annotated}.
+    {language: some captions as annotated}, {absolute path of an image: its person}.
     """
 
     person_ids: Sequence[int | None]
     described: Mapping[str, set[int]]
     examples: Mapping[str, Sequence[str]]
+    person_of: Mapping[str, int]
+
+    def of(self, index: Index) -> "GroundTruth":
+        """The same for another generation of the index."""
+        root = index.image_root.resolve()
+        return replace(self, person_ids=[self.person_of.get(join(root, path)) for path in index.paths])
 
     def persons(self, text: str) -> set[int]:
         """The persons that an annotated caption of these words describes; empty for other texts."""
@@ -35,11 +41,11 @@ def load_ground_truth(index: Index, annotations: Path, image_root: Path | None =
     their images is in the index.
     """
     test = read_splits(annotations, ["test"], languages=None)["test"]
-    index_root, root = index.image_root.resolve(), (image_root or index.image_root).resolve()
+    root = (image_root or index.image_root).resolve()
     records = [record for by_language in test.values() for record in by_language]
     persons = {normpath(join(root, record.image)): record.person_id for record in records}
-    person_ids = [persons.get(join(index_root, path)) for path in index.paths]
-    if all(person is None for person in person_ids):
+    truth = GroundTruth((), {}, {}, persons).of(index)
+    if all(person is None for person in truth.person_ids):
         raise UserError(
             f"--annotations: no image of the test split of '{annotations}' is in the index, whose images are "
             f"under '{index.image_root}'; name the image root of the annotations with --images"
@@ -52,4 +58,4 @@ def load_ground_truth(index: Index, annotations: Path, image_root: Path | None =
     for language, by_language in test.items():
         first = [record.captions[0] for record in by_language if record.captions]
         examples[language] = first[:: -(-len(first) // NUM_EXAMPLES)]
-    return GroundTruth(person_ids, described, examples)
+    return replace(truth, described=described, examples=examples)

@@ -1,84 +1,158 @@
-"""Creating and updating an index: only images that are new or changed are encoded."""
+"""Creating and updating an index: only images of unknown content are encoded."""
 
+import json
 import logging
 import os
 import sys
 import time
+import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from misc.process.durable import make_folder
-from misc.search import store
+from misc.checkpoints.lock import LOCK, locked
+from misc.process.durable import leftovers, replacing
 from misc.search.encoder import Encoder
 from misc.search.engines import build_approximate
-from misc.search.index import check_identity
-from misc.search.store import APPROXIMATE, EXACT, Header, Parts, Segment
-from misc.search.walk import ImageFile, decode, find_images
+from misc.search.index import check_identity, read_header
+from misc.search.matching import Matches, missing
+from misc.search.storage import legacy
+from misc.search.storage.database import APPROXIMATE, DATABASE, EXACT, Entry, Header, reporting_writes
+from misc.search.storage.store import Store, create, new_features_name
+from misc.search.walk import Content, Facts, ImageFile, decode, find_images
+from model.protocol import JsonObject
 from options import UserError, to_dict
 
 logger = logging.getLogger(__name__)
 
 MAX_EXACT = 1_000_000  # images
 SECONDS_PER_PART = 20.0
+MAX_UNUSED = 0.25  # share of the features
 SKIPPED = "skipped.txt"
-
-Source = tuple[list[ImageFile], Segment]
 
 
 @dataclass(frozen=True)
 class Update:
-    """The outcome of an update: numbers of images, and {path: reason} of those that cannot be read."""
+    """The outcome of an update.
 
+    Attributes:
+        found: number of image files; the sum of kept, moved, copied, new, changed, and skipped ones.
+        total: number of images that are ranked.
+        missing: number of images whose file is away.
+        dropped: number of images that were removed from the index, since they were missing.
+        skipped: {path: reason} of files and, with a separator behind them, folders that cannot be read.
+    """
+
+    found: int
+    kept: int
+    moved: int
+    copied: int
+    new: int
+    changed: int
     total: int
-    encoded: int
-    removed: int
+    missing: int
+    dropped: int
     kind: str
     skipped: dict[str, str]
 
+    @property
+    def encoded(self) -> int:
+        """Number of images that were encoded."""
+        return self.new + self.changed
 
-def update_index(encoder: Encoder, image_root: Path, folder: Path, approximate: bool | None = None) -> Update:
-    """Make `folder` an index of the images below `image_root`, encoding only those that are new or changed by
-    path, size and modification time; an approximate index if `approximate` (None: above `MAX_EXACT` images).
-    Interrupted at any moment, it leaves the previous index as it was, and resumes when called again.
+    @property
+    def num_skipped(self) -> int:
+        """Number of skipped files."""
+        return sum(not is_folder(path) for path in self.skipped)
+
+
+def is_folder(path: str) -> bool:
+    """Whether the skipped path is that of a folder."""
+    return path.endswith(os.sep)
+
+
+def update_index(
+    encoder: Encoder, image_root: Path, folder: Path, approximate: bool | None = None, prune: bool = False
+) -> Update:
+    """Make `folder` an index of the images below `image_root`, encoding only those of unknown content; an
+    approximate index if `approximate` (None: above `MAX_EXACT` images). Images whose file is away stay in the
+    index, unranked, unless `prune`. What has been encoded can be searched every `SECONDS_PER_PART`;
+    interrupted at any moment, the update resumes when called again.
 
     Raises:
-        UserError: there are no images, the index is damaged or of another model, the folder is not writable.
+        UserError: there are no images, or none of those of the index; the index is damaged, of another model,
+            or being updated by another process; the folder is not writable.
     """
     if not image_root.is_dir():
         raise UserError(f"IMAGE_ROOT: '{image_root}' is not a folder; name the folder of the images")
-    header = _open_or_create(encoder, image_root, folder)
-    generation = header.generation
+    with locked(folder, "INDEX", "--out"):
+        return _update(encoder, image_root, folder, approximate, prune)
+
+
+def _update(
+    encoder: Encoder, image_root: Path, folder: Path, approximate: bool | None, prune: bool
+) -> Update:
+    store = _open_or_create(encoder, folder)
+    initial, ranked = store.header, store.slots()
     skipped: dict[str, str] = {}
     found = _find(image_root, folder, skipped)
-    sources = _sources(folder, header)
-    previous = sources[0][0] if generation else []
-    known = {image for images, _ in sources for image in images}
-    new = [image for image in found if image not in known]
-    if new:
-        _encode(encoder, image_root, Parts(folder, encoder.embed_dim), new, skipped)
-        sources = _sources(folder, header)
-        known = {image for images, _ in sources for image in images}
+    matches = Matches(store.entries.values(), found, image_root)
+    _check_root(store, found, matches, image_root)
+    store.header = replace(initial, **_origin(encoder, image_root))
+    store.put(matches.put)
+    store.remove(matches.removed)
+    _copy_features(store, matches.copied)
+    encoded = _encode(store, encoder, image_root, matches, skipped)
+    store.put(missing(entry) for path, entry in matches.replaced.items() if path not in encoded)
     lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(skipped.items()))
-    text = lines.encode("utf-8", "surrogateescape")
-    store.write_atomically(folder / SKIPPED, lambda file: file.write(text))
-    indexed = [image for image in found if image in known]
-    if not indexed:
+    with reporting_writes(folder), replacing(folder / SKIPPED) as file:
+        file.write(lines.encode("utf-8", "surrogateescape"))
+    if not len(store.slots()):
         raise UserError(f"IMAGE_ROOT: none of {len(found)} images can be read; see '{folder / SKIPPED}'")
-    kind = APPROXIMATE if (len(indexed) > MAX_EXACT if approximate is None else approximate) else EXACT
-    if indexed != previous or kind != header.kind:
-        generation += 1
-        _write_segment(Segment(folder, generation), indexed, sources, encoder.embed_dim, kind)
-    store.write_header(folder, replace(_header(encoder, image_root), generation=generation, kind=kind))
-    store.remove_stale(folder, generation)
-    removed = len({image.path for image in previous} - {image.path for image in indexed})
-    return Update(len(indexed), len(known & set(new)), removed, kind, skipped)
+    dropped = _prune(store, skipped) if prune else 0
+    kind = _finish(store, initial, ranked, approximate)
+    changed = len(encoded & matches.replaced.keys())
+    inaccessible = sum(not is_folder(path) for path in skipped.keys() - {file.path for file in found})
+    update = Update(
+        found=len(found) + inaccessible,
+        **{name: matches.counts[name] for name in ("kept", "moved", "copied")},
+        new=len(encoded) - changed,
+        changed=changed,
+        total=len(store.slots()),
+        missing=len(store.entries) - len(store.slots()),
+        dropped=dropped,
+        kind=kind,
+        skipped=skipped,
+    )
+    assert update.found - update.num_skipped == update.total, update
+    return update
+
+
+def _open_or_create(encoder: Encoder, folder: Path) -> Store:
+    """The index in a folder, which is created if the folder is empty; raises UserError if it is damaged."""
+    if (folder / DATABASE).exists() or legacy.exists(folder):
+        check_identity(folder, read_header(folder), encoder)
+        legacy.upgrade(folder)
+    else:
+        if {file.name for file in folder.iterdir() if file not in leftovers(folder / DATABASE)} - {LOCK}:
+            raise UserError(f"INDEX: '{folder}' contains files but no index; name a new or an empty folder")
+        names = {"identity": encoder.identity, "features": new_features_name()}
+        create(folder, Header(**_origin(encoder, Path()), **names, embed_dim=encoder.embed_dim))
+    return Store(folder)
+
+
+def _origin(encoder: Encoder, image_root: Path) -> dict[str, str | JsonObject]:
+    """What the header says of where the features come from."""
+    return {
+        "image_root": os.path.abspath(image_root),
+        "checkpoint": os.path.abspath(encoder.checkpoint),
+        "options": json.loads(json.dumps(to_dict(encoder.options))),  # as it is read again
+    }
 
 
 def _find(image_root: Path, folder: Path, skipped: dict[str, str]) -> list[ImageFile]:
@@ -86,44 +160,58 @@ def _find(image_root: Path, folder: Path, skipped: dict[str, str]) -> list[Image
     walk, hide = find_images(image_root, folder, skipped), not sys.stderr.isatty()
     found = sorted(tqdm(walk, desc="scanning", unit="image", leave=False, disable=hide))
     if not found:
-        raise UserError(f"IMAGE_ROOT: no image below '{image_root}'; the index is unchanged")
+        reason = f" ({min(skipped)} {skipped[min(skipped)]})" if skipped else ""
+        raise UserError(f"IMAGE_ROOT: no image below '{image_root}'{reason}; the index is unchanged")
     return found
 
 
-def _header(encoder: Encoder, image_root: Path) -> Header:
-    places = os.path.abspath(image_root), os.path.abspath(encoder.checkpoint)
-    return Header(*places, encoder.identity, to_dict(encoder.options), encoder.embed_dim)
+def _check_root(store: Store, found: Sequence[ImageFile], matches: Matches, image_root: Path) -> None:
+    """Raise UserError where all images of the index would be missing, or be replaced by those of another
+    root: a drive that is not mounted, or the wrong folder.
+    """
+    present = [entry.path for entry in store.entries.values() if entry.missing_since is None]
+    is_other_root = os.path.abspath(image_root) != store.header.image_root
+    if not present or matches.num_known or not (is_other_root or {f.path for f in found}.isdisjoint(present)):
+        return
+    raise UserError(
+        f"IMAGE_ROOT: none of the {len(present)} images of '{store.folder}' is in '{image_root}' (first: "
+        f"'{min(present)}'), so that all would be missing; the index is unchanged. Name the right folder, "
+        f"mount its drive, or choose another index with --out"
+    )
 
 
-def _open_or_create(encoder: Encoder, image_root: Path, folder: Path) -> Header:
-    """The content of `index.json`, which is created if the folder is empty."""
-    make_folder(folder, "INDEX")
-    header = store.read_header(folder)
-    if header is None:
-        if any(folder.iterdir()):
-            raise UserError(f"INDEX: '{folder}' contains files but no index; name a new or an empty folder")
-        header = _header(encoder, image_root)
-        store.write_header(folder, header)
-    check_identity(folder, header, encoder)
-    return header
-
-
-def _sources(folder: Path, header: Header) -> list[Source]:
-    """All segments with features, the previous index, if any, first; raises UserError if it is damaged."""
-    parts = Parts(folder, header.embed_dim).segments()
-    if header.generation == 0:
-        return parts
-    segment = Segment(folder, header.generation)
-    with store.reporting_damage(folder):
-        return [(segment.complete_images(header.embed_dim), segment), *parts]
+def _copy_features(store: Store, copied: Sequence[tuple[str, Content, Entry]]) -> None:
+    """Add images that have the content of others."""
+    if copied:
+        features = store.features.mapped()
+        slots = store.append(features[[entry.slot for _, _, entry in copied]])
+        for slot, (path, content, entry) in zip(slots, copied, strict=True):
+            place = {"path": path, "size": content.size, "mtime_ns": content.mtime_ns, "missing_since": None}
+            store.put([entry._replace(id=store.new_id(), slot=slot, **place)])
 
 
 def _encode(
-    encoder: Encoder, root: Path, parts: Parts, new: Sequence[ImageFile], skipped: dict[str, str]
-) -> None:
-    """Encode images into parts; on an interrupt, what has been encoded is still written."""
-    images: list[ImageFile] = []
+    store: Store, encoder: Encoder, root: Path, matches: Matches, skipped: dict[str, str]
+) -> set[str]:
+    """Encode images, a generation every `SECONDS_PER_PART`; on an interrupt, what has been encoded becomes
+    one, too. Returns the paths of those that could be read.
+    """
+    new, encoded = matches.to_encode, set()
+    images: list[tuple[ImageFile, Facts]] = []
     blocks: list[np.ndarray] = []
+
+    def end_part() -> None:
+        slots = store.append(np.concatenate(blocks))
+        for slot, (file, facts) in zip(slots, images, strict=True):
+            replaced = matches.replaced.get(file.path)
+            number = store.new_id() if replaced is None else replaced.id
+            size, mtime_ns, digest = facts.content
+            store.put([Entry(number, slot, file.path, size, mtime_ns, digest, *facts[1:])])
+        store.commit()
+        encoded.update(file.path for file, _ in images)
+        images.clear()
+        blocks.clear()
+
     started = time.monotonic()
     with tqdm(total=len(new), desc="encoding", unit="image", disable=not sys.stderr.isatty()) as bar:
         try:
@@ -132,44 +220,64 @@ def _encode(
                 blocks.append(features)
                 bar.update(len(batch))
                 if time.monotonic() - started > SECONDS_PER_PART:
-                    parts.append(images, np.concatenate(blocks))
-                    images, blocks, started = [], [], time.monotonic()
+                    end_part()
+                    started = time.monotonic()
         finally:
             if images:
-                parts.append(images, np.concatenate(blocks))
+                end_part()
+    return encoded
 
 
 def _encoded(
     encoder: Encoder, root: Path, new: Sequence[ImageFile], skipped: dict[str, str]
-) -> Iterator[tuple[list[ImageFile], np.ndarray]]:
+) -> Iterator[tuple[list[tuple[ImageFile, Facts]], np.ndarray]]:
     """Batches of images with their (n, E) fp16 features; those that cannot be read are added to `skipped`."""
-    pending: deque[list[int]] = deque()
+    pending: deque[list[tuple[ImageFile, Facts]]] = deque()
 
     def pixels() -> Iterator[Tensor]:
-        """The pixels of each batch; the indices of its images are appended to `pending`."""
+        """The pixels of each batch, whose images are appended to `pending`."""
         paths = [image.path for image in new]
         settings = (encoder.batch_size, encoder.on_gpu, encoder.options.data.truncated)
         for batch in decode(root, paths, encoder.processor, *settings):
             skipped.update({new[index].path: reason for index, reason in batch.problems.items()})
             if batch.indices:
-                pending.append(batch.indices)
+                files = (new[index] for index in batch.indices)
+                pending.append(list(zip(files, batch.facts, strict=True)))
                 yield batch.pixels
 
     for features in encoder.encode_batches(pixels()):
-        yield [new[index] for index in pending.popleft()], features.half().numpy()
+        yield pending.popleft(), features.half().numpy()
 
 
-def _write_segment(
-    segment: Segment, indexed: Sequence[ImageFile], sources: Sequence[Source], width: int, kind: str
-) -> None:
-    """Write the features of `indexed`, taken from the sources, and the approximate index if it is one."""
-    target_of, gathered = {image: target for target, image in enumerate(indexed)}, []
-    for images, source in sources:
-        pairs = sorted((target_of.pop(image), row) for row, image in enumerate(images) if image in target_of)
-        if pairs:
-            targets, rows = np.array(pairs, np.int64).T
-            gathered.append((partial(source.features, len(images), width), rows, targets))
-    segment.write(indexed, lambda file: store.write_gathered(gathered, len(indexed), width, file))
+def _prune(store: Store, skipped: Mapping[str, str]) -> int:
+    """Remove the missing images, unless their folder could not be listed; returns how many."""
+    unlisted = tuple(path for path in skipped if is_folder(path))
+    away = [entry for entry in store.entries.values() if entry.missing_since is not None]
+    dropped = [entry.id for entry in away if not entry.path.startswith(unlisted)]
+    store.remove(dropped)
+    return len(dropped)
+
+
+def _finish(store: Store, initial: Header, ranked: np.ndarray, approximate: bool | None) -> str:
+    """Make the last generation of an update, unless nothing changed; returns the kind of search.
+
+    Args:
+        initial, ranked: header and `slots` before the update.
+    """
+    if len(store.entries) < (1 - MAX_UNUSED) * store.header.num_slots:
+        store.compact()
+    slots, name = store.slots(), ""
+    kind = APPROXIMATE if (len(slots) > MAX_EXACT if approximate is None else approximate) else EXACT
     if kind == APPROXIMATE:
-        logger.info("building the approximate index")
-        build_approximate(segment.features(len(indexed), width), segment.approximate_file)
+        is_same = store.header.features == initial.features and np.array_equal(slots, ranked)
+        name = initial.approximate if is_same else ""
+        if not name:
+            logger.info("building the approximate index")
+            name = f"approximate-{uuid.uuid4().hex[:8]}.faiss"
+            with reporting_writes(store.folder), replacing(store.folder / name) as file:
+                build_approximate(store.features.mapped(), slots, file)
+    state = {"kind": kind, "approximate": name, "complete": True}
+    if store.has_changes or replace(store.header, **state) != initial:
+        store.commit(**state)
+    store.remove_stale()
+    return kind

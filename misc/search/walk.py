@@ -1,11 +1,14 @@
 """The image files below a folder, and their pixels, decoded by worker processes."""
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,6 +16,8 @@ from data.decode import BadImageError, image_suffixes, is_hidden, load_image
 from data.sampler import Loader
 from misc.process.workers import num_cores
 from model.protocol import Processor
+
+MAX_INTEGER = 2**63 - 1  # of SQLite
 
 
 class ImageFile(NamedTuple):
@@ -23,10 +28,28 @@ class ImageFile(NamedTuple):
     mtime_ns: int
 
 
+class Content(NamedTuple):
+    """The content of a file: size in bytes and modification time as it was read, and BLAKE2b, 16 bytes."""
+
+    size: int
+    mtime_ns: int
+    digest: bytes
+
+
+class Facts(NamedTuple):
+    """What was learned of an image as it was decoded: its file, size in pixels, and time as `taken_time`."""
+
+    content: Content
+    width: int
+    height: int
+    taken: str | None
+
+
 def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator[ImageFile]:
     """Yield the images below `root` in no particular order, without hidden files and folders, and without
     the folder `exclude`. Links are followed; a folder that is reached twice, for instance by a loop of links,
-    is listed once. {path relative to the root: reason} of what cannot be read is added to `problems`.
+    is listed once. {path relative to the root: reason} of what cannot be read is added to `problems`, with a
+    separator behind the path of a folder.
     """
     suffixes, seen, folders = image_suffixes(), {_id_of(exclude)}, [""]
     while folders:
@@ -39,7 +62,7 @@ def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator
             with os.scandir(root / folder) as entries:
                 visible = [entry for entry in entries if not is_hidden(entry.name)]
         except OSError as error:
-            problems[folder or "."] = f"cannot be listed ({error.strerror})"
+            problems[os.path.join(folder or ".", "")] = f"cannot be listed ({error.strerror})"
             continue
         for entry in visible:
             path = os.path.join(folder, entry.name)
@@ -48,7 +71,7 @@ def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator
                     folders.append(path)
                 elif Path(path).suffix.lower() in suffixes:
                     stat = entry.stat()
-                    yield ImageFile(path, stat.st_size, stat.st_mtime_ns)
+                    yield ImageFile(path, stat.st_size, min(stat.st_mtime_ns, MAX_INTEGER))
             except OSError as error:  # a dangling link, or a file that was deleted in the meantime
                 problems[path] = f"cannot be accessed ({error.strerror})"
 
@@ -58,10 +81,43 @@ def _id_of(folder: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
+def content_of(path: Path) -> Content:
+    """Read a file; raises OSError if it cannot be read, or is changed meanwhile."""
+    before, digest = _state_of(path), hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if _state_of(path) != before:
+        raise OSError("it was changed while it was read")
+    return Content(*before, digest.digest())
+
+
+def _state_of(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, min(stat.st_mtime_ns, MAX_INTEGER)
+
+
+def taken_time(image: Image.Image) -> str | None:
+    """When a photo was taken, in local time, by its EXIF block, as "2024-05-06 07:08:09"; None: unknown."""
+    if "exif" not in image.info:
+        return None
+    try:
+        exif = image.getexif()
+        text = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+        text = str(text or exif.get(ExifTags.Base.DateTime))
+    except Exception:  # a damaged EXIF block says nothing of the pixels
+        return None
+    found = re.match(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)", text, re.ASCII)
+    return "{}-{}-{} {}".format(*found.groups()) if found else None
+
+
 class Decoded(NamedTuple):
-    """A batch of files: indices and pixels (B, 3, H, W) of those that were read, reasons of the others."""
+    """A batch of files: indices, facts and pixels (B, 3, H, W) of those that were read, reasons of the
+    others.
+    """
 
     indices: list[int]
+    facts: list[Facts]
     pixels: Tensor
     problems: dict[int, str]
 
@@ -82,8 +138,8 @@ def decode(
     return Loader(_Images(root, paths, processor, truncated), _collate, **settings)
 
 
-class _Images(Dataset[tuple[int, Tensor | str]]):
-    """(index, pixels (3, H, W)) of each file, or (index, reason) of one that cannot be read."""
+class _Images(Dataset[tuple[int, Facts | str, Tensor | None]]):
+    """(index, facts, pixels (3, H, W)) of each file, or (index, reason, None) of one that cannot be read."""
 
     def __init__(self, root: Path, paths: Sequence[str], processor: Processor, truncated: str) -> None:
         self.root, self.paths, self.processor, self.truncated = root, paths, processor, truncated
@@ -91,18 +147,23 @@ class _Images(Dataset[tuple[int, Tensor | str]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+    def __getitem__(self, index: int) -> tuple[int, Facts | str, Tensor | None]:
+        path = self.root / self.paths[index]
         try:
-            image = load_image(self.root / self.paths[index], self.truncated)
-            return index, self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
+            before = _state_of(path)
+            image = load_image(path, self.truncated)
+            facts = Facts(content_of(path), *image.size, taken_time(image))
+            if facts.content[:2] != before:
+                return index, "it was changed while it was read", None
+            return index, facts, self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
         except BadImageError as error:
-            return index, error.reason
+            return index, error.reason, None
         except Exception as error:  # whatever a decoder raises, one file must not end the update
-            return index, f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return index, f"{type(error).__name__}: {' '.join(str(error).split())}", None
 
 
-def _collate(samples: list[tuple[int, Tensor | str]]) -> Decoded:
-    pixels = {index: value for index, value in samples if isinstance(value, Tensor)}
-    problems = {index: value for index, value in samples if isinstance(value, str)}
-    stacked = torch.stack(list(pixels.values())) if pixels else torch.zeros(0, 3, 1, 1)
-    return Decoded(list(pixels), stacked, problems)
+def _collate(samples: list[tuple[int, Facts | str, Tensor | None]]) -> Decoded:
+    problems = {index: reason for index, reason, pixels in samples if pixels is None}
+    read = [sample for sample in samples if sample[2] is not None]
+    pixels = torch.stack([sample[2] for sample in read]) if read else torch.zeros(0, 3, 1, 1)
+    return Decoded([sample[0] for sample in read], [sample[1] for sample in read], pixels, problems)

@@ -1,0 +1,182 @@
+"""The writer of an index."""
+
+import json
+import os
+import sqlite3
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from misc.process.durable import leftovers, sync_folder
+from misc.search.storage.database import (
+    CHUNK,
+    DATABASE,
+    EXACT,
+    FORMAT,
+    SCHEMA,
+    Entry,
+    Features,
+    Header,
+    checksums,
+    connect,
+    connected,
+    header_in,
+    images_in,
+    reporting_damage,
+    reporting_writes,
+)
+
+
+def new_features_name() -> str:
+    """A name for a features file, unlike those of earlier generations."""
+    return f"features-{uuid.uuid4().hex[:8]}.f16"
+
+
+def create(folder: Path, header: Header, entries: Iterable[Entry] = ()) -> None:
+    """Create `index.db` with these images, completely or not at all."""
+    temporary = folder / f"{DATABASE}.{uuid.uuid4().hex[:8]}.tmp"
+    with reporting_writes(folder):
+        for file in leftovers(folder / DATABASE):
+            file.unlink()
+        temporary.touch()
+        with closing(connect(temporary)) as database:
+            database.executescript(SCHEMA)
+            _write(database, header, list(entries), ())
+        temporary.replace(folder / DATABASE)
+        sync_folder(folder)
+
+
+def _write(
+    database: sqlite3.Connection, header: Header, put: Sequence[Entry], removed: Iterable[int]
+) -> None:
+    """Write a generation, in one transaction."""
+    text = json.dumps({"format": FORMAT, **vars(header)})
+    columns = ", ".join((*Entry._fields, "crc"))
+    values = ", ".join("?" * (len(Entry._fields) + 1))
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany("DELETE FROM images WHERE id = ?", ((number,) for number in removed))
+        for start in range(0, len(put), CHUNK):
+            rows = _rows(put[start : start + CHUNK])
+            database.executemany(f"INSERT OR REPLACE INTO images ({columns}) VALUES ({values})", rows)
+        database.execute("DELETE FROM header")
+        database.execute("INSERT INTO header VALUES (?, ?)", (text, zlib.crc32(text.encode())))
+
+
+def _rows(entries: Sequence[Entry]) -> Iterator[tuple[object, ...]]:
+    paths = [os.fsencode(entry.path) for entry in entries]  # not every name is text in UTF-8
+    ids, slots = (
+        np.array(column, np.int64) for column in zip(*(entry[:2] for entry in entries), strict=True)
+    )
+    missing = np.array([entry.missing_since is not None for entry in entries])
+    crcs = checksums(ids, slots, missing, paths)
+    for entry, path, crc in zip(entries, paths, crcs, strict=True):
+        yield *entry._replace(path=path), crc
+
+
+def append_features(path: Path, first: int, features: np.ndarray) -> None:
+    """Write (n, E) fp16 features behind the first rows of a file, and flush them to the disk."""
+    is_new = not path.exists()
+    with path.open("wb" if is_new else "r+b") as file:
+        file.seek(first * features[:1].nbytes)  # what lies there was never part of a generation
+        file.write(features.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
+
+
+class Store:
+    """An index opened for writing, by the one process that holds its lock.
+
+    Changes take effect, together, at the next `commit`. Raises UserError if the index is damaged.
+
+    Attributes:
+        entries: {id: image}, with the changes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with reporting_damage(folder), connected(folder) as database:
+            self.header = header_in(database)
+            images_in(database, self.header)
+            rows = database.execute(f"SELECT {', '.join(Entry._fields)} FROM images")
+            entries = (Entry(*row)._replace(path=os.fsdecode(row[2])) for row in rows)
+            self.entries = {entry.id: entry for entry in entries}
+            self.features.check()
+        self._changed: set[int] = set()
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether images were changed since the latest generation."""
+        return bool(self._changed)
+
+    def slots(self) -> np.ndarray:
+        """The slots of the images that are not missing, sorted."""
+        present = (entry.slot for entry in self.entries.values() if entry.missing_since is None)
+        return np.sort(np.fromiter(present, np.int64))
+
+    @property
+    def features(self) -> Features:
+        """All rows of features, including appended ones."""
+        return Features(self.folder / self.header.features, self.header.num_slots, self.header.embed_dim)
+
+    def append(self, features: np.ndarray) -> range:
+        """Write (n, E) fp16 features; returns their slots."""
+        first = self.header.num_slots
+        with reporting_writes(self.folder):
+            append_features(self.features.path, first, features)
+        self.header = replace(self.header, num_slots=first + len(features))
+        return range(first, first + len(features))
+
+    def new_id(self) -> int:
+        """An id for a new image."""
+        self.header = replace(self.header, next_id=self.header.next_id + 1)
+        return self.header.next_id - 1
+
+    def put(self, entries: Iterable[Entry]) -> None:
+        """Add images, or replace those of the same ids."""
+        for entry in entries:
+            self.entries[entry.id] = entry
+            self._changed.add(entry.id)
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Remove images; their features stay, unused, until `compact`."""
+        for number in ids:
+            del self.entries[number]
+            self._changed.add(number)
+
+    def compact(self) -> None:
+        """Copy the features that are in use to a new file, in the order of the paths."""
+        old, name = self.features.mapped(), new_features_name()
+        entries = sorted(self.entries.values(), key=lambda entry: entry.path)
+        self.header = replace(self.header, features=name, num_slots=0)
+        for start in range(0, len(entries), CHUNK):
+            part = entries[start : start + CHUNK]
+            slots = self.append(old[[entry.slot for entry in part]])
+            self.put(entry._replace(slot=slot) for entry, slot in zip(part, slots, strict=True))
+
+    def commit(self, kind: str = EXACT, approximate: str = "", complete: bool = False, **places: str) -> None:
+        """Make the changes a generation; the arguments are values of its header."""
+        numbers = {"generation": self.header.generation + 1, "num_images": len(self.entries)}
+        state = {"kind": kind, "approximate": approximate, "complete": complete}
+        header = replace(self.header, **numbers, **state, **places)
+        put = [self.entries[number] for number in sorted(self._changed & self.entries.keys())]
+        with reporting_writes(self.folder), closing(connect(self.folder / DATABASE)) as database:
+            _write(database, header, put, self._changed - self.entries.keys())
+        self.header, self._changed = header, set()
+
+    def remove_stale(self) -> None:
+        """Remove the files of earlier generations, and of kills."""
+        kept = {self.header.features, self.header.approximate}
+        files = [
+            file for pattern in ("features-*", "approximate-*", "*.tmp") for file in self.folder.glob(pattern)
+        ]
+        for file in (file for file in files if file.name not in kept):
+            with suppress(OSError):  # Windows does not remove a file that a reader has open
+                file.unlink()
