@@ -4,8 +4,12 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +18,29 @@ import torch
 from PIL import Image
 
 from data.decode import load_image
-from misc.search import engines, store, update
+from misc.search import engines, update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder, load_encoder
-from misc.search.engines import ApproximateEngine, ExactEngine, build_approximate
+from misc.search.engines import ApproximateEngine, ExactEngine, Rows, build_approximate
 from misc.search.index import Index, check_identity
+from misc.search.storage import store
 from misc.search.update import update_index
 from misc.search.walk import find_images, image_suffixes
 from options import UserError
 from tests.helpers.search import save_image, save_run, small_encoder
 
 
-def assert_whole(encoder: Encoder, folder: Path) -> Index:
+def assert_whole(encoder: Encoder, folder: Path, original: Index | None = None) -> Index:
+    """An index whose features are those of its images; one that is gone is read where the original has it."""
     index = Index.open(folder)
     files = [index.image_root / path for path in index.paths]
+    if original:
+        files = [
+            file if file.exists() else original.image_root / file.relative_to(index.image_root)
+            for file in files
+        ]
     expected = torch.cat([encoder.encode_images([load_image(file)]) for file in files]).numpy()
-    assert index.features == pytest.approx(expected, abs=1e-3)
+    assert index.features_of(range(len(files))) == pytest.approx(expected, abs=1e-3)
     assert len(np.unique(expected.round(3), axis=0)) == len(expected), "equal features prove nothing"
     return index
 
@@ -39,9 +50,10 @@ def test_features_are_those_of_the_images_in_the_order_of_their_paths(
 ) -> None:
     found = update_index(encoder, images, tmp_path / "index")
     index = assert_whole(encoder, tmp_path / "index")
-    assert (found.total, found.encoded, found.removed, found.skipped) == (10, 10, 0, {})
+    assert (found.total, found.encoded, found.missing, found.skipped) == (10, 10, 0, {})
     assert index.paths == sorted(str(file.relative_to(images)) for file in images.rglob("*.png"))
-    assert np.linalg.norm(index.features.astype(np.float32), axis=1) == pytest.approx(1, abs=2e-3)
+    norms = np.linalg.norm(index.features_of(range(10)).astype(np.float32), axis=1)
+    assert norms == pytest.approx(1, abs=2e-3)
 
 
 def test_worker_processes_decode_to_the_same_features(
@@ -81,23 +93,26 @@ def test_images_of_all_formats_are_found_but_no_hidden_or_other_files(tmp_path: 
     assert not {".eps", ".pdf", ".txt", ".mpg"} & image_suffixes()
 
 
-def test_an_update_encodes_only_new_and_changed_images_and_removes_deleted_ones(
-    encoder: Encoder, images: Path, index_folder: Path
+def test_an_update_encodes_only_new_and_changed_images_and_leaves_out_deleted_ones(
+    encoder: Encoder, index: Index, images: Path, index_folder: Path
 ) -> None:
     assert update_index(encoder, images, index_folder).encoded == 0
-    before = {path.name: path.read_bytes() for path in index_folder.iterdir()}
+    generation, files = Index.open(index_folder).header.generation, set(index_folder.iterdir())
+    assert generation == Index.open(index.folder).header.generation + 1, "the folder has moved"
+    assert update_index(encoder, images, index_folder).encoded == 0
+    assert Index.open(index_folder).header.generation == generation
     (images / "a" / "00.png").unlink()
     save_image(images / "c" / "new.png", 50)
     stat = (images / "a" / "02.png").stat()
     save_image(images / "a" / "02.png", 51)  # another image at the same place
     os.utime(images / "a" / "02.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     found = update_index(encoder, images, index_folder)
-    assert (found.total, found.encoded, found.removed) == (10, 2, 1)
+    assert (found.total, found.new, found.changed, found.missing) == (10, 1, 1, 1)
     index = assert_whole(encoder, index_folder)
     assert "c/new.png" in index.paths
     assert "a/00.png" not in index.paths
-    assert {path.name for path in index_folder.iterdir()} != before.keys(), "another generation"
-    assert len(list(index_folder.iterdir())) == len(before), "and the earlier one is gone"
+    assert index.header.generation > generation
+    assert set(index_folder.iterdir()) == files
 
 
 def test_a_folder_that_moved_is_not_encoded_again(encoder: Encoder, images: Path, index_folder: Path) -> None:
@@ -154,66 +169,69 @@ def test_what_an_interrupted_update_encoded_is_not_encoded_again(
     monkeypatch.setattr(Encoder, "encode_batches", count)
     with pytest.raises(KeyboardInterrupt):
         update_index(encoder, images, tmp_path / "index")
-    with pytest.raises(UserError, match="never finished"):
-        Index.open(tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert (len(index.paths), index.header.complete) == (8, False)
     assert update_index(encoder, images, tmp_path / "index").encoded == 2
     assert seen == [4, 4, 0, 2]
-    assert_whole(encoder, tmp_path / "index")
-    assert not (tmp_path / "index" / "parts").exists()
+    index = assert_whole(encoder, tmp_path / "index")
+    assert (len(index.paths), index.header.complete) == (10, True)
 
 
-def test_a_kill_at_any_write_leaves_the_old_index_or_the_new_one(
+def content(folder: Path) -> dict[str, object]:
+    """What an index knows of each path, and its features, in the order of rows."""
+    index = Index.open(folder)
+    columns = "path, id, size, mtime_ns, digest, width, height, taken, missing_since IS NULL"
+    with closing(sqlite3.connect(folder / "index.db")) as database:
+        rows = database.execute(f"SELECT {columns} FROM images ORDER BY path").fetchall()
+    return {
+        "rows": rows,
+        "paths": index.paths,
+        "features": index.features_of(range(len(index.paths))).tobytes(),
+    }
+
+
+def test_a_kill_at_any_write_leaves_a_whole_generation_and_the_next_run_ends_as_one_undisturbed(
     encoder: Encoder, index: Index, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "index"
     (images / "a" / "00.png").unlink()
-    save_image(images / "new.png", 50)
+    (images / "b" / "01.png").rename(images / "moved.png")
+    for number in range(5):
+        save_image(images / f"new {number}.png", 50 + number)
     monkeypatch.setattr(update, "SECONDS_PER_PART", 0)
-    real, kills = Path.replace, 0
+    shutil.copytree(index.folder, folder)
+    update_index(encoder, images, folder)
+    expected, names = content(folder), {file.suffix for file in folder.iterdir()}
+    kills, seen = 0, set()
+    real = {(os, "fsync"): os.fsync, (Path, "replace"): Path.replace, (store, "_write"): store._write}
     while True:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
         shutil.copytree(index.folder, folder)
         left = [kills]
 
-        def replace(self: Path, target: Path, left: list[int] = left) -> Path:
-            if left[0] == 0:
-                raise Kill
-            left[0] -= 1
-            return real(self, target)
+        def killed(work: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
+            def instead(*arguments: object) -> object:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Kill
+                return work(*arguments)
+
+            return instead
 
         try:
             with monkeypatch.context() as patch:
-                patch.setattr(Path, "replace", replace)
+                for (place, name), work in real.items():
+                    patch.setattr(place, name, killed(work))
                 update_index(encoder, images, folder)
             break
         except Kill:
             kills += 1
-            assert Index.open(folder).paths == index.paths
+            seen.add(tuple(assert_whole(encoder, folder, index).paths))
             update_index(encoder, images, folder)
-            assert "new.png" in assert_whole(encoder, folder).paths
-            assert len(list(folder.iterdir())) == len(list(index.folder.iterdir())), "no stale files"
-    assert kills > 4
-
-
-def test_a_truncated_part_is_encoded_again(encoder: Encoder, images: Path, index_folder: Path) -> None:
-    added = store.Parts(index_folder, encoder.embed_dim)
-    new = save_image(images / "new.png", 50).stat()
-    found = update.ImageFile("new.png", new.st_size, new.st_mtime_ns)
-    added.append([found], np.zeros((1, encoder.embed_dim), np.float16))
-    (index_folder / "parts" / "features-1.npy").write_bytes(b"")
-    assert update_index(encoder, images, index_folder).encoded == 1
-    assert_whole(encoder, index_folder)
-
-
-@pytest.mark.parametrize("name", ["images-x.json", "images-.json", "images-1-2.json", "images-9.json"])
-def test_files_that_are_not_parts_are_ignored(
-    name: str, encoder: Encoder, images: Path, index_folder: Path
-) -> None:
-    save_image(images / "new.png", 77)
-    (index_folder / "parts").mkdir()
-    (index_folder / "parts" / name).write_text("[" * 100_000)
-    assert update_index(encoder, images, index_folder).encoded == 1
-    assert_whole(encoder, index_folder)
+            assert content(folder) == expected
+            assert {file.suffix for file in folder.iterdir()} == names, "no stale files"
+    assert kills > 8
+    assert {len(paths) for paths in seen} == {10, 13, 14}
 
 
 def test_an_index_inside_the_folder_is_not_part_of_it(encoder: Encoder, images: Path) -> None:
@@ -222,33 +240,54 @@ def test_an_index_inside_the_folder_is_not_part_of_it(encoder: Encoder, images: 
     assert update_index(encoder, images, images / "index").total == 10
 
 
-CUT_HEADER = b"\x93NUMPY\x01\x00\x3e\x00{'descr': '<f2', 'shape': (((" + b" " * 28 + b"\n"
+def changed(folder: Path, statement: str) -> None:
+    with closing(sqlite3.connect(folder / "index.db")) as database, database:
+        assert database.execute(statement).rowcount
 
 
-def in_images(folder: Path, column: int, value: object) -> None:
-    """Put a value where the list of images has a path (column 0), a size (1) or a time (2)."""
-    columns = json.loads((folder / "images-1.json").read_text())
-    columns[column][0] = value
-    (folder / "images-1.json").write_text(json.dumps(columns))
+def features_file(folder: Path) -> Path:
+    (file,) = folder.glob("features-*.f16")
+    return file
+
+
+def in_header(folder: Path, **values: object) -> None:
+    """Put values into the header, as somebody who knows its checksum."""
+    with closing(sqlite3.connect(folder / "index.db")) as database, database:
+        (text,) = database.execute("SELECT content FROM header").fetchone()
+        text = json.dumps(json.loads(text) | values)
+        database.execute("UPDATE header SET content = ?, crc = ?", (text, zlib.crc32(text.encode())))
 
 
 DAMAGE = {
-    "no list": lambda folder: (folder / "images-1.json").unlink(),
-    "a truncated list": lambda folder: (folder / "images-1.json").write_text("[["),
-    "a list of another length": lambda folder: (folder / "images-1.json").write_text("[[],[],[]]"),
-    "no features": lambda folder: (folder / "features-1.npy").unlink(),
-    "truncated features": lambda folder: os.truncate(folder / "features-1.npy", 150),
-    "features of another type": lambda folder: np.save(folder / "features-1.npy", np.zeros((10, 8))),
-    "features with a truncated header": lambda folder: (folder / "features-1.npy").write_bytes(CUT_HEADER),
-    "features in a zip": lambda folder: (folder / "features-1.npy").write_bytes(b"PK\5\6" + bytes(18)),
-    "paths that leave the root": lambda folder: in_images(folder, 0, "a/../../b.png"),
-    "absolute paths": lambda folder: in_images(folder, 0, "/b.png"),
-    "paths that are numbers": lambda folder: in_images(folder, 0, 7),
-    "sizes that are texts": lambda folder: in_images(folder, 1, "7"),
-    "a list nested too deeply": lambda folder: (folder / "images-1.json").write_text("[" * 100_000),
-    "a header nested too deeply": lambda folder: (folder / "index.json").write_text('{"a":' * 100_000),
-    "a truncated header": lambda folder: (folder / "index.json").write_text('{"format'),
-    "a header of another type": lambda folder: (folder / "index.json").write_text("[]"),
+    "no database": lambda folder: (folder / "index.db").write_bytes(b""),
+    "another file": lambda folder: (folder / "index.db").write_bytes(b"an index" * 1000),
+    "a truncated database": lambda folder: os.truncate(folder / "index.db", 4096),
+    "no table": lambda folder: changed(folder, "ALTER TABLE images RENAME TO pictures"),
+    "a lost image": lambda folder: changed(folder, "DELETE FROM images WHERE id = 3"),
+    "no features": lambda folder: features_file(folder).unlink(),
+    "truncated features": lambda folder: os.truncate(features_file(folder), 150),
+    "paths that leave the root": lambda folder: changed(folder, "UPDATE images SET path = 'a/../../b.png'"),
+    "absolute paths": lambda folder: changed(folder, "UPDATE images SET path = CAST('/b.png' AS BLOB)"),
+    "paths that are numbers": lambda folder: changed(folder, "UPDATE images SET path = 7"),
+    "another path": lambda folder: changed(
+        folder, "UPDATE images SET path = CAST('c.png' AS BLOB) WHERE id = 3"
+    ),
+    "another slot": lambda folder: changed(folder, "UPDATE images SET slot = 10 WHERE id = 3"),
+    "swapped slots": lambda folder: changed(folder, "UPDATE images SET slot = 5 - slot WHERE slot < 6"),
+    "slots that are texts": lambda folder: changed(folder, "UPDATE images SET slot = 'x' WHERE id = 3"),
+    "no header": lambda folder: changed(folder, "DELETE FROM header"),
+    "a changed header": lambda folder: changed(
+        folder, "UPDATE header SET content = replace(content, '10', '11')"
+    ),
+    "a header that is no JSON": lambda folder: changed(
+        folder, "UPDATE header SET content = '{', crc = 2575069260"
+    ),
+    "a header of another format": lambda folder: in_header(folder, format=3),
+    "a header with another key": lambda folder: in_header(folder, more=3),
+    "a width that is a text": lambda folder: in_header(folder, embed_dim="8"),
+    "a width of nothing": lambda folder: in_header(folder, embed_dim=0),
+    "more features than there are": lambda folder: in_header(folder, num_slots=10**15),
+    "features elsewhere": lambda folder: in_header(folder, features="../index/" + features_file(folder).name),
 }
 
 
@@ -324,8 +363,9 @@ def test_the_command_line_makes_an_index_and_lists_skipped_files(
     command = ["index", str(encoder.checkpoint), str(images), "--out", str(tmp_path / "index")]
     assert main([*command, "data.test_batch_size=3"]) == 0
     out = capsys.readouterr().out
-    assert "10 images, 10 encoded, 0 removed, exact search" in out
-    assert "1 skipped (first: broken.png)" in out
+    assert "11 found = 0 kept + 0 moved + 0 copied + 10 new + 0 changed + 1 skipped" in out
+    assert "10 images, 10 encoded, 0 missing, exact search" in out
+    assert "1 cannot be read (first: broken.png)" in out
     for extra in (["--approximate"], ["oops"], ["data.nonsense=1"], ["--exact", "--approximate"]):
         assert main([*command, *extra]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
@@ -364,10 +404,16 @@ def ranked(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
     return np.take_along_axis(scores, rows, 1), rows
 
 
+def exact(features: np.ndarray, slots: np.ndarray | None = None) -> ExactEngine:
+    """An engine of the rows with these slots, or of all."""
+    slots = np.arange(len(features)) if slots is None else slots
+    return ExactEngine([features[:1], features[1:]], Rows(slots, len(features)), features.shape[1])
+
+
 def test_exact_search_is_a_sort_of_all_scores() -> None:
     features, queries = clustered(3000, 32, 1), clustered(20, 32, 2).astype(np.float32)
     for k in (1, 10, 3000):
-        scores, rows = ExactEngine(features).search(queries, k)
+        scores, rows = exact(features).search(queries, k)
         expected, expected_rows = ranked(features, queries, k)
         assert scores == pytest.approx(expected, abs=1e-5)
         assert (rows == expected_rows).mean() > 0.999  # the last bits of sums in another order
@@ -377,9 +423,25 @@ def test_exact_search_is_a_sort_of_all_scores() -> None:
 @pytest.mark.parametrize("k", [1, 2, 3, 40, 200])
 def test_equal_scores_keep_the_order_of_the_rows(k: int) -> None:
     features = np.tile(clustered(4, 16, 1), (100, 1))  # every image a hundred times
-    _, rows = ExactEngine(features).search(features[:4].astype(np.float32), k)
+    _, rows = exact(features).search(features[:4].astype(np.float32), k)
     for query in range(4):
         assert rows[query, : min(k, 100)].tolist() == list(range(query, 400, 4))[:k]
+
+
+@pytest.mark.parametrize("k", [1, 3, 40, 200])
+def test_slots_of_no_row_are_not_ranked_and_ties_keep_the_order_of_the_rows(k: int) -> None:
+    features = np.concatenate([clustered(300, 16, 1), np.tile(clustered(4, 16, 2), (50, 1))])
+    slots = np.random.default_rng(0).permutation(500)[:400]
+    engine, queries = exact(features, slots), features[[0, 300, 303]].astype(np.float32)
+    scores, rows = engine.search(queries, k)
+    expected, _ = ranked(features[slots], queries, k)
+    assert scores == pytest.approx(expected, abs=1e-5)
+    assert (engine.features_of(rows[0]) == features[slots][rows[0]]).all()
+    for own_scores, own_rows in zip(scores, rows, strict=True):
+        pairs = list(zip(-own_scores, own_rows, strict=True))
+        assert pairs == sorted(pairs)
+    tied = (features[slots] == features[300]).all(axis=1).nonzero()[0]
+    assert rows[1, : len(tied)].tolist() == tied[:k].tolist()
 
 
 def test_approximate_search_finds_nearly_all_with_their_exact_scores(
@@ -388,8 +450,12 @@ def test_approximate_search_finds_nearly_all_with_their_exact_scores(
     monkeypatch.setattr(engines, "MIN_APPROXIMATE", MIN_APPROXIMATE)
     monkeypatch.setattr(engines, "LISTS_PROBED", 16)  # of 64
     features, queries = clustered(MIN_APPROXIMATE, 20, 1), clustered(50, 20, 2).astype(np.float32)
-    build_approximate(features, tmp_path / "a.faiss")
-    engine = ApproximateEngine(tmp_path / "a.faiss", features)
+    slots = np.random.default_rng(0).permutation(len(features) + 9)[: len(features)]
+    stored = np.zeros((len(features) + 9, 20), np.float16)
+    stored[slots] = features
+    with (tmp_path / "a.faiss").open("wb") as file:
+        build_approximate(stored, slots, file)
+    engine = ApproximateEngine(tmp_path / "a.faiss", stored, Rows(slots, len(stored)))
     _, expected_rows = ranked(features, queries, 10)
     scores, rows = engine.search(queries, 10)
     found = [len(set(a) & set(b)) for a, b in zip(rows, expected_rows, strict=True)]
@@ -401,20 +467,22 @@ def test_approximate_search_finds_nearly_all_with_their_exact_scores(
     scores, rows = engine.search(queries[:2], MIN_APPROXIMATE)  # all of them: every list is probed
     assert (np.sort(rows) == np.arange(MIN_APPROXIMATE)).all()
     with pytest.raises(UserError, match="--approximate"):
-        build_approximate(features[:100], tmp_path / "b.faiss")
+        build_approximate(features, slots[:100], BytesIO())
 
 
 def test_the_size_chooses_the_kind_of_search_and_a_flag_forces_it(
     encoder: Encoder, index: Index, index_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(update, "MAX_EXACT", 9)
-    monkeypatch.setattr(update, "build_approximate", lambda features, file: file.write_bytes(b"an index"))
+    monkeypatch.setattr(update, "build_approximate", lambda _, slots, file: file.write(b"an index"))
     kinds = [update_index(encoder, index.image_root, index_folder, k).kind for k in (None, False, True)]
     assert kinds == ["approximate", "exact", "approximate"]
-    assert [file.name for file in index_folder.glob("approximate*")] == ["approximate-4.faiss"]
+    (file,) = index_folder.glob("approximate*")
+    assert update_index(encoder, index.image_root, index_folder, True).encoded == 0
+    assert list(index_folder.glob("approximate*")) == [file], "not built again for the same images"
     with pytest.raises(UserError, match="is damaged"):
         Index.open(index_folder)
-    (index_folder / "approximate-4.faiss").unlink()
+    file.unlink()
     with pytest.raises(UserError, match="is damaged"):
         Index.open(index_folder)
 

@@ -54,7 +54,8 @@ def rows_of(answer: dict[str, Any]) -> list[int]:
 
 def test_the_ranking_is_that_of_the_index(page: Page, server: str) -> None:
     answer = search(server, text=SENTENCE, k=7)
-    scores = page.index.features.astype(np.float32) @ page.encoder.encode_texts([SENTENCE])[0].numpy()
+    features = page.index.features_of(range(len(page.index.paths))).astype(np.float32)
+    scores = features @ page.encoder.encode_texts([SENTENCE])[0].numpy()
     best = np.argsort(-scores, kind="stable")[:7]
     assert rows_of(answer) == best.tolist()
     assert [result["rank"] for result in answer["results"]] == list(range(1, 8))
@@ -214,7 +215,7 @@ def test_with_annotations_the_ranks_of_the_first_correct_images_give_the_figures
             assert result["right"] is (None if known is None else known == person_id)
     expected = retrieval_metrics(
         page.encoder.encode_texts([caption for caption, _ in queries]),
-        torch.from_numpy(page.index.features.astype(np.float32)),
+        torch.from_numpy(page.index.features_of(range(len(page.index.paths))).astype(np.float32)),
         torch.tensor([person_id for _, person_id in queries]),
         torch.tensor(ids),
     )
