@@ -45,6 +45,7 @@ def create(folder: Path, header: Header, entries: Iterable[Entry] = ()) -> None:
             file.unlink()
         temporary.touch()
         with closing(connect(temporary)) as database:
+            database.execute("PRAGMA journal_mode = MEMORY")  # a kill leaves one file
             database.executescript(SCHEMA)
             _write(database, header, list(entries), ())
         temporary.replace(folder / DATABASE)

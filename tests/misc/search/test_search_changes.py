@@ -1,4 +1,4 @@
-"""An index follows its folder: nothing that is known is encoded again, and nothing that is only away is lost."""
+"""An index follows its folder: what is known is not encoded again, and what is only away is not lost."""
 
 import hashlib
 import json
@@ -89,7 +89,7 @@ def test_renamed_copied_and_touched_images_are_not_encoded_again(
 
 
 def test_an_image_that_is_away_is_kept_but_not_ranked_until_it_is_pruned(
-    encoder: Encoder, images: Path, index_folder: Path, tmp_path: Path, encoded: list[int]
+    encoder: Encoder, images: Path, index_folder: Path, tmp_path: Path
 ) -> None:
     updated(encoder, images, index_folder)
     (images / "a").rename(tmp_path / "away")
@@ -103,13 +103,12 @@ def test_an_image_that_is_away_is_kept_but_not_ranked_until_it_is_pruned(
         os.utime(file)
     assert updated(encoder, images, index_folder).kept == 10
     assert_right(encoder, index_folder)
-    assert not encoded
     (images / "a").rename(tmp_path / "away")
     found = updated(encoder, images, index_folder, prune=True)
     assert (found.kept, found.missing, found.dropped) == (5, 0, 5)
     assert [file.stat().st_size for file in index_folder.glob("features-*")] == [5 * 2 * encoder.embed_dim]
     (tmp_path / "away").rename(images / "a")
-    assert updated(encoder, images, index_folder).new == 5 == sum(encoded)
+    assert updated(encoder, images, index_folder).new == 5
     assert_right(encoder, index_folder)
 
 
