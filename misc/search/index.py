@@ -59,6 +59,7 @@ class Index:
             header = database.header_in(connection)
             ids, slots, missing, paths = database.images_in(connection, header)
             features = Features(folder / header.features, header.num_slots, header.embed_dim)
+            features.check()
             order = sorted(np.flatnonzero(~missing).tolist(), key=paths.__getitem__)
             _check_images(folder, len(order))
             rows = Rows(slots[order], header.num_slots)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,13 +89,13 @@ class Matches:
         paths, new = {file.path for file in found}, {file.path for file in self.to_encode}
         self.replaced = {entry.path: entry for entry in others if entry.path in new}
         self.removed = [entry.id for entry in others if entry.path in paths - new]
-        away = (entry for entry in others if entry.path not in paths and entry.missing_since is None)
-        self.put += [missing(entry) for entry in away]
+        self.put += missing(entry for entry in others if entry.path not in paths)
 
 
-def missing(entry: Entry) -> Entry:
-    """The image of a file that was not found, or not as it was."""
-    return entry if entry.missing_since else entry._replace(missing_since=int(time.time()))
+def missing(entries: Iterable[Entry]) -> list[Entry]:
+    """Those of these images that are missing from now on."""
+    now = int(time.time())
+    return [entry._replace(missing_since=now) for entry in entries if entry.missing_since is None]
 
 
 def _read(root: Path, files: Sequence[ImageFile], sizes: set[int]) -> dict[str, Content]:

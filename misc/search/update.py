@@ -108,7 +108,7 @@ def _update(
     store.remove(matches.removed)
     _copy_features(store, matches.copied)
     encoded = _encode(store, encoder, image_root, matches, skipped)
-    store.put(missing(entry) for path, entry in matches.replaced.items() if path not in encoded)
+    store.put(missing(entry for path, entry in matches.replaced.items() if path not in encoded))
     lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(skipped.items()))
     with reporting_writes(folder), replacing(folder / SKIPPED) as file:
         file.write(lines.encode("utf-8", "surrogateescape"))
@@ -201,16 +201,16 @@ def _encode(
     blocks: list[np.ndarray] = []
 
     def end_part() -> None:
-        slots = store.append(np.concatenate(blocks))
-        for slot, (file, facts) in zip(slots, images, strict=True):
+        part, features = images.copy(), np.concatenate(blocks)
+        images.clear()  # now: an interrupt must not write them twice
+        blocks.clear()
+        for slot, (file, facts) in zip(store.append(features), part, strict=True):
             replaced = matches.replaced.get(file.path)
             number = store.new_id() if replaced is None else replaced.id
             size, mtime_ns, digest = facts.content
             store.put([Entry(number, slot, file.path, size, mtime_ns, digest, *facts[1:])])
         store.commit()
-        encoded.update(file.path for file, _ in images)
-        images.clear()
-        blocks.clear()
+        encoded.update(file.path for file, _ in part)
 
     started = time.monotonic()
     with tqdm(total=len(new), desc="encoding", unit="image", disable=not sys.stderr.isatty()) as bar:
