@@ -1,7 +1,7 @@
 """Nearest-neighbour search with FAISS: exact over fp16 features, and approximate by IVF-PQ."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -42,10 +42,10 @@ class ExactEngine:
     """Compares each query with every image, by a flat FAISS index, which holds the fp16 features.
 
     Args:
-        blocks: the (num_slots, E) fp16 features, some rows at a time.
+        read_into: fills a (num_slots, E) fp16 array with the features, which are not held twice.
     """
 
-    def __init__(self, blocks: Iterable[np.ndarray], rows: Rows, width: int) -> None:
+    def __init__(self, read_into: Callable[[np.ndarray], object], rows: Rows, width: int) -> None:
         import faiss
 
         self._rows, shape = rows, (len(rows.row_of), width)
@@ -54,10 +54,8 @@ class ExactEngine:
         self._index.codes.resize(2 * shape[0] * shape[1])
         self._index.ntotal = shape[0]
         codes = faiss.rev_swig_ptr(self._index.codes.data(), 2 * shape[0] * shape[1])
-        self._features, start = codes.view(np.float16).reshape(shape), 0
-        for block in blocks:
-            self._features[start : start + len(block)] = block
-            start += len(block)
+        self._features = codes.view(np.float16).reshape(shape)
+        read_into(self._features)
 
     def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The (n, E) fp16 features of n rows."""

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from misc.search.encoder import Encoder, build_encoder
 from misc.search.engines import ApproximateEngine, ExactEngine, Rows
 from misc.search.storage import database, legacy
 from misc.search.storage.database import DATABASE, Features, Header
 from options import UserError, load_options
+
+if TYPE_CHECKING:
+    from misc.search.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,17 @@ class Index:
             ids, slots, missing, paths = database.images_in(connection, header)
             features = Features(folder / header.features, header.num_slots, header.embed_dim)
             features.check()
-            order = sorted(np.flatnonzero(~missing).tolist(), key=paths.__getitem__)
-            _check_images(folder, len(order))
+            by_path = sorted(np.flatnonzero(~missing).tolist(), key=paths.__getitem__)
+            _check_images(folder, len(by_path))
+            present, order = [paths[row] for row in by_path], np.array(by_path)
+            del by_path, paths  # the features need the memory
             rows = Rows(slots[order], header.num_slots)
             # Still in the transaction: an update removes the files of a generation once nobody reads it.
             if header.kind == database.EXACT:
-                engine = ExactEngine(features.blocks(), rows, header.embed_dim)
+                engine = ExactEngine(features.read_into, rows, header.embed_dim)
             else:
                 engine = ApproximateEngine(folder / header.approximate, features.mapped(), rows)
-        present = [paths[row] for row in order]
-        return Index(folder, header, present, ids[order], len(paths) - len(present), engine)
+        return Index(folder, header, present, ids[order], int(missing.sum()), engine)
 
     def is_latest(self) -> bool:
         """Whether no update has made another generation; raises UserError if that cannot be read."""
@@ -86,10 +90,12 @@ class Index:
         """The (n, E) normalised fp16 features of n rows."""
         return self.engine.features_of(rows)
 
-    def load_encoder(self, checkpoint: Path | None = None) -> Encoder:
+    def load_encoder(self, checkpoint: Path | None = None) -> "Encoder":
         """Load the encoder for queries, from `checkpoint` if the weights file was moved; raises UserError if
         the file does not exist, or contains other weights.
         """
+        from misc.search.encoder import build_encoder  # a third of a gigabyte that the features may need
+
         file = checkpoint or Path(self.header.checkpoint)
         if not file.exists():
             raise UserError(f"CHECKPOINT: '{file}' does not exist; name its new place with --checkpoint FILE")
@@ -116,7 +122,9 @@ def _open_legacy(folder: Path) -> Index:
     _check_images(folder, header.generation)
     entries, features = legacy.read(folder, header)
     with database.reporting_damage(folder):
-        engine = ExactEngine(features.blocks(), Rows(np.arange(len(entries)), len(entries)), header.embed_dim)
+        engine = ExactEngine(
+            features.read_into, Rows(np.arange(len(entries)), len(entries)), header.embed_dim
+        )
     return Index(folder, header, [entry.path for entry in entries], np.arange(len(entries)), 0, engine)
 
 
@@ -125,7 +133,7 @@ def _check_images(folder: Path, number: int) -> None:
         raise UserError(f"INDEX: '{folder}' has no images yet; run the same index command again")
 
 
-def check_identity(folder: Path, header: Header, encoder: Encoder) -> None:
+def check_identity(folder: Path, header: Header, encoder: "Encoder") -> None:
     """Raise UserError unless the encoder has the identity of the index in `folder`."""
     if header.identity != encoder.identity:
         raise UserError(

@@ -19,7 +19,6 @@ from typing import NamedTuple, get_origin
 
 import numpy as np
 
-from model.protocol import JsonObject
 from options import UserError
 
 DATABASE, FORMAT = "index.db", 2
@@ -99,7 +98,7 @@ class Header:
     image_root: str
     checkpoint: str
     identity: str
-    options: JsonObject
+    options: dict[str, object]
     embed_dim: int
     generation: int = 0
     kind: str = EXACT
@@ -140,14 +139,17 @@ class Features(NamedTuple):
             return np.zeros((0, self.width), np.float16)
         return np.memmap(self.path, np.float16, "r", self.offset, (self.count, self.width))
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All rows, some at a time; unlike mapped ones these do not stay in memory."""
+    def read_into(self, rows: np.ndarray) -> None:
+        """Read all rows into a (count, width) fp16 array."""
         self.check()
-        for start in range(0, self.count, CHUNK):
-            rows = min(CHUNK, self.count - start)
-            with self.path.open("rb") as file:
-                file.seek(self.offset + 2 * start * self.width)
-                yield np.fromfile(file, np.float16, rows * self.width).reshape(rows, self.width)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            left = memoryview(rows.reshape(-1).view(np.uint8))
+            while len(left):
+                number = file.readinto(left[: 2 * CHUNK * self.width])
+                if not number:
+                    raise ValueError(f"{self.path.name} became shorter")
+                left = left[number:]
 
 
 @contextmanager
@@ -219,13 +221,13 @@ def images_in(
     while rows := cursor.fetchmany(CHUNK):
         *numbers, blobs = zip(*rows, strict=True)
         ids, slots, missing, crcs = (np.array(column, np.int64) for column in numbers)
-        joined = b"/" + b"/\0/".join(blobs) + b"/"
-        if joined.count(b"\0") != len(blobs) - 1 or b"//" in joined or b"/../" in joined:
+        joined = b"/\0/".join(blobs)
+        if joined.count(b"\0") != len(blobs) - 1 or b"//" in b"/%b/" % joined or b"/../" in b"/%b/" % joined:
             raise ValueError("a path does not lead below the image root")
         if not np.array_equal(checksums(ids, slots, missing, blobs), crcs):
             raise ValueError("an image has another checksum")
         columns.append((ids, slots, missing.astype(bool)))
-        paths += map(os.fsdecode, blobs)
+        paths += os.fsdecode(joined).split("/\0/")
     if len(paths) != header.num_images:
         raise ValueError(f"{len(paths)} of {header.num_images} images")
     empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from misc.search.storage.database import (
+    CHUNK,
     DATABASE,
     READ_ERRORS,
     Entry,
@@ -76,9 +77,10 @@ def _copy(folder: Path) -> None:
             for entry in images:
                 id_ = by_path[entry.path].id if entry.path in by_path else len(by_path)
                 by_path[entry.path] = entry._replace(id=id_, slot=count + entry.slot)
-            for block in features.blocks():
-                append_features(folder / name, count, block)
-                count += len(block)
+            rows = features.mapped()
+            for start in range(0, len(rows), CHUNK):
+                append_features(folder / name, count + start, rows[start : start + CHUNK])
+            count += len(rows)
     numbers = {"num_slots": count, "num_images": len(by_path), "next_id": len(by_path)}
     generation = max(header.generation, min(1, len(by_path)))
     create(folder, replace(header, features=name, generation=generation, **numbers), by_path.values())

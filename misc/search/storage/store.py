@@ -111,6 +111,7 @@ class Store:
             self.entries = {entry.id: entry for entry in entries}
             self.features.check()
         self._changed: set[int] = set()
+        self._next_id = self.header.next_id
 
     @property
     def has_changes(self) -> bool:
@@ -137,8 +138,8 @@ class Store:
 
     def new_id(self) -> int:
         """An id for a new image."""
-        self.header = replace(self.header, next_id=self.header.next_id + 1)
-        return self.header.next_id - 1
+        self._next_id += 1
+        return self._next_id - 1
 
     def put(self, entries: Iterable[Entry]) -> None:
         """Add images, or replace those of the same ids."""
@@ -164,7 +165,8 @@ class Store:
 
     def commit(self, kind: str = EXACT, approximate: str = "", complete: bool = False, **places: str) -> None:
         """Make the changes a generation; the arguments are values of its header."""
-        numbers = {"generation": self.header.generation + 1, "num_images": len(self.entries)}
+        numbers = {"num_images": len(self.entries), "next_id": self._next_id}
+        numbers["generation"] = self.header.generation + 1
         state = {"kind": kind, "approximate": approximate, "complete": complete}
         header = replace(self.header, **numbers, **state, **places)
         put = [self.entries[number] for number in sorted(self._changed & self.entries.keys())]

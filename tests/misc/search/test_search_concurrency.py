@@ -200,25 +200,29 @@ def test_a_search_of_the_page_uses_the_latest_generation_and_older_results_keep_
         assert "previous update" in caplog.text
 
 
+@pytest.fixture(scope="module")
+def built(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An approximate index of few images."""
+    folder, threads = tmp_path_factory.mktemp("approximate"), faiss.omp_get_max_threads()
+    image_folder(folder / "images", 310)
+    faiss.omp_set_num_threads(1)  # on a busy machine, threads wait for each other
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "MIN_APPROXIMATE", 300)
+        update_index(encoder, folder / "images", folder / "index", approximate=True)
+    faiss.omp_set_num_threads(threads)
+    return folder / "index"
+
+
 @pytest.fixture
-def approximate(
-    encoder: Encoder, images: Path, index_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, "faiss.IndexIVFPQ"]:
-    """The file of a small approximate index, and its content."""
-    for number in range(300):
-        save_image(images / "more" / f"{number}.png", 1000 + number)
-    monkeypatch.setattr(engines, "MIN_APPROXIMATE", 300)
-    assert update_index(encoder, images, index_folder, approximate=True).kind == "approximate"
-    (file,) = index_folder.glob("approximate-*.faiss")
+def approximate(built: Path, tmp_path: Path) -> tuple[Path, "faiss.IndexIVFPQ"]:
+    """The file of an approximate index, and its content."""
+    (file,) = Path(shutil.copytree(built, tmp_path / "index")).glob("approximate-*.faiss")
     return file, faiss.read_index(str(file))
 
 
 def other_width(index: "faiss.IndexIVFPQ") -> faiss.Index:
-    other = faiss.index_factory(2 * index.d, f"IVF{index.nlist},PQ8", faiss.METRIC_INNER_PRODUCT)
-    rows = np.random.default_rng(0).standard_normal((310, 2 * index.d)).astype(np.float32)
-    other.train(rows)
-    other.add(rows)
-    return other
+    index.d *= 2
+    return index
 
 
 def other_ids(change: Callable[[np.ndarray], np.ndarray]) -> Callable[["faiss.IndexIVFPQ"], faiss.Index]:

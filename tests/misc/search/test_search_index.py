@@ -230,7 +230,7 @@ def test_a_kill_at_any_write_leaves_a_whole_generation_and_the_next_run_ends_as_
             update_index(encoder, images, folder)
             assert content(folder) == expected
             assert {file.suffix for file in folder.iterdir()} == names, "no stale files"
-    assert kills > 8
+    assert kills >= 8
     assert {len(paths) for paths in seen} == {10, 13, 14}
 
 
@@ -407,7 +407,7 @@ def ranked(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
 def exact(features: np.ndarray, slots: np.ndarray | None = None) -> ExactEngine:
     """An engine of the rows with these slots, or of all."""
     slots = np.arange(len(features)) if slots is None else slots
-    return ExactEngine([features[:1], features[1:]], Rows(slots, len(features)), features.shape[1])
+    return ExactEngine(lambda into: np.copyto(into, features), Rows(slots, len(features)), features.shape[1])
 
 
 def test_exact_search_is_a_sort_of_all_scores() -> None:
