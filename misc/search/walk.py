@@ -83,17 +83,17 @@ def _id_of(folder: Path) -> tuple[int, int]:
 
 def content_of(path: Path) -> Content:
     """Read a file; raises OSError if it cannot be read, or is changed meanwhile."""
-    before, digest = _state_of(path), hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb", buffering=0) as file:
+        state = _state(os.fstat(file.fileno()))
+        while block := file.read(min(state[0] + 1, 1 << 20)):
             digest.update(block)
-    if _state_of(path) != before:
-        raise OSError("it was changed while it was read")
-    return Content(*before, digest.digest())
+        if _state(os.fstat(file.fileno())) != state:
+            raise OSError("it was changed while it was read")
+    return Content(*state, digest.digest())
 
 
-def _state_of(path: Path) -> tuple[int, int]:
-    stat = path.stat()
+def _state(stat: os.stat_result) -> tuple[int, int]:
     return stat.st_size, min(stat.st_mtime_ns, MAX_INTEGER)
 
 
@@ -150,7 +150,7 @@ class _Images(Dataset[tuple[int, Facts | str, Tensor | None]]):
     def __getitem__(self, index: int) -> tuple[int, Facts | str, Tensor | None]:
         path = self.root / self.paths[index]
         try:
-            before = _state_of(path)
+            before = _state(os.stat(path))
             image = load_image(path, self.truncated)
             facts = Facts(content_of(path), *image.size, taken_time(image))
             if facts.content[:2] != before:
