@@ -1,9 +1,9 @@
 """What a sample is: one caption with the views of its image; and what evaluation ranks."""
 
-import hashlib
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch.utils.data import Dataset
 from data.annotations import WHOLE_GALLERY, check_bad_images
 from data.augment import IMAGE_VIEWS
 from data.cache import ImageCache
+from data.columns.choices import Choice, Choices
+from data.columns.records import Records
 from data.decode import BadImageError, load_image
 from data.transforms import resize
 from data.types import ByLanguage, EvaluationSet, Queries, Record
@@ -23,8 +25,6 @@ from text_utils.augment import TextAugmentation
 from text_utils.captions import Clean, clean_caption
 
 MAX_DRAWS = 100  # of a replacement: at most 1 % of the images may be unreadable
-
-Choice = tuple[Record, int]  # a record and the number of a caption in it
 
 
 def seeded(*key: int) -> random.Random:
@@ -69,9 +69,8 @@ class TrainingSet(Dataset[Sample]):
         cache: where decoded images are kept; None: nowhere.
         truncated: as `data.decode.load_image` has it.
 
-    `choices[index]` are the captions that a sample may have, all of one image, as (record, number of the
-    caption in it): a single one, or with "one" that of each language. `num_images` counts different images.
-    `noisy[index]`: whether `data.noise` took the sample's caption from another pair.
+    `choices[index]` are the captions that a sample may have. `noisy[index]`: whether `data.noise` took the
+    sample's caption from another pair.
     """
 
     def __init__(
@@ -90,24 +89,13 @@ class TrainingSet(Dataset[Sample]):
         truncated: str = "error",
         rewritten: bool = False,
     ) -> None:
-        aligned: Iterable[tuple[Record, ...]] = (
-            zip(*records.values(), strict=True)
-            if language_draw == "one"
-            else ((record,) for in_language in records.values() for record in in_language)
-        )
-        self.choices: list[tuple[Choice, ...]] = [
-            tuple((record, number % len(record.captions)) for record in of_image if record.captions)
-            for of_image in aligned
-            for number in range(max(len(record.captions) for record in of_image))
-        ]
-        self.noisy = [bool(record.noisy) and record.noisy[n] for (record, n), *_ in self.choices]
-        ids = sorted({choices[0][0].person_id for choices in self.choices})
-        self.person_labels = {person_id: label for label, person_id in enumerate(ids)}
+        columns = [Records.of(part, language) for language, part in records.items()]
+        self.choices = Choices(columns, language_draw == "one")
+        self.noisy, self.persons = self.choices.noisy(), self.choices.persons()
         self.image_root, self.image_size = Path(image_root), image_size
         self.views, self.seed, self.image_aug = tuple(views), seed, image_aug
         self.augment_text, self.second_caption = augment_text or TextAugmentation(), second_caption
         self.on_bad_image, self._bad_images = on_bad_image, set[str]()
-        self.num_images = len(set(self.image_names(range(len(self)))))
         self.cache, self.truncated, self.rewritten = cache, truncated, rewritten
 
     def __len__(self) -> int:
@@ -117,26 +105,18 @@ class TrainingSet(Dataset[Sample]):
         """Raise UserError where the files `bad`, each once, are too many of this set's images."""
         check_bad_images(bad, self.num_images)
 
+    @cached_property
+    def num_images(self) -> int:
+        """Number of different images."""
+        return len(self.choices.images())
+
     def image_paths(self) -> list[Path]:
         """The different images."""
-        return [self.image_root / name for name in dict.fromkeys(self.image_names(range(len(self))))]
-
-    def digest(self) -> str:
-        """SHA-256, in hexadecimal, of the samples' images and captions, in their order."""
-        digest = hashlib.sha256()
-        for record, number in (choice for choices in self.choices for choice in choices):
-            digest.update(f"{record.image}\0{record.captions[number]}\0".encode("utf-8", "surrogatepass"))
-            if self.rewritten and record.rewrites:
-                digest.update(f"{record.rewrites[number]}\0".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        return [self.image_root / name for name in self.choices.images()]
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
         """The image files behind samples, relative to the image root."""
         return [self.choices[index][0][0].image for index in indices]
-
-    def persons(self) -> list[int]:
-        """The person of each sample, contiguous from 0."""
-        return [self.person_labels[choices[0][0].person_id] for choices in self.choices]
 
     def __getitem__(self, key: tuple[int, ...]) -> Sample:
         """The sample of a key, or its replacement: determined by the key and the files alone.
@@ -149,10 +129,11 @@ class TrainingSet(Dataset[Sample]):
         for draw in range(MAX_DRAWS):
             rng = seeded(self.seed, *key, *([draw] if draw else []))
             index = rng.randrange(len(self)) if draw else index
-            (image,) = self.image_names([index])
+            choices = self.choices[index]
+            image = choices[0][0].image
             if image not in self._bad_images:  # each process reads a bad file once
                 try:
-                    return replace(self._sample(index, rng), bad_images=tuple(bad))
+                    return replace(self._sample(index, choices, rng), bad_images=tuple(bad))
                 except BadImageError:
                     if self.on_bad_image == "error":
                         raise
@@ -163,13 +144,12 @@ class TrainingSet(Dataset[Sample]):
             f"(first: '{bad[0]}'). Check data.image_root; python -m data.check names all bad files"
         )
 
-    def _sample(self, index: int, rng: random.Random) -> Sample:
-        record, _ = self.choices[index][0]
-        choice = self._draw(index, rng)
+    def _sample(self, index: int, choices: tuple[Choice, ...], rng: random.Random) -> Sample:
+        choice = self._draw(choices, rng)
         caption = self._caption(choice, rng)
-        images = self._images(record, rng)
-        second = self._caption(self._draw(index, rng, choice), rng) if self.second_caption else None
-        person, seed = self.person_labels[record.person_id], rng.getrandbits(63)
+        images = self._images(choice[0], rng)
+        second = self._caption(self._draw(choices, rng, choice), rng) if self.second_caption else None
+        person, seed = int(self.persons[index]), rng.getrandbits(63)
         rewritten = self._rewritten(choice, rng) if self.rewritten else None
         return Sample(images, caption, person, index, second, rewritten, seed)
 
@@ -182,9 +162,10 @@ class TrainingSet(Dataset[Sample]):
         drawn = " ".join(rng.choice(group) for group in rng.sample(groups, len(groups)))
         return self.augment_text(drawn, None, record.language, rng)
 
-    def _draw(self, index: int, rng: random.Random, besides: Choice | None = None) -> Choice:
-        """A choice of the sample: in another language than `besides`, where it has several."""
-        choices = [choice for choice in self.choices[index] if choice != besides] or self.choices[index]
+    @staticmethod
+    def _draw(choices: tuple[Choice, ...], rng: random.Random, besides: Choice | None = None) -> Choice:
+        """One of the choices: in another language than `besides`, where it has several."""
+        choices = tuple(choice for choice in choices if choice != besides) or choices
         return choices[0] if len(choices) == 1 else rng.choice(choices)
 
     def _caption(self, choice: Choice, rng: random.Random) -> str:
@@ -223,7 +204,7 @@ def evaluation_set(
     )
 
 
-def _queries(records: list[Record], clean: Clean) -> Queries:
+def _queries(records: Sequence[Record], clean: Clean) -> Queries:
     pairs = [(row, caption) for row, record in enumerate(records) for caption in record.captions]
     return Queries(
         captions=[clean(caption) for _, caption in pairs],

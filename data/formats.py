@@ -17,10 +17,12 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from data.columns.records import Records
+from data.columns.stored import Found, stored
 from data.merging import merge_split
 from data.readers import layouts
 from data.records import Report, raise_fault, read_bytes
-from data.types import FORMATS, SPLITS, ByLanguage, Format, language_name
+from data.types import FORMATS, SPLITS, Format, language_name
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,10 @@ def read_splits(
     languages: Sequence[str] | None = ("en",),
     dataset: str = "auto",
     report: Report = raise_fault,
-) -> dict[str, ByLanguage]:
+) -> Found:
     """The records of `splits`, by language, as `merge_split` returns them; {} for a split that is not there.
+
+    Large annotations are read once, see `data.stored`; but always where `report` is given.
 
     Args:
         annotation_file: a file of all splits, or a folder of split files.
@@ -51,14 +55,28 @@ def read_splits(
         raise UserError(f"data.annotation_file: {found}. Check the path, or the download")
     if path.is_dir():
         path = _file_in(path, dataset)
+    wanted = languages and list(dict.fromkeys(map(language_name, languages)))
+
+    def read() -> Found:
+        return _read(path, splits, wanted, dataset, report)
+
+    return stored(path, [splits, wanted, dataset], read) if report is raise_fault else read()
+
+
+def _read(path: Path, splits: Sequence[str], wanted: list[str] | None, dataset: str, report: Report) -> Found:
     content = b"" if path.is_dir() else read_bytes(path)
     form = FORMATS[detect_format(path, content) if dataset == "auto" else dataset]
     if path.is_dir() != bool(form.split_files):
         found, expected = ("a folder", "one file") if path.is_dir() else ("a file", "a folder")
         raise UserError(f"data.annotation_file: '{path}' is {found}; data.dataset={dataset} is {expected}")
-    wanted = languages and list(dict.fromkeys(map(language_name, languages)))
     found = reader_of(form).read(path, content, form, splits, wanted, report)
-    return {split: merge_split(by_language, split, path, report) for split, by_language in found.items()}
+    return {
+        split: {
+            language: Records.of(records, language)
+            for language, records in merge_split(by_language, split, path, report).items()
+        }
+        for split, by_language in found.items()
+    }
 
 
 def _file_in(folder: Path, dataset: str) -> Path:

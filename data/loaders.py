@@ -173,7 +173,7 @@ def _sampler(options: Options, training_set: TrainingSet, rank: int, world_size:
     place = (data.batch_size, options.misc.seed, rank, world_size, data.drop_last)
     if data.sampler == "random":
         return TrainSampler(len(training_set), *place)
-    return IdentitySampler(training_set.persons(), data.samples_per_identity, *place)
+    return IdentitySampler(training_set.persons.tolist(), data.samples_per_identity, *place)
 
 
 def _warn_of_cut_captions(records: ByLanguage, tokenizer: Tokenizer) -> None:

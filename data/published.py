@@ -4,11 +4,9 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from data.types import NOBODY, ByLanguage
+from data.columns.stored import Found
 
 logger = logging.getLogger(__name__)
-
-Found = dict[str, ByLanguage]  # {split: {language: records}}
 
 
 class Count(NamedTuple):
@@ -43,9 +41,9 @@ def count(found: Found) -> dict[tuple[str, str], Count]:
     """{(split, language): its count}."""
     return {
         (split, language): Count(
-            len({record.person_id for record in records} - {NOBODY}),
-            len({record.image for record in records}),
-            sum(len(record.captions) for record in records),
+            records.num_persons,
+            records.num_images,
+            int(records.num_captions.sum()),
         )
         for split, by_language in found.items()
         for language, records in by_language.items()

@@ -5,7 +5,7 @@ torch is imported only for type annotations, so that programs that only read fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from data.columns.records import Records
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {  # what files and records call them, in any case
@@ -84,7 +86,8 @@ class Record:
         yield from (text for groups in self.rewrites for group in groups for text in group)
 
 
-ByLanguage = dict[str, list[Record]]  # the languages are aligned by index
+ByLanguage = Mapping[str, Sequence[Record]]  # the languages are aligned by index
+Columns = Mapping[str, "Records"]  # the same, in columns
 Tokens = dict[str, "Tensor"]  # {"input_ids", "attention_mask"}: (B, L) int64 each
 Change = Callable[["Tensor"], "Tensor"]
 
@@ -93,14 +96,14 @@ Change = Callable[["Tensor"], "Tensor"]
 class Splits:
     """The records of each split by language, the languages aligned by index; {}: no such split."""
 
-    train: ByLanguage
-    val: ByLanguage
-    test: ByLanguage
+    train: Columns
+    val: Columns
+    test: Columns
 
     @property
     def num_identities(self) -> int:
         """Number of different persons in the training split."""
-        return len({record.person_id for records in self.train.values() for record in records})
+        return next((records.num_persons for records in self.train.values()), 0)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from data.published import PUBLISHED, Count, Found
+from data.columns.stored import Found
+from data.published import PUBLISHED, Count
 from data.types import NOBODY, Record
 from text_utils.captions import clean_caption
 

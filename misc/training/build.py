@@ -56,7 +56,7 @@ def build_trainer(
         clip_grad_norm=schedule.clip_grad_norm or math.inf,
         patience=schedule.patience,
         options=values,
-        samples=training_set.digest(),
+        samples=training_set.choices.digest(),
         meter=Meter(device),
         division=_division(options, model, loaders, device, precision),
     )
