@@ -95,9 +95,9 @@ def _warn_of_leaks(splits: Splits) -> None:
     if not splits.train or not splits.test:
         return
     train, test = (next(iter(part.values())) for part in (splits.train, splits.test))  # others are aligned
-    persons = len(np.intersect1d(train.person_ids, test.person_ids))
-    shared = pc.is_in(test.column("image"), value_set=train.column("image").combine_chunks())
-    images = pc.count_distinct(test.column("image").filter(shared)).as_py()
+    persons = len(np.unique(test.person_ids[np.isin(test.person_ids, train.person_ids)]))
+    is_shared = pc.is_in(train.column("image"), value_set=test.column("image").combine_chunks())
+    images = pc.count_distinct(train.column("image").filter(is_shared)).as_py()
     for number, what in ((persons, "persons"), (images, "images")):
         if number:
             logger.warning("%d %s are in both train and test: test figures will be too high", number, what)

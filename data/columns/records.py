@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ Rows = npt.NDArray[np.int64]
 
 BATCH = 1 << 16  # records that are converted at once
 
-DIGEST = b"digest"  # of the table, in the metadata of its schema
+FACTS = b"facts"  # of the whole table, in the metadata of its schema: what takes reading all of it to tell
 
 _TEXTS = pa.large_list(pa.large_string())
 SCHEMA = pa.schema(  # the fields of `Record`, but for the language, which all of a table share
@@ -114,7 +115,7 @@ class Records(Sequence[Record]):
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of all that the records hold, in their order."""
-        whole = (self.table.schema.metadata or {}).get(DIGEST, b"").decode() or _digest(self.table)
+        whole = self._facts.get("digest") or _digest(self.table)
         if self.rows is None:
             return whole
         return hashlib.sha256(whole.encode() + self.rows.tobytes()).hexdigest()
@@ -143,12 +144,18 @@ class Records(Sequence[Record]):
     @property
     def num_persons(self) -> int:
         """Number of different persons."""
-        return len(np.setdiff1d(self.person_ids, NOBODY))
+        known = self._facts.get("num_persons") if self.rows is None else None
+        return len(np.setdiff1d(self.person_ids, NOBODY)) if known is None else known
 
     @property
     def num_images(self) -> int:
         """Number of different images."""
-        return pc.count_distinct(self.column("image")).as_py()
+        known = self._facts.get("num_images") if self.rows is None else None
+        return pc.count_distinct(self.column("image")).as_py() if known is None else known
+
+    @property
+    def _facts(self) -> dict[str, object]:
+        return json.loads((self.table.schema.metadata or {}).get(FACTS, "{}"))
 
     @property
     def num_captions(self) -> npt.NDArray[np.int64]:
@@ -169,9 +176,10 @@ class Records(Sequence[Record]):
         return pc.sum(pc.greater(lengths, 0)).as_py() or 0
 
 
-def with_digest(table: pa.Table) -> pa.Table:
-    """The table that knows its digest, which takes reading all of it to compute."""
-    return table.replace_schema_metadata({DIGEST: _digest(table)})
+def with_facts(records: Records) -> pa.Table:
+    """The table of all records, that knows its digest and counts."""
+    facts = {name: getattr(records, name) for name in ("num_persons", "num_images")}
+    return records.table.replace_schema_metadata({FACTS: json.dumps({"digest": records.digest(), **facts})})
 
 
 def _digest(table: pa.Table) -> str:

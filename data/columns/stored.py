@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data.columns.records import Records, with_digest
+from data.columns.records import Records, with_facts
 from data.decode import is_hidden
 from data.types import Columns
 from misc.process.durable import replacing, write_text
@@ -60,7 +60,7 @@ def stored(path: Path, request: Sequence[object], read: Callable[[], Found]) -> 
     except OSError as error:
         logger.warning("'%s' cannot be written (%s): every run reads '%s' anew", folder, error.strerror, path)
         return read()
-    return _load(entry, state) or found
+    return _load(entry, state, quietly=True) or found
 
 
 def _stamp(path: Path) -> Stamp:
@@ -115,7 +115,7 @@ def _save(entry: Path, state: dict[str, object], found: Found, lines: list[Line]
         for number, (language, records) in enumerate(by_language.items()):
             file = entry.with_name(f"{entry.stem}-{version}-{split}-{number}.arrow")
             with replacing(file) as stream:
-                table = with_digest(records.table)
+                table = with_facts(records)
                 with pa.ipc.new_file(stream, table.schema) as writer:
                     writer.write_table(table)
             files[split][language] = [file.name, file.stat().st_size]
@@ -125,8 +125,12 @@ def _save(entry: Path, state: dict[str, object], found: Found, lines: list[Line]
             old.unlink(missing_ok=True)
 
 
-def _load(entry: Path, state: dict[str, object]) -> Found | None:
-    """None where there is no entry, or one of another state, or a file is not as it was written."""
+def _load(entry: Path, state: dict[str, object], quietly: bool = False) -> Found | None:
+    """None where there is no entry, or one of another state, or a file is not as it was written.
+
+    Args:
+        quietly: do not log again what reading logged.
+    """
     try:
         content = json.loads(entry.read_text(encoding="utf-8"))
         if {name: content[name] for name in state} != state:
@@ -141,6 +145,6 @@ def _load(entry: Path, state: dict[str, object]) -> Found | None:
             }
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
-    for name, level, message in content["log"]:
+    for name, level, message in () if quietly else content["log"]:
         logging.getLogger(name).log(level, "%s", message)
     return found
