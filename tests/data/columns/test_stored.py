@@ -17,12 +17,7 @@ from data.formats import read_splits
 from options import UserError, load_options
 
 ITEMS = [
-    {
-        "split": split,
-        "id": number,
-        "file_path": f"cam/{split}{number}.jpg",
-        "captions": ["a man", f"{number}"],
-    }
+    {"split": split, "id": n, "file_path": f"cam/{split}{n}.jpg", "captions": ["a man", f"{n}"]}
     for split in ("train", "val", "test")
     for n in range(3)
 ]
