@@ -66,7 +66,7 @@ def read_splits(
 def _read(path: Path, splits: Sequence[str], wanted: list[str] | None, dataset: str, report: Report) -> Found:
     content = b"" if path.is_dir() else read_bytes(path)
     form = FORMATS[detect_format(path, content) if dataset == "auto" else dataset]
-    if path.is_dir() != bool(form.split_files):
+    if path.is_dir() != bool(form.split_files) and not (path.is_dir() and form.takes_folders):
         found, expected = ("a folder", "one file") if path.is_dir() else ("a file", "a folder")
         raise UserError(f"data.annotation_file: '{path}' is {found}; data.dataset={dataset} is {expected}")
     found = reader_of(form).read(path, content, form, splits, wanted, report)
@@ -99,6 +99,8 @@ def _file_in(folder: Path, dataset: str) -> Path:
             expected = f"files such as {FORMATS[dataset].split_files[-1]}"
         found = layouts.listing(folder)
         raise UserError(f"data.annotation_file: expected {expected}; {found}. Name the file to read")
+    if any(form.takes_folders and reader_of(form).recognises(folder, b"", form) for form in forms):
+        return folder
     file = layouts.single_file(folder)
     logger.info("data.annotation_file: reading '%s'", file)
     return file

@@ -42,10 +42,16 @@ class Format:
     reader: str  # the module of `data.readers` that reads it, as `data.formats` describes it
     image_field: str = ""  # of a JSON record: it holds the image's path
     split_files: tuple[str, ...] = ()  # names in a folder, the first that exists; (): one file has all splits
+    kind: str = ""  # of those that the reader tells apart
+    takes_folders: bool = False  # of files that are read as one
 
 
 # The choices of `data.dataset`. "auto" is the first whose reader recognises the annotations.
 FORMATS: Mapping[str, Format] = {
+    **{
+        name: Format("pretraining", kind=name, takes_folders=True)
+        for name in ("luperson-t", "luperson-mllm", "mals", "synth-pedes", "ham-pedes", "webperson")
+    },
     "cuhk-pedes": Format("json_files", "file_path"),
     "icfg-pedes": Format("json_files", "file_path"),
     "ufine6926": Format("json_files", "file_path"),
