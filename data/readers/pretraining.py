@@ -88,19 +88,20 @@ def _kind_of_item(item: dict[str, Any]) -> str | None:
 
 
 def _records(path: Path, kind: str, report: Report) -> Iterator[Record]:
-    persons, dropped = dict[object, int](), Dropped()
+    persons, dropped = dict[str, int](), Dropped()
+    image_field = "file_path" if kind in ("luperson-t", "synth-pedes") else "image"
     for file in json_files(path):
         if (found := kind_of(file)) != kind:
             begins = f"a file of {found} does" if found else "no file of a set for pretraining does"
             raise UserError(f"data.annotation_file: '{file}' begins as {begins}; expected files of {kind}")
         for place, item in _items(file, kind):
             if isinstance(item, dict):
-                image, captions = item.get("image"), item.get("captions")
+                image, captions = item.get(image_field), item.get("captions")
                 if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
                     item["captions"] = dropped.keep(captions)
-                if "id" not in item and isinstance(image, str):
+                if kind != "synth-pedes" and isinstance(image, str):
                     item["id"] = persons.setdefault(image, len(persons))
-            if record := read_record(item, "image", "en", f"'{file}' {place}", report):
+            if record := read_record(item, image_field, "en", f"'{file}' {place}", report):
                 yield record
     dropped.log(path)
 
@@ -124,7 +125,5 @@ def _items(path: Path, kind: str) -> Iterator[Item]:
         elif kind == "mals":
             yield place, {"image": item.get("image"), "captions": [item.get("caption")]}
         else:
-            names = {"file_path": "image", "captions": "captions"} | (
-                {"id": "id"} if kind == "synth-pedes" else {}
-            )
-            yield place, {names[name]: value for name, value in item.items() if name in names}
+            names = ("file_path", "captions", "id") if kind == "synth-pedes" else ("file_path", "captions")
+            yield place, {name: item[name] for name in names if name in item}
