@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from data.check.near import describe_missing, is_absolute
 from data.columns.listed import Listed
+from data.contained import SUFFIXES, num_rows
 from data.formats import read_splits
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
@@ -171,7 +172,11 @@ def _images(columns: Columns) -> dict[str, None]:
 
 
 def _names(folder: Path) -> set[str]:
-    """The files in a folder, and links to files: no folder, pipe or device, and no broken link."""
+    """The files in a folder, and links to files: no folder, pipe or device, and no broken link. Of a file of
+    images, its rows.
+    """
+    if folder.suffix.lower() in SUFFIXES and folder.is_file():
+        return {str(row) for row in range(num_rows(folder))}
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return set()
     try:

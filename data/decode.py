@@ -5,11 +5,13 @@ import stat
 import threading
 from functools import cache
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from data.contained import place_of, read_image
 from misc.process.libraries import quieten
 from misc.process.sniff import describe_file
 from options import UserError
@@ -87,10 +89,15 @@ def load_image(path: str | Path, truncated: str = "error") -> Image.Image:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The image, of which only the header is read. Raises whatever Pillow raises, OSError for a pipe."""
+    """The image, of which only the header is read. Raises whatever Pillow raises, OSError for a pipe.
+
+    It may be in a row of a file, see `data.contained`.
+    """
+    _prepare_pillow()
+    if place := place_of(Path(path)):
+        return Image.open(BytesIO(read_image(*place)))
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
         raise OSError("it is no regular file")
-    _prepare_pillow()
     return Image.open(path)
 
 

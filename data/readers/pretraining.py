@@ -19,8 +19,8 @@ from typing import Any
 
 from data.decode import image_suffixes, is_hidden
 from data.readers.json_files import parse_json
-from data.readers.web_captions import Dropped
-from data.records import Report, read_bytes, read_record
+from data.readers.web_captions import WebRecords, only_english
+from data.records import Report, read_bytes
 from data.types import ByLanguage, Format, Record
 from options import UserError
 
@@ -45,9 +45,7 @@ def read(
     report: Report,
 ) -> dict[str, ByLanguage]:
     """See `data.formats`. All is English, and training."""
-    other = next((language for language in languages or () if language != "en"), None)
-    if other is not None:
-        raise UserError(f"data.languages: '{other}' is not in '{path}', which has only en")
+    only_english(languages, path)
     records = {"en": list(_records(path, form.kind, report))} if "train" in splits else {}
     return {split: records if split == "train" else {} for split in splits}
 
@@ -88,22 +86,16 @@ def _kind_of_item(item: dict[str, Any]) -> str | None:
 
 
 def _records(path: Path, kind: str, report: Report) -> Iterator[Record]:
-    persons, dropped = dict[str, int](), Dropped()
     image_field = "file_path" if kind in ("luperson-t", "synth-pedes") else "image"
+    records = WebRecords(image_field, has_persons=kind == "synth-pedes")
     for file in json_files(path):
         if (found := kind_of(file)) != kind:
             begins = f"a file of {found} does" if found else "no file of a set for pretraining does"
             raise UserError(f"data.annotation_file: '{file}' begins as {begins}; expected files of {kind}")
         for place, item in _items(file, kind):
-            if isinstance(item, dict):
-                image, captions = item.get(image_field), item.get("captions")
-                if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
-                    item["captions"] = dropped.keep(captions)
-                if kind != "synth-pedes" and isinstance(image, str):
-                    item["id"] = persons.setdefault(image, len(persons))
-            if record := read_record(item, image_field, "en", f"'{file}' {place}", report):
+            if record := records.read(item, f"'{file}' {place}", report):
                 yield record
-    dropped.log(path)
+    records.log(path)
 
 
 def _items(path: Path, kind: str) -> Iterator[Item]:
