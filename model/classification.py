@@ -64,6 +64,7 @@ class CID(Objective):
 
     head_name = "cid_head"
     head: nn.ModuleDict
+    is_by_row = False  # it averages over the pairs of rows that have a hard one
 
     def __init__(
         self, embed_dim: int, num_identities: int, embeddings: Mapping[str, int], marks_next: bool = False

@@ -15,6 +15,9 @@ from options import ExperimentOptions
 
 Rows = dict[str, Tensor]  # {name of an input, or input/head: (B, D)}
 
+MAX_ENTRIES = 1 << 20  # of a matrix of similarities: 4 MB, of which a loss makes several
+OWN_ROWS = ("features", "local")  # of `Pairs`: a row for each local sample
+
 
 def renamed(rows: Rows, old: str, new: str) -> Rows:
     """The rows of the input `old`, and of heads on it, under the name of the input `new`."""
@@ -51,6 +54,18 @@ class Pairs:
     weights: Tensor | None = None
     num_samples: int | None = None
     rewritten_weight: float = 0.0
+
+    def blocks(self) -> list[slice]:
+        """Parts of the local rows, of whose (B, N) matrices at most `MAX_ENTRIES` entries are held."""
+        number, at_once = len(self.person_ids), max(1, MAX_ENTRIES // len(self.all_ids))
+        return [slice(at, min(at + at_once, number)) for at in range(0, number, at_once)]
+
+    def rows(self, part: slice) -> "Pairs":
+        """Some of the local rows, against all rows."""
+        local = {name: {key: rows[part] for key, rows in getattr(self, name).items()} for name in OWN_ROWS}
+        weights = None if self.weights is None else self.weights[part]
+        place = {"person_ids": self.person_ids[part], "offset": self.offset + part.start}
+        return replace(self, **local, **place, weights=weights)
 
     @cached_property
     def rewritten(self) -> "Pairs":
@@ -106,6 +121,8 @@ class Objective:
         embed_dim: E, the width of that embedding.
         select: the tokens that it is made of at test time; None: all.
         score_weight: the weight of its cosine in the score, beside 1 for that of the pooled features.
+        is_by_row: whether the loss of a batch is the mean (of a `SumObjective`, the sum) of that of its local
+            rows, each against all rows: it is then computed for some of the rows at a time.
     """
 
     inputs: tuple[str, ...] = ("view1", "tokens")
@@ -117,6 +134,7 @@ class Objective:
     embed_dim: int = 0
     select: Selection | None = None
     score_weight: float = 1.0
+    is_by_row: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "Objective":

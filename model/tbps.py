@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from data.types import TEXTS, VIEWS, Batch, Tokens
 from misc.process import distributed
@@ -242,14 +243,31 @@ class TBPS(nn.Module):
 
     def losses(self, pairs: Pairs) -> dict[str, Tensor]:
         """The objectives on features of inputs, weighted; their means over the processes are those of the
-        whole batch.
+        whole batch. Of a large batch, blocks of rows are computed one after another, and again in backward.
         """
+        contrasted = {n: o for n, o in self.objectives.items() if n not in self.token_objectives}
+        blocks = pairs.blocks()
         with torch.autocast(pairs.person_ids.device.type, enabled=False):
-            return {
-                name: self.weights[name] * self._share(objective, pairs) * self._loss(name, objective, pairs)
-                for name, objective in self.objectives.items()
-                if name not in self.token_objectives
-            }
+            if len(blocks) <= 1:
+                found = self._losses(contrasted, pairs)
+            else:
+                by_row = {name: objective for name, objective in contrasted.items() if objective.is_by_row}
+                found = self._losses({n: o for n, o in contrasted.items() if n not in by_row}, pairs)
+                settings = {"use_reentrant": False, "preserve_rng_state": False}
+                parts = [checkpoint(self._losses, by_row, pairs, block, **settings) for block in blocks]
+                shares = [(block.stop - block.start) / len(pairs.person_ids) for block in blocks]
+                for name, objective in by_row.items():
+                    is_sum = isinstance(objective, SumObjective)
+                    rows = zip(parts, shares, strict=True)
+                    found[name] = sum(part[name] * (1.0 if is_sum else share) for part, share in rows)
+            return {n: self.weights[n] * self._share(o, pairs) * found[n] for n, o in contrasted.items()}
+
+    def _losses(
+        self, objectives: Mapping[str, Objective], pairs: Pairs, part: slice | None = None
+    ) -> dict[str, Tensor]:
+        """The local losses, of a part of the rows."""
+        pairs = pairs.rows(part) if part else pairs  # here: what pairs compute once, they keep
+        return {name: self._loss(name, objective, pairs) for name, objective in objectives.items()}
 
     def _loss(self, name: str, objective: Objective, pairs: Pairs) -> Tensor:
         """The local loss, with the term of the rewritten captions."""

@@ -10,6 +10,7 @@ import pytest
 from torch import Tensor
 
 from misc.process import distributed
+from model import objective
 from tests.helpers import references
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.table_clip import (
@@ -48,7 +49,10 @@ def results_of_this_rank(use_gather: bool) -> Results:
 
 
 def with_and_without_the_gather() -> dict[str, Results]:
-    return {"with": results_of_this_rank(True), "without": results_of_this_rank(False)}
+    results = {"with": results_of_this_rank(True), "without": results_of_this_rank(False)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objective, "MAX_ENTRIES", 2 * N)  # a block has two rows, of the local ones
+        return results | {"blocks": results_of_this_rank(True)}
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +156,7 @@ def test_a_loss_and_its_gradients_are_those_of_the_reference_in_one_process_and_
     assert_close(alone[case], wanted)
     for rank in two_ranks:
         assert_close(rank["with"][case], wanted)
+        assert_close(rank["blocks"][case], wanted)
 
 
 @pytest.mark.parametrize("case", LOCAL)
