@@ -22,13 +22,15 @@ from options import DataOptions, Options, UserError
 
 logger = logging.getLogger(__name__)
 
+OTHER_SETS = ", or sets to test on in eval.test_sets"
 MAX_BAD_PERCENT = 1  # of the training images, that a run may skip
 WHOLE_GALLERY = "a gallery must be whole: data.on_bad_image skips only training images"
 
 
 def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
-    """The `wanted` splits, checked by `check_images`: only val may be missing. Of train, the images that have
-    captions, and the few-shot part of them, with the noise of `data.noise`.
+    """The `wanted` splits, checked by `check_images`: val may be missing, and test where `eval.test_sets`
+    names sets to test on. Of train, the images that have captions, and the few-shot part of them, with the
+    noise of `data.noise`.
 
     Raises:
         UserError: a missing split or language, malformed annotations, missing images; a noise of
@@ -37,11 +39,11 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     data = options.data
     found = read_splits(data.annotation_file, wanted, data.languages, data.dataset)
     for split in wanted:
-        if split != "val" and not found[split]:
+        if not found[split] and (split == "train" or (split == "test" and not options.eval.test_sets)):
             raise UserError(
                 f"data.annotation_file: '{data.annotation_file}' has no {split} split; expected records with "
                 f"'split': '{split}' in a single file, or in a folder a file of each split, all named alike, "
-                f"'{split}_reid.json' or '{split}.json'"
+                f"'{split}_reid.json' or '{split}.json'{OTHER_SETS if split == 'test' else ''}"
                 f"{'; ' + listing(folder) if (folder := Path(data.annotation_file)).is_dir() else ''}"
             )
     splits = Splits(**{split: found.get(split, {}) for split in SPLITS})

@@ -239,7 +239,7 @@ def _training_set(
 
 
 def load_test_sets(options: Options, splits: Splits, trained_on: str = "") -> dict[str, EvaluationSet]:
-    """The test split, named by `data.dataset` ("test" where that is auto), then those of `eval.test_sets`.
+    """The test split, named by `data.dataset` ("test" where that is auto), if any, then `eval.test_sets`.
 
     Args:
         trained_on: names and paths of the training data, where `splits` do not hold it; a warning says so if
@@ -254,13 +254,14 @@ def load_test_sets(options: Options, splits: Splits, trained_on: str = "") -> di
     place = f"{options.data.dataset} {options.data.annotation_file}"
     own = [recognise(count({split: getattr(splits, split)}), place) for split in SPLITS]
     known = [*own, recognise({}, trained_on)]
-    sets = {first: evaluation_set(splits.test, options.data.image_root, clean)}
+    sets = {first: evaluation_set(splits.test, options.data.image_root, clean)} if splits.test else {}
     for name, (annotations, image_root) in options.eval.test_sets.items():
         if name == first:
             raise UserError(f"eval.test_sets: '{name}' is the name of the first set already; choose another")
         place = {"annotation_file": annotations, "image_root": image_root, "dataset": "auto"}
         try:
-            found = load_data(replace(options, data=replace(options.data, **place)), ["test"])
+            parts = {"data": replace(options.data, **place), "eval": replace(options.eval, test_sets={})}
+            found = load_data(replace(options, **parts), ["test"])
         except UserError as error:
             raise UserError(f"eval.test_sets, set '{name}': {error}") from error
         sets[name] = evaluation_set(found.test, image_root, clean)
