@@ -15,7 +15,7 @@ from options import ExperimentOptions
 
 Rows = dict[str, Tensor]  # {name of an input, or input/head: (B, D)}
 
-MAX_ENTRIES = 1 << 20  # of a matrix of similarities: 4 MB, of which a loss makes several
+MAX_ENTRIES = 1 << 19  # of a matrix of similarities: 2 MB, of which a loss makes a dozen
 OWN_ROWS = ("features", "local")  # of `Pairs`: a row for each local sample
 
 
