@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from data.check.near import describe_missing, is_absolute
 from data.columns.listed import Listed
-from data.contained import SUFFIXES, num_rows
+from data.contained import SUFFIXES, names_in
 from data.formats import read_splits
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
@@ -178,7 +178,7 @@ def _names(folder: Path) -> set[str]:
     images, its rows.
     """
     if folder.suffix.lower() in SUFFIXES and folder.is_file():
-        return {str(row) for row in range(num_rows(folder))}
+        return names_in(folder)
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return set()
     try:

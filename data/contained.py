@@ -1,44 +1,78 @@
-"""Images inside Arrow and Parquet files: the path `FILE/ROW` names that of a row, counted from 0."""
+"""Images inside other files: the path `FILE/NAME` is that of a member of a tar file, or of a row, counted
+from 0, of an Arrow or Parquet file.
+"""
 
+import os
+import tarfile
 from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import parquet
 
-SUFFIXES = {".arrow", ".parquet"}
+TABLES = {".arrow", ".parquet"}
+SUFFIXES = TABLES | {".tar"}
+END = tarfile.BLOCKSIZE  # zeros after the last member of a tar file
 IMAGE = "image"  # the column: bytes, or {bytes, path} as Hugging Face's data sets have it
 
 
-def place_of(path: Path) -> tuple[Path, int] | None:
-    """The file and the row, of a path that names a row."""
-    if path.parent.suffix.lower() in SUFFIXES and path.name.isdecimal() and path.parent.is_file():
-        return path.parent, int(path.name)
-    return None
+def place_of(path: Path) -> tuple[Path, str] | None:
+    """The file and the name, of a path that names something inside a file."""
+    inside = path.parent.suffix.lower() in SUFFIXES and path.parent.is_file()
+    return (path.parent, path.name) if inside else None
 
 
-def read_image(file: Path, row: int) -> bytes:
+def read_image(file: Path, name: str) -> bytes:
     """The file of an image. Raises OSError where there is none, or `file` is damaged."""
     try:
-        if file.suffix.lower() == ".arrow":
-            value = arrow_table(file)[IMAGE][row].as_py()
-        else:
-            value = _in_parquet(file, row)
-    except (pa.ArrowException, IndexError, KeyError) as error:
-        raise OSError(
-            f"row {row} of '{file.name}' cannot be read: {' '.join(str(error).split()):.150}"
-        ) from error
+        if file.suffix.lower() == ".tar":
+            return _in_tar(file, name)
+        row = int(name)
+        value = (
+            arrow_table(file)[IMAGE][row].as_py()
+            if file.suffix.lower() == ".arrow"
+            else _in_parquet(file, row)
+        )
+    except (pa.ArrowException, tarfile.TarError, LookupError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise OSError(f"'{name}' of '{file.name}' cannot be read: {reason:.150}") from error
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes) or not content:
-        raise OSError(f"row {row} of '{file.name}' holds no image")
+        raise OSError(f"row {name} of '{file.name}' holds no image")
     return content
 
 
-def num_rows(file: Path) -> int:
-    """Raises OSError or pyarrow.ArrowException where `file` is damaged."""
-    if file.suffix.lower() == ".arrow":
-        return arrow_table(file).num_rows
-    return parquet_file(file).metadata.num_rows
+def names_in(file: Path) -> set[str]:
+    """What a file holds. Raises OSError, tarfile.TarError or pyarrow.ArrowException where it is damaged."""
+    if file.suffix.lower() == ".tar":
+        return set(tar_members(file))
+    is_arrow = file.suffix.lower() == ".arrow"
+    number = arrow_table(file).num_rows if is_arrow else parquet_file(file).metadata.num_rows
+    return {str(row) for row in range(number)}
+
+
+@lru_cache(maxsize=64)
+def tar_members(file: Path) -> dict[str, tuple[int, int]]:
+    """{name: (offset, size)} of the regular files in a tar file that is not compressed.
+
+    Raises OSError or tarfile.TarError: it is damaged, cut short, or holds a name twice.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    with tarfile.open(file, "r:") as tar:
+        for member in filter(tarfile.TarInfo.isreg, tar):
+            if member.name in found:
+                raise OSError(f"'{file}' holds '{member.name}' twice")
+            found[member.name] = (member.offset_data, member.size)
+        with file.open("rb") as stream:
+            if os.pread(stream.fileno(), END, tar.offset) != bytes(END):
+                raise OSError(f"'{file}' was cut short")
+    return found
+
+
+def _in_tar(file: Path, name: str) -> bytes:
+    offset, size = tar_members(file)[name]
+    with file.open("rb") as stream:
+        return os.pread(stream.fileno(), size, offset)
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageErr
 
 from data.contained import place_of, read_image
 from misc.process.libraries import quieten
-from misc.process.sniff import describe_file
+from misc.process.sniff import NUM_BYTES, describe_bytes, describe_file
 from options import UserError
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs: 1/4 GB at 3 bytes a pixel
@@ -155,7 +155,8 @@ def _reason(path: str | Path, error: Exception, truncated: str) -> str:
         return f"{reason}; data.truncated=accept uses what is there"
     if not isinstance(error, UnidentifiedImageError):
         return reason
-    what = describe_file(path)
+    place = place_of(Path(path))
+    what = describe_bytes(read_image(*place)[:NUM_BYTES]) if place else describe_file(path)
     if what is None:
         return "its format is not known"
     suffixes, plugin = NEED_PLUGIN.get(what, (set(), ""))

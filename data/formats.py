@@ -19,7 +19,7 @@ from types import ModuleType
 
 from data.columns.records import Records
 from data.columns.stored import Found, stored
-from data.contained import SUFFIXES
+from data.contained import TABLES
 from data.merging import merge_split
 from data.readers import layouts
 from data.records import Report, raise_fault, read_bytes
@@ -65,7 +65,7 @@ def read_splits(
 
 
 def _read(path: Path, splits: Sequence[str], wanted: list[str] | None, dataset: str, report: Report) -> Found:
-    is_table = path.suffix.lower() in SUFFIXES
+    is_table = path.suffix.lower() in TABLES
     content = b"" if path.is_dir() or is_table else read_bytes(path)
     form = FORMATS[detect_format(path, content) if dataset == "auto" else dataset]
     if path.is_dir() != bool(form.split_files) and not (path.is_dir() and form.takes_folders):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data.contained import IMAGE, SUFFIXES, arrow_table, parquet_file
+from data.contained import IMAGE, TABLES, arrow_table, parquet_file
 from data.decode import is_hidden
 from data.readers.web_captions import WebRecords, only_english
 from data.records import MALFORMED, Report, read_split
@@ -31,9 +31,9 @@ def recognises(path: Path, content: bytes, form: Format) -> bool:
 def files_of(path: Path) -> list[Path]:
     """The file itself, or those of a folder."""
     if not path.is_dir():
-        return [path] if path.suffix.lower() in SUFFIXES else []
+        return [path] if path.suffix.lower() in TABLES else []
     found = [each for folder in (path, path / "data") for each in sorted(folder.glob("*"))]
-    return [each for each in found if each.suffix.lower() in SUFFIXES and not is_hidden(each.name)]
+    return [each for each in found if each.suffix.lower() in TABLES and not is_hidden(each.name)]
 
 
 def read(
