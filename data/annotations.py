@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from data.check.near import describe_missing, is_absolute
 from data.columns.listed import Listed
-from data.contained import SUFFIXES, names_in
 from data.formats import read_splits
+from data.images.contained import SUFFIXES, names_in
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
 from data.records import REWRITES

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.annotations import WHOLE_GALLERY, check_bad_images
-from data.augment import IMAGE_VIEWS
-from data.cache import ImageCache
 from data.columns.choices import Choice, Choices
 from data.columns.records import Records
-from data.decode import BadImageError, load_image
-from data.transforms import resize
+from data.images.augment import IMAGE_VIEWS
+from data.images.cache import ImageCache
+from data.images.decode import BadImageError, load_image
+from data.images.transforms import resize
 from data.types import ByLanguage, EvaluationSet, Queries, Record
 from model.protocol import Processor
 from options import UserError
@@ -67,7 +67,7 @@ class TrainingSet(Dataset[Sample]):
         on_bad_image: "error": an image that cannot be read raises; "skip": another sample, drawn by the key,
             replaces each that shows it.
         cache: where decoded images are kept; None: nowhere.
-        truncated: as `data.decode.load_image` has it.
+        truncated: as `data.images.decode.load_image` has it.
 
     `choices[index]` are the captions that a sample may have. `noisy[index]`: whether `data.noise` took the
     sample's caption from another pair.

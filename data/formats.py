@@ -19,7 +19,7 @@ from types import ModuleType
 
 from data.columns.records import Records
 from data.columns.stored import Found, stored
-from data.contained import TABLES
+from data.images.contained import TABLES
 from data.merging import merge_split
 from data.readers import layouts
 from data.records import Report, raise_fault, read_bytes

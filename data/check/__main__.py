@@ -17,8 +17,8 @@ from data.annotations import missing_images
 from data.check.images import ODDITIES, equal_files, find_oddities, unnamed_images
 from data.check.near import describe_missing
 from data.check.records import Finding, differences, each, equal_bytes, record_findings
-from data.decode import load_image
 from data.formats import read_splits
+from data.images.decode import load_image
 from data.published import PUBLISHED, Count, Found, count, recognise
 from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, TWO_PERSONS, UNPAIRED, UNPAIRED_REWRITES
 from data.types import FORMATS

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from data.decode import BadImageError, image_suffixes, is_hidden, load_image, open_image, orientation
+from data.images.decode import BadImageError, image_suffixes, is_hidden, load_image, open_image, orientation
 from misc.process.workers import in_processes
 
 EMPTY = "images of 0 bytes"

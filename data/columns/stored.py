@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from data.columns.records import Records, with_facts
-from data.decode import is_hidden
+from data.images.decode import is_hidden
 from data.types import Columns
 from misc.process.durable import replacing, write_text
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data.contained import IMAGE, TABLES, arrow_table, parquet_file
-from data.decode import is_hidden
+from data.images.contained import IMAGE, TABLES, arrow_table, parquet_file
+from data.images.decode import is_hidden
 from data.readers.web_captions import WebRecords, only_english
 from data.records import MALFORMED, Report, read_split
 from data.types import SPLIT_NAMES, ByLanguage, Format, Record

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.decode import image_suffixes, is_hidden
+from data.images.decode import image_suffixes, is_hidden
 from data.readers.json_files import parse_json
 from data.readers.web_captions import WebRecords, only_english
 from data.records import Report, read_bytes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.decode import BadImageError, image_suffixes, is_hidden, load_image
+from data.images.decode import BadImageError, image_suffixes, is_hidden, load_image
 from data.sampler import Loader
 from misc.process.workers import num_cores
 from model.protocol import Processor

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data import contained
 from data.annotations import missing_images
-from data.decode import BadImageError, load_image
+from data.images.decode import BadImageError, load_image
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from data import pixel_ops
-from data.pixel_ops import Channels
+from data.images.pixel_ops import Channels
 
 Operation = Callable[[Tensor, random.Random], Tensor]
 View = Callable[[Tensor, tuple[int, int], random.Random], Tensor]

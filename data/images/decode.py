@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from data.contained import place_of, read_image
+from data.images.contained import place_of, read_image
 from misc.process.libraries import quieten
 from misc.process.sniff import NUM_BYTES, describe_bytes, describe_file
 from options import UserError
