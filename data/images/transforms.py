@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from data import pixel_ops
+from data.images import pixel_ops
 from data.images.pixel_ops import Channels
 
 Operation = Callable[[Tensor, random.Random], Tensor]

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data import cache
 from data.annotations import read_splits
+from data.images import cache
 from data.images.cache import ImageCache
 from data.images.decode import BadImageError, load_image
 from data.loaders import build_loaders
@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_named_as_ever_and_never_kept(paths: list[Path], 
 
 def start(code: str, *arguments: str | Path) -> subprocess.Popen:
     """Another process that runs `code` after the imports."""
-    imports = "import os, resource, signal, sys\nfrom pathlib import Path\nfrom data import cache\n"
+    imports = "import os, resource, signal, sys\nfrom pathlib import Path\nfrom data.images import cache\n"
     imports += "from data.images.cache import ImageCache\ncache.RESERVE = 0\n"
     command = [sys.executable, "-c", imports + code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

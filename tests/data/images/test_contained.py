@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import contained
 from data.annotations import missing_images
+from data.images import contained
 from data.images.decode import BadImageError, load_image
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from data import pixel_ops
+from data.images import pixel_ops
 from data.images.pixel_ops import Channels
 
 PURE = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from data import transforms
+from data.images import transforms
 from data.images.decode import load_image
 from options import UserError
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from data import contained
 from data.annotations import load_data
 from data.datasets import TrainingSet
 from data.formats import read_splits
+from data.images import contained
 from data.images.decode import BadImageError, load_image
 from data.types import Record
 from options import UserError, load_options
