@@ -101,7 +101,8 @@ def _file_in(folder: Path, dataset: str) -> Path:
             expected = f"files such as {FORMATS[dataset].split_files[-1]}"
         found = layouts.listing(folder)
         raise UserError(f"data.annotation_file: expected {expected}; {found}. Name the file to read")
-    if any(form.takes_folders and reader_of(form).recognises(folder, b"", form) for form in forms):
+    is_chosen = dataset != "auto"
+    if any(f.takes_folders and (is_chosen or reader_of(f).recognises(folder, b"", f)) for f in forms):
         return folder
     file = layouts.single_file(folder)
     logger.info("data.annotation_file: reading '%s'", file)

@@ -64,10 +64,16 @@ def stored(path: Path, request: Sequence[object], read: Callable[[], Found]) -> 
 
 
 def _stamp(path: Path) -> Stamp:
-    files = [path]
-    if path.is_dir():
-        files = sorted(each for each in path.iterdir() if each.is_file() and not is_hidden(each.name))
-    return [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in files]
+    """Of the file, or of those in a folder and in its folder `data`, where releases have theirs."""
+    if not path.is_dir():
+        files, folder = [path], path.parent
+    else:
+        each = (file for place in (path, path / "data") if place.is_dir() for file in place.iterdir())
+        files, folder = sorted(file for file in each if file.is_file() and not is_hidden(file.name)), path
+    return [
+        [file.relative_to(folder).as_posix(), (status := file.stat()).st_size, status.st_mtime_ns]
+        for file in files
+    ]
 
 
 def _code() -> str:

@@ -13,6 +13,7 @@ from pyarrow import parquet
 TABLES = {".arrow", ".parquet"}
 SUFFIXES = TABLES | {".tar"}
 END = tarfile.BLOCKSIZE  # zeros after the last member of a tar file
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's format
 IMAGE = "image"  # the column: bytes, or {bytes, path} as Hugging Face's data sets have it
 
 
@@ -77,13 +78,23 @@ def _in_tar(file: Path, name: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def arrow_table(file: Path) -> pa.Table:
-    """Mapped, of either of Arrow's formats, files and streams."""
+    """Mapped, of either of Arrow's formats, files and streams.
+
+    Raises OSError or pyarrow.ArrowException: it is damaged or was cut short.
+    """
     source = pa.memory_map(str(file))
     try:
-        return pa.ipc.open_file(source).read_all()
+        table = pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid:
         source.seek(0)
-        return pa.ipc.open_stream(source).read_all()
+        table = pa.ipc.open_stream(source).read_all()
+        source.seek(source.size() - len(END_OF_STREAM))
+        if source.read() != END_OF_STREAM:
+            raise pa.ArrowInvalid("it was cut short") from None
+    table.validate()
+    if IMAGE in table.schema.names:
+        table[IMAGE].validate(full=True)  # a wrong offset would lead outside of the file, and end the process
+    return table
 
 
 @lru_cache(maxsize=256)

@@ -56,8 +56,8 @@ def read(
             except UserError as error:
                 report(MALFORMED, str(error))
                 continue
-            record = records.read(item, where, report) if split in found else None
-            found[split] += [record] if record else []
+            if split in found and (record := records.read(item, where, report)):
+                found[split].append(record)
     records.log(path)
     return {split: {"en": of_split} if of_split else {} for split, of_split in found.items()}
 
@@ -85,14 +85,20 @@ def _rows(file: Path, name: str) -> Iterator[dict[str, object]]:
             if is_arrow
             else parquet_file(file).iter_batches(BATCH, columns=read)
         )
-        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+        for number, row in enumerate(row for batch in batches for row in _checked(batch).to_pylist()):
             given = [row[column] for column in columns]
             captions = [text for each in given for text in (each if isinstance(each, list) else [each])]
             image = f"{name}/{number}" if holds_images else row[paths[0]]
             yield {"image": image, "captions": captions, "split": row.get("split", _split_of(file))}
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"data.annotation_file: '{file}' cannot be read ({reason:.150})") from error
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same; raises ArrowInvalid where it is damaged, which reading it may not survive."""
+    batch.validate(full=True)
+    return batch
 
 
 def _split_of(file: Path) -> str:

@@ -46,7 +46,7 @@ def read(
 ) -> dict[str, ByLanguage]:
     """See `data.formats`. All is English, and training."""
     only_english(languages, path)
-    records = {"en": list(_records(path, form.kind, report))} if "train" in splits else {}
+    records = {"en": list(_records(path, content, form.kind, report))} if "train" in splits else {}
     return {split: records if split == "train" else {} for split in splits}
 
 
@@ -59,15 +59,15 @@ def json_files(path: Path) -> list[Path]:
 
 def kind_of(path: Path) -> str | None:
     """Of those above, by the first item of a file; None: of none."""
-    with path.open("rb") as file:
-        start = file.read(START).decode("utf-8-sig", "ignore").lstrip()
     try:
+        with path.open("rb") as file:
+            start = file.read(START).decode("utf-8-sig", "ignore").lstrip()
         if start.startswith("["):
             item, _ = json.JSONDecoder().raw_decode(start, start.index("{"))
             return _kind_of_item(item)
         key, end = json.JSONDecoder().raw_decode(start, start.index('"'))
         value = start[end:].lstrip(" \t\r\n:")[:1]
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
     is_object = start.startswith("{") and Path(key).suffix.lower() in image_suffixes()
     return {"[": "ham-pedes", '"': "luperson-mllm"}.get(value) if is_object else None
@@ -85,26 +85,28 @@ def _kind_of_item(item: dict[str, Any]) -> str | None:
     return "luperson-t"
 
 
-def _records(path: Path, kind: str, report: Report) -> Iterator[Record]:
+def _records(path: Path, content: bytes, kind: str, report: Report) -> Iterator[Record]:
     image_field = "file_path" if kind in ("luperson-t", "synth-pedes") else "image"
     records = WebRecords(image_field, has_persons=kind == "synth-pedes")
     for file in json_files(path):
-        if (found := kind_of(file)) != kind:
-            begins = f"a file of {found} does" if found else "no file of a set for pretraining does"
-            raise UserError(f"data.annotation_file: '{file}' begins as {begins}; expected files of {kind}")
-        for place, item in _items(file, kind):
+        for place, item in _items(file, content or read_bytes(file), kind):
             if record := records.read(item, f"'{file}' {place}", report):
                 yield record
     records.log(path)
 
 
-def _items(path: Path, kind: str) -> Iterator[Item]:
-    document = parse_json(path, read_bytes(path), keeps_pairs=kind in WITH_PATHS)
+def _items(path: Path, content: bytes, kind: str) -> Iterator[Item]:
+    """Raises UserError where the file is damaged, or none of this kind."""
+    document = parse_json(path, content, keeps_pairs=kind in WITH_PATHS)
+    if (found := kind_of(path)) != kind:
+        begins = f"as a file of {found} does" if found else f"with {content[:60].decode(errors='ignore')!r}"
+        expected = f"expected one of {kind}. Give a file of this set, or a folder without other JSON files"
+        raise UserError(f"data.annotation_file: '{path}' begins {begins}; {expected}")
     if kind in WITH_PATHS:
         for key, value in document:  # pairs: a path may occur twice
             image = key.rpartition("/")[2] if kind == "luperson-mllm" else key
             captions = [value] if isinstance(value, str) else value
-            yield f"image '{key:.60}'", {"image": image, "captions": captions}
+            yield f"image {key!r:.60}", {"image": image, "captions": captions}
         return
     for number, item in enumerate(document):
         place = f"record {number}"

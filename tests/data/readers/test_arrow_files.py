@@ -91,6 +91,7 @@ def test_luperson_t_is_read_with_its_splits(
     assert found == {"train": {"en": expected[:3]}, "val": {}, "test": {"en": expected[3:]}}
     assert "dropped 1 of 5 captions that are none: 1 refusals" in caplog.text
     assert np.array_equal(np.asarray(load_image(folder / "a.arrow/3")), np.asarray(image(3)))
+    assert read_splits(folder, ["train"]) == {"train": {"en": expected[:3]}}
 
 
 def test_paths_of_images_are_taken_where_no_images_are_inside(tmp_path: Path) -> None:
@@ -122,6 +123,7 @@ def test_samples_have_the_images_of_their_rows_and_a_row_without_one_is_skipped(
         ("cut", r"00000-of-00002.parquet' cannot be read \("),
         ("empty", r"00000-of-00002.parquet' cannot be read \("),
         ("columns", r"expected the columns caption, .*, found image, image_path, text"),
+        ("text", r"00000-of-00002.parquet' cannot be read \(.*UTF8"),
         ("null", r"row 1: field 'captions' should be a list of texts, found None in it"),
     ],
 )
@@ -134,12 +136,39 @@ def test_a_damaged_file_is_one_line(damage: str, message: str, tmp_path: Path) -
         table = parquet.read_table(file)
         if damage == "columns":
             table = table.drop_columns("caption2").rename_columns({"caption1": "text"})
+        elif damage == "text":
+            texts = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xff", b"b"]).buffers())
+            table = table.set_column(3, "caption2", texts)
         else:
             table = table.set_column(3, "caption2", pa.array(["x", None, "y"]))
         parquet.write_table(table, file)
     with pytest.raises(UserError, match=message) as caught:
         read_splits(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_arrow_file_that_was_cut_short_is_one_line(is_stream: bool, tmp_path: Path) -> None:
+    folder = luperson_t(tmp_path / "t", is_stream)
+    content = (folder / "a.arrow").read_bytes()
+    for end in (0, 8, len(content) // 2, len(content) - 8, len(content) - 1):
+        (folder / "a.arrow").write_bytes(content[:end])
+        contained.arrow_table.cache_clear()
+        with pytest.raises(UserError, match=r"a.arrow' cannot be read \(") as caught:
+            read_splits(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_offset_in_an_arrow_file_ends_no_process(tmp_path: Path) -> None:
+    folder = luperson_t(tmp_path / "t")
+    content = (folder / "a.arrow").read_bytes()
+    end = len(encoded(0)).to_bytes(4, "little") + (len(encoded(0)) + len(encoded(1))).to_bytes(4, "little")
+    assert end in content
+    (folder / "a.arrow").write_bytes(content.replace(end, b"\xff\xff\xff\x7f" + end[4:], 1))
+    with pytest.raises(BadImageError, match="cannot be read"):
+        load_image(folder / "a.arrow/0")
+    with pytest.raises(UserError, match=r"a.arrow' cannot be read \("):
+        read_splits(folder)
 
 
 def test_rows_that_are_not_there_are_missing_images(tmp_path: Path) -> None:

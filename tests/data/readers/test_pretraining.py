@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from data.formats import read_splits
+from data.formats import read_splits, reader_of
 from data.readers.web_captions import fault_of
-from data.types import Record
+from data.types import FORMATS, Record
 from options import UserError
 
 LUPERSON_T = [
@@ -96,6 +96,33 @@ def test_a_set_is_recognised_by_its_content_and_all_of_it_is_training(
         read_splits(folder, languages=["ch"])
 
 
+OTHERS = {  # older formats, as they begin: their names, and those of formats that look the same
+    "cuhk-pedes": [{"split": "train", "captions": ["a man"], "file_path": "1.jpg", "id": 1}],
+    "ufine6926": [{"split": "train", "id": 1, "file_path": "1.jpg", "captions": ["a", "b"], "source": "x"}],
+    "rstpreid": [{"id": 0, "img_path": "0.jpg", "captions": ["a man"], "split": "train"}],
+    "pab": '{"image": "train/1.jpg", "caption": "a man", "image_id": "1"}\n',
+    "table": [{"image": "1.jpg", "person_id": 3, "caption": "a man"}],
+    "lines": '{"image": "1.jpg", "person_id": 3, "caption": "a man"}\n',
+    "csv": "image,person_id,caption\n1.jpg,3,a man\n",
+    "reid": [{"file_path": "1.jpg", "id": 3, "captions": ["a man"]}],
+    "nothing": {"1.jpg": 3, "x": ["a"]},
+    "records": {"images": ["1.jpg"], "captions": ["a man"]},
+}
+
+
+@pytest.mark.parametrize("name", [*SETS, *OTHERS])
+def test_no_set_is_mistaken_for_another(name: str, tmp_path: Path) -> None:
+    documents = SETS[name][0] if name in SETS else [OTHERS[name]]
+    folder = write(tmp_path / "a", *documents)
+    for path in (folder, *folder.iterdir()):
+        content = b"" if path == folder else path.read_bytes()
+        found = [kind for kind, form in FORMATS.items() if reader_of(form).recognises(path, content, form)]
+        if name in SETS:
+            assert found[0] == name
+        assert not (found and found[0] in SETS.keys() - {name})
+        assert "arrow" not in found
+
+
 def test_captions_that_are_none_are_dropped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,11 +164,12 @@ def test_an_image_that_an_object_names_twice_keeps_all_its_captions(tmp_path: Pa
 def test_a_file_that_was_cut_short_is_one_line(name: str, tmp_path: Path) -> None:
     documents, _ = SETS[name]
     text = json.dumps(documents[0])
-    for end in (len(text) - 1, len(text) * 2 // 3):
-        path = write(tmp_path / "a", text[:end]) / "part0.json"
-        with pytest.raises(UserError, match=r"part0.json' is not JSON \(") as caught:
-            read_splits(path, dataset=name)
-        assert "\n" not in str(caught.value)
+    for end in (len(text) - 1, len(text) * 2 // 3, 0):
+        for others in ([], documents):
+            path = write(tmp_path / f"{end}{len(others)}", *others, text[:end])
+            with pytest.raises(UserError, match=r"part\d.json' is not JSON \(") as caught:
+                read_splits(path, dataset=name)
+            assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +196,11 @@ def test_a_file_that_was_cut_short_is_one_line(name: str, tmp_path: Path) -> Non
         ),
         ("synth-pedes", [*SYNTH, {**SYNTH[0], "id": "7"}], "record 2: field 'id' should be a whole number"),
         ("synth-pedes", [*SYNTH, {**SYNTH[0], "id": None}], "record 2: field 'id' should be a whole number"),
+        (
+            "ham-pedes",
+            HAM | {"1\n\udc00.jpg": ["a"]},
+            r"image '1\n\udc00.jpg': field 'image'",
+        ),
         ("ham-pedes", HAM | {"../1.jpg": ["a"]}, "should be a path below data.image_root, found '../1.jpg'"),
         ("webperson", [*WEB, {"3.jpg": "a man"}], "record 2: field 'captions' should be a list of texts"),
     ],
@@ -189,5 +222,13 @@ def test_a_malformed_record_is_named(name: str, document: Any, message: str, tmp
 
 def test_files_of_different_sets_in_one_folder_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a", LUPERSON_T, MALS)
-    with pytest.raises(UserError, match=r"part1.json' begins as a file of mals does; expected files of lup"):
+    with pytest.raises(UserError, match=r"part1.json' begins as a file of mals does; expected one of lup"):
         read_splits(path)
+    for wrong in ([], {}, 3, [{"captions": ["x"]}], {"1.jpg": 3}):
+        with pytest.raises(UserError, match=r"part1.json' begins with .*; expected one of luperson-t"):
+            read_splits(write(tmp_path / "a", LUPERSON_T, wrong))
+
+
+def test_an_image_that_is_listed_again_is_one_image(tmp_path: Path) -> None:
+    (found,) = read_splits(write(tmp_path / "a", MALS[:1], MALS[:1]))["train"]["en"]
+    assert found == record("gene_crop/c_g_a_0/0.jpg", 0, "Person 0.", "Person 0.")
