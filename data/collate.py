@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from data.columns.mismatches import Mismatches
 from data.datasets import Sample, seeded
 from data.types import Batch, Change, Tokens, Views
 from model.protocol import Tokenizer
@@ -15,7 +16,7 @@ from options import ExperimentOptions, UserError
 from text_utils.augment import augment_tokens
 from text_utils.masking import mask_tokens
 
-Mask = Callable[[Tensor, Tensor, random.Random], tuple[Tensor, Tensor]]
+Mask = Callable[..., tuple[Tensor, Tensor]]
 Augment = Callable[[list[int], random.Random], list[int]]
 Mix = Callable[[list[Sample], random.Random], list[Sample]]
 
@@ -32,6 +33,7 @@ class Collate:
         mix: mixes samples, before anything else; it draws by the seed of the batch's first sample.
         augment: changes the tokens of one caption, without its padding, before `mask`.
         masks_all: whether `tokens` are the masked ones; otherwise those are `masked_tokens`, beside them.
+        mismatches: of the tokens, by which `mask` chooses them; None: all alike.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Collate:
         mix: Mix | None = None,
         augment: Augment | None = None,
         masks_all: bool = False,
+        mismatches: Mismatches | None = None,
     ) -> None:
         self.tokenizer, self.finish, self.normalise = tokenizer, finish, normalise
         self.mask, self.mix, self.augment, self.masks_all = mask, mix, augment, masks_all
+        self.mismatches = mismatches
 
     def __call__(self, samples: list[Sample]) -> Batch:
         if self.mix:
@@ -87,15 +91,27 @@ class Collate:
 
     def _masked(self, tokens: Tokens, samples: list[Sample]) -> tuple[Tokens, Tensor]:
         rows = zip(tokens["input_ids"], tokens["attention_mask"], samples, strict=True)
-        masked = [self.mask(ids, real, seeded(sample.seed, 1)) for ids, real, sample in rows]
+        masked = [
+            self.mask(ids, real, seeded(sample.seed, 1), mismatch=self._mismatch(sample))
+            for ids, real, sample in rows
+        ]
         input_ids, labels = (torch.stack(parts) for parts in zip(*masked, strict=True))
         return {**tokens, "input_ids": input_ids}, labels
 
+    def _mismatch(self, sample: Sample) -> list[float] | None:
+        """Of the tokens of a sample, found in the epoch before; a division has numbers below 0."""
+        epoch = sample.epoch if sample.epoch >= 0 else -1 - sample.epoch
+        return self.mismatches.row(epoch - 1, sample.index) if self.mismatches else None
+
 
 def caption_mask(experiment: ExperimentOptions, tokenizer: Tokenizer) -> Mask:
-    """How MLM masks the tokens of one caption."""
-    assert tokenizer.mask_token_id is not None, "this tokenizer has no mask token"
-    is_irra = experiment.mlm_variant == "irra"
+    """How the tokens of one caption are masked. Raises UserError where there is no mask token."""
+    if tokenizer.mask_token_id is None:
+        raise UserError(
+            f"experiment.mask_captions={experiment.mask_captions} needs a mask token, and this backbone's "
+            "tokenizer has none; set it to none"
+        )
+    is_irra = experiment.mlm_variant == "irra" or experiment.mask_captions != "none"
     return partial(
         mask_tokens,
         mask_id=tokenizer.mask_token_id,

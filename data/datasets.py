@@ -43,6 +43,7 @@ class Sample:
     second_caption: str | None = None
     rewritten: str | None = None
     seed: int = 0  # of what is drawn when the sample joins a batch (masking, MixGen)
+    epoch: int = 0
     bad_images: tuple[
         str, ...
     ] = ()  # unreadable files, relative to the image root, that this sample replaces
@@ -133,7 +134,8 @@ class TrainingSet(Dataset[Sample]):
             image = choices[0][0].image
             if image not in self._bad_images:  # each process reads a bad file once
                 try:
-                    return replace(self._sample(index, choices, rng), bad_images=tuple(bad))
+                    sample = self._sample(index, choices, rng)
+                    return replace(sample, bad_images=tuple(bad), epoch=key[0])
                 except BadImageError:
                     if self.on_bad_image == "error":
                         raise

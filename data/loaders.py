@@ -5,12 +5,14 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from data.annotations import load_data
 from data.collate import Collate, caption_mask, token_augmentation
+from data.columns.mismatches import Mismatches
 from data.datasets import GalleryImages, TrainingSet, evaluation_set
 from data.images.cache import ImageCache
 from data.mixgen import mixgen
@@ -37,6 +39,7 @@ class Loaders:
     val: EvaluationSet | None
     test: EvaluationSet | None
     images: Callable[[EvaluationSet, Sequence[int]], Loader[Tensor]]  # `image_loader`, as the options say
+    mismatches: Mismatches | None = None  # of the tokens, by which captions are masked
 
 
 def build_loaders(
@@ -73,6 +76,7 @@ def build_loaders(
     if tokenizer.text_length < CLIP_LENGTH and rank == 0:
         _warn_of_cut_captions(splits.train, tokenizer)
     sampler = _sampler(options, training_set, rank, world_size)
+    mismatches = _mismatches(options, len(training_set), tokenizer)
     mix = partial(mixgen, kind=experiment.mixgen_type, p=experiment.mixgen_p, ratio=experiment.mixgen_ratio)
     collate = Collate(
         tokenizer,
@@ -82,11 +86,35 @@ def build_loaders(
         mix if experiment.mixgen else None,
         token_augmentation(experiment, tokenizer) if experiment.text_aug == "tokens" else None,
         "mlm_labels" in inputs and "masked_tokens" not in inputs,
+        mismatches,
     )
     train = TrainLoader(
         training_set, collate, batch_sampler=sampler, persistent_workers=data.num_workers > 0, **workers
     )
-    return Loaders(train, sampler, training_set, val, test, images)
+    return Loaders(train, sampler, training_set, val, test, images, mismatches)
+
+
+def _mismatches(options: Options, num_samples: int, tokenizer: Tokenizer) -> Mismatches | None:
+    """What noise-aware masking keeps in the output folder.
+
+    Raises:
+        UserError: an option by which a sample has other tokens in another epoch.
+    """
+    experiment, data = options.experiment, options.data
+    if experiment.mask_captions != "noise-aware":
+        return None
+    changes = {
+        "experiment.text_aug=none": experiment.text_aug != "none",
+        "experiment.back_trans=false": experiment.back_trans,
+        "experiment.mixgen=false": experiment.mixgen,
+        "data.language_draw=all": len(data.languages) > 1 and data.language_draw != "all",
+    }
+    if wrong := [remedy for remedy, is_wrong in changes.items() if is_wrong]:
+        raise UserError(
+            "experiment.mask_captions=noise-aware masks the tokens of a caption by what an epoch before has "
+            f"found for them, so a sample must have the same ones in each epoch: set {', '.join(wrong)}"
+        )
+    return Mismatches(Path(options.output.dir), num_samples, tokenizer.text_length)
 
 
 def _sampler(options: Options, training_set: TrainingSet, rank: int, world_size: int) -> TrainSampler:

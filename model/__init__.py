@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model import altclip_adapter, clip, open_clip_adapter, transformers_adapter
+from model.mismatch import Mismatch
 from model.objective import Sizes
 from model.objectives import OBJECTIVES, build_objectives
 from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
@@ -68,6 +69,8 @@ def build_model(
         {name: getattr(experiment, f"{name}_ratio") for name in names},
         settings.use_gather,
         experiment.rewrites,
+        bool(num_identities) and experiment.mask_captions != "none",
+        _mismatch(options, towers, tokenizer) if num_identities else None,
     )
     if source := weights or (getattr(settings, backbone.weights_option) if num_identities else None):
         heads = {objective.head_name: objective.head for objective in model.objectives.values()}
@@ -145,6 +148,34 @@ def _check_rollout(options: Options, towers: DualEncoder) -> None:
                 f"experiment.grab_blocks: expected two blocks of the {tower} tower, which has {len(blocks)}, "
                 f"numbered from 0, the earlier one first; found {list(found)}"
             )
+
+
+def _mismatch(options: Options, towers: DualEncoder, tokenizer: Tokenizer) -> Mismatch | None:
+    """What watches the mismatch of tokens, for noise-aware masking.
+
+    Raises:
+        UserError: the towers do not show the tokens of the block, or are compiled.
+    """
+    experiment, parts = options.experiment, towers.lockable()
+    if experiment.mask_captions != "noise-aware":
+        return None
+    if not towers.shows_blocks:
+        raise UserError(
+            "experiment.mask_captions=noise-aware compares tokens of an earlier block, which these towers of "
+            f"model.backbone={options.model.backbone} do not show; set it to random, or none"
+        )
+    if options.model.compile:  # a compiled tower does not call what watches a block
+        raise UserError(
+            "model.compile and experiment.mask_captions=noise-aware exclude each other: set the former to "
+            "false, or the latter to random"
+        )
+    block, depths = experiment.mask_block, (len(parts.image_blocks), len(parts.text_blocks))
+    if not all(-depth <= block < depth for depth in depths):
+        raise UserError(
+            f"experiment.mask_block: expected a block of both towers, which have {depths[0]} (images) and "
+            f"{depths[1]} (captions), numbered from 0 or, below 0, from the end; found {block}"
+        )
+    return Mismatch(towers, block, tokenizer.text_length)
 
 
 def _test_time_losses(options: Options) -> list[str]:

@@ -96,6 +96,17 @@ class Pairs:
         return self._cosines[image, text]
 
 
+class LossOutput(NamedTuple):
+    """`total` to call backward on, the weighted `parts` it sums, and a `report` of other scalars; where it is
+    watched, the `mismatch` of the whole captions' tokens (B, text_length).
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    report: dict[str, Tensor]
+    mismatch: Tensor | None = None
+
+
 class Sizes(NamedTuple):
     """What heads are built for: the width of the pooled features, the vocabulary, the persons in training,
     the most tokens of a caption, and the widths of the embeddings of the heads that act at test time.

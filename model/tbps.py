@@ -1,7 +1,7 @@
 """TBPS-CLIP: two towers and the losses that the options switch on: encode, gather, objectives, output."""
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,21 +11,14 @@ from torch.utils.checkpoint import checkpoint
 from data.types import TEXTS, VIEWS, Batch, Tokens
 from misc.process import distributed
 from model.encoded import Encoded
-from model.mlm import padded
-from model.objective import Objective, Pairs, Rows, SumObjective, TokenObjective, renamed
+from model.mismatch import Mismatch
+from model.mlm import join_captions, padded
+from model.objective import LossOutput, Objective, Pairs, Rows, SumObjective, TokenObjective, renamed
 from model.protocol import DualEncoder, Selection
 
 # glibc returns tensors of more than 32 MB to the kernel one by one. Those of this many images stay below that
 # size, which avoids page faults that cost a tenth of a step.
 CPU_IMAGES = 8
-
-
-class LossOutput(NamedTuple):
-    """`total` to call backward on, the weighted `parts` it sums, and a `report` of other scalars."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    report: dict[str, Tensor]
 
 
 class TBPS(nn.Module):
@@ -37,6 +30,8 @@ class TBPS(nn.Module):
         weights: the weight of each.
         rewrites: whether each loss on the captions, but those on tokens, has another term on rewritten ones.
         use_gather: contrast with the rows of all processes; otherwise with the local ones only.
+        masks_captions: whether the losses read masked captions, with the masked words as labels.
+        mismatch: watches that of these words; None: it is not needed.
 
     Attributes:
         inputs: the inputs of a batch that the objectives read; of these, `views` and `texts` are encoded.
@@ -51,9 +46,11 @@ class TBPS(nn.Module):
         weights: Mapping[str, float],
         use_gather: bool = True,
         rewrites: bool = False,
+        masks_captions: bool = False,
+        mismatch: Mismatch | None = None,
     ) -> None:
         super().__init__()
-        self.clip, self.use_gather = clip, use_gather
+        self.clip, self.use_gather, self.mismatch = clip, use_gather, mismatch
         self.objectives, self.weights = dict(objectives), dict(weights)
         self.step = 0
         for objective in objectives.values():
@@ -65,7 +62,8 @@ class TBPS(nn.Module):
             if rewrites and "tokens" in objective.inputs and not isinstance(objective, TokenObjective)
         }
         inputs = {name for objective in objectives.values() for name in objective.inputs}
-        self.inputs = frozenset(inputs | ({"rewritten"} if self.rewritten else set()))
+        more = {"rewritten": bool(self.rewritten), "mlm_labels": masks_captions}
+        self.inputs = frozenset(inputs | {name for name, is_read in more.items() if is_read})
         self.views = [name for name in VIEWS if name in self.inputs]
         self.texts = [name for name in TEXTS if name in self.inputs]
         self.embedders = [objective for objective in objectives.values() if objective.acts_at_test]
@@ -167,7 +165,10 @@ class TBPS(nn.Module):
         features: Rows = {}
         tokens: Rows = {}
         for group in self._view_groups(views, dense):
-            encoded = self._encode_images([batch.images[view] for view in group], *self._wanted(group, dense))
+            is_watched = self.mismatch and keep_tokens and "view1" in group
+            with self.mismatch.watching(batch) if is_watched else nullcontext():
+                images = [batch.images[view] for view in group]
+                encoded = self._encode_images(images, *self._wanted(group, dense))
             self._add(features, tokens, group, encoded, dense)
         if texts:
             captions = join_captions([padded(getattr(batch, name), self._pad_to(dense)) for name in texts])
@@ -298,15 +299,5 @@ class TBPS(nn.Module):
         report = {"logit_scale": self.clip.logit_scale.detach().exp()}
         for name, objective in self.token_objectives.items():
             report |= objective.report(counts[name])
-        return LossOutput(torch.stack(list(parts.values())).sum(), parts, report)
-
-
-def join_captions(captions: list[Tokens]) -> Tokens:
-    """Several batches of captions as one, padded to the longest of them."""
-    if len(captions) == 1:
-        return captions[0]
-    longest = max(tokens["input_ids"].shape[1] for tokens in captions)
-    return {
-        name: torch.cat([F.pad(tokens[name], (0, longest - tokens[name].shape[1])) for tokens in captions])
-        for name in captions[0]
-    }
+        mismatch = self.mismatch.take() if self.mismatch else None
+        return LossOutput(torch.stack(list(parts.values())).sum(), parts, report, mismatch)

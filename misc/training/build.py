@@ -14,6 +14,7 @@ from misc.training.division import Division
 from misc.training.engine import Trainer
 from misc.training.guards import BadImages, NonFiniteGuard
 from misc.training.meters import Meter
+from misc.training.noise_aware import MismatchRecorder
 from misc.training.optimizer import build_optimizer
 from misc.training.schedule import build_schedule
 from model.objective import SumObjective
@@ -59,6 +60,7 @@ def build_trainer(
         samples=training_set.choices.digest(),
         meter=Meter(device),
         division=_division(options, model, loaders, device, precision),
+        mismatches=MismatchRecorder(loaders.mismatches) if loaders.mismatches else None,
     )
 
 

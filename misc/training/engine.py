@@ -25,8 +25,9 @@ from misc.process.logs import RunLog
 from misc.process.signals import Stopped, StopSignals
 from misc.training.accumulation import accumulate, average_gradients
 from misc.training.division import Division
-from misc.training.guards import BadImages, NonFiniteGuard
+from misc.training.guards import BadImages, NonFiniteGuard, is_over
 from misc.training.meters import Meter
+from misc.training.noise_aware import MismatchRecorder
 from misc.training.optimizer import Adam, AdamW, set_learning_rate
 from misc.training.schedule import Schedule, rewritten_weight
 from model.tbps import TBPS, LossOutput
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # What a rank asks for after a step; the largest number wins. A signal to stop is STOP and its own number.
 CONTINUE, SAVE, STOP = 0, 1, 2
+OF_SOME_RUNS = ("division", "mismatches")  # components of a trainer
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Trainer:
         options: all options as plain values, kept in the checkpoints.
         samples: the digest of the training samples.
         division: weights the samples of each epoch in some losses; None: all of them count.
+        mismatches: keeps the mismatch of the tokens for the masks of the next epoch; None: none is needed.
         epoch, step: finished epochs and steps.
     """
 
@@ -81,6 +84,7 @@ class Trainer:
     samples: str
     meter: Meter
     division: Division | None = None
+    mismatches: MismatchRecorder | None = None
     epoch: int = 0
     step: int = 0
     best: Best = field(default_factory=Best)
@@ -96,7 +100,7 @@ class Trainer:
         wrapped = distributed.wrap(self.model, self.device) if self.accumulate == 1 else self.model
         vote, run = distributed.Vote(), RunLog(self.saver.folder, self.step, self.epoch)
         try:
-            while self.epoch < self.num_epochs and not self._is_out_of_patience():
+            while self.epoch < self.num_epochs and not is_over(self.patience, self.epoch, self.best):
                 self._train_epoch(wrapped, vote, run)
                 self._finish_epoch(run)
             self.saver.finish()
@@ -118,6 +122,8 @@ class Trainer:
             logging_redirect_tqdm(),
             tqdm(total=length, initial=done, desc=title, disable=not visible) as bar,
         ):
+            if self.mismatches:
+                self.mismatches.begin(self.epoch, done)
             self._divide(vote, run)
             bar.unpause()  # its clock is that of the steps
             self.train_loader.batch_sampler.set_epoch(self.epoch, done)
@@ -165,6 +171,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # accumulation adds to gradients in place
         output = self._backward(wrapped, batch)
         self.non_finite.check()  # the previous step; the GPU is at work on this one meanwhile
+        if self.mismatches:
+            self.mismatches.add(batch, output.mismatch)
         norm, is_bad = self._update()
         self.step += 1
         self.bad_images.add(batch.bad_images)
@@ -227,14 +235,6 @@ class Trainer:
                 logger.info(f"epoch {self.epoch}/{self.num_epochs}  {split}\n{metrics_table(figures)}")
             self._save(is_best)
 
-    def _is_out_of_patience(self) -> bool:
-        """Whether there was no better epoch for `patience` epochs; rank 0 decides for all."""
-        waited = self.epoch - self.best["epoch"] if self.best else 0
-        is_over = distributed.broadcast_object(self.patience is not None and waited >= self.patience)
-        if is_over:
-            logger.info(f"no better epoch for {waited}: training ends (schedule.patience)")
-        return is_over
-
     def _request(self) -> int:
         if self.stop.requested:
             return STOP + self.stop.requested
@@ -271,6 +271,8 @@ class Trainer:
 
     def _save(self, is_best: bool) -> None:
         self._check_guards()
+        if self.mismatches:
+            self.mismatches.flush()
         state = self.components().state_dict()
         if distributed.is_main():
             self.saver.save(state, is_best)
@@ -280,7 +282,7 @@ class Trainer:
         """What a checkpoint holds. Loader and workers have no state: it follows from seed, epoch and step."""
         return Components(
             named={"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-            | ({"division": self.division} if self.division else {}),
+            | {name: part for name in OF_SOME_RUNS if (part := getattr(self, name))},
             plain=[self, self.non_finite, self.bad_images],
             per_rank={"random": RandomState(self.device), "meter": self.meter},
             options=self.options,

@@ -113,7 +113,7 @@ def _with_scaler(state: State, trainer: Trainer) -> State:
             f"will differ slightly{', and the search for the loss scale begins again' * (own == 'fp16')}"
         )
     return (
-        {"precision": before, "division": {}, "samples": ""}
+        {"precision": before, "division": {}, "mismatches": {}, "samples": ""}
         | state
         | ({} if was_fp16 else {"scaler": trainer.scaler.state_dict()})
     )
