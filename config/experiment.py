@@ -80,7 +80,7 @@ class ExperimentOptions:
     )
     mask_block: int = option(
         -3,
-        "block of both towers whose tokens are compared, from 0; numbers below 0 count from the last one, -1",
+        "block before the last whose tokens are compared, from 0; numbers below 0 count from the last, -1",
         needs="mask_captions=noise-aware",
     )
     cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", BLOCKS_OR_NONE, needs="mlm")

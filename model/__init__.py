@@ -170,10 +170,12 @@ def _mismatch(options: Options, towers: DualEncoder, tokenizer: Tokenizer) -> Mi
             "false, or the latter to random"
         )
     block, depths = experiment.mask_block, (len(parts.image_blocks), len(parts.text_blocks))
-    if not all(-depth <= block < depth for depth in depths):
+    # The last block makes few rows in some towers.
+    if not all(-depth <= block < depth - 1 and block != -1 for depth in depths):
         raise UserError(
-            f"experiment.mask_block: expected a block of both towers, which have {depths[0]} (images) and "
-            f"{depths[1]} (captions), numbered from 0 or, below 0, from the end; found {block}"
+            "experiment.mask_block: expected a block before the last one of both towers, which have "
+            f"{depths[0]} (images) and {depths[1]} (captions), numbered from 0 or, below 0, from the end; "
+            f"found {block}"
         )
     return Mismatch(towers, block, tokenizer.text_length)
 

@@ -1,6 +1,6 @@
 """Noise-aware masking (NAM, arXiv 2405.04940): what an epoch finds of the tokens, kept for the next one."""
 
-import os
+import secrets
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class MismatchRecorder:
                     "no mismatch of the tokens is known; set what that run had, or start another from its "
                     "weights"
                 )
-            self._files.run = distributed.broadcast_object(os.urandom(8).hex())
+            self._files.run = distributed.broadcast_object(secrets.token_hex(8))
         if epoch:
             self._files.check(epoch - 1)
         if not done and distributed.is_main():
