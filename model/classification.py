@@ -54,6 +54,9 @@ class ID(Objective):
 class CID(Objective):
     """Cross-modal identity classification of pairs, hard ones among them (ITSELF), of each embedding.
 
+    All rows have hard pairs, or none has, where the whole batch shows one person: so that the mean over the
+    pairs is the mean over the rows.
+
     Args:
         embed_dim: of the pooled features.
         num_identities: C; class C is that of no match.
@@ -64,7 +67,6 @@ class CID(Objective):
 
     head_name = "cid_head"
     head: nn.ModuleDict
-    is_by_row = False  # it averages over the pairs of rows that have a hard one
 
     def __init__(
         self, embed_dim: int, num_identities: int, embeddings: Mapping[str, int], marks_next: bool = False

@@ -122,6 +122,9 @@ class Sizes(NamedTuple):
 class Objective:
     """One loss, called with `Pairs`; by default on the pooled features of the first view and caption.
 
+    The loss of a batch is the mean (of a `SumObjective`, the sum) of that of its local rows, each against all
+    rows: it may be called with some of them at a time.
+
     Attributes:
         inputs: the inputs of a batch that it reads; loaders make, and towers encode, no other.
         head_name: name of its head in the model and in checkpoints; None: it has none.
@@ -132,8 +135,6 @@ class Objective:
         embed_dim: E, the width of that embedding.
         select: the tokens that it is made of at test time; None: all.
         score_weight: the weight of its cosine in the score, beside 1 for that of the pooled features.
-        is_by_row: whether the loss of a batch is the mean (of a `SumObjective`, the sum) of that of its local
-            rows, each against all rows: it is then computed for some of the rows at a time.
     """
 
     inputs: tuple[str, ...] = ("view1", "tokens")
@@ -145,7 +146,6 @@ class Objective:
     embed_dim: int = 0
     select: Selection | None = None
     score_weight: float = 1.0
-    is_by_row: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, experiment: ExperimentOptions, sizes: Sizes) -> "Objective":

@@ -252,12 +252,11 @@ class TBPS(nn.Module):
             if len(blocks) <= 1:
                 found = self._losses(contrasted, pairs)
             else:
-                by_row = {name: objective for name, objective in contrasted.items() if objective.is_by_row}
-                found = self._losses({n: o for n, o in contrasted.items() if n not in by_row}, pairs)
                 settings = {"use_reentrant": False, "preserve_rng_state": False}
-                parts = [checkpoint(self._losses, by_row, pairs, block, **settings) for block in blocks]
+                parts = [checkpoint(self._losses, contrasted, pairs, block, **settings) for block in blocks]
                 shares = [(block.stop - block.start) / len(pairs.person_ids) for block in blocks]
-                for name, objective in by_row.items():
+                found = {}
+                for name, objective in contrasted.items():
                     is_sum = isinstance(objective, SumObjective)
                     rows = zip(parts, shares, strict=True)
                     found[name] = sum(part[name] * (1.0 if is_sum else share) for part, share in rows)

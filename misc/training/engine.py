@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from misc.evaluation.tables import metrics_table
 from misc.process import distributed
 from misc.process.logs import RunLog
 from misc.process.signals import Stopped, StopSignals
-from misc.training.accumulation import accumulate, average_gradients
+from misc.training.accumulation import SharedGradients, accumulate
 from misc.training.division import Division
 from misc.training.guards import BadImages, NonFiniteGuard, is_over
 from misc.training.meters import Meter
@@ -96,7 +96,7 @@ class Trainer:
             Stopped: a signal asked for it; its text says what is saved.
         """
         distributed.broadcast_model(self.model)
-        # Accumulated gradients are averaged in `_backward`: the wrapper would hold a second copy of them.
+        # The wrapper exchanges gradients in every backward pass; of accumulated ones, the last one alone may.
         wrapped = distributed.wrap(self.model, self.device) if self.accumulate == 1 else self.model
         vote, run = distributed.Vote(), RunLog(self.saver.folder, self.step, self.epoch)
         try:
@@ -189,15 +189,17 @@ class Trainer:
         num_samples = batch.num_samples or len(batch.person_ids) * distributed.world_size()
         num_parts = min(self.accumulate, num_samples // distributed.world_size())  # alike on all ranks
         with torch.autocast(self.device.type, dtype=self.precision, enabled=is_half):
-            if self.accumulate == 1:
-                output = wrapped(batch.to(self.device, non_blocking=True), soft_label)
-            else:
-                output = accumulate(self.model, batch, soft_label, num_parts, self._scaled, self.device)
-        if self.accumulate == 1:
-            self._scaled(output.total).backward()
-        else:
-            average_gradients(self.model.parameters())
+            if self.accumulate > 1:
+                where = (self.device, self._shared_gradients)
+                return accumulate(self.model, batch, soft_label, num_parts, self._scaled, *where)
+            output = wrapped(batch.to(self.device, non_blocking=True), soft_label)
+        self._scaled(output.total).backward()
         return output
+
+    @cached_property
+    def _shared_gradients(self) -> SharedGradients | None:
+        """Of accumulated gradients; None where there is one process."""
+        return SharedGradients(self.model) if distributed.world_size() > 1 else None
 
     def _scaled(self, total: Tensor) -> Tensor:
         """What the backward pass starts from; NaN for a loss that is not finite, for all ranks to see."""
