@@ -246,28 +246,27 @@ class TBPS(nn.Module):
         """The objectives on features of inputs, weighted; their means over the processes are those of the
         whole batch. Of a large batch, blocks of rows are computed one after another, and again in backward.
         """
-        contrasted = {n: o for n, o in self.objectives.items() if n not in self.token_objectives}
         blocks = pairs.blocks()
         with torch.autocast(pairs.person_ids.device.type, enabled=False):
             if len(blocks) <= 1:
-                found = self._losses(contrasted, pairs)
+                found = self._losses(pairs)
             else:
                 settings = {"use_reentrant": False, "preserve_rng_state": False}
-                parts = [checkpoint(self._losses, contrasted, pairs, block, **settings) for block in blocks]
+                parts = [checkpoint(self._losses, pairs, block, **settings) for block in blocks]
                 shares = [(block.stop - block.start) / len(pairs.person_ids) for block in blocks]
                 found = {}
-                for name, objective in contrasted.items():
-                    is_sum = isinstance(objective, SumObjective)
-                    rows = zip(parts, shares, strict=True)
-                    found[name] = sum(part[name] * (1.0 if is_sum else share) for part, share in rows)
-            return {n: self.weights[n] * self._share(o, pairs) * found[n] for n, o in contrasted.items()}
+                for name in parts[0]:
+                    factors = (
+                        [1.0] * len(blocks) if isinstance(self.objectives[name], SumObjective) else shares
+                    )
+                    found[name] = sum(f * part[name] for f, part in zip(factors, parts, strict=True))
+            return {n: self.weights[n] * self._share(n, pairs) * loss for n, loss in found.items()}
 
-    def _losses(
-        self, objectives: Mapping[str, Objective], pairs: Pairs, part: slice | None = None
-    ) -> dict[str, Tensor]:
+    def _losses(self, pairs: Pairs, part: slice | None = None) -> dict[str, Tensor]:
         """The local losses, of a part of the rows."""
         pairs = pairs.rows(part) if part else pairs  # here: what pairs compute once, they keep
-        return {name: self._loss(name, objective, pairs) for name, objective in objectives.items()}
+        contrasted = {n: o for n, o in self.objectives.items() if n not in self.token_objectives}
+        return {name: self._loss(name, objective, pairs) for name, objective in contrasted.items()}
 
     def _loss(self, name: str, objective: Objective, pairs: Pairs) -> Tensor:
         """The local loss, with the term of the rewritten captions."""
@@ -276,10 +275,9 @@ class TBPS(nn.Module):
             return loss
         return loss + pairs.rewritten_weight * objective(pairs.rewritten)
 
-    @staticmethod
-    def _share(objective: Objective, pairs: Pairs) -> float:
+    def _share(self, name: str, pairs: Pairs) -> float:
         """The factor of the local loss in the mean over the processes."""
-        if isinstance(objective, SumObjective):
+        if isinstance(self.objectives[name], SumObjective):
             return distributed.world_size()
         if pairs.num_samples is None:
             return 1.0
