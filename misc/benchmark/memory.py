@@ -78,7 +78,8 @@ def batch_of(model: TBPS, image_size: tuple[int, int], length: int, rows: int) -
     tokens["attention_mask"] = torch.ones_like(tokens["input_ids"])
     images = {view: torch.empty(rows, 3, *image_size) for view in model.views}
     ids = torch.zeros(rows, dtype=torch.int64)
-    return Batch(images, tokens, person_ids=ids, indices=ids, tokens2=tokens, rewritten=tokens)
+    more = {"tokens2": tokens, "rewritten": tokens, "mlm_labels": tokens["input_ids"]}
+    return Batch(images, tokens, person_ids=ids, indices=ids, **more)
 
 
 def forward(model: TBPS, batch: Batch, inputs: Sequence[str]) -> list[object]:

@@ -82,7 +82,7 @@ def setting_of(condition: str, section: str, holds: bool) -> str | None:
     if bool(equal) == holds:
         return f"{key}={value}"
     others = {"clip": "altclip", "false": "true", "none": "eda", "1.0": "0.5", "0.0": "1"}
-    others |= {"identity": "random"}
+    others |= {"identity": "random", "noise-aware": "none"}
     others |= dict.fromkeys(("altclip", "open_clip", "transformers"), "clip")
     return f"{key}={others[value]}"
 
