@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data.types import TEXTS, VIEWS, Batch, Tokens
 from misc.process import distributed
-from model.encoded import Encoded
+from model.encoded import Encoded, view_groups
 from model.mismatch import Mismatch
 from model.mlm import join_captions, padded
 from model.objective import LossOutput, Objective, Pairs, Rows, SumObjective, TokenObjective, renamed
@@ -164,7 +164,7 @@ class TBPS(nn.Module):
         dense = self.dense if keep_tokens else set()
         features: Rows = {}
         tokens: Rows = {}
-        for group in self._view_groups(views, dense):
+        for group in view_groups(views, dense):
             is_watched = self.mismatch and keep_tokens and "view1" in group
             with self.mismatch.watching(batch) if is_watched else nullcontext():
                 images = [batch.images[view] for view in group]
@@ -176,12 +176,6 @@ class TBPS(nn.Module):
             mask = captions["attention_mask"]
             self._add(features, tokens, texts, Encoded.of(encoded, mask), dense)
         return features, tokens
-
-    @staticmethod
-    def _view_groups(views: list[str], dense: Collection[str]) -> list[list[str]]:
-        """The views that go through the tower together: view1 by itself where its tokens are kept."""
-        groups = [["view1"], [view for view in views if view != "view1"]] if "view1" in dense else [views]
-        return [group for group in groups if set(group) & set(views)]
 
     def _wanted(self, group: list[str], dense: Collection[str]) -> tuple[bool, Selection | None]:
         """`return_dense` and `select` of the towers for inputs that are encoded together."""
