@@ -76,7 +76,7 @@ def build_loaders(
     if tokenizer.text_length < CLIP_LENGTH and rank == 0:
         _warn_of_cut_captions(splits.train, tokenizer)
     sampler = _sampler(options, training_set, rank, world_size)
-    mismatches = _mismatches(options, len(training_set), tokenizer)
+    mismatches = _mismatches(options, training_set, tokenizer)
     mix = partial(mixgen, kind=experiment.mixgen_type, p=experiment.mixgen_p, ratio=experiment.mixgen_ratio)
     collate = Collate(
         tokenizer,
@@ -94,7 +94,7 @@ def build_loaders(
     return Loaders(train, sampler, training_set, val, test, images, mismatches)
 
 
-def _mismatches(options: Options, num_samples: int, tokenizer: Tokenizer) -> Mismatches | None:
+def _mismatches(options: Options, training_set: TrainingSet, tokenizer: Tokenizer) -> Mismatches | None:
     """What noise-aware masking keeps in the output folder.
 
     Raises:
@@ -114,7 +114,8 @@ def _mismatches(options: Options, num_samples: int, tokenizer: Tokenizer) -> Mis
             "experiment.mask_captions=noise-aware masks the tokens of a caption by what an epoch before has "
             f"found for them, so a sample must have the same ones in each epoch: set {', '.join(wrong)}"
         )
-    return Mismatches(Path(options.output.dir), num_samples, tokenizer.text_length)
+    samples = f"{training_set.choices.digest()} {tokenizer.cleaning}"
+    return Mismatches(Path(options.output.dir), len(training_set), samples, tokenizer.text_length)
 
 
 def _sampler(options: Options, training_set: TrainingSet, rank: int, world_size: int) -> TrainSampler:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from model import altclip_adapter, clip, open_clip_adapter, transformers_adapter
 from model.mismatch import Mismatch
-from model.objective import Sizes
+from model.objective import Objective, Sizes
 from model.objectives import OBJECTIVES, build_objectives
 from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
 from model.tbps import TBPS
@@ -63,14 +63,15 @@ def build_model(
     names = _enabled_losses(options, tokenizer, towers) if num_identities else _test_time_losses(options)
     _check_selection(options, names, towers)
     sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities, tokenizer.text_length)
+    objectives = build_objectives(names, experiment, sizes)
     model = TBPS(
         towers,
-        build_objectives(names, experiment, sizes),
+        objectives,
         {name: getattr(experiment, f"{name}_ratio") for name in names},
         settings.use_gather,
         experiment.rewrites,
         bool(num_identities) and experiment.mask_captions != "none",
-        _mismatch(options, towers, tokenizer) if num_identities else None,
+        _mismatch(options, towers, tokenizer, objectives.values()) if num_identities else None,
     )
     if source := weights or (getattr(settings, backbone.weights_option) if num_identities else None):
         heads = {objective.head_name: objective.head for objective in model.objectives.values()}
@@ -150,15 +151,22 @@ def _check_rollout(options: Options, towers: DualEncoder) -> None:
             )
 
 
-def _mismatch(options: Options, towers: DualEncoder, tokenizer: Tokenizer) -> Mismatch | None:
+def _mismatch(
+    options: Options, towers: DualEncoder, tokenizer: Tokenizer, objectives: Iterable[Objective]
+) -> Mismatch | None:
     """What watches the mismatch of tokens, for noise-aware masking.
 
     Raises:
-        UserError: the towers do not show the tokens of the block, or are compiled.
+        UserError: the towers do not show the tokens of the block, or are compiled; no loss has a use for it.
     """
     experiment, parts = options.experiment, towers.lockable()
     if experiment.mask_captions != "noise-aware":
         return None
+    if not {"view1", "tokens"} <= {name for objective in objectives for name in objective.inputs}:
+        raise UserError(
+            "experiment.mask_captions=noise-aware compares images and captions, and the losses that are true "
+            "do not read both; set it to none"
+        )
     if not towers.shows_blocks:
         raise UserError(
             "experiment.mask_captions=noise-aware compares tokens of an earlier block, which these towers of "

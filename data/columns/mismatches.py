@@ -1,5 +1,6 @@
 """The mismatch of each token of each training sample, kept from epoch to epoch (noise-aware masking)."""
 
+import hashlib
 import json
 import os
 import zlib
@@ -24,14 +25,16 @@ class Mismatches:
     One process writes the file of an epoch; all others, and their workers, read that of the epoch before.
 
     Args:
+        samples: what tells whether the samples are the same, and have the same tokens.
         length: the most tokens of a caption.
 
     Attributes:
         run: whose files these are, as their headers say; "": not known yet.
     """
 
-    def __init__(self, folder: Path, num_samples: int, length: int) -> None:
+    def __init__(self, folder: Path, num_samples: int, samples: str, length: int) -> None:
         self.folder, self.num_samples, self.length = folder, num_samples, length
+        self.samples = hashlib.sha256(samples.encode()).hexdigest()
         self.run = ""
         self._row = 2 * length + CHECKSUM
         self._open: dict[int, int] = {}  # descriptors by epoch
@@ -92,7 +95,7 @@ class Mismatches:
         return zlib.crc32(values, index & 0xFFFFFFFF).to_bytes(CHECKSUM, "little")
 
     def _header(self, epoch: int) -> bytes:
-        facts = {"run": self.run, "epoch": epoch, "samples": self.num_samples, "length": self.length}
+        facts = {"run": self.run, "epoch": epoch, "samples": self.samples, "length": self.length}
         return json.dumps(facts).encode().ljust(HEADER)
 
     def _close(self, epoch: int) -> None:
@@ -116,7 +119,7 @@ class Mismatches:
         if os.fstat(file).st_size != HEADER + self.num_samples * self._row:
             raise self._bad(epoch, "is damaged, or of other training samples: it has another size")
         if os.pread(file, HEADER, 0) != self._header(epoch):
-            raise self._bad(epoch, "is of another run")
+            raise self._bad(epoch, "is of another run, or of other training samples")
         return file
 
     def _bad(self, epoch: int, problem: str) -> UserError:

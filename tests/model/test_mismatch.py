@@ -143,6 +143,11 @@ def test_after_the_last_block_the_tokens_are_those_of_the_tower(
         np.testing.assert_allclose(row[:length].numpy(), expected[:length], atol=1e-4)
 
 
+def test_losses_without_use_for_it_are_refused() -> None:
+    with pytest.raises(UserError, match=r"experiment\.mask_captions=noise-aware .* do not read both"):
+        tiny_model(NOISE_AWARE | {"experiment.sdm": False, "experiment.ss": True, "experiment.mask_block": 0})
+
+
 def test_towers_that_do_not_show_the_block_are_refused(build: Callable[..., tuple[TBPS, Batch]]) -> None:
     with pytest.raises(UserError, match=r"experiment\.mask_captions=noise-aware .*model\.backbone=open_clip"):
         build("batch norm")
