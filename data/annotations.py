@@ -3,7 +3,7 @@
 import logging
 import os
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 from data.check.near import describe_missing, is_absolute
 from data.columns.listed import Listed
 from data.formats import read_splits
-from data.images.contained import SUFFIXES, names_in
+from data.images.contained import SUFFIXES, TAR, places_in, split_path
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
 from data.records import REWRITES
+from data.shards.fetch import Fetcher
 from data.types import SPLITS, Columns, Splits
 from options import DataOptions, Options, UserError
 
@@ -112,6 +113,8 @@ def check_images(splits: Splits, data: DataOptions) -> None:
     Raises:
         UserError: no root, or images missing; with `data.on_bad_image: skip` some of training may be.
     """
+    if data.shards:
+        splits = _fetched(splits, data)
     parts = [next(iter(part.values())) for part in (splits.train, splits.val, splits.test) if part]
     listed = Listed(parts, Path(data.image_root))
     if listed.is_current():
@@ -132,6 +135,17 @@ def check_images(splits: Splits, data: DataOptions) -> None:
         logger.warning("skipping %d of %d training images: not under '%s' (first: %s)", *where)
     else:
         listed.note(times)
+
+
+def _fetched(splits: Splits, data: DataOptions) -> Splits:
+    """The splits that must be there: training images come from `data.shards`, and those of galleries have
+    come after this.
+    """
+    fetcher = Fetcher(Path(data.image_root), data.shards)
+    files = {split_path(image)[0] for image in _images(splits.val) | _images(splits.test)}
+    for name in sorted(file for file in files if file.lower().endswith(TAR)):
+        fetcher.ensure(name)
+    return replace(splits, train={})
 
 
 def _first(missing: Sequence[str], data: DataOptions) -> str:
@@ -157,10 +171,10 @@ def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
     root = Path(image_root)
     if not os.path.isdir(root):  # Path.is_dir raises where a name is too long
         raise UserError(f"data.image_root: no folder '{root}'; expected the folder that holds the images")
-    listings: dict[str, set[str]] = {}
+    listings: dict[str, Container[str]] = {}
     missing = []
     for image in dict.fromkeys(images):
-        folder, _, name = image.rpartition("/")
+        folder, name = split_path(image)
         if folder not in listings and not is_absolute(image):
             listings[folder] = _names(root / folder)
         if is_absolute(image) or name not in listings[folder]:
@@ -173,12 +187,12 @@ def _images(columns: Columns) -> dict[str, None]:
     return dict.fromkeys(image for records in [*columns.values()][:1] for image in records.images())
 
 
-def _names(folder: Path) -> set[str]:
+def _names(folder: Path) -> Container[str]:
     """The files in a folder, and links to files: no folder, pipe or device, and no broken link. Of a file of
-    images, its rows.
+    images, the places in it.
     """
     if folder.suffix.lower() in SUFFIXES and folder.is_file():
-        return names_in(folder)
+        return places_in(folder)
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return set()
     try:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -16,8 +17,10 @@ from data.columns.choices import Choice, Choices
 from data.columns.records import Records
 from data.images.augment import IMAGE_VIEWS
 from data.images.cache import ImageCache
+from data.images.contained import split_path
 from data.images.decode import BadImageError, load_image
 from data.images.transforms import resize
+from data.shards.fetch import Fetcher
 from data.types import ByLanguage, EvaluationSet, Queries, Record
 from model.protocol import Processor
 from options import UserError
@@ -69,6 +72,7 @@ class TrainingSet(Dataset[Sample]):
             replaces each that shows it.
         cache: where decoded images are kept; None: nowhere.
         truncated: as `data.images.decode.load_image` has it.
+        fetcher: copies shards that are not under the image root.
 
     `choices[index]` are the captions that a sample may have. `noisy[index]`: whether `data.noise` took the
     sample's caption from another pair.
@@ -89,6 +93,7 @@ class TrainingSet(Dataset[Sample]):
         cache: ImageCache | None = None,
         truncated: str = "error",
         rewritten: bool = False,
+        fetcher: Fetcher | None = None,
     ) -> None:
         columns = [Records.of(part, language) for language, part in records.items()]
         self.choices = Choices(columns, language_draw == "one")
@@ -97,7 +102,7 @@ class TrainingSet(Dataset[Sample]):
         self.views, self.seed, self.image_aug = tuple(views), seed, image_aug
         self.augment_text, self.second_caption = augment_text or TextAugmentation(), second_caption
         self.on_bad_image, self._bad_images = on_bad_image, set[str]()
-        self.cache, self.truncated, self.rewritten = cache, truncated, rewritten
+        self.cache, self.truncated, self.rewritten, self.fetcher = cache, truncated, rewritten, fetcher
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -178,15 +183,24 @@ class TrainingSet(Dataset[Sample]):
     def _images(self, record: Record, rng: random.Random) -> dict[str, Tensor]:
         if not self.views:
             return {}
-        path = self.image_root / record.image
-        cached = self.cache and self.cache.load(path, self.truncated)
-        image = np.array(load_image(path, self.truncated)) if cached is None else cached
-        pixels = torch.from_numpy(image).permute(2, 0, 1)
+        pixels = torch.from_numpy(self._load(record.image)).permute(2, 0, 1)
         size = self.image_size or (pixels.shape[-2], pixels.shape[-1])
         makers = {view: "simclr" if view.startswith("simclr") else self.image_aug for view in self.views}
         # All but SimCLR's begin with the resize, which leaves an image of that size as it is: resize once.
         starts = {name: pixels if name == "simclr" else resize(pixels, size) for name in {*makers.values()}}
         return {view: IMAGE_VIEWS[name](starts[name], size, rng) for view, name in makers.items()}
+
+    def _load(self, name: str) -> npt.NDArray[np.uint8]:
+        """The pixels (H, W, 3) of an image; its shard is copied if need be."""
+        path = self.image_root / name
+        try:
+            if self.cache:
+                return self.cache.load(path, self.truncated)
+            return np.array(load_image(path, self.truncated))
+        except BadImageError:
+            if self.fetcher is None or not self.fetcher.ensure(split_path(name)[0]):
+                raise
+        return self._load(name)
 
 
 def evaluation_set(

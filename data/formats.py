@@ -19,10 +19,12 @@ from types import ModuleType
 
 from data.columns.records import Records
 from data.columns.stored import Found, stored
-from data.images.contained import TABLES
+from data.images.contained import SUFFIXES
 from data.merging import merge_split
 from data.readers import layouts
+from data.readers.shards import choose
 from data.records import Report, raise_fault, read_bytes
+from data.shards.index import open_index
 from data.types import FORMATS, SPLITS, Format, language_name
 from options import UserError
 
@@ -54,9 +56,11 @@ def read_splits(
         there = layouts.listing(path.parent)
         found = f"no file or folder '{path}'; {there}"
         raise UserError(f"data.annotation_file: {found}. Check the path, or the download")
+    wanted = languages and list(dict.fromkeys(map(language_name, languages)))
+    if path.is_dir() and (indexed := open_index(path)):
+        return choose(indexed, splits, wanted, path, raise_fault)
     if path.is_dir():
         path = _file_in(path, dataset)
-    wanted = languages and list(dict.fromkeys(map(language_name, languages)))
 
     def read() -> Found:
         return _read(path, splits, wanted, dataset, report)
@@ -65,8 +69,7 @@ def read_splits(
 
 
 def _read(path: Path, splits: Sequence[str], wanted: list[str] | None, dataset: str, report: Report) -> Found:
-    is_table = path.suffix.lower() in TABLES
-    content = b"" if path.is_dir() or is_table else read_bytes(path)
+    content = b"" if path.is_dir() or path.suffix.lower() in SUFFIXES else read_bytes(path)
     form = FORMATS[detect_format(path, content) if dataset == "auto" else dataset]
     if path.is_dir() != bool(form.split_files) and not (path.is_dir() and form.takes_folders):
         found, expected = ("a folder", "one file") if path.is_dir() else ("a file", "a folder")

@@ -18,9 +18,11 @@ from data.images.cache import ImageCache
 from data.mixgen import mixgen
 from data.published import count, recognise, warn_of_overlap
 from data.sampler import IdentitySampler, Loader, TrainLoader, TrainSampler
+from data.shards.fetch import Fetcher, Preparer
+from data.shards.order import ShardSampler
 from data.types import INPUTS, SPLITS, VIEWS, ByLanguage, EvaluationSet, Splits
 from model.protocol import Processor, Tokenizer
-from options import ExperimentOptions, Options, UserError
+from options import DataOptions, ExperimentOptions, Options, UserError
 from text_utils.augment import NEED_SYNONYMS, TextAugmentation
 from text_utils.captions import CLEANINGS, Clean
 from text_utils.synonyms import english_synonyms
@@ -124,7 +126,22 @@ def _sampler(options: Options, training_set: TrainingSet, rank: int, world_size:
     place = (data.batch_size, options.misc.seed, rank, world_size, data.drop_last)
     if data.sampler == "random":
         return TrainSampler(len(training_set), *place)
+    if data.sampler == "shards":
+        return _shard_sampler(data, training_set, place)
     return IdentitySampler(training_set.persons.tolist(), data.samples_per_identity, *place)
+
+
+def _shard_sampler(data: DataOptions, training_set: TrainingSet, place: tuple[int, ...]) -> ShardSampler:
+    """Raises UserError where the training images are not in shards."""
+    try:
+        names, shards = training_set.choices.files()
+    except ValueError as error:
+        raise UserError(
+            f"data.sampler=shards: the training image '{error}' is in no tar file; write shards with "
+            "python -m data.shards, or choose another sampler"
+        ) from error
+    prepare = Preparer(Path(data.image_root), names, training_set.fetcher)
+    return ShardSampler(shards, data.shuffle_window, data.shard_streams, prepare, *place)
 
 
 def _warn_of_cut_captions(records: ByLanguage, tokenizer: Tokenizer) -> None:
@@ -157,6 +174,7 @@ def _training_set(
         ImageCache(data.cache) if data.cache else None,
         data.truncated,
         "rewritten" in inputs,
+        Fetcher(Path(data.image_root), data.shards, data.shards_kept) if data.shards else None,
     )
 
 

@@ -96,10 +96,10 @@ class TrainSampler(Sampler[list[Key]]):
     def _order(self) -> Sequence[Key]:
         """The keys of the epoch, one step after another."""
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
-        return _Keys(self.epoch, torch.randperm(self.num_samples, generator=generator))
+        return KeySequence(self.epoch, torch.randperm(self.num_samples, generator=generator))
 
 
-class _Keys(Sequence[Key]):
+class KeySequence(Sequence[Key]):
     """(epoch, index) of each of the `indices`, made when they are looked up: there may be millions."""
 
     def __init__(self, epoch: int, indices: Tensor) -> None:

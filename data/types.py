@@ -58,6 +58,7 @@ FORMATS: Mapping[str, Format] = {
     "ufine3c": Format("json_files", "file_path"),
     "pab": Format("pab"),
     "tbapr": Format("tbapr", split_files=("agtext_{split}.json",)),
+    "shards": Format("shards", takes_folders=True),
     "arrow": Format("arrow_files", takes_folders=True),
     "rstpreid": Format("json_files", "img_path"),
     "table": Format("table"),

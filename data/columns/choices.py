@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.columns.records import Records
+from data.images.contained import IN_TAR
 from data.types import Record
 
 Choice = tuple[Record, int]  # a record and the number of a caption in it
@@ -59,6 +62,22 @@ class Choices(Sequence[tuple[Choice, ...]]):
         """The different images."""
         names = [name for records in self._each_image() for name in records.images()]
         return list(dict.fromkeys(names[row] for row in np.flatnonzero(self.numbers).tolist()))
+
+    def files(self) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """The tar files that the images are in, and the number of the file of each sample.
+
+        Raises:
+            ValueError: an image that is in none; its path.
+        """
+        parts = [chunk for records in self._each_image() for chunk in records.column("image").chunks]
+        images = pa.chunked_array(parts, pa.large_string())
+        is_inside = pc.match_substring_regex(images, f"^{IN_TAR.pattern}$", ignore_case=True)
+        if (row := pc.index(is_inside, False).as_py()) >= 0:
+            raise ValueError(images[row].as_py())
+        files = pc.replace_substring_regex(images, f"(?i)^{IN_TAR.pattern}$", r"\1")
+        encoded = files.combine_chunks().dictionary_encode()
+        numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        return encoded.dictionary.to_pylist(), np.repeat(numbers, self.numbers)
 
     def persons(self) -> npt.NDArray[np.int64]:
         """The person of each sample, numbered from 0 in the order of their ids."""

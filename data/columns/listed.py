@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.columns.records import Records
+from data.images.contained import split_path
 from misc.process.durable import write_text
 
 TICK = 2_000_000_000  # nanoseconds: a file system may give two changes within it one time
@@ -37,10 +38,12 @@ class Listed:
             return False
 
     def times(self) -> dict[str, int]:
-        """The time of change of each folder; {} where nothing is remembered, or a folder is not there."""
+        """The time of change of each folder, or file of images; {} where nothing is remembered, or one is
+        not there.
+        """
         if self.file is None:
             return {}
-        names = dict.fromkeys(image.rpartition("/")[0] for part in self.parts for image in part.images())
+        names = dict.fromkeys(split_path(image)[0] for part in self.parts for image in part.images())
         try:
             return self._times(names)
         except OSError:

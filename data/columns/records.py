@@ -58,7 +58,8 @@ class Records(Sequence[Record]):
     def __reduce__(self) -> tuple[object, ...]:
         if self.file:
             return Records.open, (self.file, self.language, self.rows)
-        return Records, (self.table, self.language, self.rows)
+        table = self.table if self.rows is None else self.table.take(pa.array(self.rows))
+        return Records, (table, self.language)
 
     @classmethod
     def of(cls, records: Iterable[Record], language: str) -> Records:

@@ -12,12 +12,7 @@ import pyarrow as pa
 from data.columns.records import Records, with_facts
 from data.images.decode import is_hidden
 from data.types import Columns
-from misc.process.durable import replacing, write_text
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from misc.process.durable import alone, replacing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +45,7 @@ def stored(path: Path, request: Sequence[object], read: Callable[[], Found]) -> 
         return found
     try:
         folder.mkdir(exist_ok=True)
-        with _locked(folder / f"{key}.lock"):
+        with alone(folder / f"{key}.lock"):
             if (found := _load(entry, state)) is not None:
                 return found  # another process read them meanwhile
             logger.info("reading '%s'; its columns are kept in '%s', for later runs", path, folder)
@@ -82,16 +77,6 @@ def _code() -> str:
     files = (file for folder in (".", "columns", "readers") for file in sorted(room.glob(f"{folder}/*.py")))
     sources = (file.read_bytes() for file in files)
     return hashlib.sha256(b"\0".join(sources)).hexdigest()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among the processes of this machine; where the file system has no locks, not alone."""
-    with path.open("wb") as file:
-        if fcntl:
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager
