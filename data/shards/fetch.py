@@ -32,7 +32,8 @@ class Fetcher:
     Args:
         address: with {} in the place of the shard's name: an URL, or `pipe:` and a shell command that writes
             the shard to its standard output.
-        kept: the most copies that are kept, those that were needed last; None: all.
+        kept: the most copies that are kept of those made with such a limit, the ones that were needed last;
+            None: all.
     """
 
     folder: Path
@@ -56,10 +57,9 @@ class Fetcher:
         if not self.ensure(name):
             os.utime(self.folder / name)
 
-    @staticmethod
-    def _mark(file: Path) -> Path:
-        """The file beside a copy that tells it from shards of other origin, and locks it meanwhile."""
-        return file.with_name(f".{file.name}.fetched")
+    def _mark(self, file: Path) -> Path:
+        """A file beside a copy, locked while it is made; it tells those that may be removed from others."""
+        return file.with_name(f".{file.name}.{'kept' if self.kept is None else 'copy'}")
 
     def _copy(self, file: Path) -> None:
         for attempt in range(1, ATTEMPTS + 1):

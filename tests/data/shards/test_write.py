@@ -1,6 +1,5 @@
 """Shards hold what the data set holds, whoever reads them and however often the writer was ended."""
 
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from data.images.decode import load_image
 from data.shards.__main__ import main
 from data.types import Record
 from options import UserError
+from tests.helpers.tars import add, png
 
 NUM_IMAGES = 7  # of a shard
 
@@ -117,18 +117,6 @@ def test_an_image_that_cannot_be_read_is_an_error_or_left_out(
     else:
         assert said.err.count("\n") == 1
         assert "3.png' cannot be read (it is a text that begins" in said.err
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
-
-
-def png(number: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (4, 8), (number, 0, 0)).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def test_shards_of_others_hold_texts_or_fields(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
