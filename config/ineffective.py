@@ -37,6 +37,7 @@ OF_OTHER_LOSSES = ("experiment.mlm_masks_all", "experiment.rewrites")
 OF_TRAINING = (
     *("schedule", "log", "data.batch_size", "data.drop_last", "data.few_shot", "data.few_shot_by"),
     *("data.language_draw", "data.noise", "data.sampler", "data.samples_per_identity"),
+    *("data.shuffle_window", "data.shard_streams", "data.shards_kept"),
     *("data.on_bad_image", "data.cache", "eval.select_on", "eval.period", "experiment.dropout"),
     *("experiment.image_aug", "experiment.text_aug", "experiment.eda_alpha", "experiment.back_trans"),
     *(

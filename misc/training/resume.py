@@ -27,6 +27,7 @@ UPDATES = ("optimizer", "weight_decay", "decay_on", "betas", "eps")  # what else
 SAMPLE_OPTIONS = (
     *("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by"),
     *("data.noise", "data.sampler", "data.samples_per_identity", "experiment.rewrites"),
+    *("data.shuffle_window", "data.shard_streams"),
 )
 
 
