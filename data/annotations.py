@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 
 from data.check.near import describe_missing, is_absolute
 from data.columns.listed import Listed
+from data.columns.splits import Columns, Splits
 from data.formats import read_splits
 from data.images.contained import SUFFIXES, TAR, places_in, split_path
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
 from data.records import REWRITES
 from data.shards.fetch import Fetcher
-from data.types import SPLITS, Columns, Splits
+from data.types import SPLITS
 from options import DataOptions, Options, UserError
 
 logger = logging.getLogger(__name__)

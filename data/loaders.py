@@ -13,6 +13,7 @@ from torch import Tensor
 from data.annotations import load_data
 from data.collate import Collate, caption_mask, token_augmentation
 from data.columns.mismatches import Mismatches
+from data.columns.splits import Splits
 from data.datasets import GalleryImages, TrainingSet, evaluation_set
 from data.images.cache import ImageCache
 from data.mixgen import mixgen
@@ -20,7 +21,7 @@ from data.published import count, recognise, warn_of_overlap
 from data.sampler import IdentitySampler, Loader, TrainLoader, TrainSampler
 from data.shards.fetch import Fetcher, Preparer
 from data.shards.order import ShardSampler
-from data.types import INPUTS, SPLITS, VIEWS, ByLanguage, EvaluationSet, Splits
+from data.types import INPUTS, SPLITS, VIEWS, ByLanguage, EvaluationSet
 from model.protocol import Processor, Tokenizer
 from options import DataOptions, ExperimentOptions, Options, UserError
 from text_utils.augment import NEED_SYNONYMS, TextAugmentation

@@ -1,4 +1,4 @@
-"""The vocabulary of the data: records, splits, evaluation sets, batches. A leaf: every room may import it.
+"""The vocabulary of the data: records, evaluation sets, batches. A leaf: every room may import it.
 
 torch is imported only for type annotations, so that programs that only read files start fast.
 """
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from data.columns.records import Records
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {  # what files and records call them, in any case
@@ -95,23 +93,8 @@ class Record:
 
 
 ByLanguage = Mapping[str, Sequence[Record]]  # the languages are aligned by index
-Columns = Mapping[str, "Records"]  # the same, in columns
 Tokens = dict[str, "Tensor"]  # {"input_ids", "attention_mask"}: (B, L) int64 each
 Change = Callable[["Tensor"], "Tensor"]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The records of each split by language, the languages aligned by index; {}: no such split."""
-
-    train: Columns
-    val: Columns
-    test: Columns
-
-    @property
-    def num_identities(self) -> int:
-        """Number of different persons in the training split."""
-        return next((records.num_persons for records in self.train.values()), 0)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,15 @@ class Records(Sequence[Record]):
             return self.table.slice(start, BATCH)
         return self.table.take(pa.array(self.rows[start : start + BATCH]))
 
-    def _record(self, image, person_id, captions, back, rewrites, noisy) -> Record:
+    def _record(
+        self,
+        image: str,
+        person_id: int,
+        captions: list[str],
+        back: list[str],
+        rewrites: list[list[list[str]]],
+        noisy: list[bool],
+    ) -> Record:
         groups = tuple(tuple(tuple(group) for group in of_caption) for of_caption in rewrites)
         return Record(image, person_id, tuple(captions), tuple(back), self.language, groups, tuple(noisy))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from data.columns.records import Records, with_facts
+from data.columns.splits import Columns
 from data.images.decode import is_hidden
-from data.types import Columns
 from misc.process.durable import alone, replacing, write_text
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from data.columns.records import Records
+from data.columns.splits import Columns
 from data.readers.layouts import listing
 from data.records import of_each_caption
-from data.types import ByLanguage, Columns, Record
+from data.types import ByLanguage, Record
 from options import UserError
 
 logger = logging.getLogger(__name__)

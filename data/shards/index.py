@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from data.columns.records import Records, with_facts
+from data.columns.splits import Columns
 from data.columns.stored import Found
-from data.types import Columns
 from misc.process.durable import replacing, write_text
 from options import UserError
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from data.annotations import check_bad_images
 from data.columns.records import Records
+from data.columns.splits import Columns
 from data.columns.stored import Found
 from data.images.contained import place_of, read_image
 from data.images.decode import BadImageError, load_image
@@ -24,7 +25,7 @@ from data.images.transforms import resize
 from data.readers.shards import scan
 from data.records import REWRITES, raise_fault
 from data.shards.index import NAME, VERSION, read_index, write_index
-from data.types import Columns, Record
+from data.types import Record
 from misc.process.durable import replacing, write_text
 from misc.process.workers import in_processes
 from options import UserError

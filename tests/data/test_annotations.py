@@ -13,8 +13,9 @@ from PIL import Image
 
 from data.annotations import check_images, load_data, missing_images, read_splits
 from data.columns.records import Records
+from data.columns.splits import Splits
 from data.formats import reader_of
-from data.types import FORMATS, Format, Record, Splits
+from data.types import FORMATS, Format, Record
 from options import DataOptions, Options, UserError, load_options
 
 Item = dict[str, Any]

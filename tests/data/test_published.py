@@ -9,9 +9,10 @@ from PIL import Image
 
 from data.annotations import load_data
 from data.columns.records import Records
+from data.columns.splits import Splits
 from data.loaders import load_test_sets
 from data.published import PUBLISHED, Count, recognise, warn_of_overlap
-from data.types import Record, Splits
+from data.types import Record
 from main import main
 from options import load_options
 

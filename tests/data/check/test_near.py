@@ -10,9 +10,10 @@ from data.annotations import check_images, missing_images
 from data.check.__main__ import main as check
 from data.check.near import describe_missing
 from data.columns.records import Records
+from data.columns.splits import Splits
 from data.formats import read_splits
 from data.synthetic.render import render_people
-from data.types import Record, Splits
+from data.types import Record
 from options import DataOptions, UserError
 
 NFC, NFD = (unicodedata.normalize(form, "José/é.jpg") for form in ("NFC", "NFD"))

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from data.annotations import read_splits
+from data.columns.splits import Splits
 from data.images import cache
 from data.images.cache import ImageCache
 from data.images.decode import BadImageError, load_image
 from data.loaders import build_loaders
-from data.types import VIEWS, Splits
+from data.types import VIEWS
 from model.processor import ImageProcessor
 from options import DataOptions, MiscOptions, Options, UserError
 from text_utils.tokenizer import CLIPTokenizer

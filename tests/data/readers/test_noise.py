@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data.annotations import load_data
+from data.columns.splits import Splits
 from data.datasets import TrainingSet
-from data.types import Splits
 from main import main
 from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError, load_options
 
