@@ -14,7 +14,7 @@ from text_utils.captions import has_words
 logger = logging.getLogger(__name__)
 
 LONGEST = 10_000  # characters: no caption, but a model that has not stopped
-# What is wrong with a caption: words of which it has one, in lower case, and how it shows. To look for words
+# What is wrong with a caption: words of which it has one, in lower case, and how it shows. Looking for words
 # first takes a third of the time.
 FAULTS = {
     "refusals": (
