@@ -6,30 +6,43 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.records import Report, read_record
+from data.records import DROPPED, Report, read_record
 from data.types import Record
 from options import UserError
+from text_utils.captions import has_words
 
 logger = logging.getLogger(__name__)
 
-# What is wrong with a caption, and how it shows.
+LONGEST = 10_000  # characters: no caption, but a model that has not stopped
+# What is wrong with a caption: words of which it has one, in lower case, and how it shows. Looking for words
+# first takes a third of the time.
 FAULTS = {
-    "refusals": re.compile(
-        r"\b(I'?m|I am) (sorry|unable|not able)\b|\bI (cannot|can'?t|apologi[sz]e)\b|\bas an AI\b"
-        r"|\b(sorry|unfortunately), (but )?I\b|\bAI (language )?(model|assistant)\b",
-        re.IGNORECASE,
+    "refusals": (
+        ("able", "ai ", "an ai", "apolog", "can't", "cannot", "do not", "don't", "please", "sorry"),
+        re.compile(
+            r"\b(I'?m|I am) (sorry|unable|not able)\b|\bI (cannot|can't|apologi[sz]e)\b|\bas an AI\b"
+            r"|\bsorry, (but )?I\b|\bAI (language )?(model|assistant)\b|\bI (don't|do not) (have|see)\b"
+            r"|\bplease (provide|upload|share)\b",
+            re.IGNORECASE,
+        ),
     ),
-    "tags": re.compile(r"<[^<>]*>|\[/?INST\]"),
-    "literal escapes": re.compile(r"\\[nrt\"u]|/n(?![a-z])"),
+    "tags": (("<", "inst]"), re.compile(r"<[^<>]*>|\[/?INST\]")),
+    "literal escapes": (("\\", "/n"), re.compile(r"\\[nrt\"u]|/n(?![a-z])")),
 }
 
 
 def fault_of(caption: str) -> str | None:
-    """What is wrong with a caption, of `FAULTS` or "blanks"; None: nothing."""
-    if not caption.strip():
+    """What is wrong with a caption: a name of `FAULTS`, "blanks" or "endless"; None: nothing."""
+    if not has_words(caption):
         return "blanks"
+    if len(caption) > LONGEST:
+        return "endless"
     straight = caption.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    return next((name for name, pattern in FAULTS.items() if pattern.search(straight)), None)
+    lower = straight.lower()
+    for fault, (hints, pattern) in FAULTS.items():
+        if any(hint in lower for hint in hints) and pattern.search(straight):
+            return fault
+    return None
 
 
 class WebRecords:
@@ -46,16 +59,21 @@ class WebRecords:
         if isinstance(item, dict):
             image, captions = item.get(self.image_field), item.get("captions")
             if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
-                item = {**item, "captions": self._kept(captions)}
+                item = {**item, "captions": self._kept(captions, where, report)}
             if not self.has_persons and isinstance(image, str):
                 item = {**item, "id": self._persons.setdefault(image, len(self._persons))}
         return read_record(item, self.image_field, "en", where, report)
 
-    def _kept(self, captions: list[str]) -> list[str]:
-        faults = [fault_of(caption) for caption in captions]
+    def _kept(self, captions: list[str], where: str, report: Report) -> list[str]:
         self._total += len(captions)
-        self._counts.update(filter(None, faults))
-        return [caption for caption, fault in zip(captions, faults, strict=True) if not fault]
+        kept = []
+        for caption in captions:
+            if fault := fault_of(caption):
+                self._counts[fault] += 1
+                report(DROPPED, f"{fault}: {where}: {caption!r:.80}")
+            else:
+                kept.append(caption)
+        return kept
 
     def log(self, path: Path) -> None:
         """Say how many captions were dropped, and why."""

@@ -9,6 +9,7 @@ import pytest
 
 from data.formats import read_splits, reader_of
 from data.readers.web_captions import fault_of
+from data.records import DROPPED
 from data.types import FORMATS, Record
 from options import UserError
 
@@ -131,10 +132,13 @@ def test_captions_that_are_none_are_dropped_and_counted(
             "I'm sorry, I cannot describe people.",
             "Unfortunately, I can’t see him.",
             "As an AI, no",
+            "I DO NOT SEE a person",
+            "Please provide an image",
         ],
         "tags": ["A man <image> walks", "<s>a man", "[INST] a man"],
         "literal escapes": [r"A man.\nHe walks", "A man./nHe walks", r"a \"red\" coat"],
-        "blanks": ["", "  "],
+        "blanks": ["", " . "],
+        "endless": ["a man " * 5000],
     }
     right = [
         "A man with i < 3 bags",
@@ -149,10 +153,13 @@ def test_captions_that_are_none_are_dropped_and_counted(
     assert [fault_of(text) for text in right] == [None] * len(right)
     items = [{"file_path": f"{n}.jpg", "captions": texts} for n, texts in enumerate([*wrong.values(), right])]
     found = read_splits(write(tmp_path / "a", items))["train"]["en"]
-    assert [record.captions for record in found] == [(), (), (), (), tuple(right)]
-    assert "dropped 11 of 16 captions that are none: 3 refusals, 3 tags, 3 literal escapes, 2 blanks" in (
-        caplog.text
-    )
+    assert [record.captions for record in found] == [(), (), (), (), (), tuple(right)]
+    counts = "5 refusals, 3 tags, 3 literal escapes, 2 blanks, 1 endless"
+    assert f"dropped 14 of 19 captions that are none: {counts}" in caplog.text
+    heard: list[tuple[str, str]] = []
+    assert read_splits(tmp_path / "a", report=lambda *fault: heard.append(fault))["train"]["en"] == found
+    assert len(heard) == 14
+    assert heard[0] == (DROPPED, f"refusals: '{tmp_path}/a/part0.json' record 0: {wrong['refusals'][0]!r}")
 
 
 def test_an_image_that_an_object_names_twice_keeps_all_its_captions(tmp_path: Path) -> None:
