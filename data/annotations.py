@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.check.near import describe_missing, is_absolute
@@ -193,7 +194,11 @@ def _names(folder: Path) -> Container[str]:
     images, the places in it.
     """
     if folder.suffix.lower() in SUFFIXES and folder.is_file():
-        return places_in(folder)
+        try:
+            return places_in(folder)
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"data.image_root: '{folder}' cannot be read ({reason:.150})") from error
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return set()
     try:

@@ -12,7 +12,7 @@ from data.records import MALFORMED
 from data.shards.__main__ import main as write
 from main import main
 from options import UserError
-from tests.helpers.tars import add, png
+from tests.data.tars import add, png
 from tests.helpers.tiny_config import write_config
 from tests.helpers.whole_runs import error_line
 

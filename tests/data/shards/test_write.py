@@ -13,7 +13,7 @@ from data.images.decode import load_image
 from data.shards.__main__ import main
 from data.types import Record
 from options import UserError
-from tests.helpers.tars import add, png
+from tests.data.tars import add, png
 
 NUM_IMAGES = 7  # of a shard
 
