@@ -5,7 +5,7 @@ DEMO := datasets/demo
 WEIGHTS := runs/demo/checkpoint_best.pth
 SEARCHED := runs/demo-search
 
-.PHONY: demo demo-altclip demo-search $(DEMO) study verify-release bench test test-all drill fuzz lint clean
+.PHONY: demo demo-altclip demo-search demo-pretrain $(DEMO) study verify-release bench test test-all drill fuzz lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
 # DEMO_FLAGS="--resume auto" resumes an earlier demo.
@@ -46,6 +46,16 @@ study: .venv/ready
 	$(BIN)/python -m data.synthetic --out datasets/study/street --identities 302 --val-identities 1 --test-identities 300 --images-per-identity 2 --seed 14
 	$(BIN)/python -m misc.study $(STUDY_FLAGS)
 
+# Pretraining from shards of drawn persons with noisy captions, fine-tuning from it and from random weights, and
+# direct transfer: runs/demo-pretrain/study.md.
+PRETRAINING := datasets/demo-pretrain
+demo-pretrain: .venv/ready
+	$(BIN)/python -m data.synthetic --out $(PRETRAINING)/web --captions web --identities 8400 --val-identities 200 --test-identities 200 --images-per-identity 1 --seed 21
+	$(BIN)/python -m data.synthetic --out $(PRETRAINING)/mall --domain mall --identities 360 --val-identities 50 --test-identities 150 --images-per-identity 2 --seed 22
+	$(BIN)/python -m data.synthetic --out $(PRETRAINING)/campus --domain campus --identities 152 --val-identities 1 --test-identities 150 --images-per-identity 2 --seed 23
+	$(BIN)/python -m data.shards $(PRETRAINING)/web $(PRETRAINING)/web/imgs --out $(PRETRAINING)/shards --per-shard 1000
+	$(BIN)/python -m misc.study --plan config/studies/demo-pretrain.yaml --runs runs/demo-pretrain --out runs/demo-pretrain
+
 # Does a checkpoint that TBPS-CLIP released meet the published figures? CHECKPOINT=FILE, BENCHMARK is cuhk-pedes,
 # icfg-pedes or rstpreid, RECIPE full or simplified; ANNOTATIONS and IMAGES where they are not as in config/.
 RECIPE ?= full
@@ -79,7 +89,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs/demo runs/demo-altclip $(SEARCHED) weights/tiny-altclip runs/study runs/study-quick datasets/study runs/bench $(DEMO)
+	rm -rf .venv runs/demo runs/demo-altclip runs/demo-pretrain $(PRETRAINING) $(SEARCHED) weights/tiny-altclip runs/study runs/study-quick datasets/study runs/bench $(DEMO)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -70,7 +70,9 @@ def train(options: Options, flags: Flags, folder: Path, setting: "Setting", stop
     run_folder.write_options(options, folder)
     trainer.fit()
     best = folder / BEST
-    load_model_state(model, load_checkpoint(best)["model"])
+    if distributed.is_main():
+        load_model_state(model, load_checkpoint(best)["model"])
+    distributed.broadcast_model(model)
     results = reporter(
         encode_all(build_evaluators(model, tokenizer, tests, *images)), best, trainer.select_on
     )

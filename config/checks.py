@@ -28,6 +28,10 @@ NOT_EMPTY = Check(lambda values: len(set(values)) == len(values) > 0, "at least 
 NOISE = Check(
     lambda value: isinstance(value, str) or 0 < value < 1, "a file, or a share above 0, below 1 (null: none)"
 )
+ADDRESS = Check(
+    lambda value: value.startswith(("https://", "http://", "pipe:")) and value.count("{}") == 1,
+    "an address that begins with https://, http:// or pipe: and has {} once",
+)
 SHARE = Check(lambda value: 0 < value <= 1, "a number above 0, up to 1 (all)")
 SHARES = Check(lambda values: all(0 < v <= 1 for v in values), "two numbers above 0, up to 1 (all)")
 UP_TO_HALF = Check(lambda value: 0 < value <= 0.5, "a number above 0, up to 0.5")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from config.checks import ALL_SIZES, NOISE, NOT_EMPTY, POSITIVE, SHARE, WORKERS, one_of, option
+from config.checks import ADDRESS, ALL_SIZES, NOISE, NOT_EMPTY, POSITIVE, SHARE, WORKERS, one_of, option
 from config.paths import FilePath
 from data.types import FORMATS
 from text_utils.captions import CLEANINGS
@@ -83,11 +83,37 @@ class DataOptions:
     batch_size: int = option(80, "training samples of each process in a step", POSITIVE)
     sampler: str = option(
         "random",
-        "samples of a step; random: any; identity: samples_per_identity of each of its persons, as in ITSELF",
-        one_of("random", "identity"),
+        "samples of a step; random: any; identity: samples_per_identity of each of its persons, as in "
+        "ITSELF; shards: in the order of tar files, shuffled within shuffle_window",
+        one_of("random", "identity", "shards"),
     )
     samples_per_identity: int = option(
         2, "that number, a divisor of batch_size", POSITIVE, needs="sampler=identity"
+    )
+    shuffle_window: int = option(
+        10_000,
+        "samples, of all streams together, that are shuffled at a time",
+        POSITIVE,
+        needs="sampler=shards",
+    )
+    shard_streams: int = option(
+        8,
+        "shards that are read at a time; where it is a multiple of the number of processes, no two of them "
+        "read the same",
+        POSITIVE,
+        needs="sampler=shards",
+    )
+    shards: str | None = option(
+        None,
+        "where shards come from that are not under image_root, with {} for the name of one: an URL, or pipe: "
+        "and a command that writes it; null: all are there",
+        ADDRESS,
+    )
+    shards_kept: int | None = option(
+        None,
+        "the most copies of them that are kept under image_root; null: all",
+        POSITIVE,
+        needs="shards!=null",
     )
     drop_last: bool = option(True, "leave out the last batch of an epoch where it is short")
     test_batch_size: int = option(256, "images or captions in a batch of the evaluation", POSITIVE)

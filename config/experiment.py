@@ -72,6 +72,17 @@ class ExperimentOptions:
     mlm_masks_all: bool = option(
         False, "every loss reads the masked captions, as in IRRA's release; false: MLM alone", needs="mlm"
     )
+    mask_captions: str = option(
+        "none",
+        "masked captions for every loss; random: words of probability 0.15; noise-aware: of a probability "
+        "that grows where no patch of the image is like the word, by the epoch before (NAM)",
+        one_of("none", "random", "noise-aware"),
+    )
+    mask_block: int = option(
+        -3,
+        "block before the last whose tokens are compared, from 0; numbers below 0 count from the last, -1",
+        needs="mask_captions=noise-aware",
+    )
     cmt_depth: int = option(4, "blocks of the cross-modal transformer of MLM", BLOCKS_OR_NONE, needs="mlm")
     mlm_max_words: int = option(
         65_536,

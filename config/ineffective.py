@@ -20,6 +20,7 @@ ALL_WARMUP = "schedule.lr_end has no effect while schedule.epoch_warmup is not b
 NO_PATIENCE = "schedule.patience has no effect while it is not below schedule.epoch"
 NO_DIVISION = "experiment.ccd has no effect while experiment.ccd_first_epoch is above schedule.epoch"
 NO_RERANKING = "eval.rerank has no effect while eval.rerank_lambda is 1"
+ALL_MASKED = "experiment.mlm_masks_all has no effect while experiment.mask_captions masks all captions"
 NO_LAYERS = "model.lock_text_layers has no effect while model.lock_text_blocks freezes these blocks"
 NO_VIEW = "{} has no effect while no loss but experiment.ss and experiment.ss_text is true"
 NO_OTHER_LOSS = "{} has no effect while no loss but experiment.mlm reads captions"
@@ -28,7 +29,7 @@ NO_CAPTION = "{} has no effect while no loss but experiment.ss is true"
 SWITCHED_OFF = {"experiment.mixgen": "experiment.mixgen_p", "experiment.text_aug": "experiment.eda_alpha"}
 OF_CAPTIONS = (
     *("experiment.text_aug", "experiment.eda_alpha", "experiment.backtrans_p", "experiment.dropout"),
-    "experiment.rewrites",
+    *("experiment.rewrites", "experiment.mask_captions"),
 )
 OF_OTHER_LOSSES = ("experiment.mlm_masks_all", "experiment.rewrites")
 
@@ -36,6 +37,7 @@ OF_OTHER_LOSSES = ("experiment.mlm_masks_all", "experiment.rewrites")
 OF_TRAINING = (
     *("schedule", "log", "data.batch_size", "data.drop_last", "data.few_shot", "data.few_shot_by"),
     *("data.language_draw", "data.noise", "data.sampler", "data.samples_per_identity"),
+    *("data.shuffle_window", "data.shard_streams", "data.shards_kept"),
     *("data.on_bad_image", "data.cache", "eval.select_on", "eval.period", "experiment.dropout"),
     *("experiment.image_aug", "experiment.text_aug", "experiment.eda_alpha", "experiment.back_trans"),
     *(
@@ -51,6 +53,7 @@ OF_TRAINING = (
     *("model.lock_text_layers", "model.grad_checkpointing", "experiment.mlm_variant"),
     *("experiment.mlm_masks_all", "experiment.ccd", "experiment.ccd_max_iter", "experiment.ccd_tol"),
     *("experiment.ccd_reg_covar", "experiment.ccd_first_epoch", "experiment.mlm_max_words"),
+    *("experiment.mask_captions", "experiment.mask_block"),
     *("experiment.id_on", "experiment.cid_no_match", "experiment.grab_steps", "experiment.rewrites"),
 )
 
@@ -103,6 +106,8 @@ def _of_several_options(options: Any) -> Iterator[str]:
         yield NO_PATIENCE
     if experiment.ccd and experiment.ccd_first_epoch > schedule.epoch:
         yield NO_DIVISION
+    if experiment.mlm and experiment.mlm_masks_all and experiment.mask_captions != "none":
+        yield ALL_MASKED
     if options.eval.rerank and options.eval.rerank_lambda == 1:
         yield NO_RERANKING
     if model.lock_text_layers and max(model.lock_text_layers) < model.lock_text_blocks:

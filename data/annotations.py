@@ -3,27 +3,37 @@
 import logging
 import os
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from data.check.near import describe_missing, is_absolute
+from data.columns.listed import Listed
+from data.columns.splits import Columns, Splits
 from data.formats import read_splits
+from data.images.contained import SUFFIXES, TAR, places_in, split_path
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
 from data.records import REWRITES
-from data.types import SPLITS, ByLanguage, Splits
+from data.shards.fetch import Fetcher
+from data.types import SPLITS
 from options import DataOptions, Options, UserError
 
 logger = logging.getLogger(__name__)
 
+OTHER_SETS = ", or sets to test on in eval.test_sets"
 MAX_BAD_PERCENT = 1  # of the training images, that a run may skip
 WHOLE_GALLERY = "a gallery must be whole: data.on_bad_image skips only training images"
 
 
 def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
-    """The `wanted` splits, checked by `check_images`: only val may be missing. Of train, the images that have
-    captions, and the few-shot part of them, with the noise of `data.noise`.
+    """The `wanted` splits, checked by `check_images`: val may be missing, and test where `eval.test_sets`
+    names sets to test on. Of train, the images that have captions, and the few-shot part of them, with the
+    noise of `data.noise`.
 
     Raises:
         UserError: a missing split or language, malformed annotations, missing images; a noise of
@@ -32,17 +42,17 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     data = options.data
     found = read_splits(data.annotation_file, wanted, data.languages, data.dataset)
     for split in wanted:
-        if split != "val" and not found[split]:
+        if not found[split] and (split == "train" or (split == "test" and not options.eval.test_sets)):
             raise UserError(
                 f"data.annotation_file: '{data.annotation_file}' has no {split} split; expected records with "
                 f"'split': '{split}' in a single file, or in a folder a file of each split, all named alike, "
-                f"'{split}_reid.json' or '{split}.json'"
+                f"'{split}_reid.json' or '{split}.json'{OTHER_SETS if split == 'test' else ''}"
                 f"{'; ' + listing(folder) if (folder := Path(data.annotation_file)).is_dir() else ''}"
             )
     splits = Splits(**{split: found.get(split, {}) for split in SPLITS})
     splits = replace(splits, train=_described(splits.train))
     check_images(splits, data)
-    has_back = any(any(record.back_translations) for records in splits.train.values() for record in records)
+    has_back = any(records.has_back_translations for records in splits.train.values())
     if options.experiment.back_trans and splits.train and not has_back:
         logger.warning(
             "experiment.back_trans: no caption of the training split has a back-translation ('captions_bt'): "
@@ -57,10 +67,10 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     return replace(splits, train=train)
 
 
-def _check_rewrites(train: ByLanguage, data: DataOptions) -> None:
+def _check_rewrites(train: Columns, data: DataOptions) -> None:
     """Say how many captions have no rewrites. Raises UserError where none has any."""
-    records = [record for of_language in train.values() for record in of_language]
-    total, number = sum(len(each.captions) for each in records), sum(each.num_rewritten for each in records)
+    total = sum(int(records.num_captions.sum()) for records in train.values())
+    number = sum(records.num_rewritten for records in train.values())
     if not number:
         raise UserError(
             f"experiment.rewrites: no training caption of '{data.annotation_file}' has rewrites; expected "
@@ -76,20 +86,24 @@ def _check_rewrites(train: ByLanguage, data: DataOptions) -> None:
         )
 
 
-def _described(train: ByLanguage) -> ByLanguage:
+def _described(train: Columns) -> Columns:
     """The images that a caption of any language describes: the others have nothing to train on."""
-    aligned = list(zip(*train.values(), strict=True))
-    rows = [row for row, of_image in enumerate(aligned) if any(record.captions for record in of_image)]
-    if len(rows) == len(aligned):
+    numbers = sum(records.num_captions for records in train.values())
+    rows = np.flatnonzero(numbers)
+    if not train or len(rows) == len(numbers):
         return train
-    counts = len(aligned) - len(rows), len(aligned)
+    counts = len(numbers) - len(rows), len(numbers)
     logger.warning("skipping %d of %d training images: they have no caption", *counts)
-    return {language: [records[row] for row in rows] for language, records in train.items()}
+    return {language: records.take(rows) for language, records in train.items()}
 
 
 def _warn_of_leaks(splits: Splits) -> None:
-    persons = len(_person_ids(splits.train) & _person_ids(splits.test))
-    images = len(_images(splits.train).keys() & _images(splits.test).keys())
+    if not splits.train or not splits.test:
+        return
+    train, test = (next(iter(part.values())) for part in (splits.train, splits.test))  # others are aligned
+    persons = len(np.unique(test.person_ids[np.isin(test.person_ids, train.person_ids)]))
+    is_shared = pc.is_in(train.column("image"), value_set=test.column("image").combine_chunks())
+    images = pc.count_distinct(train.column("image").filter(is_shared)).as_py()
     for number, what in ((persons, "persons"), (images, "images")):
         if number:
             logger.warning("%d %s are in both train and test: test figures will be too high", number, what)
@@ -101,6 +115,13 @@ def check_images(splits: Splits, data: DataOptions) -> None:
     Raises:
         UserError: no root, or images missing; with `data.on_bad_image: skip` some of training may be.
     """
+    if data.shards:
+        splits = _fetched(splits, data)
+    parts = [next(iter(part.values())) for part in (splits.train, splits.val, splits.test) if part]
+    listed = Listed(parts, Path(data.image_root))
+    if listed.is_current():
+        return
+    times = listed.times()
     train, gallery = _images(splits.train), _images(splits.val) | _images(splits.test)
     skip = data.on_bad_image == "skip"
     if missing := missing_images(gallery if skip else train | gallery, data.image_root):
@@ -114,6 +135,19 @@ def check_images(splits: Splits, data: DataOptions) -> None:
     if bad:
         where = len(bad), len(train), data.image_root, _first(bad, data)
         logger.warning("skipping %d of %d training images: not under '%s' (first: %s)", *where)
+    else:
+        listed.note(times)
+
+
+def _fetched(splits: Splits, data: DataOptions) -> Splits:
+    """The splits that must be there: training images come from `data.shards`, and those of galleries have
+    come after this.
+    """
+    fetcher = Fetcher(Path(data.image_root), data.shards)
+    files = {split_path(image)[0] for image in _images(splits.val) | _images(splits.test)}
+    for name in sorted(file for file in files if file.lower().endswith(TAR)):
+        fetcher.ensure(name)
+    return replace(splits, train={})
 
 
 def _first(missing: Sequence[str], data: DataOptions) -> str:
@@ -139,10 +173,10 @@ def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
     root = Path(image_root)
     if not os.path.isdir(root):  # Path.is_dir raises where a name is too long
         raise UserError(f"data.image_root: no folder '{root}'; expected the folder that holds the images")
-    listings: dict[str, set[str]] = {}
+    listings: dict[str, Container[str]] = {}
     missing = []
     for image in dict.fromkeys(images):
-        folder, _, name = image.rpartition("/")
+        folder, name = split_path(image)
         if folder not in listings and not is_absolute(image):
             listings[folder] = _names(root / folder)
         if is_absolute(image) or name not in listings[folder]:
@@ -150,13 +184,21 @@ def missing_images(images: Iterable[str], image_root: str | Path) -> list[str]:
     return missing
 
 
-def _images(by_language: ByLanguage) -> dict[str, None]:
-    """The different images, in order."""
-    return dict.fromkeys(record.image for records in by_language.values() for record in records)
+def _images(columns: Columns) -> dict[str, None]:
+    """The different images, in order: those of the first language, with which the others are aligned."""
+    return dict.fromkeys(image for records in [*columns.values()][:1] for image in records.images())
 
 
-def _names(folder: Path) -> set[str]:
-    """The files in a folder, and links to files: no folder, pipe or device, and no broken link."""
+def _names(folder: Path) -> Container[str]:
+    """The files in a folder, and links to files: no folder, pipe or device, and no broken link. Of a file of
+    images, the places in it.
+    """
+    if folder.suffix.lower() in SUFFIXES and folder.is_file():
+        try:
+            return places_in(folder)
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"data.image_root: '{folder}' cannot be read ({reason:.150})") from error
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return set()
     try:
@@ -166,14 +208,14 @@ def _names(folder: Path) -> set[str]:
         raise UserError(f"data.image_root: '{folder}' cannot be read ({error.strerror})") from error
 
 
-def _few_shot(train: ByLanguage, data: DataOptions, seed: int) -> ByLanguage:
+def _few_shot(train: Columns, data: DataOptions, seed: int) -> Columns:
     """The images that `data.few_shot` keeps, the same ones in every language."""
     if data.few_shot == 1 or not train:
         return train
-    persons = [record.person_id for record in next(iter(train.values()))]
+    persons = next(iter(train.values())).person_ids.tolist()
     rows = few_shot_rows(persons, data.few_shot, data.few_shot_by, seed)
-    few = {language: [records[row] for row in rows] for language, records in train.items()}
-    counts = len(rows), len(persons), len(_person_ids(few)), len(set(persons))
+    few = {language: records.take(rows) for language, records in train.items()}
+    counts = len(rows), len(persons), len({persons[row] for row in rows}), len(set(persons))
     logger.info("few-shot training: %d of %d images, %d of %d persons", *counts)
     return few
 
@@ -192,7 +234,3 @@ def few_shot_rows(person_ids: Sequence[int], share: float, by: str, seed: int) -
     random.Random(seed).shuffle(units)
     kept = set(units[: max(1, round(share * len(units)))])
     return [row for row, unit in enumerate(unit_of_row) if unit in kept]
-
-
-def _person_ids(by_language: ByLanguage) -> set[int]:
-    return {record.person_id for records in by_language.values() for record in records}

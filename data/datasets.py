@@ -1,21 +1,26 @@
 """What a sample is: one caption with the views of its image; and what evaluation ranks."""
 
-import hashlib
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.annotations import WHOLE_GALLERY, check_bad_images
-from data.augment import IMAGE_VIEWS
-from data.cache import ImageCache
-from data.decode import BadImageError, load_image
-from data.transforms import resize
+from data.columns.choices import Choice, Choices
+from data.columns.records import Records
+from data.images.augment import IMAGE_VIEWS
+from data.images.cache import ImageCache
+from data.images.contained import split_path
+from data.images.decode import BadImageError, load_image
+from data.images.transforms import resize
+from data.shards.fetch import Fetcher
 from data.types import ByLanguage, EvaluationSet, Queries, Record
 from model.protocol import Processor
 from options import UserError
@@ -23,8 +28,6 @@ from text_utils.augment import TextAugmentation
 from text_utils.captions import Clean, clean_caption
 
 MAX_DRAWS = 100  # of a replacement: at most 1 % of the images may be unreadable
-
-Choice = tuple[Record, int]  # a record and the number of a caption in it
 
 
 def seeded(*key: int) -> random.Random:
@@ -43,6 +46,7 @@ class Sample:
     second_caption: str | None = None
     rewritten: str | None = None
     seed: int = 0  # of what is drawn when the sample joins a batch (masking, MixGen)
+    epoch: int = 0
     bad_images: tuple[
         str, ...
     ] = ()  # unreadable files, relative to the image root, that this sample replaces
@@ -67,11 +71,11 @@ class TrainingSet(Dataset[Sample]):
         on_bad_image: "error": an image that cannot be read raises; "skip": another sample, drawn by the key,
             replaces each that shows it.
         cache: where decoded images are kept; None: nowhere.
-        truncated: as `data.decode.load_image` has it.
+        truncated: as `data.images.decode.load_image` has it.
+        fetcher: copies shards that are not under the image root.
 
-    `choices[index]` are the captions that a sample may have, all of one image, as (record, number of the
-    caption in it): a single one, or with "one" that of each language. `num_images` counts different images.
-    `noisy[index]`: whether `data.noise` took the sample's caption from another pair.
+    `choices[index]` are the captions that a sample may have. `noisy[index]`: whether `data.noise` took the
+    sample's caption from another pair.
     """
 
     def __init__(
@@ -89,26 +93,16 @@ class TrainingSet(Dataset[Sample]):
         cache: ImageCache | None = None,
         truncated: str = "error",
         rewritten: bool = False,
+        fetcher: Fetcher | None = None,
     ) -> None:
-        aligned: Iterable[tuple[Record, ...]] = (
-            zip(*records.values(), strict=True)
-            if language_draw == "one"
-            else ((record,) for in_language in records.values() for record in in_language)
-        )
-        self.choices: list[tuple[Choice, ...]] = [
-            tuple((record, number % len(record.captions)) for record in of_image if record.captions)
-            for of_image in aligned
-            for number in range(max(len(record.captions) for record in of_image))
-        ]
-        self.noisy = [bool(record.noisy) and record.noisy[n] for (record, n), *_ in self.choices]
-        ids = sorted({choices[0][0].person_id for choices in self.choices})
-        self.person_labels = {person_id: label for label, person_id in enumerate(ids)}
+        columns = [Records.of(part, language) for language, part in records.items()]
+        self.choices = Choices(columns, language_draw == "one")
+        self.noisy, self.persons = self.choices.noisy(), self.choices.persons()
         self.image_root, self.image_size = Path(image_root), image_size
         self.views, self.seed, self.image_aug = tuple(views), seed, image_aug
         self.augment_text, self.second_caption = augment_text or TextAugmentation(), second_caption
         self.on_bad_image, self._bad_images = on_bad_image, set[str]()
-        self.num_images = len(set(self.image_names(range(len(self)))))
-        self.cache, self.truncated, self.rewritten = cache, truncated, rewritten
+        self.cache, self.truncated, self.rewritten, self.fetcher = cache, truncated, rewritten, fetcher
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -117,26 +111,18 @@ class TrainingSet(Dataset[Sample]):
         """Raise UserError where the files `bad`, each once, are too many of this set's images."""
         check_bad_images(bad, self.num_images)
 
+    @cached_property
+    def num_images(self) -> int:
+        """Number of different images."""
+        return len(self.choices.images())
+
     def image_paths(self) -> list[Path]:
         """The different images."""
-        return [self.image_root / name for name in dict.fromkeys(self.image_names(range(len(self))))]
-
-    def digest(self) -> str:
-        """SHA-256, in hexadecimal, of the samples' images and captions, in their order."""
-        digest = hashlib.sha256()
-        for record, number in (choice for choices in self.choices for choice in choices):
-            digest.update(f"{record.image}\0{record.captions[number]}\0".encode("utf-8", "surrogatepass"))
-            if self.rewritten and record.rewrites:
-                digest.update(f"{record.rewrites[number]}\0".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        return [self.image_root / name for name in self.choices.images()]
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
         """The image files behind samples, relative to the image root."""
         return [self.choices[index][0][0].image for index in indices]
-
-    def persons(self) -> list[int]:
-        """The person of each sample, contiguous from 0."""
-        return [self.person_labels[choices[0][0].person_id] for choices in self.choices]
 
     def __getitem__(self, key: tuple[int, ...]) -> Sample:
         """The sample of a key, or its replacement: determined by the key and the files alone.
@@ -149,10 +135,12 @@ class TrainingSet(Dataset[Sample]):
         for draw in range(MAX_DRAWS):
             rng = seeded(self.seed, *key, *([draw] if draw else []))
             index = rng.randrange(len(self)) if draw else index
-            (image,) = self.image_names([index])
+            choices = self.choices[index]
+            image = choices[0][0].image
             if image not in self._bad_images:  # each process reads a bad file once
                 try:
-                    return replace(self._sample(index, rng), bad_images=tuple(bad))
+                    sample = self._sample(index, choices, rng)
+                    return replace(sample, bad_images=tuple(bad), epoch=key[0])
                 except BadImageError:
                     if self.on_bad_image == "error":
                         raise
@@ -163,13 +151,12 @@ class TrainingSet(Dataset[Sample]):
             f"(first: '{bad[0]}'). Check data.image_root; python -m data.check names all bad files"
         )
 
-    def _sample(self, index: int, rng: random.Random) -> Sample:
-        record, _ = self.choices[index][0]
-        choice = self._draw(index, rng)
+    def _sample(self, index: int, choices: tuple[Choice, ...], rng: random.Random) -> Sample:
+        choice = self._draw(choices, rng)
         caption = self._caption(choice, rng)
-        images = self._images(record, rng)
-        second = self._caption(self._draw(index, rng, choice), rng) if self.second_caption else None
-        person, seed = self.person_labels[record.person_id], rng.getrandbits(63)
+        images = self._images(choice[0], rng)
+        second = self._caption(self._draw(choices, rng, choice), rng) if self.second_caption else None
+        person, seed = int(self.persons[index]), rng.getrandbits(63)
         rewritten = self._rewritten(choice, rng) if self.rewritten else None
         return Sample(images, caption, person, index, second, rewritten, seed)
 
@@ -182,9 +169,10 @@ class TrainingSet(Dataset[Sample]):
         drawn = " ".join(rng.choice(group) for group in rng.sample(groups, len(groups)))
         return self.augment_text(drawn, None, record.language, rng)
 
-    def _draw(self, index: int, rng: random.Random, besides: Choice | None = None) -> Choice:
-        """A choice of the sample: in another language than `besides`, where it has several."""
-        choices = [choice for choice in self.choices[index] if choice != besides] or self.choices[index]
+    @staticmethod
+    def _draw(choices: tuple[Choice, ...], rng: random.Random, besides: Choice | None = None) -> Choice:
+        """One of the choices: in another language than `besides`, where it has several."""
+        choices = tuple(choice for choice in choices if choice != besides) or choices
         return choices[0] if len(choices) == 1 else rng.choice(choices)
 
     def _caption(self, choice: Choice, rng: random.Random) -> str:
@@ -195,15 +183,24 @@ class TrainingSet(Dataset[Sample]):
     def _images(self, record: Record, rng: random.Random) -> dict[str, Tensor]:
         if not self.views:
             return {}
-        path = self.image_root / record.image
-        cached = self.cache and self.cache.load(path, self.truncated)
-        image = np.array(load_image(path, self.truncated)) if cached is None else cached
-        pixels = torch.from_numpy(image).permute(2, 0, 1)
+        pixels = torch.from_numpy(self._load(record.image)).permute(2, 0, 1)
         size = self.image_size or (pixels.shape[-2], pixels.shape[-1])
         makers = {view: "simclr" if view.startswith("simclr") else self.image_aug for view in self.views}
         # All but SimCLR's begin with the resize, which leaves an image of that size as it is: resize once.
         starts = {name: pixels if name == "simclr" else resize(pixels, size) for name in {*makers.values()}}
         return {view: IMAGE_VIEWS[name](starts[name], size, rng) for view, name in makers.items()}
+
+    def _load(self, name: str) -> npt.NDArray[np.uint8]:
+        """The pixels (H, W, 3) of an image; its shard is copied if need be."""
+        path = self.image_root / name
+        try:
+            if self.cache:
+                return self.cache.load(path, self.truncated)
+            return np.array(load_image(path, self.truncated))
+        except BadImageError:
+            if self.fetcher is None or not self.fetcher.ensure(split_path(name)[0]):
+                raise
+        return self._load(name)
 
 
 def evaluation_set(
@@ -223,7 +220,7 @@ def evaluation_set(
     )
 
 
-def _queries(records: list[Record], clean: Clean) -> Queries:
+def _queries(records: Sequence[Record], clean: Clean) -> Queries:
     pairs = [(row, caption) for row, record in enumerate(records) for caption in record.captions]
     return Queries(
         captions=[clean(caption) for _, caption in pairs],

@@ -17,10 +17,15 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from data.columns.records import Records
+from data.columns.stored import Found, stored
+from data.images.contained import SUFFIXES
 from data.merging import merge_split
 from data.readers import layouts
+from data.readers.shards import choose
 from data.records import Report, raise_fault, read_bytes
-from data.types import FORMATS, SPLITS, ByLanguage, Format, language_name
+from data.shards.index import open_index
+from data.types import FORMATS, SPLITS, Format, language_name
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,8 +37,10 @@ def read_splits(
     languages: Sequence[str] | None = ("en",),
     dataset: str = "auto",
     report: Report = raise_fault,
-) -> dict[str, ByLanguage]:
+) -> Found:
     """The records of `splits`, by language, as `merge_split` returns them; {} for a split that is not there.
+
+    Large annotations are read once, see `data.stored`; but always where `report` is given.
 
     Args:
         annotation_file: a file of all splits, or a folder of split files.
@@ -49,16 +56,32 @@ def read_splits(
         there = layouts.listing(path.parent)
         found = f"no file or folder '{path}'; {there}"
         raise UserError(f"data.annotation_file: {found}. Check the path, or the download")
+    wanted = languages and list(dict.fromkeys(map(language_name, languages)))
+    if path.is_dir() and (indexed := open_index(path)):
+        return choose(indexed, splits, wanted, path, raise_fault)
     if path.is_dir():
         path = _file_in(path, dataset)
-    content = b"" if path.is_dir() else read_bytes(path)
+
+    def read() -> Found:
+        return _read(path, splits, wanted, dataset, report)
+
+    return stored(path, [splits, wanted, dataset], read) if report is raise_fault else read()
+
+
+def _read(path: Path, splits: Sequence[str], wanted: list[str] | None, dataset: str, report: Report) -> Found:
+    content = b"" if path.is_dir() or path.suffix.lower() in SUFFIXES else read_bytes(path)
     form = FORMATS[detect_format(path, content) if dataset == "auto" else dataset]
-    if path.is_dir() != bool(form.split_files):
+    if path.is_dir() != bool(form.split_files) and not (path.is_dir() and form.takes_folders):
         found, expected = ("a folder", "one file") if path.is_dir() else ("a file", "a folder")
         raise UserError(f"data.annotation_file: '{path}' is {found}; data.dataset={dataset} is {expected}")
-    wanted = languages and list(dict.fromkeys(map(language_name, languages)))
     found = reader_of(form).read(path, content, form, splits, wanted, report)
-    return {split: merge_split(by_language, split, path, report) for split, by_language in found.items()}
+    return {
+        split: {
+            language: Records.of(records, language)
+            for language, records in merge_split(by_language, split, path, report).items()
+        }
+        for split, by_language in found.items()
+    }
 
 
 def _file_in(folder: Path, dataset: str) -> Path:
@@ -81,6 +104,9 @@ def _file_in(folder: Path, dataset: str) -> Path:
             expected = f"files such as {FORMATS[dataset].split_files[-1]}"
         found = layouts.listing(folder)
         raise UserError(f"data.annotation_file: expected {expected}; {found}. Name the file to read")
+    is_chosen = dataset != "auto"
+    if any(f.takes_folders and (is_chosen or reader_of(f).recognises(folder, b"", f)) for f in forms):
+        return folder
     file = layouts.single_file(folder)
     logger.info("data.annotation_file: reading '%s'", file)
     return file

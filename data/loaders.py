@@ -2,107 +2,34 @@
 
 import copy
 import logging
-import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from data.annotations import load_data
-from data.cache import ImageCache
-from data.datasets import GalleryImages, Sample, TrainingSet, evaluation_set, seeded
+from data.collate import Collate, caption_mask, token_augmentation
+from data.columns.mismatches import Mismatches
+from data.columns.splits import Splits
+from data.datasets import GalleryImages, TrainingSet, evaluation_set
+from data.images.cache import ImageCache
 from data.mixgen import mixgen
 from data.published import count, recognise, warn_of_overlap
 from data.sampler import IdentitySampler, Loader, TrainLoader, TrainSampler
-from data.types import INPUTS, SPLITS, VIEWS, Batch, ByLanguage, Change, EvaluationSet, Splits, Tokens, Views
+from data.shards.fetch import Fetcher, Preparer
+from data.shards.order import ShardSampler
+from data.types import INPUTS, SPLITS, VIEWS, ByLanguage, EvaluationSet
 from model.protocol import Processor, Tokenizer
-from options import ExperimentOptions, Options, UserError
-from text_utils.augment import NEED_SYNONYMS, TextAugmentation, augment_tokens
+from options import DataOptions, ExperimentOptions, Options, UserError
+from text_utils.augment import NEED_SYNONYMS, TextAugmentation
 from text_utils.captions import CLEANINGS, Clean
-from text_utils.masking import mask_tokens
 from text_utils.synonyms import english_synonyms
 
 logger = logging.getLogger(__name__)
 CLIP_LENGTH = 77  # tokens of a caption, which nearly all captions of the benchmarks fit
-
-Mask = Callable[[Tensor, Tensor, random.Random], tuple[Tensor, Tensor]]
-Augment = Callable[[list[int], random.Random], list[int]]
-Mix = Callable[[list[Sample], random.Random], list[Sample]]
-
-
-class Collate:
-    """Samples -> `Batch`: captions tokenised together, views stacked.
-
-    What is random of a sample draws by its seed, so that it does not depend on the rest of the batch.
-
-    Args:
-        finish: uint8 views (3, h, w) -> (B, 3, H, W), done at once, by a worker.
-        normalise: what `finish` made -> what the image tower takes, done where the batch is used.
-        mask: masks the tokens of one caption, for MLM.
-        mix: mixes samples, before anything else; it draws by the seed of the batch's first sample.
-        augment: changes the tokens of one caption, without its padding, before `mask`.
-        masks_all: whether `tokens` are the masked ones; otherwise those are `masked_tokens`, beside them.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        finish: Callable[[Sequence[Tensor]], Tensor],
-        normalise: Change,
-        mask: Mask | None = None,
-        mix: Mix | None = None,
-        augment: Augment | None = None,
-        masks_all: bool = False,
-    ) -> None:
-        self.tokenizer, self.finish, self.normalise = tokenizer, finish, normalise
-        self.mask, self.mix, self.augment, self.masks_all = mask, mix, augment, masks_all
-
-    def __call__(self, samples: list[Sample]) -> Batch:
-        if self.mix:
-            samples = self.mix(samples, seeded(samples[0].seed, 0))
-        tokens = self._tokens([s.caption for s in samples], samples, 2)
-        masked_tokens, labels = self._masked(tokens, samples) if self.mask else (None, None)
-        if self.masks_all:
-            tokens, masked_tokens = masked_tokens, None
-        pixels = {view: self.finish([s.images[view] for s in samples]) for view in samples[0].images}
-        return Batch(
-            images=Views(pixels, self.normalise),
-            tokens=tokens,
-            person_ids=torch.tensor([s.person_id for s in samples]),
-            indices=torch.tensor([s.index for s in samples]),
-            tokens2=self._tokens([s.second_caption for s in samples], samples, 3),
-            rewritten=self._tokens([s.rewritten for s in samples], samples, 4),
-            masked_tokens=masked_tokens,
-            mlm_labels=labels,
-            bad_images=list(dict.fromkeys(image for s in samples for image in s.bad_images)),
-        )
-
-    def _tokens(self, captions: list[str] | list[None], samples: list[Sample], draw: int) -> Tokens | None:
-        """The tokens of the samples' captions, changed by `augment`, padded to the longest; of None, None."""
-        if None in captions:
-            return None
-        tokens = self.tokenizer(captions)
-        if not self.augment:
-            return tokens
-        rows = zip(tokens["input_ids"], tokens["attention_mask"], samples, strict=True)
-        changed = [
-            torch.tensor(self.augment(ids[real.bool()].tolist(), seeded(sample.seed, draw)))
-            for ids, real, sample in rows
-        ]
-        pad = partial(pad_sequence, batch_first=True)
-        return {
-            "input_ids": pad(changed, padding_value=self.tokenizer.pad_token_id),
-            "attention_mask": pad([torch.ones_like(ids) for ids in changed]),
-        }
-
-    def _masked(self, tokens: Tokens, samples: list[Sample]) -> tuple[Tokens, Tensor]:
-        rows = zip(tokens["input_ids"], tokens["attention_mask"], samples, strict=True)
-        masked = [self.mask(ids, real, seeded(sample.seed, 1)) for ids, real, sample in rows]
-        input_ids, labels = (torch.stack(parts) for parts in zip(*masked, strict=True))
-        return {**tokens, "input_ids": input_ids}, labels
 
 
 @dataclass(frozen=True)
@@ -115,6 +42,7 @@ class Loaders:
     val: EvaluationSet | None
     test: EvaluationSet | None
     images: Callable[[EvaluationSet, Sequence[int]], Loader[Tensor]]  # `image_loader`, as the options say
+    mismatches: Mismatches | None = None  # of the tokens, by which captions are masked
 
 
 def build_loaders(
@@ -151,20 +79,46 @@ def build_loaders(
     if tokenizer.text_length < CLIP_LENGTH and rank == 0:
         _warn_of_cut_captions(splits.train, tokenizer)
     sampler = _sampler(options, training_set, rank, world_size)
+    mismatches = _mismatches(options, training_set, tokenizer)
     mix = partial(mixgen, kind=experiment.mixgen_type, p=experiment.mixgen_p, ratio=experiment.mixgen_ratio)
     collate = Collate(
         tokenizer,
         processor.finish,
         processor.normalise,
-        _mask(experiment, tokenizer) if {"masked_tokens", "mlm_labels"} & set(inputs) else None,
+        caption_mask(experiment, tokenizer) if {"masked_tokens", "mlm_labels"} & set(inputs) else None,
         mix if experiment.mixgen else None,
-        _augment_tokens(experiment, tokenizer) if experiment.text_aug == "tokens" else None,
+        token_augmentation(experiment, tokenizer) if experiment.text_aug == "tokens" else None,
         "mlm_labels" in inputs and "masked_tokens" not in inputs,
+        mismatches,
     )
     train = TrainLoader(
         training_set, collate, batch_sampler=sampler, persistent_workers=data.num_workers > 0, **workers
     )
-    return Loaders(train, sampler, training_set, val, test, images)
+    return Loaders(train, sampler, training_set, val, test, images, mismatches)
+
+
+def _mismatches(options: Options, training_set: TrainingSet, tokenizer: Tokenizer) -> Mismatches | None:
+    """What noise-aware masking keeps in the output folder.
+
+    Raises:
+        UserError: an option by which a sample has other tokens in another epoch.
+    """
+    experiment, data = options.experiment, options.data
+    if experiment.mask_captions != "noise-aware":
+        return None
+    changes = {
+        "experiment.text_aug=none": experiment.text_aug != "none",
+        "experiment.back_trans=false": experiment.back_trans,
+        "experiment.mixgen=false": experiment.mixgen,
+        "data.language_draw=all": len(data.languages) > 1 and data.language_draw != "all",
+    }
+    if wrong := [remedy for remedy, is_wrong in changes.items() if is_wrong]:
+        raise UserError(
+            "experiment.mask_captions=noise-aware masks the tokens of a caption by what an epoch before has "
+            f"found for them, so a sample must have the same ones in each epoch: set {', '.join(wrong)}"
+        )
+    samples = f"{training_set.choices.digest()} {tokenizer.cleaning}"
+    return Mismatches(Path(options.output.dir), len(training_set), samples, tokenizer.text_length)
 
 
 def _sampler(options: Options, training_set: TrainingSet, rank: int, world_size: int) -> TrainSampler:
@@ -173,7 +127,22 @@ def _sampler(options: Options, training_set: TrainingSet, rank: int, world_size:
     place = (data.batch_size, options.misc.seed, rank, world_size, data.drop_last)
     if data.sampler == "random":
         return TrainSampler(len(training_set), *place)
-    return IdentitySampler(training_set.persons(), data.samples_per_identity, *place)
+    if data.sampler == "shards":
+        return _shard_sampler(data, training_set, place)
+    return IdentitySampler(training_set.persons.tolist(), data.samples_per_identity, *place)
+
+
+def _shard_sampler(data: DataOptions, training_set: TrainingSet, place: tuple[int, ...]) -> ShardSampler:
+    """Raises UserError where the training images are not in shards."""
+    try:
+        names, shards = training_set.choices.files()
+    except ValueError as error:
+        raise UserError(
+            f"data.sampler=shards: the training image '{error}' is in no tar file; write shards with "
+            "python -m data.shards, or choose another sampler"
+        ) from error
+    prepare = Preparer(Path(data.image_root), names, training_set.fetcher)
+    return ShardSampler(shards, data.shuffle_window, data.shard_streams, prepare, *place)
 
 
 def _warn_of_cut_captions(records: ByLanguage, tokenizer: Tokenizer) -> None:
@@ -186,35 +155,6 @@ def _warn_of_cut_captions(records: ByLanguage, tokenizer: Tokenizer) -> None:
     if cut := int((torch.cat(lengths) > tokenizer.text_length).sum()):
         limit = tokenizer.text_length
         logger.warning(f"{cut:,} of {len(captions):,} captions are longer than {limit} tokens and are cut")
-
-
-def _mask(experiment: ExperimentOptions, tokenizer: Tokenizer) -> Mask:
-    """How MLM masks the tokens of one caption."""
-    assert tokenizer.mask_token_id is not None, "this tokenizer has no mask token"
-    is_irra = experiment.mlm_variant == "irra"
-    return partial(
-        mask_tokens,
-        mask_id=tokenizer.mask_token_id,
-        special_ids=(*tokenizer.special_ids, *([tokenizer.pad_token_id] if is_irra else [])),
-        vocab_size=tokenizer.vocab_size,
-        at_least_one=is_irra,
-    )
-
-
-def _augment_tokens(experiment: ExperimentOptions, tokenizer: Tokenizer) -> Augment:
-    """How the tokens of one caption change. Raises UserError where there is no mask token."""
-    if tokenizer.mask_token_id is None:
-        raise UserError(
-            "experiment.text_aug: 'tokens' puts a mask token in the place of others, and this backbone's "
-            "tokenizer has none; choose another, such as deletion"
-        )
-    return partial(
-        augment_tokens,
-        share=experiment.eda_alpha,
-        mask_id=tokenizer.mask_token_id,
-        special_ids=(*tokenizer.special_ids, tokenizer.pad_token_id),
-        vocab_size=tokenizer.vocab_size,
-    )
 
 
 def _training_set(
@@ -235,11 +175,12 @@ def _training_set(
         ImageCache(data.cache) if data.cache else None,
         data.truncated,
         "rewritten" in inputs,
+        Fetcher(Path(data.image_root), data.shards, data.shards_kept) if data.shards else None,
     )
 
 
 def load_test_sets(options: Options, splits: Splits, trained_on: str = "") -> dict[str, EvaluationSet]:
-    """The test split, named by `data.dataset` ("test" where that is auto), then those of `eval.test_sets`.
+    """The test split, named by `data.dataset` ("test" where that is auto), if any, then `eval.test_sets`.
 
     Args:
         trained_on: names and paths of the training data, where `splits` do not hold it; a warning says so if
@@ -254,13 +195,14 @@ def load_test_sets(options: Options, splits: Splits, trained_on: str = "") -> di
     place = f"{options.data.dataset} {options.data.annotation_file}"
     own = [recognise(count({split: getattr(splits, split)}), place) for split in SPLITS]
     known = [*own, recognise({}, trained_on)]
-    sets = {first: evaluation_set(splits.test, options.data.image_root, clean)}
+    sets = {first: evaluation_set(splits.test, options.data.image_root, clean)} if splits.test else {}
     for name, (annotations, image_root) in options.eval.test_sets.items():
         if name == first:
             raise UserError(f"eval.test_sets: '{name}' is the name of the first set already; choose another")
         place = {"annotation_file": annotations, "image_root": image_root, "dataset": "auto"}
         try:
-            found = load_data(replace(options, data=replace(options.data, **place)), ["test"])
+            parts = {"data": replace(options.data, **place), "eval": replace(options.eval, test_sets={})}
+            found = load_data(replace(options, **parts), ["test"])
         except UserError as error:
             raise UserError(f"eval.test_sets, set '{name}': {error}") from error
         sets[name] = evaluation_set(found.test, image_root, clean)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data.datasets import Sample
-from data.transforms import resize
+from data.images.transforms import resize
 
 
 def mixgen(samples: list[Sample], rng: random.Random, kind: str, p: float, ratio: float) -> list[Sample]:

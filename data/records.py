@@ -8,7 +8,7 @@ from typing import Any
 
 from data.types import NOBODY, SPLIT_NAMES, Record, Rewrites
 from options import UserError
-from text_utils.captions import clean_caption
+from text_utils.captions import has_words
 
 # The kinds of faults in annotations, as `data.check` lists them.
 MALFORMED = "malformed records"
@@ -16,6 +16,7 @@ NO_WORDS = "captions without words"
 UNPAIRED = "back-translations that do not pair with their captions"
 UNPAIRED_REWRITES = "rewritten captions that do not pair with their captions"
 NOT_ALIGNED = "languages that are not aligned"
+DROPPED = "captions that are none (dropped)"  # no fault: a run only counts them
 TWO_PERSONS = "images of more than one person in val or test"
 
 UNPAIRED_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold it, UTF-8 cannot
@@ -27,7 +28,8 @@ Report = Callable[[str, str], None]  # called with one of the kinds above and a 
 
 def raise_fault(kind: str, message: str) -> None:
     """The `Report` of a run: the first fault ends it."""
-    raise UserError(message)
+    if kind != DROPPED:
+        raise UserError(message)
 
 
 def pick_languages(
@@ -65,7 +67,7 @@ def read_record(
         report(MALFORMED, str(error))
         return None
     captions, back = record.captions, record.back_translations
-    blank = [caption for caption in captions if not clean_caption(caption)]
+    blank = [caption for caption in captions if not has_words(caption)]
     if blank:
         expected = "field 'captions' should hold only captions with words"
         report(NO_WORDS, f"{where}: {expected}, found the caption {blank[0]!r:.40}")
@@ -139,7 +141,7 @@ def _parse(item: Any, image_field: str, language: str, where: str) -> Record:
     back = _texts(item, "captions_bt", where) if item.get("captions_bt") else ()
     if not "".join(captions).strip():  # [""] is none, as an empty cell of a table is
         captions, back = (), tuple(text for text in back if text.strip())
-    back = tuple(text if clean_caption(text) else "" for text in back)
+    back = tuple(text if has_words(text) else "" for text in back)
     return Record(image, person_id, captions, back, language, _rewrites(item, where) if captions else ())
 
 
@@ -153,7 +155,7 @@ def _rewrites(item: dict[str, Any], where: str) -> tuple[Rewrites, ...]:
     for group in (group for groups in of_captions for group in groups):
         for text in group if isinstance(group, list) and group else [group]:
             is_text = isinstance(group, list) and isinstance(text, str)
-            if not is_text or UNPAIRED_SURROGATE.search(text) or not clean_caption(text):
+            if not is_text or UNPAIRED_SURROGATE.search(text) or not has_words(text):
                 expected = "for each caption a list of groups, each a list of texts with words"
                 raise UserError(f"{where}: field '{REWRITES}' should hold {expected}, found {text!r:.40}")
     return tuple(tuple(map(tuple, groups)) for groups in of_captions)

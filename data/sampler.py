@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.datasets import seeded
@@ -92,11 +93,23 @@ class TrainSampler(Sampler[list[Key]]):
         """The number of samples in `_order`."""
         return self.num_samples
 
-    def _order(self) -> list[Key]:
+    def _order(self) -> Sequence[Key]:
         """The keys of the epoch, one step after another."""
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
-        order = torch.randperm(self.num_samples, generator=generator).tolist()
-        return [(self.epoch, index) for index in order]
+        return KeySequence(self.epoch, torch.randperm(self.num_samples, generator=generator))
+
+
+class KeySequence(Sequence[Key]):
+    """(epoch, index) of each of the `indices`, made when they are looked up: there may be millions."""
+
+    def __init__(self, epoch: int, indices: Tensor) -> None:
+        self.epoch, self.indices = epoch, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, part: slice) -> list[Key]:
+        return [(self.epoch, index) for index in self.indices[part].tolist()]
 
 
 class IdentitySampler(TrainSampler):
@@ -160,7 +173,7 @@ class IdentitySampler(TrainSampler):
             return super()._num_drawn()
         return self.num_full * self.step_size + self.num_rest * self.group_size
 
-    def _order(self) -> list[Key]:
+    def _order(self) -> Sequence[Key]:
         """In a round, each step gets a group. A person takes the next places of the round and, where these
         run out, the first ones of another round in steps that do not have the person yet.
         """

@@ -1,11 +1,11 @@
-"""The vocabulary of the data: records, splits, evaluation sets, batches. A leaf: every room may import it.
+"""The vocabulary of the data: records, evaluation sets, batches. A leaf: every room may import it.
 
 torch is imported only for type annotations, so that programs that only read files start fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,16 +40,24 @@ class Format:
     reader: str  # the module of `data.readers` that reads it, as `data.formats` describes it
     image_field: str = ""  # of a JSON record: it holds the image's path
     split_files: tuple[str, ...] = ()  # names in a folder, the first that exists; (): one file has all splits
+    kind: str = ""  # of those that the reader tells apart
+    takes_folders: bool = False  # of files that are read as one
 
 
 # The choices of `data.dataset`. "auto" is the first whose reader recognises the annotations.
 FORMATS: Mapping[str, Format] = {
+    **{
+        name: Format("pretraining", kind=name, takes_folders=True)
+        for name in ("luperson-t", "luperson-mllm", "mals", "synth-pedes", "ham-pedes", "webperson")
+    },
     "cuhk-pedes": Format("json_files", "file_path"),
     "icfg-pedes": Format("json_files", "file_path"),
     "ufine6926": Format("json_files", "file_path"),
     "ufine3c": Format("json_files", "file_path"),
     "pab": Format("pab"),
     "tbapr": Format("tbapr", split_files=("agtext_{split}.json",)),
+    "shards": Format("shards", takes_folders=True),
+    "arrow": Format("arrow_files", takes_folders=True),
     "rstpreid": Format("json_files", "img_path"),
     "table": Format("table"),
     "folder": Format("json_files", "file_path", ("{split}_reid_{language}.json", "{split}_reid.json")),
@@ -84,23 +92,9 @@ class Record:
         yield from (text for groups in self.rewrites for group in groups for text in group)
 
 
-ByLanguage = dict[str, list[Record]]  # the languages are aligned by index
+ByLanguage = Mapping[str, Sequence[Record]]  # the languages are aligned by index
 Tokens = dict[str, "Tensor"]  # {"input_ids", "attention_mask"}: (B, L) int64 each
 Change = Callable[["Tensor"], "Tensor"]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The records of each split by language, the languages aligned by index; {}: no such split."""
-
-    train: ByLanguage
-    val: ByLanguage
-    test: ByLanguage
-
-    @property
-    def num_identities(self) -> int:
-        """Number of different persons in the training split."""
-        return len({record.person_id for records in self.train.values() for record in records})
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def compare(built: Built, flags: argparse.Namespace) -> None:
     import torch
     from torch.nn import functional as F
 
-    from data.decode import load_image
+    from data.images.decode import load_image
     from data.synthetic.render import render_people
 
     device = pick_device(flags.device)

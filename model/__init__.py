@@ -2,11 +2,12 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from model import altclip_adapter, clip, open_clip_adapter, transformers_adapter
-from model.objective import Sizes
+from model.mismatch import Mismatch
+from model.objective import Objective, Sizes
 from model.objectives import OBJECTIVES, build_objectives
 from model.protocol import Backbone, DualEncoder, Processor, Tokenizer
 from model.tbps import TBPS
@@ -62,12 +63,15 @@ def build_model(
     names = _enabled_losses(options, tokenizer, towers) if num_identities else _test_time_losses(options)
     _check_selection(options, names, towers)
     sizes = Sizes(towers.embed_dim, towers.vocab_size, num_identities, tokenizer.text_length)
+    objectives = build_objectives(names, experiment, sizes)
     model = TBPS(
         towers,
-        build_objectives(names, experiment, sizes),
+        objectives,
         {name: getattr(experiment, f"{name}_ratio") for name in names},
         settings.use_gather,
         experiment.rewrites,
+        bool(num_identities) and experiment.mask_captions != "none",
+        _mismatch(options, towers, tokenizer, objectives.values()) if num_identities else None,
     )
     if source := weights or (getattr(settings, backbone.weights_option) if num_identities else None):
         heads = {objective.head_name: objective.head for objective in model.objectives.values()}
@@ -145,6 +149,43 @@ def _check_rollout(options: Options, towers: DualEncoder) -> None:
                 f"experiment.grab_blocks: expected two blocks of the {tower} tower, which has {len(blocks)}, "
                 f"numbered from 0, the earlier one first; found {list(found)}"
             )
+
+
+def _mismatch(
+    options: Options, towers: DualEncoder, tokenizer: Tokenizer, objectives: Iterable[Objective]
+) -> Mismatch | None:
+    """What watches the mismatch of tokens, for noise-aware masking.
+
+    Raises:
+        UserError: the towers do not show the tokens of the block, or are compiled; no loss has a use for it.
+    """
+    experiment, parts = options.experiment, towers.lockable()
+    if experiment.mask_captions != "noise-aware":
+        return None
+    if not {"view1", "tokens"} <= {name for objective in objectives for name in objective.inputs}:
+        raise UserError(
+            "experiment.mask_captions=noise-aware compares images and captions, and the losses that are true "
+            "do not read both; set it to none"
+        )
+    if not towers.shows_blocks:
+        raise UserError(
+            "experiment.mask_captions=noise-aware compares tokens of an earlier block, which these towers of "
+            f"model.backbone={options.model.backbone} do not show; set it to random, or none"
+        )
+    if options.model.compile:  # a compiled tower does not call what watches a block
+        raise UserError(
+            "model.compile and experiment.mask_captions=noise-aware exclude each other: set the former to "
+            "false, or the latter to random"
+        )
+    block, depths = experiment.mask_block, (len(parts.image_blocks), len(parts.text_blocks))
+    # The last block makes few rows in some towers.
+    if not all(-depth <= block < depth - 1 and block != -1 for depth in depths):
+        raise UserError(
+            "experiment.mask_block: expected a block before the last one of both towers, which have "
+            f"{depths[0]} (images) and {depths[1]} (captions), numbered from 0 or, below 0, from the end; "
+            f"found {block}"
+        )
+    return Mismatch(towers, block, tokenizer.text_length)
 
 
 def _test_time_losses(options: Options) -> list[str]:

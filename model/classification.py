@@ -54,6 +54,9 @@ class ID(Objective):
 class CID(Objective):
     """Cross-modal identity classification of pairs, hard ones among them (ITSELF), of each embedding.
 
+    All rows have hard pairs, or none has, where the whole batch shows one person: so that the mean over the
+    pairs is the mean over the rows.
+
     Args:
         embed_dim: of the pooled features.
         num_identities: C; class C is that of no match.

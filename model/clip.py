@@ -34,8 +34,7 @@ class CLIP(DualEncoder):
             a bias does not change a softmax.
     """
 
-    selects_tokens = True
-    rolls_out = True
+    selects_tokens = rolls_out = shows_blocks = True
     transformers_class = "CLIPModel"
 
     def __init__(self, visual: VisionTransformer, text: TextTransformer, logit_bias: bool = False) -> None:

@@ -1,7 +1,7 @@
 """What the towers return, by name."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,3 +41,9 @@ class Encoded(NamedTuple):
         """The tokens that `Objective.embed` takes, and their mask."""
         is_selected = objective.select is not None
         return (self.selected, self.selected_mask) if is_selected else (self.tokens, self.mask)
+
+
+def view_groups(views: list[str], dense: Collection[str]) -> list[list[str]]:
+    """The views that go through the tower together: view1 by itself where its tokens are kept."""
+    groups = [["view1"], [view for view in views if view != "view1"]] if "view1" in dense else [views]
+    return [group for group in groups if set(group) & set(views)]

@@ -202,3 +202,18 @@ def sigmoid_loss(logits: Tensor, positives: Tensor) -> Tensor:
         positives: (B, N) bool, true where both show the same person.
     """
     return -F.logsigmoid(torch.where(positives, logits, -logits)).sum(dim=1).mean()
+
+
+def token_mismatch(words: Tensor, patches: Tensor) -> Tensor:
+    """1 - the largest cosine of a token of a caption with a patch of its image (NAM, arXiv 2405.04940).
+
+    Args:
+        words: (B, L, D) the tokens, not normalised.
+        patches: (B, P, D) likewise.
+
+    Returns:
+        (B, L) fp32, from 0 to 2.
+    """
+    words, patches = (F.normalize(tokens.float(), dim=2) for tokens in (words, patches))
+    with torch.autocast(words.device.type, enabled=False):
+        return 1 - (words @ patches.transpose(1, 2)).amax(dim=2)

@@ -21,7 +21,7 @@ class MLM(TokenObjective):
         depth: blocks of the cross-modal transformer.
         irra_length: None: the cross-modal part is TBPS-CLIP's. Otherwise it is that of IRRA's release, which
             reads the tokens of padding up to this length too, and starts with smaller weights of the words.
-        masks_all: whether the other losses read the masked captions too, as in IRRA's release.
+        masks_all: whether the other losses read the masked captions too, as in IRRA's release and NAM.
     """
 
     head_name = "mlm_head"
@@ -46,7 +46,8 @@ class MLM(TokenObjective):
         """With the depth of its cross-modal transformer."""
         irra_length = sizes.text_length if experiment.mlm_variant == "irra" else None
         of_head = sizes.embed_dim, experiment.cmt_depth, sizes.vocab_size
-        return cls(*of_head, irra_length, experiment.mlm_masks_all)
+        masks_all = experiment.mlm_masks_all or experiment.mask_captions != "none"
+        return cls(*of_head, irra_length, masks_all)
 
     def fast_parameters(self) -> list[nn.Parameter]:
         """All but the norms around the cross-modal part."""
@@ -85,3 +86,14 @@ def padded(captions: Tokens, length: int | None) -> Tokens:
     """Captions padded to a length, or as they are where that is None."""
     num_more = 0 if length is None else length - captions["input_ids"].shape[1]
     return {name: F.pad(values, (0, num_more)) for name, values in captions.items()}
+
+
+def join_captions(captions: list[Tokens]) -> Tokens:
+    """Several batches of captions as one, padded to the longest of them."""
+    if len(captions) == 1:
+        return captions[0]
+    longest = max(tokens["input_ids"].shape[1] for tokens in captions)
+    return {
+        name: torch.cat([F.pad(tokens[name], (0, longest - tokens[name].shape[1])) for tokens in captions])
+        for name in captions[0]
+    }

@@ -15,6 +15,9 @@ from options import ExperimentOptions
 
 Rows = dict[str, Tensor]  # {name of an input, or input/head: (B, D)}
 
+MAX_ENTRIES = 1 << 19  # of a matrix of similarities: 2 MB, of which a loss makes a dozen
+OWN_ROWS = ("features", "local")  # of `Pairs`: a row for each local sample
+
 
 def renamed(rows: Rows, old: str, new: str) -> Rows:
     """The rows of the input `old`, and of heads on it, under the name of the input `new`."""
@@ -52,6 +55,18 @@ class Pairs:
     num_samples: int | None = None
     rewritten_weight: float = 0.0
 
+    def blocks(self) -> list[slice]:
+        """Parts of the local rows, of whose (B, N) matrices at most `MAX_ENTRIES` entries are held."""
+        number, at_once = len(self.person_ids), max(1, MAX_ENTRIES // len(self.all_ids))
+        return [slice(at, min(at + at_once, number)) for at in range(0, number, at_once)]
+
+    def rows(self, part: slice) -> "Pairs":
+        """Some of the local rows, against all rows."""
+        local = {name: {key: rows[part] for key, rows in getattr(self, name).items()} for name in OWN_ROWS}
+        weights = None if self.weights is None else self.weights[part]
+        place = {"person_ids": self.person_ids[part], "offset": self.offset + part.start}
+        return replace(self, **local, **place, weights=weights)
+
     @cached_property
     def rewritten(self) -> "Pairs":
         """The same pairs, with the rewritten captions in the place of the captions."""
@@ -81,6 +96,17 @@ class Pairs:
         return self._cosines[image, text]
 
 
+class LossOutput(NamedTuple):
+    """`total` to call backward on, the weighted `parts` it sums, and a `report` of other scalars; where it is
+    watched, the `mismatch` of the whole captions' tokens (B, text_length).
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    report: dict[str, Tensor]
+    mismatch: Tensor | None = None
+
+
 class Sizes(NamedTuple):
     """What heads are built for: the width of the pooled features, the vocabulary, the persons in training,
     the most tokens of a caption, and the widths of the embeddings of the heads that act at test time.
@@ -95,6 +121,9 @@ class Sizes(NamedTuple):
 
 class Objective:
     """One loss, called with `Pairs`; by default on the pooled features of the first view and caption.
+
+    The loss of a batch is the mean (of a `SumObjective`, the sum) of that of its local rows, each against all
+    rows: it may be called with some of them at a time.
 
     Attributes:
         inputs: the inputs of a batch that it reads; loaders make, and towers encode, no other.

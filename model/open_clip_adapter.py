@@ -55,6 +55,7 @@ class OpenClip(DualEncoder):
         super().__init__()
         self.visual, self.text, self.config = visual, text, config
         self.selects_tokens = visual.selects_tokens and text.selects_tokens
+        self.shows_blocks = visual.shows_blocks and text.shows_blocks
         self.pooling = visual.pooling
         self.logit_scale = nn.Parameter(torch.tensor(logit_scale))
         self.logit_bias = 0.0 if logit_bias is None else nn.Parameter(torch.tensor(logit_bias))

@@ -122,6 +122,8 @@ class DualEncoder(nn.Module):
         text: called as (input_ids (B, L), attention_mask (B, L), return_dense), and with `select` likewise.
         selects_tokens: whether the towers tell which tokens the pooled one attends to.
         rolls_out: whether they do so by the attention of two blocks too, `Selection.blocks`.
+        shows_blocks: whether both towers have `finish`: what a block of `lockable` returns, (B, L, width) ->
+            (B, L', D), the patches, or all tokens of captions, after the last norm, projected.
         pooling: what the image tower's feature is read from: "class", a token before the patches;
             "attention", an attention pooling over them; or "mean".
         logit_scale: learned logarithm of the scale.
@@ -140,6 +142,7 @@ class DualEncoder(nn.Module):
     text: nn.Module
     selects_tokens: bool = False
     rolls_out: bool = False
+    shows_blocks: bool = False
     pooling: str = "class"
     logit_scale: nn.Parameter
     max_logit_scale: float = math.log(100)

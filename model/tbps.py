@@ -1,30 +1,24 @@
 """TBPS-CLIP: two towers and the losses that the options switch on: encode, gather, objectives, output."""
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from data.types import TEXTS, VIEWS, Batch, Tokens
 from misc.process import distributed
-from model.encoded import Encoded
-from model.mlm import padded
-from model.objective import Objective, Pairs, Rows, SumObjective, TokenObjective, renamed
+from model.encoded import Encoded, view_groups
+from model.mismatch import Mismatch
+from model.mlm import join_captions, padded
+from model.objective import LossOutput, Objective, Pairs, Rows, SumObjective, TokenObjective, renamed
 from model.protocol import DualEncoder, Selection
 
 # glibc returns tensors of more than 32 MB to the kernel one by one. Those of this many images stay below that
 # size, which avoids page faults that cost a tenth of a step.
 CPU_IMAGES = 8
-
-
-class LossOutput(NamedTuple):
-    """`total` to call backward on, the weighted `parts` it sums, and a `report` of other scalars."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    report: dict[str, Tensor]
 
 
 class TBPS(nn.Module):
@@ -36,6 +30,8 @@ class TBPS(nn.Module):
         weights: the weight of each.
         rewrites: whether each loss on the captions, but those on tokens, has another term on rewritten ones.
         use_gather: contrast with the rows of all processes; otherwise with the local ones only.
+        masks_captions: whether the losses read masked captions, with the masked words as labels.
+        mismatch: watches that of these words; None: it is not needed.
 
     Attributes:
         inputs: the inputs of a batch that the objectives read; of these, `views` and `texts` are encoded.
@@ -50,9 +46,11 @@ class TBPS(nn.Module):
         weights: Mapping[str, float],
         use_gather: bool = True,
         rewrites: bool = False,
+        masks_captions: bool = False,
+        mismatch: Mismatch | None = None,
     ) -> None:
         super().__init__()
-        self.clip, self.use_gather = clip, use_gather
+        self.clip, self.use_gather, self.mismatch = clip, use_gather, mismatch
         self.objectives, self.weights = dict(objectives), dict(weights)
         self.step = 0
         for objective in objectives.values():
@@ -64,7 +62,8 @@ class TBPS(nn.Module):
             if rewrites and "tokens" in objective.inputs and not isinstance(objective, TokenObjective)
         }
         inputs = {name for objective in objectives.values() for name in objective.inputs}
-        self.inputs = frozenset(inputs | ({"rewritten"} if self.rewritten else set()))
+        more = {"rewritten": bool(self.rewritten), "mlm_labels": masks_captions}
+        self.inputs = frozenset(inputs | {name for name, is_read in more.items() if is_read})
         self.views = [name for name in VIEWS if name in self.inputs]
         self.texts = [name for name in TEXTS if name in self.inputs]
         self.embedders = [objective for objective in objectives.values() if objective.acts_at_test]
@@ -165,8 +164,11 @@ class TBPS(nn.Module):
         dense = self.dense if keep_tokens else set()
         features: Rows = {}
         tokens: Rows = {}
-        for group in self._view_groups(views, dense):
-            encoded = self._encode_images([batch.images[view] for view in group], *self._wanted(group, dense))
+        for group in view_groups(views, dense):
+            is_watched = self.mismatch and keep_tokens and "view1" in group
+            with self.mismatch.watching(batch) if is_watched else nullcontext():
+                images = [batch.images[view] for view in group]
+                encoded = self._encode_images(images, *self._wanted(group, dense))
             self._add(features, tokens, group, encoded, dense)
         if texts:
             captions = join_captions([padded(getattr(batch, name), self._pad_to(dense)) for name in texts])
@@ -174,12 +176,6 @@ class TBPS(nn.Module):
             mask = captions["attention_mask"]
             self._add(features, tokens, texts, Encoded.of(encoded, mask), dense)
         return features, tokens
-
-    @staticmethod
-    def _view_groups(views: list[str], dense: Collection[str]) -> list[list[str]]:
-        """The views that go through the tower together: view1 by itself where its tokens are kept."""
-        groups = [["view1"], [view for view in views if view != "view1"]] if "view1" in dense else [views]
-        return [group for group in groups if set(group) & set(views)]
 
     def _wanted(self, group: list[str], dense: Collection[str]) -> tuple[bool, Selection | None]:
         """`return_dense` and `select` of the towers for inputs that are encoded together."""
@@ -242,14 +238,29 @@ class TBPS(nn.Module):
 
     def losses(self, pairs: Pairs) -> dict[str, Tensor]:
         """The objectives on features of inputs, weighted; their means over the processes are those of the
-        whole batch.
+        whole batch. Of a large batch, blocks of rows are computed one after another, and again in backward.
         """
+        blocks = pairs.blocks()
         with torch.autocast(pairs.person_ids.device.type, enabled=False):
-            return {
-                name: self.weights[name] * self._share(objective, pairs) * self._loss(name, objective, pairs)
-                for name, objective in self.objectives.items()
-                if name not in self.token_objectives
-            }
+            if len(blocks) <= 1:
+                found = self._losses(pairs)
+            else:
+                settings = {"use_reentrant": False, "preserve_rng_state": False}
+                parts = [checkpoint(self._losses, pairs, block, **settings) for block in blocks]
+                shares = [(block.stop - block.start) / len(pairs.person_ids) for block in blocks]
+                found = {}
+                for name in parts[0]:
+                    factors = (
+                        [1.0] * len(blocks) if isinstance(self.objectives[name], SumObjective) else shares
+                    )
+                    found[name] = sum(f * part[name] for f, part in zip(factors, parts, strict=True))
+            return {n: self.weights[n] * self._share(n, pairs) * loss for n, loss in found.items()}
+
+    def _losses(self, pairs: Pairs, part: slice | None = None) -> dict[str, Tensor]:
+        """The local losses, of a part of the rows."""
+        pairs = pairs.rows(part) if part else pairs  # here: what pairs compute once, they keep
+        contrasted = {n: o for n, o in self.objectives.items() if n not in self.token_objectives}
+        return {name: self._loss(name, objective, pairs) for name, objective in contrasted.items()}
 
     def _loss(self, name: str, objective: Objective, pairs: Pairs) -> Tensor:
         """The local loss, with the term of the rewritten captions."""
@@ -258,10 +269,9 @@ class TBPS(nn.Module):
             return loss
         return loss + pairs.rewritten_weight * objective(pairs.rewritten)
 
-    @staticmethod
-    def _share(objective: Objective, pairs: Pairs) -> float:
+    def _share(self, name: str, pairs: Pairs) -> float:
         """The factor of the local loss in the mean over the processes."""
-        if isinstance(objective, SumObjective):
+        if isinstance(self.objectives[name], SumObjective):
             return distributed.world_size()
         if pairs.num_samples is None:
             return 1.0
@@ -280,15 +290,5 @@ class TBPS(nn.Module):
         report = {"logit_scale": self.clip.logit_scale.detach().exp()}
         for name, objective in self.token_objectives.items():
             report |= objective.report(counts[name])
-        return LossOutput(torch.stack(list(parts.values())).sum(), parts, report)
-
-
-def join_captions(captions: list[Tokens]) -> Tokens:
-    """Several batches of captions as one, padded to the longest of them."""
-    if len(captions) == 1:
-        return captions[0]
-    longest = max(tokens["input_ids"].shape[1] for tokens in captions)
-    return {
-        name: torch.cat([F.pad(tokens[name], (0, longest - tokens[name].shape[1])) for tokens in captions])
-        for name in captions[0]
-    }
+        mismatch = self.mismatch.take() if self.mismatch else None
+        return LossOutput(torch.stack(list(parts.values())).sum(), parts, report, mismatch)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import ftfy
 
+NO_SPACE = re.compile(r'[^\s.!"()*#:;~]')  # what `clean_caption` leaves something of
 SPACES = re.compile(r"[ \t\n\r\f]+")
 TO_SPACE = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 WITHOUT_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
@@ -20,6 +21,11 @@ def clean_caption(text: str) -> str:
     Idempotent. Punctuation alone gives "". Only the tokenizer limits the length.
     """
     return " ".join(text.lower().translate(TO_SPACE).split())
+
+
+def has_words(text: str) -> bool:
+    """Whether `clean_caption` leaves anything, without the work."""
+    return NO_SPACE.search(text) is not None
 
 
 def keep_caption(text: str) -> str:

@@ -1,7 +1,7 @@
 """Masked language modelling: which tokens of a caption are hidden, and what replaces them."""
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ def mask_tokens(
     special_ids: Collection[int],
     vocab_size: int,
     at_least_one: bool = False,
+    mismatch: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One caption masked as in BERT (Devlin et al., 2019): (L,) ids -> (L,) masked ids, (L,) int64 labels.
 
@@ -33,6 +34,7 @@ def mask_tokens(
             has it, neither is that, which is also the id of "!".
         at_least_one: where none is chosen, the first token that could have been becomes the mask. A caption
             without such a token is not changed.
+        mismatch: (L,) of the tokens, which are then chosen with the probabilities of `masked_shares`.
     """
     masked, labels = input_ids.clone(), torch.full_like(input_ids, IGNORED)
     real = attention_mask.tolist()
@@ -41,8 +43,9 @@ def mask_tokens(
         for position, token in enumerate(input_ids.tolist())
         if real[position] and token not in special_ids
     ]
-    for position, token in ordinary:
-        if rng.random() >= MASKED_SHARE:
+    shares = masked_shares([0.0 if mismatch is None else mismatch[position] for position, _ in ordinary])
+    for (position, token), share in zip(ordinary, shares, strict=True):
+        if rng.random() >= share:
             continue
         labels[position] = token
         draw = rng.random()
@@ -54,6 +57,14 @@ def mask_tokens(
         position, token = ordinary[0]
         masked[position], labels[position] = mask_id, token
     return masked, labels
+
+
+def masked_shares(mismatch: Sequence[float]) -> list[float]:
+    """The probability that each token of a caption is masked, of those that may be, by its mismatch r:
+    clip(r - mean r + 0.15, 0, 1) (NAM, arXiv 2405.04940).
+    """
+    mean = sum(mismatch) / max(1, len(mismatch))
+    return [min(max(value - mean + MASKED_SHARE, 0.0), 1.0) for value in mismatch]
 
 
 def random_token(rng: random.Random, special_ids: Collection[int], vocab_size: int) -> int:

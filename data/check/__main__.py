@@ -6,21 +6,42 @@ falsify training; 2: malformed records, or no annotations at all.
 """
 
 import argparse
+import contextlib
 import sys
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from data.annotations import missing_images
-from data.check.images import ODDITIES, equal_files, find_oddities, unnamed_images
+from data.check.images import ODDITIES, drawn, equal_files, find_oddities, unnamed_images
 from data.check.near import describe_missing
-from data.check.records import Finding, differences, each, equal_bytes, record_findings
-from data.decode import load_image
+from data.check.records import (
+    Finding,
+    differences,
+    equal_bytes,
+    of_images,
+    record_findings,
+    values,
+    with_bar,
+)
 from data.formats import read_splits
+from data.images.decode import BadImageError, load_image
 from data.published import PUBLISHED, Count, Found, count, recognise
-from data.records import MALFORMED, NO_WORDS, NOT_ALIGNED, TWO_PERSONS, UNPAIRED, UNPAIRED_REWRITES
+from data.readers.pretraining import json_files, kind_of
+from data.records import (
+    DROPPED,
+    MALFORMED,
+    NO_WORDS,
+    NOT_ALIGNED,
+    TWO_PERSONS,
+    UNPAIRED,
+    UNPAIRED_REWRITES,
+)
 from data.types import FORMATS
 from misc.cli import Parser, exit_status
 from misc.process.workers import num_cores
@@ -50,6 +71,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--cleaning", choices=CLEANINGS, default="tbps-clip", help="as data.cleaning; default: tbps-clip"
     )
+    text = "decode only so many images, drawn at random; default: all"
+    parser.add_argument("--sample", type=int, metavar="IMAGES", help=text)
     parser.add_argument("--out", type=Path, default=Path("runs/check"), metavar="DIR", help="runs/check")
     return parser
 
@@ -60,7 +83,9 @@ def check(flags: argparse.Namespace) -> list[Finding]:
         raise UserError(f"--dataset: expected auto or one of {', '.join(FORMATS)}, found '{flags.dataset}'")
     if flags.text_length < 3:
         raise UserError(f"--text-length: expected 3 or more tokens, found {flags.text_length}")
-    kinds = (MALFORMED, NO_WORDS, UNPAIRED, UNPAIRED_REWRITES, NOT_ALIGNED, TWO_PERSONS)
+    if flags.sample is not None and flags.sample < 1:
+        raise UserError(f"--sample: expected 1 or more images, found {flags.sample}")
+    kinds = (MALFORMED, DROPPED, NO_WORDS, UNPAIRED, UNPAIRED_REWRITES, NOT_ALIGNED, TWO_PERSONS)
     faults: dict[str, list[str]] = {kind: [] for kind in kinds}
     found = read_splits(
         flags.annotations,
@@ -71,16 +96,21 @@ def check(flags: argparse.Namespace) -> list[Finding]:
     counts = count(found)
     if not counts and not faults[MALFORMED]:
         raise UserError(f"'{flags.annotations}' has no records (in these languages); check the path")
-    name = recognise(counts, str(flags.annotations))
+    name = recognise(counts, f"{_kind(flags.annotations)} {flags.dataset} {flags.annotations}")
     print_counts(counts, name)
     print_rewrites(found)
-    images, unusable = image_findings(found, flags.image_root, flags.truncated)
-    findings = [Finding(kind, True, messages) for kind, messages in faults.items()]
+    images, unusable = image_findings(found, flags)
+    findings = [Finding(kind, kind != DROPPED, messages) for kind, messages in faults.items()]
     findings += [*images, *record_findings(found, unusable), long_captions(found, flags)]
     if name:
-        findings.append(differences(counts, name))
+        findings.append(differences(counts, name, len(faults[DROPPED])))
     write_contact_sheet(found, unusable, flags.image_root, flags.out)
     return findings
+
+
+def _kind(annotations: Path) -> str | None:
+    """The set for pretraining that a file, or the first JSON file of a folder, begins as."""
+    return next((kind_of(file) for file in json_files(annotations)), None)
 
 
 def open_folder(out: Path) -> None:
@@ -98,36 +128,40 @@ def print_counts(counts: dict[tuple[str, str], Count], name: str | None) -> None
     print(f"   published for {name}" if name else "   (no published data set)")
     for (split, language), number in counts.items():
         published = PUBLISHED[name].get(split) if name else None
-        same = "the same" if published == number else " / ".join(f"{n:,}" for n in published or ())
+        shown = ("?" if n is None else f"{n:,}" for n in published or ())
+        same = "the same" if published == number else " / ".join(shown)
         print(f"{split:6}{language:>9}{number[0]:9,}{number[1]:9,}{number[2]:10,}   {same}".rstrip())
 
 
 def print_rewrites(found: Found) -> None:
     """What experiment.rewrites reads, where there is any."""
-    of_captions = [groups for _, _, record in each(found) for groups in record.rewrites if groups]
+    some = [r for by_language in found.values() for r in by_language.values() if r.num_rewritten]
+    of_captions = [groups for records in some for record in records for groups in record.rewrites if groups]
     groups = [group for groups in of_captions for group in groups]
     if groups:
         counts = f"{len(groups):,} groups of {sum(map(len, groups)):,} texts"
         print(f"captions with rewrites: {len(of_captions):,}, with {counts}")
 
 
-def image_findings(found: Found, root: Path, truncated: str) -> tuple[list[Finding], set[str]]:
+def image_findings(found: Found, flags: argparse.Namespace) -> tuple[list[Finding], set[str]]:
     """What is wrong with the image files, and the images that cannot be used."""
-    images = dict.fromkeys(record.image for _, _, record in each(found))
+    root = flags.image_root
+    images = pc.unique(pa.concat_arrays([values(part, "image") for part in found.values()])).to_pylist()
     missing = dict.fromkeys(missing_images(images, root))
     there = [image for image in images if image not in missing]
-    with tqdm(total=len(there), unit="image", disable=not sys.stderr.isatty()) as bar:
-        oddities = find_oddities(there, root, num_cores(), bar.update, truncated)
+    chosen = drawn(there, flags.sample)
+    if len(chosen) < len(there):
+        print(f"images: all {len(images):,} are looked for; --sample: {len(chosen):,} of them are decoded")
+    with tqdm(total=len(chosen), unit="image", disable=not sys.stderr.isatty()) as bar:
+        oddities, digests = find_oddities(chosen, root, num_cores(), bar.update, flags.truncated)
     unreadable = {image for image, kind, _ in oddities if ODDITIES[kind]}
-    readable = [image for image in there if image not in unreadable]
-    with tqdm(total=len(readable), desc="equal", unit="image", disable=not sys.stderr.isatty()) as bar:
-        equal = equal_bytes(found, equal_files(readable, root, bar.update))
     findings = [Finding("missing images", True, describe_missing([*missing], root))]
     for kind, is_unusable in ODDITIES.items():
         details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
         findings.append(Finding(kind, is_unusable, details))
-    findings.append(Finding("images in the folder that no record names", False, unnamed_images(images, root)))
-    return [*findings, *equal], unreadable.union(missing)
+    unnamed = unnamed_images(set(images), root)
+    findings.append(Finding("images in the folder that no record names", False, unnamed))
+    return [*findings, *equal_bytes(found, equal_files(chosen, digests))], unreadable.union(missing)
 
 
 def long_captions(found: Found, flags: argparse.Namespace) -> Finding:
@@ -135,13 +169,12 @@ def long_captions(found: Found, flags: argparse.Namespace) -> Finding:
     from text_utils.tokenizer import CLIPTokenizer  # seconds to import: --help must not wait for it
 
     tokenizer, limit = CLIPTokenizer(sys.maxsize, flags.cleaning), flags.text_length
-    lengths: dict[str, list[int]] = {}
+    lengths: dict[str, array[int]] = {}
     cut = []
-    records = list(each(found))
-    for split, language, record in tqdm(records, unit="record", disable=not sys.stderr.isatty()):
+    for split, language, record in with_bar(found, "tokens"):
         for caption in record.captions:
             length = len(tokenizer.encode(tokenizer.clean(caption)))
-            lengths.setdefault(language, []).append(length)
+            lengths.setdefault(language, array("i")).append(length)
             if length > limit:
                 cut.append(f"{split} {language} {record.image}: {length} tokens: '{caption}'")
     for language, of_language in lengths.items():
@@ -156,17 +189,21 @@ def long_captions(found: Found, flags: argparse.Namespace) -> Finding:
 def write_contact_sheet(found: Found, unusable: set[str], root: Path, out: Path) -> None:
     """Draw some images of each split, evenly spread, with the first caption of each language."""
     cells = []
+    unfit = pa.array([*unusable], pa.large_string())
     for split, by_language in found.items():
-        first_captions: dict[str, list[str]] = {}
+        images = values(by_language, "image")
+        usable = images.filter(pc.invert(pc.is_in(images, value_set=unfit)))
+        chosen = usable[:: -(-len(usable) // NUM_CELLS) or 1].to_pylist()
+        captions: dict[str, list[str]] = {image: [] for image in chosen}
         persons = {}
         for records in by_language.values():
-            for record in records:
-                first_captions.setdefault(record.image, []).extend(record.captions[:1])
+            for record in of_images(records, chosen):
+                captions[record.image] += record.captions[:1]
                 persons[record.image] = record.person_id
-        images = [image for image in first_captions if image not in unusable]
-        for image in images[:: -(-len(images) // NUM_CELLS) or 1]:
+        for image in chosen:
             label = f"{split} · person {persons[image]} · {image}"
-            cells.append(Cell(load_image(root / image, truncated="accept"), label, first_captions[image]))
+            with contextlib.suppress(BadImageError):  # one that --sample has left out
+                cells.append(Cell(load_image(root / image, truncated="accept"), label, captions[image]))
     draw_contact_sheet(cells, out / CONTACT_SHEET)
 
 

@@ -2,12 +2,16 @@
 
 import hashlib
 import os
+import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from pathlib import Path
 
-from data.decode import BadImageError, image_suffixes, is_hidden, load_image, open_image, orientation
+import numpy as np
+
+from data.images.contained import place_of, read_image
+from data.images.decode import BadImageError, image_suffixes, is_hidden, load_image, open_image, orientation
 from misc.process.workers import in_processes
 
 EMPTY = "images of 0 bytes"
@@ -27,61 +31,83 @@ ODDITIES = {
 
 SHORTEST, LONGEST, STEEPEST = 16, 4096, 8.0  # pixels of a side, and times that one side is the other
 CHUNK = 64
+DIGEST = 16  # bytes
 
 Oddity = tuple[str, str, str]  # image, one of the kinds above, what was found
 
 
 def find_oddities(
-    images: list[str],
+    images: Sequence[str],
     root: Path,
     workers: int,
     advance: Callable[[int], object],
     truncated: str = "error",
-) -> list[Oddity]:
-    """All that is odd about `images`, existing files below `root`, each decoded as training would decode it.
+) -> tuple[list[Oddity], bytes]:
+    """All that is odd about `images`, existing files below `root`, each decoded as training would decode it;
+    and a digest of each file, `DIGEST` bytes one after another, zeros for those that cannot be used.
 
     A small set stays in this process. `advance` is called with the number of images just seen. `truncated`:
     as `data.truncated`.
     """
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     examined = in_processes(partial(_examine_all, root, truncated), chunks, min(workers, len(chunks) // 4))
-    found = []
-    for chunk, oddities in zip(chunks, examined, strict=True):
+    found, digests = [], bytearray()
+    for chunk, (oddities, of_chunk) in zip(chunks, examined, strict=True):
         found += oddities
+        digests += of_chunk
         advance(len(chunk))
-    return found
+    return found, bytes(digests)
 
 
-def equal_files(images: Iterable[str], root: Path, advance: Callable[[int], object]) -> list[list[str]]:
-    """The groups of `images`, existing files below `root`, of equal bytes, sorted; empty files are none.
+def drawn(images: Sequence[str], number: int | None) -> Sequence[str]:
+    """About `number` of the images, at random, always the same ones; None: all.
 
-    Only those that are as large as another one are read. `advance` is called as `find_oddities` calls it.
+    They are drawn in runs of neighbours, which a file of images holds together: it reads many rows at once.
     """
-    of_size: dict[int, list[str]] = defaultdict(list)
-    for image in images:
-        of_size[(root / image).stat().st_size].append(image)
-    groups: dict[bytes, list[str]] = defaultdict(list)
-    for size, as_large in of_size.items():
-        for image in as_large:
-            if size and len(as_large) > 1:
-                groups[hashlib.sha256((root / image).read_bytes()).digest()].append(image)
-            advance(1)
-    return sorted(sorted(group) for group in groups.values() if len(group) > 1)
+    if number is None or number >= len(images):
+        return images
+    starts = random.Random(0).sample(range(0, len(images), CHUNK), -(-number // CHUNK))
+    return [image for start in sorted(starts) for image in images[start : start + CHUNK]][:number]
 
 
-def unnamed_images(images: Iterable[str], root: Path) -> list[str]:
+def equal_files(images: Sequence[str], digests: bytes) -> list[list[str]]:
+    """The groups of `images` whose files have equal bytes, sorted, by the digests of `find_oddities`."""
+    each = np.frombuffer(digests, f"S{DIGEST}")
+    _, numbers, counts = np.unique(each, return_inverse=True, return_counts=True)
+    groups: dict[int, list[str]] = defaultdict(list)
+    for row in np.flatnonzero((counts[numbers] > 1) & (each != b"")).tolist():
+        groups[int(numbers[row])].append(images[row])
+    return sorted(map(sorted, groups.values()))
+
+
+def unnamed_images(images: Container[str], root: Path) -> list[str]:
     """Image files below `root` that are none of `images`, sorted; without hidden files and folders."""
     suffixes = image_suffixes()
-    there = set()
+    found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        files = [Path(folder, name) for name in names if not is_hidden(name)]
-        there |= {file.relative_to(root).as_posix() for file in files if file.suffix.lower() in suffixes}
-    return sorted(there - set(images))
+        place = Path(folder).relative_to(root)
+        for name in names:
+            if os.path.splitext(name)[1].lower() in suffixes and not is_hidden(name):
+                image = (place / name).as_posix()
+                found += [] if image in images else [image]
+    return sorted(found)
 
 
-def _examine_all(root: Path, truncated: str, images: list[str]) -> list[Oddity]:
-    return [oddity for image in images for oddity in _examine(root, image, truncated)]
+def _examine_all(root: Path, truncated: str, images: Sequence[str]) -> tuple[list[Oddity], bytes]:
+    oddities, digests = [], []
+    for image in images:
+        odd = _examine(root, image, truncated)
+        is_usable = not any(ODDITIES[kind] for _, kind, _ in odd)
+        digests.append(_digest(root / image) if is_usable else bytes(DIGEST))
+        oddities += odd
+    return oddities, b"".join(digests)
+
+
+def _digest(path: Path) -> bytes:
+    place = place_of(path)
+    content = read_image(*place) if place else path.read_bytes()
+    return hashlib.sha256(content).digest()[:DIGEST]
 
 
 def _examine(root: Path, image: str, truncated: str) -> list[Oddity]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from data.decode import image_suffixes, is_hidden
+from data.images.decode import image_suffixes, is_hidden
 
 MAX_FILES = 1_000_000  # below the root that are looked at, for a message
 

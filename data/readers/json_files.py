@@ -97,10 +97,14 @@ def _read_language(path: Path, form: Format, language: str, report: Report) -> l
     return [record for record in records if record]
 
 
-def parse_json(path: Path, content: bytes) -> object:
-    """The content of a JSON file. Raises UserError where it is none."""
+def parse_json(path: Path, content: bytes, keeps_pairs: bool = False) -> Any:
+    """The content of a JSON file. Raises UserError where it is none.
+
+    Args:
+        keeps_pairs: objects are lists of (name, value), of which none is lost where a name occurs twice.
+    """
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=list if keeps_pairs else None)
     except (ValueError, RecursionError) as error:
         what = describe_bytes(content[:NUM_BYTES])
         raise UserError(

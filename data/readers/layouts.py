@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.decode import is_hidden
+from data.images.decode import is_hidden
 from data.types import SPLIT_NAMES, Format, language_name
 from options import UserError
 

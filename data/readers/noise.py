@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.columns.records import Records
+from data.columns.splits import Columns
 from data.readers.layouts import listing
 from data.records import of_each_caption
 from data.types import ByLanguage, Record
@@ -18,7 +20,7 @@ from options import UserError
 logger = logging.getLogger(__name__)
 
 
-def with_noise(train: ByLanguage, noise: str | float, seed: int) -> ByLanguage:
+def with_noise(train: ByLanguage, noise: str | float, seed: int) -> Columns:
     """The training split where pair i has the caption of pair index[i], its back-translation and rewrites.
 
     A pair is a caption with its image, whose person stays too. Pairs are counted in the order of the records
@@ -46,7 +48,7 @@ def with_noise(train: ByLanguage, noise: str | float, seed: int) -> ByLanguage:
     index = read_index(Path(noise), num_pairs) if is_file else draw_index(noise, num_pairs, seed)
     num_noisy = sum(source != place for place, source in enumerate(index))
     logger.info("data.noise: %d of %d training pairs have another pair's caption", num_noisy, num_pairs)
-    return {language: _exchanged(records, index) for language, records in train.items()}
+    return {language: Records.of(_exchanged(records, index), language) for language, records in train.items()}
 
 
 def read_index(path: Path, num_pairs: int) -> list[int]:

@@ -23,7 +23,7 @@ from model import build_model
 from model.losses import mlm_loss
 from model.mlm import MLM
 from model.tbps import TBPS
-from options import UserError, load_options
+from options import Options, UserError, load_options, to_dict
 
 CARDS = (12, 24, 48)  # GB
 RESERVE = 2.0  # GB of a card, for what is not counted
@@ -78,7 +78,8 @@ def batch_of(model: TBPS, image_size: tuple[int, int], length: int, rows: int) -
     tokens["attention_mask"] = torch.ones_like(tokens["input_ids"])
     images = {view: torch.empty(rows, 3, *image_size) for view in model.views}
     ids = torch.zeros(rows, dtype=torch.int64)
-    return Batch(images, tokens, person_ids=ids, indices=ids, tokens2=tokens, rewritten=tokens)
+    more = {"tokens2": tokens, "rewritten": tokens, "mlm_labels": tokens["input_ids"]}
+    return Batch(images, tokens, person_ids=ids, indices=ids, **more)
 
 
 def forward(model: TBPS, batch: Batch, inputs: Sequence[str]) -> list[object]:
@@ -184,13 +185,31 @@ def rows(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _count(recipe: Path, overrides: Sequence[str], dtype: torch.dtype, checkpoints: bool) -> Needs:
+    own = f"model.grad_checkpointing={str(checkpoints).lower()}"
+    fake, model, image_size, length = fake_model(load_options(recipe, [*overrides, own]))
+    with fake:
+        return needs(model, image_size, length, dtype, checkpoints)
+
+
+def flops_of_sample(options: Options) -> int:
+    """FLOPs of a sample in training, forward and backward. Raises UserError as `fake_model` does."""
+    fake, model, image_size, length = fake_model(options)
+    with fake:
+        one, two = (counted_flops(model, batch_of(model, image_size, length, rows)) for rows in (1, 2))
+    return two - one
+
+
+def fake_model(options: Options) -> tuple[FakeTensorMode, TBPS, tuple[int, int], int]:
+    """The model of fake tensors, their mode, the size of images and the tokens of a caption.
+
+    Raises:
+        UserError: a model that cannot be counted.
+    """
     own = [
         *("model.clip_pretrained=null", "model.open_clip_pretrained=null"),
         "experiment.dropout=0",  # fused kernels save no mask
-        f"model.grad_checkpointing={str(checkpoints).lower()}",
     ]
-    options = load_options(recipe, [*overrides, *own])
-    experiment = options.experiment
+    experiment, options = options.experiment, load_options(to_dict(options), own)
     if options.model.backbone not in COUNTED or (experiment.mlm and not experiment.mlm_masks_all):
         backbones = " or ".join(COUNTED)
         raise UserError(
@@ -198,11 +217,8 @@ def _count(recipe: Path, overrides: Sequence[str], dtype: torch.dtype, checkpoin
             f"model.backbone={backbones}, and experiment.mlm=false or experiment.mlm_masks_all=true"
         )
     model, tokenizer, processor = build_model(options, num_identities=1000)
-    length = min(CAPTION, tokenizer.text_length)
     fake = FakeTensorMode()
-    model = faked(model.train(), fake)
-    with fake:
-        return needs(model, processor.image_size, length, dtype, checkpoints)
+    return fake, faked(model.train(), fake), processor.image_size, min(CAPTION, tokenizer.text_length)
 
 
 def run(overrides: Sequence[str]) -> None:

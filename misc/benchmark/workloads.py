@@ -58,7 +58,9 @@ def baseline_samples(settings: Settings) -> Workload:
     training_set, size = loaders.training_set, options.data.batch_size
     count = size * min(4 if settings.quick else 32, len(training_set) // size)
     paths = [training_set.image_root / name for name in training_set.image_names(range(count))]
-    captions = [record.captions[number] for ((record, number),) in training_set.choices[:count]]
+    captions = [
+        record.captions[number] for ((record, number),) in map(training_set.choices.__getitem__, range(count))
+    ]
     normalization = NORMALIZATIONS[options.data.normalization]
 
     def run() -> None:

@@ -8,6 +8,9 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
 
 from misc.checkpoints.components import State
 from misc.process import distributed
@@ -81,17 +84,71 @@ def is_of_folder(resume: str | None, folder: Path) -> bool:
 
 
 def find_checkpoint(resume: str | None, folder: Path) -> State | None:
-    """The training state to resume from.
+    """The training state to resume from, which rank 0 reads for all ranks. Collective.
 
     Args:
         resume: None: start from scratch; "auto": the newest readable checkpoint of `folder`, or from scratch
             where there is none; else a file.
 
     Raises:
-        UserError: the file cannot be read, or for "auto" the folder or all of the checkpoints in it.
+        UserError: the file cannot be read, or for "auto" the folder or all of the checkpoints in it; or they
+            are on another machine than rank 0.
     """
     if resume is None:
         return None
+    state = problem = None
+    if distributed.is_main():
+        try:
+            state = _find(resume, folder)
+        except UserError as error:
+            problem = str(error)
+    has_some = distributed.gather_objects(any(folder.glob("checkpoint_*.pth")))
+    if resume == "auto" and not has_some[0] and any(has_some):
+        problem = (
+            f"output.dir: process {has_some.index(True)} finds checkpoints in '{folder}', process 0, which "
+            "reads them, none: start it on the machine that has them, or share the folder"
+        )
+    if problem := distributed.broadcast_object(problem):
+        raise UserError(problem)
+    return _on_all_ranks(state)
+
+
+def _on_all_ranks(state: State | None) -> State | None:
+    """Rank 0's state, a tensor at a time: as one object it would be held several times."""
+    tensors: list[Tensor] = []
+    skeleton, number = distributed.broadcast_object((_without(state, tensors), len(tensors)))
+    for place in range(number):
+        tensor = distributed.broadcast_object(tensors[place] if distributed.is_main() else None)
+        if not distributed.is_main():
+            tensors.append(tensor)
+    return state if distributed.is_main() else _with(skeleton, tensors)
+
+
+class _Place(NamedTuple):
+    """Where a tensor of that number is in a state."""
+
+    number: int
+
+
+def _without(value: object, tensors: list[Tensor]) -> object:
+    """The value with a place for each tensor, which is added to `tensors`."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return _Place(len(tensors) - 1)
+    if isinstance(value, dict):
+        return type(value)((key, _without(each, tensors)) for key, each in value.items())
+    return [_without(each, tensors) for each in value] if isinstance(value, list) else value
+
+
+def _with(value: object, tensors: list[Tensor]) -> object:
+    if isinstance(value, _Place):
+        return tensors[value.number]
+    if isinstance(value, dict):
+        return type(value)((key, _with(each, tensors)) for key, each in value.items())
+    return [_with(each, tensors) for each in value] if isinstance(value, list) else value
+
+
+def _find(resume: str, folder: Path) -> State | None:
     if resume != "auto":
         return load_checkpoint(Path(resume))
     problems = []

@@ -1,6 +1,7 @@
 """The one file that uses torch.distributed. Every function also works in a world of one, without torchrun."""
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -145,8 +146,8 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     """The model as each process trains it: gradients averaged over the world (itself in a world of one)."""
     if not dist.is_initialized():
         return model
-    device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+    settings = {"gradient_as_bucket_view": True, "broadcast_buffers": False}  # buffers are alike on all ranks
+    return DistributedDataParallel(model, [device.index] if device.type == "cuda" else None, **settings)
 
 
 @torch.no_grad()
@@ -274,6 +275,11 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def start_sum(values: Tensor) -> Callable[[], object]:
+    """Begin to sum a tensor over all ranks in place, in the background; what is returned waits for it."""
+    return dist.all_reduce(values, async_op=True).wait
 
 
 def broadcast_object(value: T) -> T:

@@ -1,18 +1,23 @@
 """Files that are whole or absent: written beside, flushed to the disk, then renamed."""
 
+import contextlib
 import errno
 import glob
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from options import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
-@contextmanager
+
+@contextlib.contextmanager
 def replacing(path: Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """A file to write in place of `path`, which keeps its content until the block has ended well.
 
@@ -77,3 +82,15 @@ def make_folder(folder: Path, option: str) -> None:
         ) from error
     if not writable:
         raise UserError(f"{option}: the folder '{folder}' cannot be written to; choose another")
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Alone among the processes of this machine that name the file `path`, which is made; where the file
+    system has no locks, not alone.
+    """
+    with path.open("wb") as file:
+        if fcntl:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from config.scalars import dump
-from data.types import NOBODY, ByLanguage, Splits
+from data.columns.splits import Splits
+from data.types import NOBODY, ByLanguage
 from misc.checkpoints.components import Best
 from misc.checkpoints.read import BEST
 from misc.evaluation.tables import metrics_table, summary_table

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data.decode import BadImageError, load_image
+from data.images.decode import BadImageError, load_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -94,7 +94,7 @@ def add_query_flags(parser: Parser) -> None:
 def run_query(flags: argparse.Namespace) -> int:
     """Rank the images for each query."""
     check_query_flags(flags)
-    from data.decode import load_image
+    from data.images.decode import load_image
     from misc.process.csv_file import ENCODING
     from misc.process.durable import make_folder
     from misc.search.index import Index

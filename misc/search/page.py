@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from data.decode import load_image
+from data.images.decode import load_image
 from data.types import NOBODY, language_name
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.decode import load_image
+from data.images.decode import load_image
 from misc.process.csv_file import write_csv
 from misc.process.logs import progress
 from misc.report.contact_sheet import Cell, draw_contact_sheet

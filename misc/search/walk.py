@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.decode import BadImageError, image_suffixes, is_hidden, load_image
+from data.images.decode import BadImageError, image_suffixes, is_hidden, load_image
 from data.sampler import Loader
 from misc.process.workers import num_cores
 from model.protocol import Processor

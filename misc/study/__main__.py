@@ -13,7 +13,7 @@ from pathlib import Path
 
 from misc.cli import Parser, exit_status
 from misc.study.expand import pretraining_run, training_runs, transfer_runs
-from misc.study.outcome import StepCost, Stored, machine, outcome_of
+from misc.study.outcome import Stored, machine, outcome_of
 from misc.study.plan import Plan, narrowed, quickened, read_plan, with_variants
 from misc.study.report import write_report
 from misc.study.runs import FINISHED, ROOT, Job, devices, run_all
@@ -35,7 +35,9 @@ def build_parser() -> Parser:
     add("--runs", type=Path, help="the folder of the runs (runs/study; with --quick runs/study-quick)")
     add("--out", type=Path, help="the folder for study.md and study/ (that of the runs)")
     add("--quick", action="store_true", help="the plan's short form, which shows the shape of the report")
-    add("--dry-run", action="store_true", help="print the runs, their states and commands")
+    add("--dry-run", action="store_true", help="print the runs, their states, expected costs and commands")
+    rate = "what a GPU, or core, does in a second, for the hours of --dry-run (40; an A40's peak is 150)"
+    add("--tflops", type=float, default=40.0, help=rate)
     equal = "measure the steps of all recipes in turn, and print the epochs that take this long; run nothing"
     add("--calibrate", type=float, metavar="SECONDS", help=equal)
     add("--report", type=Path, metavar="FILE", help="make the report of this study/runs.jsonl, run nothing")
@@ -53,6 +55,8 @@ def plan_of(flags: argparse.Namespace) -> Plan:
     for share in flags.noise or ():
         if not 0 <= share < 1:
             raise UserError(f"--noise: expected shares from 0 to below 1, found {share:g}")
+    if flags.tflops <= 0:
+        raise UserError(f"--tflops: expected a number above 0, found {flags.tflops:g}")
     if flags.processes < 1:
         raise UserError(f"--processes: expected at least 1, found {flags.processes}")
     return narrowed(plan, flags.recipes, flags.sets, flags.seeds, flags.noise)
@@ -71,14 +75,13 @@ def study(flags: argparse.Namespace) -> int:
     jobs = [Job(run) for run in ([first] if first else []) + others]
     is_cpu = all(job.options.misc.device == "cpu" for job in jobs)  # reads all options before any run starts
     if flags.dry_run:
-        for job in jobs:
-            print(f"{job.state()}: {job.run.name}\n  {shlex.join(job.command())}")
+        print_runs(jobs, flags.tflops)
         return 0
-    of_recipe: dict[str, Job] = {}  # the first run of each
-    for job in jobs:
-        if job.run.trained_on:
-            of_recipe.setdefault(job.run.recipe, job)
     if flags.calibrate:
+        of_recipe: dict[str, Job] = {}  # the first run of each
+        for job in jobs:
+            if job.run.trained_on:
+                of_recipe.setdefault(job.run.recipe, job)
         print_calibration(of_recipe, flags.calibrate)
         return 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +95,7 @@ def study(flags: argparse.Namespace) -> int:
         print("interrupted; the same command resumes the study", file=sys.stderr)
         return 130
     outcomes = [outcome_of(job) for job in jobs]
-    costs = _costs(of_recipe, folder / "costs.json") if is_cpu and not flags.quick else {}
-    write_report(plan, Stored(machine(), outcomes, costs), out)
+    write_report(plan, Stored(machine(), outcomes), out)
     failed = [one for one in outcomes if one.failure]
     print(
         f"Wrote {out / 'study.md'} and {out / 'study'}: {len(outcomes)} runs, {len(failed)} of them failed."
@@ -101,11 +103,22 @@ def study(flags: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _costs(jobs: dict[str, Job], file: Path) -> dict[str, StepCost]:
-    """Of a step of each recipe that has a finished run."""
-    from misc.study.calibrate import stored_costs
+def print_runs(jobs: Sequence[Job], tflops: float) -> None:
+    """Print each run, its state, its expected cost and its command, and what all that are to do will take."""
+    from misc.study.expected import expected_cost
 
-    return stored_costs({name: job for name, job in jobs.items() if job.state() == FINISHED}, file)
+    hours, unknown = 0.0, 0
+    for job in jobs:
+        state, cost = job.state(), "an evaluation"
+        if not job.run.evaluates:
+            found = expected_cost(job.options)
+            cost = f"{found.epochs} epochs of {found.samples or 'unknown'} samples"
+            cost += f", {found.flops / 1e15:,.1f} PFLOP, {found.hours(tflops):,.2f} h" if found.flops else ""
+            hours += found.hours(tflops) * (state != FINISHED)
+            unknown += not found.flops
+        print(f"{state}: {job.run.name} ({cost})\n  {shlex.join(job.command())}", flush=True)
+    rest = f", and {unknown} runs whose cost is not known" if unknown else ""
+    print(f"Expected, of what is not finished: {hours:,.1f} h of one device at {tflops:g} TFLOP/s{rest}")
 
 
 def print_calibration(jobs: dict[str, Job], seconds: float) -> None:

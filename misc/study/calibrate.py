@@ -1,11 +1,10 @@
 """The cost of a step of each recipe, measured side by side, and the epochs that make the costs equal."""
 
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,29 +14,32 @@ from data.sampler import TrainLoader
 from data.types import Batch
 from misc.benchmark.machine import synchronize
 from misc.benchmark.setting import built, device_of
-from misc.process.durable import write_text
 from misc.process.signals import StopSignals
-from misc.study.outcome import StepCost
-from misc.study.runs import Job
 from misc.training.build import build_trainer
 from options import Options
 
 ROUNDS, STEPS, WARM_UP = 12, 5, 10  # groups of steps of each recipe in turn, steps of a group, steps before
 
 
-def stored_costs(jobs: Mapping[str, Job], file: Path) -> dict[str, StepCost]:
-    """The costs of recipes, by name, from a file that has those of the same runs, or measured and written."""
-    request = {name: job.request() for name, job in jobs.items()}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["request"] == request:
-            return {name: StepCost(**cost) for name, cost in content["costs"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # none, or one that an interrupted study left
-    costs = measure_steps({name: job.options for name, job in jobs.items()})
-    kept = {name: asdict(cost) for name, cost in costs.items()}
-    write_text(file, json.dumps({"request": request, "costs": kept}))
-    return costs
+@dataclass(frozen=True)
+class StepCost:
+    """What a step of a recipe takes, measured in turn with all others.
+
+    Attributes:
+        steps: of an epoch.
+        seconds: of this process's CPU time, or on a GPU by the clock: the median of its share of a round,
+            times the median of the rounds.
+        spread: the range of the middle half of the shares, as a share of their median.
+    """
+
+    steps: int
+    seconds: float
+    spread: float
+
+    @property
+    def epoch(self) -> float:
+        """Seconds of an epoch."""
+        return self.steps * self.seconds
 
 
 def measure_steps(recipes: Mapping[str, Options]) -> dict[str, StepCost]:

@@ -34,27 +34,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class StepCost:
-    """What a step of a recipe takes, measured in turn with all others.
-
-    Attributes:
-        steps: of an epoch.
-        seconds: of this process's CPU time, or on a GPU by the clock: the median of its share of a round,
-            times the median of the rounds.
-        spread: the range of the middle half of the shares, as a share of their median.
-    """
-
-    steps: int
-    seconds: float
-    spread: float
-
-    @property
-    def epoch(self) -> float:
-        """Seconds of an epoch."""
-        return self.steps * self.seconds
-
-
-@dataclass(frozen=True)
 class Outcome:
     """A run of a study.
 
@@ -86,15 +65,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stored:
-    """The outcomes of a study, and the machine that they were measured on.
-
-    Attributes:
-        costs: of a step of each recipe, where it was measured.
-    """
+    """The outcomes of a study, and the machine that they were measured on."""
 
     machine: str
     outcomes: Sequence[Outcome]
-    costs: Mapping[str, StepCost] = field(default_factory=dict)
 
 
 def outcome_of(job: Job) -> Outcome:
@@ -174,9 +148,8 @@ def machine() -> str:
 
 
 def write_stored(path: Path, stored: Stored) -> None:
-    """Write the outcomes, one a line, after a line with the rest."""
-    costs = {name: asdict(cost) for name, cost in stored.costs.items()}
-    lines = [{"machine": stored.machine, "costs": costs}, *(asdict(one) for one in stored.outcomes)]
+    """Write the outcomes, one a line, after a line with the machine."""
+    lines = [{"machine": stored.machine}, *(asdict(one) for one in stored.outcomes)]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
@@ -189,7 +162,6 @@ def read_stored(path: Path) -> Stored:
     try:
         first, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         outcomes = [Outcome(**line | {"cost": line["cost"] and Cost(**line["cost"])}) for line in lines]
-        costs = {name: StepCost(**cost) for name, cost in first["costs"].items()}
-        return Stored(first["machine"], outcomes, costs)
+        return Stored(first["machine"], outcomes)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"--report: '{path}' does not hold the runs of a study ({error})") from error

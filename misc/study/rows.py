@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from misc.study.outcome import Cost, Outcome, StepCost, Stored
+from misc.study.outcome import Cost, Outcome, Stored
 from misc.study.plan import TRANSFER, Plan, Recipe
 from misc.study.published import FACTS, Published
 from misc.study.statistics import Paired, Summary
@@ -25,6 +25,12 @@ class Study:
         found = (one for one in self.stored.outcomes if one.failure is None)
         key = (recipe, trained_on, noise)
         return [one for one in found if (one.recipe, one.trained_on, one.noise) == key]
+
+    def costs(self, recipe: str, trained_on: str) -> list[Cost]:
+        """Of its runs with wrong captions and without, of one number of samples."""
+        runs = [run for noise in (0.0, *self.plan.noise) for run in self.runs(recipe, trained_on, noise)]
+        costs = [run.cost for run in runs if run.cost]
+        return [cost for cost in costs if cost.num_samples == costs[0].num_samples]
 
     def by_seed(self, recipe: str, trained_on: str, noise: float = 0.0) -> dict[int, float]:
         """R@1 on its own set, with the epoch that was picked, by seed."""
@@ -62,7 +68,7 @@ def in_domain(study: Study, set_name: str) -> Table:
         by_test = [_mean(runs, lambda one, key=key: (one.on_test or {}).get(key)) for key in ("R1", "mAP")]
         facts = _published(recipe).sets.get(data.reported, [None] * 4)
         said = [_figure(facts[0]), _figure(facts[3])]
-        costs = _costs(runs, study.stored.costs.get(name))
+        costs = _costs(study.costs(name, set_name))
         rows.append([recipe.title, *costs, *chosen, *by_test, *(said if is_reported else ())])
     header = ["recipe", "samples", "seconds", "memory"]
     header += [f"{name} by {split}" for split in ("val", "test") for name in ("R@1", "mAP")]
@@ -70,21 +76,13 @@ def in_domain(study: Study, set_name: str) -> Table:
     return Table(f"in-domain.{set_name}", f"Trained and tested on {data.title}", header, rows)
 
 
-def _costs(runs: Sequence[Outcome], step: StepCost | None) -> list[str]:
-    costs = [one.cost for one in runs if one.cost]
+def _costs(costs: Sequence[Cost]) -> list[str]:
     if not costs:
         return [NONE] * 3
-    own = [cost.seconds for cost in costs]
-    spread = f" ({min(own):.0f}-{max(own):.0f})" if len(own) > 1 else ""
+    seconds = [cost.seconds for cost in costs]
+    spread = f" (to {max(seconds):.0f})" if len(seconds) > 1 else ""
     memory = f"{max(cost.peak_bytes for cost in costs) / 1e9:.2f} GB"
-    return [f"{costs[0].num_samples:,}", f"{_seconds(costs, step):.0f}{spread}", memory]
-
-
-def _seconds(costs: Sequence[Cost], step: StepCost | None) -> float:
-    """Of a run, as its steps took where they were measured side by side, or else as the median run took."""
-    if step:
-        return costs[0].num_steps * step.seconds
-    return statistics.median(cost.seconds for cost in costs)
+    return [f"{costs[0].num_samples:,}", f"{min(seconds):.0f}{spread}", memory]
 
 
 def _mean(runs: Iterable[Outcome], value: Callable[[Outcome], float | None]) -> str:
@@ -104,27 +102,29 @@ def _figure(fact: float | None) -> str:
 
 def cost_sentence(study: Study, set_name: str) -> str:
     """What the columns of cost hold, and how far the recipes are apart in them."""
-    seconds, steps = {}, study.stored.costs
-    for name, recipe in study.plan.recipes.items():
-        if costs := [one.cost for one in study.runs(name, set_name) if one.cost]:
-            seconds[recipe.title] = _seconds(costs, steps.get(name))
-    if len(seconds) < 2:
+    recipes, sentences = study.plan.recipes, []
+    for whose, is_variant in (("The recipes", False), ("Their variants", True)):
+        seconds = {
+            one.title: min(cost.seconds for cost in costs)
+            for name, one in recipes.items()
+            if (one.against is not None) == is_variant and (costs := study.costs(name, set_name))
+        }
+        if not sentences:
+            mean = statistics.mean(seconds.values()) if seconds else 0.0
+        if len(seconds) > (0 if is_variant else 1):
+            low, high = (pick(seconds, key=seconds.__getitem__) for pick in (min, max))
+            sentences.append(
+                f"{whose} are within {seconds[low] / mean - 1:+.1%} ({low}) and "
+                f"{seconds[high] / mean - 1:+.1%} ({high}) of the recipes' mean."
+            )
+    if not sentences:
         return ""
-    low, high = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
-    mean = statistics.mean(seconds.values())
-    measured = "the median of the seeds, and in brackets the lowest and highest"
-    if steps:
-        spread = max(cost.spread for cost in steps.values()) / 2
-        measured = (
-            "the number of steps times what a step took when steps of all recipes were measured in turn, in "
-            f"one process (half of the rounds are within ±{spread:.1%}); in brackets the lowest and highest "
-            "that the runs themselves took, which moves with what else the machine does"
-        )
     return (
         '"Seconds": what the steps took, data included, evaluations, divisions of the samples and '
-        f"checkpoints left out (CPU seconds, or seconds of all GPUs of a run): {measured}. The recipes are "
-        f"within {seconds[low] / mean - 1:+.1%} ({low}) and {seconds[high] / mean - 1:+.1%} ({high}) of "
-        'their mean. "Memory": the most that a process held, of tensors on a GPU, else of everything.'
+        "checkpoints left out (CPU seconds, or seconds of all GPUs of a run): the least that any run of the "
+        "recipe took, with wrong captions or without, since what else a machine does can only add to it; in "
+        f'brackets the most. {" ".join(sentences)} "Memory": the most that a process held, of tensors on a '
+        "GPU, else of everything."
     )
 
 

@@ -7,7 +7,8 @@ through the towers again to take its features' gradients back to the parameters.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from misc.process.seed import random_state, restore_random_state
 from model.objective import Pairs, Rows
 from model.tbps import TBPS, LossOutput
 
-_BUCKET = 2**25  # bytes of gradients in one all-reduce, as in DistributedDataParallel
+_BUCKET = 2**25  # bytes of gradients in one all-reduce, about as in DistributedDataParallel
 
 
 def accumulate(
@@ -29,19 +30,20 @@ def accumulate(
     num_parts: int,
     scale: Callable[[Tensor], Tensor],
     device: torch.device,
+    shared: "SharedGradients | None" = None,
 ) -> LossOutput:
     """`model(batch, soft_label)` and its backward pass in the memory of a part: adds to the gradient of every
     trained parameter what the whole batch would, and returns the losses without graph.
 
-    The gradients are those of this process: the caller averages them over the processes. Of a part, one view
-    at a time is in memory, or its captions. Both passes draw the same dropout. The objectives on tokens are
-    computed part by part, and divided by the counts of the whole batch.
+    Of a part, one view at a time is in memory, or its captions. Both passes draw the same dropout. The
+    objectives on tokens are computed part by part, and divided by the counts of the whole batch.
 
     Args:
         batch: B rows, as `TBPS.forward` has them, on any device: the parts are moved one at a time.
         num_parts: of B // num_parts rows, or one more, each; at most B.
         scale: what a loss goes through before its backward pass: `GradScaler.scale`.
         device: the model's.
+        shared: makes means over the processes of the gradients, once; None: they are those of this process.
     """
     parts, passes = _plan(model, len(batch.person_ids), num_parts)
     for parameter in model.parameters():  # allocated in a part they would leave holes too small for the next
@@ -55,7 +57,9 @@ def accumulate(
     losses = {name: loss.detach() for name, loss in losses.items()}
 
     replayed = iter(states)
-    for rows in parts:
+    for number, rows in enumerate(parts):
+        if shared:
+            shared.begin_part(number, len(parts))
         part = _part(batch, rows, device)
         for names in passes:
             later = random_state(device)
@@ -73,6 +77,8 @@ def accumulate(
                     outputs.append(scale(loss))
                     gradients.append(None)
             _backward(outputs, gradients, device)
+    if shared:
+        shared.finish()
     return model.output(losses, counts)
 
 
@@ -134,21 +140,75 @@ def _part(batch: Batch, rows: slice, device: torch.device) -> Batch:
     return dataclasses.replace(part, **changed).to(device, non_blocking=True)
 
 
-@torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradients by their mean over the ranks, for a backward pass without `wrap`."""
-    if distributed.world_size() == 1:
-        return
-    bucket: list[Tensor] = []
-    for gradient in [p.grad for p in parameters if p.grad is not None]:
-        if bucket and sum(g.nbytes for g in bucket) + gradient.nbytes > _BUCKET:
-            _average(bucket)
-            bucket = []
-        bucket.append(gradient)
-    _average(bucket)
+class SharedGradients:
+    """The gradients of a model, averaged over the processes while the last part is in its backward passes.
+
+    They are views of buckets. The sum of a bucket over the processes begins once the last part has added to
+    each of its gradients as often as the first one did, and after those of the buckets before it, so that all
+    processes have one order; what remains, as of a batch in one part, follows at the end.
+    """
+
+    def __init__(self, model: TBPS) -> None:
+        self._buckets: list[list[nn.Parameter]] = [[]]
+        for parameter in _in_order_of_completion(model):
+            if sum(p.nbytes for p in (*self._buckets[-1], parameter)) > _BUCKET and self._buckets[-1]:
+                self._buckets.append([])
+            self._buckets[-1].append(parameter)
+        self._flat = [_with_gradients_in_one(bucket) for bucket in self._buckets]
+        self._views = {p: p.grad for bucket in self._buckets for p in bucket}
+        self._waits: list[Callable[[], object]] = []  # for the buckets that are begun
+        self._added, self._expected = Counter[nn.Parameter](), Counter[nn.Parameter]()
+        self._is_last = False
+        for parameter in self._views:
+            parameter.register_post_accumulate_grad_hook(self._add)
+
+    def begin_part(self, number: int, num_parts: int) -> None:
+        """Before the first pass with gradient of each part, counted from 0."""
+        if number == 1:
+            self._expected = Counter(self._added)
+        self._added.clear()
+        self._is_last = 0 < number == num_parts - 1
+        self._begin_complete()
+
+    def _add(self, parameter: nn.Parameter) -> None:
+        self._added[parameter] += 1
+        if self._is_last:
+            assert self._added[parameter] <= self._expected[parameter], "a part adds more than the first one"
+            self._begin_complete()
+
+    def _begin_complete(self) -> None:
+        while self._is_last and len(self._waits) < len(self._buckets):
+            if any(self._added[p] < self._expected[p] for p in self._buckets[len(self._waits)]):
+                return
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        self._waits.append(distributed.start_sum(self._flat[len(self._waits)]))
+
+    def finish(self) -> None:
+        """After the last part: wait until all gradients are means."""
+        self._is_last = False
+        assert all(p.grad is view for p, view in self._views.items()), "a gradient is not in its bucket"
+        while len(self._waits) < len(self._buckets):
+            self._begin_next()
+        for wait, flat in zip(self._waits, self._flat, strict=True):
+            wait()
+            flat.div_(distributed.world_size())
+        self._waits.clear()
 
 
-def _average(bucket: list[Tensor]) -> None:
-    flat = distributed.mean_over_ranks(torch.cat([gradient.flatten() for gradient in bucket]))
-    for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+def _in_order_of_completion(model: TBPS) -> list[nn.Parameter]:
+    """What is trained: of the heads, of the tower that the last pass does not reach, of the other one."""
+    ends_with_texts = bool(set(model.passes()[-1]) & set(model.texts))
+    towers = [model.clip.visual, model.clip.text]
+    ranks = {id(p): 1 + (i == ends_with_texts) for i, tower in enumerate(towers) for p in tower.parameters()}
+    last_first = [p for p in model.parameters() if p.requires_grad][::-1]
+    return sorted(last_first, key=lambda p: ranks.get(id(p), 0))
+
+
+def _with_gradients_in_one(parameters: list[nn.Parameter]) -> Tensor:
+    """A flat tensor of zeros, parts of which are the gradients of the parameters from now on."""
+    flat = torch.cat([torch.zeros_like(p).flatten() for p in parameters])
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return flat

@@ -14,6 +14,7 @@ from misc.training.division import Division
 from misc.training.engine import Trainer
 from misc.training.guards import BadImages, NonFiniteGuard
 from misc.training.meters import Meter
+from misc.training.noise_aware import MismatchRecorder
 from misc.training.optimizer import build_optimizer
 from misc.training.schedule import build_schedule
 from model.objective import SumObjective
@@ -56,9 +57,10 @@ def build_trainer(
         clip_grad_norm=schedule.clip_grad_norm or math.inf,
         patience=schedule.patience,
         options=values,
-        samples=training_set.digest(),
+        samples=training_set.choices.digest(),
         meter=Meter(device),
         division=_division(options, model, loaders, device, precision),
+        mismatches=MismatchRecorder(loaders.mismatches) if loaders.mismatches else None,
     )
 
 

@@ -150,7 +150,7 @@ class Division:
         parts = [f"{called.sum():,} of {total:,} samples called noisy ({100 * record['noisy_share']:.1f} %)"]
         if len(self._objectives) > 1:
             parts.append(f"{' and '.join(self._objectives)} agree on {verdict.num_agreed:,}")
-        noisy = np.array(self.training_set.noisy)[seen]
+        noisy = self.training_set.noisy[seen]
         if noisy.any():
             for measure, given, wanted in (("precision", called, noisy), ("recall", noisy, called)):
                 record[measure] = wanted[given].mean().item() if given.any() else None

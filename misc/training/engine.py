@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,10 +23,11 @@ from misc.evaluation.tables import metrics_table
 from misc.process import distributed
 from misc.process.logs import RunLog
 from misc.process.signals import Stopped, StopSignals
-from misc.training.accumulation import accumulate, average_gradients
+from misc.training.accumulation import SharedGradients, accumulate
 from misc.training.division import Division
-from misc.training.guards import BadImages, NonFiniteGuard
+from misc.training.guards import BadImages, NonFiniteGuard, is_over
 from misc.training.meters import Meter
+from misc.training.noise_aware import MismatchRecorder
 from misc.training.optimizer import Adam, AdamW, set_learning_rate
 from misc.training.schedule import Schedule, rewritten_weight
 from model.tbps import TBPS, LossOutput
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # What a rank asks for after a step; the largest number wins. A signal to stop is STOP and its own number.
 CONTINUE, SAVE, STOP = 0, 1, 2
+OF_SOME_RUNS = ("division", "mismatches")  # components of a trainer
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Trainer:
         options: all options as plain values, kept in the checkpoints.
         samples: the digest of the training samples.
         division: weights the samples of each epoch in some losses; None: all of them count.
+        mismatches: keeps the mismatch of the tokens for the masks of the next epoch; None: none is needed.
         epoch, step: finished epochs and steps.
     """
 
@@ -81,6 +84,7 @@ class Trainer:
     samples: str
     meter: Meter
     division: Division | None = None
+    mismatches: MismatchRecorder | None = None
     epoch: int = 0
     step: int = 0
     best: Best = field(default_factory=Best)
@@ -92,11 +96,11 @@ class Trainer:
             Stopped: a signal asked for it; its text says what is saved.
         """
         distributed.broadcast_model(self.model)
-        # Accumulated gradients are averaged in `_backward`: the wrapper would hold a second copy of them.
+        # The wrapper exchanges gradients in every backward pass; of accumulated ones, the last one alone may.
         wrapped = distributed.wrap(self.model, self.device) if self.accumulate == 1 else self.model
         vote, run = distributed.Vote(), RunLog(self.saver.folder, self.step, self.epoch)
         try:
-            while self.epoch < self.num_epochs and not self._is_out_of_patience():
+            while self.epoch < self.num_epochs and not is_over(self.patience, self.epoch, self.best):
                 self._train_epoch(wrapped, vote, run)
                 self._finish_epoch(run)
             self.saver.finish()
@@ -118,6 +122,8 @@ class Trainer:
             logging_redirect_tqdm(),
             tqdm(total=length, initial=done, desc=title, disable=not visible) as bar,
         ):
+            if self.mismatches:
+                self.mismatches.begin(self.epoch, done)
             self._divide(vote, run)
             bar.unpause()  # its clock is that of the steps
             self.train_loader.batch_sampler.set_epoch(self.epoch, done)
@@ -165,6 +171,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)  # accumulation adds to gradients in place
         output = self._backward(wrapped, batch)
         self.non_finite.check()  # the previous step; the GPU is at work on this one meanwhile
+        if self.mismatches:
+            self.mismatches.add(batch, output.mismatch)
         norm, is_bad = self._update()
         self.step += 1
         self.bad_images.add(batch.bad_images)
@@ -181,15 +189,17 @@ class Trainer:
         num_samples = batch.num_samples or len(batch.person_ids) * distributed.world_size()
         num_parts = min(self.accumulate, num_samples // distributed.world_size())  # alike on all ranks
         with torch.autocast(self.device.type, dtype=self.precision, enabled=is_half):
-            if self.accumulate == 1:
-                output = wrapped(batch.to(self.device, non_blocking=True), soft_label)
-            else:
-                output = accumulate(self.model, batch, soft_label, num_parts, self._scaled, self.device)
-        if self.accumulate == 1:
-            self._scaled(output.total).backward()
-        else:
-            average_gradients(self.model.parameters())
+            if self.accumulate > 1:
+                where = (self.device, self._shared_gradients)
+                return accumulate(self.model, batch, soft_label, num_parts, self._scaled, *where)
+            output = wrapped(batch.to(self.device, non_blocking=True), soft_label)
+        self._scaled(output.total).backward()
         return output
+
+    @cached_property
+    def _shared_gradients(self) -> SharedGradients | None:
+        """Of accumulated gradients; None where there is one process."""
+        return SharedGradients(self.model) if distributed.world_size() > 1 else None
 
     def _scaled(self, total: Tensor) -> Tensor:
         """What the backward pass starts from; NaN for a loss that is not finite, for all ranks to see."""
@@ -227,14 +237,6 @@ class Trainer:
                 logger.info(f"epoch {self.epoch}/{self.num_epochs}  {split}\n{metrics_table(figures)}")
             self._save(is_best)
 
-    def _is_out_of_patience(self) -> bool:
-        """Whether there was no better epoch for `patience` epochs; rank 0 decides for all."""
-        waited = self.epoch - self.best["epoch"] if self.best else 0
-        is_over = distributed.broadcast_object(self.patience is not None and waited >= self.patience)
-        if is_over:
-            logger.info(f"no better epoch for {waited}: training ends (schedule.patience)")
-        return is_over
-
     def _request(self) -> int:
         if self.stop.requested:
             return STOP + self.stop.requested
@@ -271,6 +273,8 @@ class Trainer:
 
     def _save(self, is_best: bool) -> None:
         self._check_guards()
+        if self.mismatches:
+            self.mismatches.flush()
         state = self.components().state_dict()
         if distributed.is_main():
             self.saver.save(state, is_best)
@@ -280,7 +284,7 @@ class Trainer:
         """What a checkpoint holds. Loader and workers have no state: it follows from seed, epoch and step."""
         return Components(
             named={"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-            | ({"division": self.division} if self.division else {}),
+            | {name: part for name in OF_SOME_RUNS if (part := getattr(self, name))},
             plain=[self, self.non_finite, self.bad_images],
             per_rank={"random": RandomState(self.device), "meter": self.meter},
             options=self.options,

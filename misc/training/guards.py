@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from misc.checkpoints.components import State
+from misc.checkpoints.components import Best, State
 from misc.checkpoints.run_folder import BAD_IMAGES
 from misc.process import distributed
 from misc.process.durable import write_text
@@ -93,6 +93,15 @@ class NonFiniteGuard:
     def load_state_dict(self, state: State) -> None:
         """Continue to count from there."""
         self.skipped = state["skipped_steps"]
+
+
+def is_over(patience: int | None, epoch: int, best: Best) -> bool:
+    """Whether there was no better epoch for `patience` epochs; rank 0 decides for all. Collective."""
+    waited = epoch - best["epoch"] if best else 0
+    ends = distributed.broadcast_object(patience is not None and waited >= patience)
+    if ends:
+        logger.info(f"no better epoch for {waited}: training ends (schedule.patience)")
+    return ends
 
 
 class BadImages:

@@ -29,7 +29,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 class HostCopy:
-    """A scalar that is being copied to the host: started when a step is queued, read after the next one is.
+    """A tensor that is being copied to the host: started when a step is queued, read after the next one is.
 
     The copy waits for its own step only, so the GPU works on the next one while the host reads the value.
     """
@@ -37,16 +37,20 @@ class HostCopy:
     def __init__(self, value: Tensor) -> None:
         self._value, self._sent = value.detach(), None
         if value.is_cuda:
-            pinned = torch.empty((), dtype=value.dtype, pin_memory=True)
+            pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
             self._value = pinned.copy_(self._value, non_blocking=True)
             self._sent = torch.cuda.Event()
             self._sent.record()
 
-    def read(self) -> float:
-        """The value, waiting until it is copied."""
+    def tensor(self) -> Tensor:
+        """The tensor, waiting until it is copied."""
         if self._sent is not None:
             self._sent.synchronize()
-        return self._value.item()
+        return self._value
+
+    def read(self) -> float:
+        """The number in it."""
+        return self.tensor().item()
 
 
 class Meter:

@@ -27,6 +27,7 @@ UPDATES = ("optimizer", "weight_decay", "decay_on", "betas", "eps")  # what else
 SAMPLE_OPTIONS = (
     *("misc.seed", "data.languages", "data.language_draw", "data.few_shot", "data.few_shot_by"),
     *("data.noise", "data.sampler", "data.samples_per_identity", "experiment.rewrites"),
+    *("data.shuffle_window", "data.shard_streams"),
 )
 
 
@@ -39,7 +40,7 @@ def resume(trainer: Trainer, state: State | None, is_own: bool) -> None:
 
     Raises:
         UserError: a checkpoint of another model, other frozen parts, other steps or samples; a damaged one;
-            not the same on all ranks.
+            or samples that are not the same on all ranks.
     """
     if state is not None:
         try:
@@ -53,14 +54,13 @@ def resume(trainer: Trainer, state: State | None, is_own: bool) -> None:
 
 
 def _check_agreement(trainer: Trainer) -> None:
-    """Raise UserError on all ranks unless all are at the same step: else they would wait for each other."""
-    places = distributed.gather_objects((trainer.step, trainer.epoch))
-    for number, place in enumerate(places):
-        if place != places[0]:
+    """Raise UserError on all ranks unless all have the same samples, which they share."""
+    of_ranks = distributed.gather_objects(trainer.samples)
+    for number, samples in enumerate(of_ranks):
+        if samples != of_ranks[0]:
             raise UserError(
-                f"output.dir: process 0 would resume after step {places[0][0]}, process {number} after step "
-                f"{place[0]}: they do not read the same checkpoint. '{trainer.saver.folder}' must be one "
-                "folder, shared by all machines"
+                f"data.annotation_file: process {number} has other training images or captions than process "
+                "0; all machines need the same annotations"
             )
 
 
@@ -87,7 +87,7 @@ def _restore(trainer: Trainer, state: State, is_own: bool) -> None:
     _check_samples(state, trainer.options, trainer.samples)
     _check_hidden_settings(state, trainer.model.clip)
     trainer.components().load_state_dict(_with_scaler(state, trainer))
-    trainer.best = _best_so_far(trainer) if is_own else {}
+    trainer.best = distributed.broadcast_object(_best_so_far(trainer)) if is_own else {}
     if trainer.epoch < trainer.num_epochs:
         logger.info(f"resuming after step {trainer.step} of {trainer.schedule.total_steps}")
     else:
@@ -113,7 +113,7 @@ def _with_scaler(state: State, trainer: Trainer) -> State:
             f"will differ slightly{', and the search for the loss scale begins again' * (own == 'fp16')}"
         )
     return (
-        {"precision": before, "division": {}, "samples": ""}
+        {"precision": before, "division": {}, "mismatches": {}, "samples": ""}
         | state
         | ({} if was_fp16 else {"scaler": trainer.scaler.state_dict()})
     )

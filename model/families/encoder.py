@@ -33,7 +33,7 @@ class HubEncoder(DualEncoder):
         native_text_length: tokens of a caption in their training; None: as many as there are positions.
     """
 
-    selects_tokens = True
+    selects_tokens = shows_blocks = True
     transformers_class: str
     cleaning: ClassVar[str] = "whitespace"
     interpolation: ClassVar[str] = "bicubic"

@@ -55,6 +55,10 @@ class ClassTokenVision(nn.Module):
         chosen = most_attended_patches(attention_at(first, projected, heads, drops=True), select.share)
         return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), None)
 
+    def finish(self, x: Tensor) -> Tensor:
+        """See `DualEncoder.shows_blocks`."""
+        return self.visual_projection(self.vision_model.post_layernorm(x[:, 1:]))
+
 
 class TextTower(nn.Module):
     """Token ids (B, L) -> features (B, D) of one of the tokens.
@@ -126,6 +130,13 @@ class TextTower(nn.Module):
 
     def _project(self, x: Tensor) -> Tensor:
         return self.text_model.head(x) if self.text_projection is None else self.text_projection(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """See `DualEncoder.shows_blocks`; BERT's blocks end with their norm."""
+        model = self.text_model
+        if hasattr(model, "pre_LN"):  # AltCLIP
+            return self._project(model.transformation(model.pre_LN(x)))
+        return self._project(getattr(model, "final_layer_norm", nn.Identity())(x))
 
     def _words(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L) the tokens that may be selected."""

@@ -19,6 +19,7 @@ class PlainVision(nn.Module):
     """
 
     has_batch_norm = False
+    shows_blocks = True
 
     def __init__(self, tower: nn.Module, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -61,6 +62,10 @@ class PlainVision(nn.Module):
         chosen = most_attended_patches(mha_row(block.attn, *inputs, first), select.share)
         return pooled, tokens, Selected(rows_at(patches, chosen - 1), None)
 
+    def finish(self, x: Tensor) -> Tensor:
+        """See `DualEncoder.shows_blocks`."""
+        return self.tower.ln_post(x[:, 1:]) @ self.tower.proj
+
 
 class PlainText(nn.Module):
     """Token ids (B, L) -> features (B, D), by open_clip's text transformer.
@@ -74,6 +79,8 @@ class PlainText(nn.Module):
         text_length: the maximum number of tokens of a caption, start and end included.
         pad_id: the id that the weights were trained to see after a caption.
     """
+
+    shows_blocks = True
 
     def __init__(self, tower: nn.Module, text_length: int, pad_id: int) -> None:
         super().__init__()
@@ -113,13 +120,17 @@ class PlainText(nn.Module):
         pooled = self._project(tower.ln_final(rows_at(x, position)))[:, 0]
         if not return_dense and select is None:
             return pooled
-        tokens = self._project(tower.ln_final(x[:, :length]))
+        tokens = self.finish(x[:, :length])
         if select is None:
             return pooled, tokens
         row = mha_row(block.attn, *inputs, position, self.is_causal)[:, :length]
         words = self._words(input_ids, attention_mask)
         chosen, mask = most_attended_words(row, words, select.share, self.text_length)
         return pooled, tokens if return_dense else None, Selected(rows_at(tokens, chosen), mask)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """See `DualEncoder.shows_blocks`."""
+        return self._project(self.tower.ln_final(x))
 
     def _padded(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         ids = input_ids.masked_fill(attention_mask == 0, self.pad_id)
@@ -157,6 +168,7 @@ class HubText(nn.Module):
     """
 
     selects_tokens = False  # most are pooled by a mean, which attends to nothing
+    shows_blocks = False
 
     def __init__(self, tower: nn.Module, text_length: int) -> None:
         super().__init__()

@@ -56,6 +56,10 @@ class PoolingVision(nn.Module):
         chosen = most_attended_patches(F.pad(self._attention(x), (1, 0)), select.share) - 1
         return pooled, tokens, Selected(self._pooled_alone(rows_at(x, chosen)), None)
 
+    def finish(self, x: Tensor) -> Tensor:
+        """See `DualEncoder.shows_blocks`."""
+        return self._pooled_alone(self.vision_model.post_layernorm(x))
+
     def _pooled_alone(self, x: Tensor) -> Tensor:
         """Each of (B, K, width) through the pooling: alone, a token is attended to with weight 1."""
         head, width = self.vision_model.head, x.shape[2]

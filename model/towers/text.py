@@ -66,3 +66,7 @@ class TextTransformer(nn.Module):
         tokens = self.ln_final(x) @ self.text_projection
         pooled = rows_at(tokens, end)[:, 0] if return_dense else tokens[:, 0]
         return pooled, tokens if return_dense else None, Selected(rows_at(tokens, chosen), mask)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """See `DualEncoder.shows_blocks`."""
+        return self.ln_final(x) @ self.text_projection

@@ -40,6 +40,7 @@ class TimmVision(nn.Module):
             isinstance(part, nn.modules.batchnorm._BatchNorm) for part in trunk.modules()
         )
         self.selects_tokens = self._attention() is not None
+        self.shows_blocks = hasattr(trunk, "num_prefix_tokens")  # a vision transformer, no convolutions
         is_class = getattr(trunk, "global_pool", None) == "token"
         has_attention = getattr(trunk, "attn_pool", None) is not None
         self.pooling = "attention" if has_attention else "class" if is_class else "mean"
@@ -85,6 +86,10 @@ class TimmVision(nn.Module):
         row = head_row(*self._rotated(*projected))[:, -patches.shape[1] :]
         chosen = most_attended_patches(F.pad(row, (1, 0)), select.share) - 1
         return pooled, tokens, Selected(self._alone(rows_at(patches, chosen)), None)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """See `DualEncoder.shows_blocks`."""
+        return self._alone(self._patches(self.tower.trunk.norm(x)))
 
     def _pool(self, x: Tensor) -> Tensor:
         return self.tower.head(self.tower.trunk.forward_head(x))

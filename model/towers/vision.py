@@ -63,3 +63,7 @@ class VisionTransformer(nn.Module):
         x, chosen = self.transformer.last(x, first, chosen, return_dense)
         tokens = self.ln_post(x) @ self.proj
         return tokens[:, 0], tokens if return_dense else None, Selected(rows_at(tokens, chosen), None)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """See `DualEncoder.shows_blocks`."""
+        return self.ln_post(x[:, 1:]) @ self.proj

@@ -56,9 +56,14 @@ LAYOUTS = {
     "tbps-clip": re.compile(r"(.+\.)?encode_text\."),
     "irra": re.compile(r"(.+\.)?base_model\.visual\."),
 }
-TRAINED_ON = {
-    "tbps-clip": "TBPS-CLIP, trained with data.preparation=tbps-clip",
-    "irra": "IRRA, RDE or ITSELF, trained with data.preparation=irra",
+TOWERS = ("visual.", *OPENAI_TEXT, *SCALARS, *DROPPED)
+# Heads that a pretraining on persons may leave beside the encoders: it knows no person to classify.
+OF_MLM = {"cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post", "mlm_head"}
+# What such encoders are of, by whether there is no head and every name begins with "module.".
+PERSON_PRETRAINED = {
+    True: "NAM, pretrained on persons (LUPerson-MLLM); best0.pth, best1.pth and best2.pth were each picked "
+    "on the test set that it is for (CUHK-PEDES, ICFG-PEDES, RSTPReid), on which its figures are too high",
+    False: "a pretraining on persons, such as HAM or GA-DMS",
 }
 
 
@@ -123,7 +128,7 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
         names = plain_names(path, content)
     layout = layout_of(content)
     if layout:
-        logger.info("%s: a checkpoint of %s", path, TRAINED_ON[layout])
+        logger.info("%s: a checkpoint of %s", path, _title(layout, names))
     tensors = _rename(path, content, names)
     if layout == "irra" and "logit_scale" not in tensors:
         logger.info("%s: no logit_scale, as in IRRA, RDE and ITSELF: it starts at ln(1/0.07)", path)
@@ -137,6 +142,19 @@ def load_clip_weights(path: str | Path, image_size: tuple[int, int] | None = Non
     grid = read_grid(path, patches, shape.patch_size, options, image_size, trained)
     check_tensors(path, tensors, shape, grid)
     return ClipWeights(path, tensors, shape, grid, assumed, is_release=layout is not None)
+
+
+def _title(layout: str, names: Mapping[str, str]) -> str:
+    """The releases that a layout is of, told apart by their heads; and what they were trained on.
+
+    Args:
+        names: in the file: without wrappers.
+    """
+    title = {"tbps-clip": "TBPS-CLIP", "irra": "IRRA, RDE or ITSELF"}[layout]
+    heads = {name.split(".")[0] for name in names.values() if not name.startswith(TOWERS)}
+    if layout == "irra" and heads <= OF_MLM:
+        title = PERSON_PRETRAINED[not heads and all(name.startswith("module.") for name in names)]
+    return f"{title}; trained with data.preparation={layout}"
 
 
 def _settings(

@@ -41,7 +41,7 @@ SEVERAL = {
     *("schedule.lr_end", "schedule.patience", "model.use_gather", "model.lock_text_layers"),
     *("data.language_draw", "eval.msd", "eval.rerank", "experiment.image_aug", "experiment.text_aug"),
     *("experiment.dropout", "experiment.mixgen", *(f"experiment.{loss}" for loss in LOSSES)),
-    "experiment.rewrites",
+    *("experiment.rewrites", "experiment.mask_captions"),
 }
 NEEDY = [key for key, field in OPTIONS.items() if field.metadata["needs"]]
 
@@ -82,7 +82,7 @@ def setting_of(condition: str, section: str, holds: bool) -> str | None:
     if bool(equal) == holds:
         return f"{key}={value}"
     others = {"clip": "altclip", "false": "true", "none": "eda", "1.0": "0.5", "0.0": "1"}
-    others |= {"identity": "random"}
+    others |= {"identity": "random", "noise-aware": "none"}
     others |= dict.fromkeys(("altclip", "open_clip", "transformers"), "clip")
     return f"{key}={others[value]}"
 
@@ -125,6 +125,11 @@ ONLY_SS = [*ONLY[:3], "experiment.mvs_image=false"]
         ([*ONLY_SS, "experiment.text_aug=swap"], "experiment.text_aug"),
         ([*ONLY_SS, "experiment.dropout=0"], "experiment.dropout"),
         ([*ONLY_SS, "experiment.rewrites=true"], "experiment.rewrites"),
+        ([*ONLY_SS, "experiment.mask_captions=random"], "experiment.mask_captions"),
+        (
+            ["experiment.mlm=true", "experiment.mlm_masks_all=true", "experiment.mask_captions=random"],
+            "experiment.mlm_masks_all",
+        ),
         ([*ONLY_SS, "experiment.mlm=true", "experiment.rewrites=true"], "experiment.rewrites"),
         (["experiment.text_aug=swap", "experiment.eda_alpha=0"], "experiment.text_aug"),
         (["experiment.text_aug=tokens", "experiment.eda_alpha=0"], "experiment.text_aug"),
@@ -155,6 +160,7 @@ def test_settings_that_rule_each_other_out_are_named_once(overrides: list[str], 
         ["experiment.ss_text=true", "experiment.text_aug=tokens", "experiment.back_trans=false"],
         ["experiment.image_aug=flip", "experiment.text_aug=swap", "experiment.dropout=0"],
         ["experiment.rewrites=true", "experiment.mlm=true"],
+        ["experiment.mask_captions=noise-aware", "experiment.mask_block=-2"],
         ["model.use_gather=false", "distributed.timeout=5", "distributed.backend=gloo"],
         [],
     ],

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from data.annotations import check_images, load_data, missing_images, read_splits
+from data.columns.records import Records
+from data.columns.splits import Splits
 from data.formats import reader_of
-from data.types import FORMATS, Format, Record, Splits
+from data.types import FORMATS, Format, Record
 from options import DataOptions, Options, UserError, load_options
 
 Item = dict[str, Any]
@@ -268,7 +270,7 @@ def test_a_forced_format_that_does_not_fit_is_said(tmp_path: Path, folder: bool,
 
 
 def look_for(root: Path, *images: str) -> None:
-    splits = Splits({"en": [record(image=image) for image in images]}, {}, {})
+    splits = Splits({"en": Records.of((record(image=image) for image in images), "en")}, {}, {})
     check_images(splits, DataOptions("reid_raw.json", str(root)))
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from data import datasets, loaders
 from data.annotations import read_splits
+from data.columns.splits import Splits
 from data.datasets import Sample, seeded
-from data.decode import load_image
+from data.images.decode import load_image
+from data.images.transforms import simclr_view, train_view
 from data.loaders import Loaders, build_loaders
-from data.transforms import simclr_view, train_view
-from data.types import INPUTS, VIEWS, Batch, Splits
+from data.types import INPUTS, VIEWS, Batch
 from model.processor import ImageProcessor
 from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError
 from text_utils.augment import back_translate, random_deletion

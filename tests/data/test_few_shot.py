@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.annotations import few_shot_rows, load_data
-from data.types import Splits
+from data.columns.splits import Splits
 from options import DataOptions, MiscOptions, Options
 
 PERSONS = [30, 10, 10, 20, 30, 30, 40, 10, 50, 50]

@@ -150,7 +150,7 @@ def test_the_loader_draws_the_same_whatever_the_number_of_its_workers(config: Pa
         loaders.train_sampler.set_epoch(1)
         batches.append(list(loaders.train))
         assert len(loaders.train) == len(batches[-1])
-    persons = loaders.training_set.persons()
+    persons = loaders.training_set.persons
     for alone, other in zip(*batches, strict=True):
         assert torch.equal(alone.indices, other.indices)
         assert torch.equal(alone.images["view1"], other.images["view1"])

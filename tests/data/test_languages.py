@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from data.annotations import load_data
+from data.columns.splits import Splits
 from data.datasets import Sample, TrainingSet
 from data.loaders import build_loaders
-from data.types import ByLanguage, Record, Splits
+from data.types import ByLanguage, Record
 from model.processor import ImageProcessor
 from options import Options, UserError, ineffective_settings, load_options
 from text_utils.augment import TextAugmentation

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from data import datasets
+from data.columns.splits import Splits
 from data.datasets import Sample, TrainingSet, evaluation_set, seeded
 from data.loaders import Collate, Loaders, build_loaders
 from data.sampler import Loader, TrainSampler
-from data.types import VIEWS, Batch, ByLanguage, Record, Splits
+from data.types import VIEWS, Batch, ByLanguage, Record
 from model.processor import ImageProcessor
 from options import DataOptions, MiscOptions, Options, UserError
 from text_utils.augment import TextAugmentation

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from data.annotations import load_data
+from data.columns.records import Records
+from data.columns.splits import Splits
 from data.loaders import load_test_sets
 from data.published import PUBLISHED, Count, recognise, warn_of_overlap
-from data.types import Record, Splits
+from data.types import Record
 from main import main
 from options import load_options
 
@@ -64,7 +66,8 @@ def test_they_are_recognised_by_their_numbers_whatever_the_names(
     assert recognise({("test", "en"): Count(1000, 1000, 2000)}, "x") is None
     train = [Record(f"{n}.jpg", n // 5, ("a man",), (), "en") for n in range(18505)]
     test = [Record(f"t{n}.jpg", n // 20, ("a man",) * (n == 0), (), "en") for n in range(19848)]
-    load_test_sets(load_options({}, ["data.annotation_file=mine"]), Splits({"en": train}, {}, {"en": test}))
+    splits = Splits({"en": Records.of(train, "en")}, {}, {"en": Records.of(test, "en")})
+    load_test_sets(load_options({}, ["data.annotation_file=mine"]), splits)
     assert caplog.text.count(SAID) == 1
     caplog.clear()
     warn_of_overlap(["ICFG-PEDES", None, "ICFG-PEDES", "CUHK-PEDES"])

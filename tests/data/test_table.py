@@ -75,7 +75,7 @@ def test_names_for_persons_are_numbered_over_all_splits(tmp_path: Path) -> None:
     )
     path = table(tmp_path, HEAD + rows)
     found = read_splits(path)
-    assert [r.person_id for r in found["train"]["en"] + found["test"]["en"]] == [0, 1, 1, NOBODY]
+    assert [r.person_id for split in ("train", "test") for r in found[split]["en"]] == [0, 1, 1, NOBODY]
     assert read_splits(path, ["test"])["test"] == found["test"]  # evaluation alone numbers them alike
 
 

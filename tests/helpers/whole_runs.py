@@ -109,10 +109,12 @@ def assert_same_runs(first: Path, second: Path) -> None:
 
 
 def torchrun(
-    *arguments: str, launcher: tuple[str, ...] = (), program: str | None = None
+    *arguments: str,
+    launcher: tuple[str, ...] = ("--standalone", "--nproc_per_node=2"),
+    program: str | None = None,
 ) -> subprocess.Popen[str]:
     """The main job, or `program`, in two gloo processes: a group that a test can kill as a whole."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *launcher]
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher]
     return subprocess.Popen(
         [*command, *([program] if program else ["-m", "tests.helpers.fast_main"]), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

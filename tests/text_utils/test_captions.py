@@ -2,7 +2,9 @@
 
 import sys
 
-from text_utils.captions import CLEANINGS, clean_caption, keep_caption
+import pytest
+
+from text_utils.captions import CLEANINGS, clean_caption, has_words, keep_caption
 
 
 def test_punctuation_becomes_spaces_and_runs_of_space_collapse() -> None:
@@ -35,3 +37,8 @@ def test_every_cleaning_is_idempotent_and_strips_on_all_of_unicode() -> None:
         for start in blocks:
             once = clean(" a ".join(map(chr, range(start, start + 256))) + " ΑΣ ")
             assert clean(once) == once.strip() == once
+
+
+@pytest.mark.parametrize("text", ["", " . ", "\x1f\u2003", "_", "a", "(!)", "!é", "\u3000;", "0"])
+def test_whether_a_caption_has_words_is_told_without_cleaning_it(text: str) -> None:
+    assert has_words(text) == bool(clean_caption(text))

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from data.check import __main__ as check
-from data.check.images import find_oddities
-from data.published import PUBLISHED, Count, recognise
+from data.check.images import DIGEST, find_oddities
+from data.published import NAMES, PUBLISHED, Count, recognise
 from data.synthetic.write import Parameters, generate
 
 Items = list[dict[str, Any]]
@@ -353,7 +353,7 @@ def test_a_malformed_record_ends_with_status_2_after_all_else_is_listed(
         (["LICENSE", "."], "'LICENSE' is not JSON"),
         (["docs", "."], "'docs' has no annotations"),
         (["{data}", "nowhere"], "data.image_root: no folder 'nowhere'"),
-        (["{data}", "{data}/imgs", "--dataset", "cuhk"], "--dataset: expected auto or one of cuhk-pedes"),
+        (["{data}", "{data}/imgs", "--dataset", "cuhk"], "--dataset: expected auto or one of luperson-t"),
         (["{data}", "{data}/imgs", "--languages", "xx"], "has no records"),
         (["{data}", "{data}/imgs", "--out", "/proc/nowhere"], "--out: cannot write"),
         (["{data}"], "IMAGE_ROOT"),
@@ -375,7 +375,9 @@ def test_a_data_set_is_recognised_by_its_counts_or_its_name() -> None:
         return {(split, "en"): number for split, number in PUBLISHED[name].items()}
 
     for name in PUBLISHED:
-        assert recognise(counts(name), "somewhere.json") == name
+        assert recognise(counts(name), f"{NAMES[name]} somewhere.json") == name
+    assert recognise(counts("MALS"), "somewhere") == "MALS"
+    assert recognise({}, "datasets/animals") is None
     few = {("test", "en"): Count(3, 6, 12)}
     assert recognise(few, "datasets/mine") is None
     assert recognise(few, "datasets/ICFG_PEDES.json") == "ICFG-PEDES"
@@ -398,10 +400,11 @@ def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
     for number, image in enumerate(images):
         Image.new("L" if number % 150 == 149 else "RGB", (20, 40)).save(tmp_path / image)
     seen: list[int] = []
-    found = find_oddities(images, tmp_path, 2, seen.append)
+    found, digests = find_oddities(images, tmp_path, 2, seen.append)
     assert sum(seen) == 600
+    assert len(set(zip(*[iter(digests)] * DIGEST, strict=True))) == 2, "as many as different files"
     assert [image for image, _, _ in found] == ["149.png", "299.png", "449.png", "599.png"]
-    assert found == find_oddities(images, tmp_path, 1, seen.append)
+    assert (found, digests) == find_oddities(images, tmp_path, 1, seen.append)
 
 
 def test_the_command_runs_as_a_module_and_helps_without_loading_torch(data: Copy, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 from data.annotations import check_images, missing_images
 from data.check.__main__ import main as check
 from data.check.near import describe_missing
+from data.columns.records import Records
+from data.columns.splits import Splits
 from data.formats import read_splits
 from data.synthetic.render import render_people
-from data.types import Record, Splits
+from data.types import Record
 from options import DataOptions, UserError
 
 NFC, NFD = (unicodedata.normalize(form, "José/é.jpg") for form in ("NFC", "NFD"))
@@ -103,7 +105,7 @@ def test_a_run_names_the_near_file_of_the_first_missing_image(tmp_path: Path) ->
     with pytest.raises(
         UserError, match=r"\(first: '1.jpg'; there is '1.JPG', which differs in upper and low"
     ):
-        check_images(Splits({}, {}, {"en": [record]}), DataOptions(image_root=str(root)))
+        check_images(Splits({}, {}, {"en": Records.of([record], "en")}), DataOptions(image_root=str(root)))
 
 
 def test_the_check_names_the_near_file_of_each_missing_image(

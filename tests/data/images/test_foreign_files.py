@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin, features
 
-import data.decode
-from data.cache import ImageCache
+import data.images.decode
 from data.check.__main__ import main as check
 from data.check.images import CUT_SHORT, UNREADABLE, find_oddities, unnamed_images
-from data.decode import BadImageError, image_suffixes, load_image
+from data.images.cache import ImageCache
+from data.images.decode import BadImageError, image_suffixes, load_image
 from data.synthetic.render import render_people
 from main import main
 from misc.search.walk import find_images

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import RandomErasing, v2
 
-from data.augment import IMAGE_VIEWS
-from data.transforms import POOL
+from data.images.augment import IMAGE_VIEWS
+from data.images.transforms import POOL
 from options import IMAGE_AUGMENTATIONS
 
 SIZE = (48, 20)

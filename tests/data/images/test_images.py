@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from data.check.images import TURNED, UNREADABLE, find_oddities
-from data.decode import MAX_PIXELS, BadImageError, load_image
+from data.images.decode import MAX_PIXELS, BadImageError, load_image
 
 RAMP = np.linspace(0, 65535, 8 * 4).reshape(8, 4).astype(np.uint16)  # 8 rows of 4 pixels, black to white
 COLORS = np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8)
@@ -187,7 +187,7 @@ BOMBS = {
 }
 PROGRAM = """
 import resource, sys
-from data.decode import load_image
+from data.images.decode import load_image
 from options import UserError
 
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

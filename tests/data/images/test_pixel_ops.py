@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from data import pixel_ops
-from data.pixel_ops import Channels
+from data.images import pixel_ops
+from data.images.pixel_ops import Channels
 
 PURE = [
     (0, 0, 0),

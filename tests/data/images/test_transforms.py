@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from data import transforms
-from data.decode import load_image
+from data.images import transforms
+from data.images.decode import load_image
 from options import UserError
 
 RED = (204, 51, 51)  # a colour of the web palette, so a palette image holds it exactly

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data.annotations import load_data
+from data.columns.splits import Splits
 from data.datasets import TrainingSet
-from data.types import Splits
 from main import main
 from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError, load_options
 
@@ -76,7 +76,7 @@ def test_pairs_are_numbered_in_the_order_of_the_annotations(
     expected = [(*pair[:2], listed[source][2]) for pair, source in zip(listed, index, strict=True)]
     assert pairs(noisy) == expected
     samples = TrainingSet(noisy.train, tmp_path, None, ())
-    assert samples.noisy == [place in (1, 7, 9, 11) for place in range(len(listed))]
+    assert samples.noisy.tolist() == [place in (1, 7, 9, 11) for place in range(len(listed))]
     assert samples[(0, 1)].caption == listed[9][2]
     said = [message for message in caplog.messages if message.startswith("data.noise")]
     assert said == [f"data.noise: 4 of {len(listed)} training pairs have another pair's caption"]
@@ -140,9 +140,9 @@ def test_every_language_is_changed_alike_and_back_translations_follow_their_capt
                 f"back {caption}" if caption[-1] == "1" else "" for caption in record.captions
             )
     noisy = [int(source) != place for place, source in enumerate(index)]
-    assert TrainingSet(splits.train, ".", None, ()).noisy == noisy * 2
+    assert TrainingSet(splits.train, ".", None, ()).noisy.tolist() == noisy * 2
     one = TrainingSet(splits.train, ".", None, (), language_draw="one")
-    assert one.noisy == noisy
+    assert one.noisy.tolist() == noisy
     for of_sample in one.choices:
         texts = [record.captions[number].split(" ", 1)[1] for record, number in of_sample]
         assert texts[0] == texts[1]

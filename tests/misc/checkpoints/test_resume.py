@@ -1,6 +1,7 @@
 """From which checkpoint a run resumes, what it removes, and which options must not change."""
 
 import itertools
+import json
 import math
 import shutil
 from pathlib import Path
@@ -97,21 +98,54 @@ def test_a_file_to_resume_from_may_have_a_sign_of_equality_in_its_name() -> None
         assert (flags.resume, options.schedule.epoch) == (resume, epochs)
 
 
-def each_in_its_folder(config: str, folders: list[str]) -> tuple[int, str]:
-    arguments = ["--config", config, "data.batch_size=8", "--resume", "auto", "--output-dir"]
-    return status_and_error([*arguments, folders[distributed.rank()]])
+def each_in_its_folder(config: str, folders: list[str], *more: str) -> tuple[int, str]:
+    arguments = ["--config", config, "data.batch_size=8", "--output-dir", folders[distributed.rank()]]
+    return status_and_error([*arguments, *more])
 
 
-def test_processes_that_do_not_share_the_folder_are_told(
+def test_processes_that_do_not_share_the_folder_train_and_resume_as_those_that_do(
+    config: Path, tmp_path: Path
+) -> None:
+    shared, own, other = (str(tmp_path / name) for name in ("shared", "run", "run of another machine"))
+    period = ("log.checkpoint_period=1", "log.keep_checkpoints=9", "experiment.dropout=0.3")
+    for folders in ([shared, shared], [own, other]):
+        ranks = run_in_processes(each_in_its_folder, 2, tmp_path, str(config), folders, *period)
+        assert ranks == [(0, ""), (0, "")]
+    assert_same_runs(Path(shared), Path(own))
+    back = ("--resume", f"{own}/checkpoint_step_1.pth", *period)
+    assert run_in_processes(each_in_its_folder, 2, tmp_path, str(config), [own, other], *back) == ranks
+    assert_same_runs(Path(shared), Path(own))
+    assert not any(Path(other).iterdir())
+
+
+def test_checkpoints_of_another_machine_than_the_first_processs_are_not_passed_over(
     config: Path, finished_run: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(finished_run, tmp_path / "run")
-    folders = [str(tmp_path / "run"), str(tmp_path / "run of another machine")]
-    ranks = run_in_processes(each_in_its_folder, 2, tmp_path, str(config), folders)
+    folders = [str(tmp_path / "run of another machine"), str(finished_run)]
+    ranks = run_in_processes(each_in_its_folder, 2, tmp_path, str(config), folders, "--resume", "auto")
     assert [status for status, _ in ranks] == [2, 2]
     (error,) = [error for _, error in ranks if error]
-    assert_mentions(error, "output.dir", "process 0 would resume after step 4, process 1 after step 0")
-    assert "shared" in error
+    assert_mentions(error, "output.dir", "process 1 finds checkpoints", "process 0", "share the folder")
+
+
+def with_other_captions(config: str, people: str, folder: Path) -> tuple[int, str]:
+    """Rank 1 has a copy of the annotations, from which a caption has gone."""
+    arguments = ["--config", config, "data.batch_size=8", "--output-dir", str(folder / "run")]
+    if distributed.rank() == 0:
+        return status_and_error(arguments)
+    for path in Path(people).glob("*_reid_en.json"):
+        records = json.loads(path.read_text(encoding="utf-8"))
+        if path.name.startswith("train"):
+            records[0]["captions"][0] = "a person of another machine"
+        (folder / path.name).write_text(json.dumps(records), encoding="utf-8")
+    return status_and_error([*arguments, f"data.annotation_file={folder}"])
+
+
+def test_machines_with_different_annotations_are_told(config: Path, people: Path, tmp_path: Path) -> None:
+    ranks = run_in_processes(with_other_captions, 2, tmp_path, str(config), str(people), tmp_path)
+    assert [status for status, _ in ranks] == [2, 2]
+    (error,) = [error for _, error in ranks if error]
+    assert_mentions(error, "data.annotation_file", "process 1 has other training images or captions")
 
 
 def test_what_an_epoch_is_drawn_by_may_change_only_at_its_end(

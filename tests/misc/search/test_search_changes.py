@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.decode import load_image
+from data.images.decode import load_image
 from misc.search import update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder

@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 import pytest
 
-from data.decode import load_image
+from data.images.decode import load_image
 from misc.checkpoints.lock import LOCK, locked
 from misc.search import engines, update
 from misc.search.__main__ import main

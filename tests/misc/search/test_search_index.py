@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.decode import load_image
+from data.images.decode import load_image
 from misc.search import engines, update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder, load_encoder

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import misc.search.page
-from data.decode import load_image
+from data.images.decode import load_image
 from main import main as run_main
 from misc.search import benchmark
 from misc.search.__main__ import main

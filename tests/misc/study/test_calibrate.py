@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from misc.study import calibrate
-from misc.study.calibrate import equal_epochs
-from misc.study.outcome import StepCost
+from misc.study.calibrate import StepCost, equal_epochs
 from misc.training.engine import Trainer
 from options import Options, load_options
 from tests.helpers.tiny_config import write_config

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +130,45 @@ def test_a_killed_run_of_two_processes_resumes_to_the_same_end(config: Path, tmp
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     assert_same_runs(whole, killed)
+
+
+@pytest.mark.slow
+def test_two_machines_that_share_no_folder_train_as_one_and_resume(
+    config: Path, people: Path, tmp_path: Path
+) -> None:
+    """Two torchrun meet, each with one process, and with data and an output folder of its own."""
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    common = ["--config", str(config), "data.batch_size=8", "experiment.dropout=0.3"]
+    common += ["log.checkpoint_period=1", "log.keep_checkpoints=9"]
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{sock.getsockname()[1]}"
+    meet = (
+        "--rdzv_id=3",
+        "--rdzv_backend=c10d",
+        f"--rdzv_endpoint={place}",
+        "--nnodes=2",
+        "--nproc_per_node=1",
+    )
+
+    def run_to_end(*processes: subprocess.Popen[str]) -> None:
+        for process in processes:
+            output, _ = process.communicate(timeout=600)
+            assert process.returncode == 0, output
+
+    def on_machine(folder: Path, *more: str) -> subprocess.Popen[str]:
+        data = (f"data.annotation_file={folder}", f"data.image_root={folder}/imgs")
+        return torchrun(*common, *data, "--output-dir", str(folder / "run"), *more, launcher=meet)
+
+    run_to_end(torchrun(*common, "--output-dir", str(whole)))
+    for machine in (first, second):
+        shutil.copytree(people, machine)
+    run_to_end(on_machine(first), on_machine(second))
+    assert_same_runs(whole, first / "run")
+    back = ("--resume", str(first / "run" / "checkpoint_step_1.pth"))
+    run_to_end(on_machine(first, *back), on_machine(second, *back))
+    assert_same_runs(whole, first / "run")
+    assert not any((second / "run").iterdir())
 
 
 def test_resume_auto_starts_from_scratch_where_there_is_nothing_and_reports_a_finished_run_again(

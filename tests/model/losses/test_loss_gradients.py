@@ -1,15 +1,17 @@
 """Value and gradient of every loss as TBPS assembles it, against float64 loops and finite differences.
 
-In one process and in two real gloo processes, over the same global batch.
+In one process and in real gloo processes, over the same global batch.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from torch import Tensor
 
 from misc.process import distributed
+from model import objective
 from tests.helpers import references
 from tests.helpers.gloo import run_in_processes
 from tests.helpers.table_clip import (
@@ -34,12 +36,11 @@ Results = dict[str, dict[str, Tensor]]  # case -> "value", and the gradient of e
 
 def results_of_this_rank(use_gather: bool) -> Results:
     """On this rank's share of the rows; averaged over the ranks, as DDP does with gradients."""
-    share = N // distributed.world_size()
-    rows = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+    rows, number = distributed.own_share(N), N if N % distributed.world_size() else None
     results = {}
     for case in CASES if use_gather else LOCAL:
         model = table_model(case, use_gather)
-        output = model(numbered_batch(case, rows), SOFT_LABEL)
+        output = model(replace(numbered_batch(case, rows), num_samples=number), SOFT_LABEL)
         output.total.backward()
         found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         found["value"] = output.total.detach()
@@ -47,13 +48,26 @@ def results_of_this_rank(use_gather: bool) -> Results:
     return results
 
 
+def in_blocks() -> Results:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objective, "MAX_ENTRIES", 2 * N)  # a block has two rows, of the local ones
+        return results_of_this_rank(True)
+
+
 def with_and_without_the_gather() -> dict[str, Results]:
-    return {"with": results_of_this_rank(True), "without": results_of_this_rank(False)}
+    results = {"with": results_of_this_rank(True), "without": results_of_this_rank(False)}
+    return results | {"blocks": in_blocks()}
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Results]]:
     return run_in_processes(with_and_without_the_gather, 2, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def three_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
+    """With 2, 3 and 3 of the rows."""
+    return run_in_processes(in_blocks, 3, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +159,16 @@ def assert_close(found: dict[str, Tensor], wanted: Arrays) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_loss_and_its_gradients_are_those_of_the_reference_in_one_process_and_in_two(
-    case: str, alone: Results, two_ranks: list[dict[str, Results]]
+def test_a_loss_and_its_gradients_are_those_of_the_reference_in_one_two_and_three_processes(
+    case: str, alone: Results, two_ranks: list[dict[str, Results]], three_ranks: list[Results]
 ) -> None:
     wanted = expected(case, [slice(None)])
     assert_close(alone[case], wanted)
     for rank in two_ranks:
         assert_close(rank["with"][case], wanted)
+        assert_close(rank["blocks"][case], wanted)
+    for results in three_ranks:
+        assert_close(results[case], wanted)
 
 
 @pytest.mark.parametrize("case", LOCAL)

@@ -5,13 +5,15 @@ import stat
 import threading
 from functools import cache
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from data.images.contained import place_of, read_image
 from misc.process.libraries import quieten
-from misc.process.sniff import describe_file
+from misc.process.sniff import NUM_BYTES, describe_bytes, describe_file
 from options import UserError
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs: 1/4 GB at 3 bytes a pixel
@@ -87,10 +89,15 @@ def load_image(path: str | Path, truncated: str = "error") -> Image.Image:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The image, of which only the header is read. Raises whatever Pillow raises, OSError for a pipe."""
+    """The image, of which only the header is read. Raises whatever Pillow raises, OSError for a pipe.
+
+    It may be in a row of a file, see `data.contained`.
+    """
+    _prepare_pillow()
+    if place := place_of(Path(path)):
+        return Image.open(BytesIO(read_image(*place)))
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
         raise OSError("it is no regular file")
-    _prepare_pillow()
     return Image.open(path)
 
 
@@ -148,7 +155,8 @@ def _reason(path: str | Path, error: Exception, truncated: str) -> str:
         return f"{reason}; data.truncated=accept uses what is there"
     if not isinstance(error, UnidentifiedImageError):
         return reason
-    what = describe_file(path)
+    place = place_of(Path(path))
+    what = describe_bytes(read_image(*place)[:NUM_BYTES]) if place else describe_file(path)
     if what is None:
         return "its format is not known"
     suffixes, plugin = NEED_PLUGIN.get(what, (set(), ""))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data.decode import BadImageError, load_image, open_image
+from data.images.decode import BadImageError, load_image, open_image
 from options import UserError
 
 logger = logging.getLogger(__name__)

@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data import cache
 from data.annotations import read_splits
-from data.cache import ImageCache
-from data.decode import BadImageError, load_image
+from data.columns.splits import Splits
+from data.images import cache
+from data.images.cache import ImageCache
+from data.images.decode import BadImageError, load_image
 from data.loaders import build_loaders
-from data.types import VIEWS, Splits
+from data.types import VIEWS
 from model.processor import ImageProcessor
 from options import DataOptions, MiscOptions, Options, UserError
 from text_utils.tokenizer import CLIPTokenizer
@@ -146,8 +147,8 @@ def test_what_cannot_be_read_is_named_as_ever_and_never_kept(paths: list[Path], 
 
 def start(code: str, *arguments: str | Path) -> subprocess.Popen:
     """Another process that runs `code` after the imports."""
-    imports = "import os, resource, signal, sys\nfrom pathlib import Path\nfrom data import cache\n"
-    imports += "from data.cache import ImageCache\ncache.RESERVE = 0\n"
+    imports = "import os, resource, signal, sys\nfrom pathlib import Path\nfrom data.images import cache\n"
+    imports += "from data.images.cache import ImageCache\ncache.RESERVE = 0\n"
     command = [sys.executable, "-c", imports + code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -156,7 +157,7 @@ def test_processes_that_fill_a_cache_at_once_find_whole_entries_alone(
     paths: list[Path], tmp_path: Path, decoded: list[Path]
 ) -> None:
     code = (
-        "import numpy as np\nfrom data.decode import load_image\n"
+        "import numpy as np\nfrom data.images.decode import load_image\n"
         "for _ in range(60):\n"
         "    for path in map(Path, sys.argv[2:]):\n"
         "        pixels = ImageCache(sys.argv[1]).load(path)\n"

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from data import datasets
 from data.annotations import check_bad_images, load_data
+from data.columns.splits import Splits
 from data.datasets import MAX_DRAWS, Sample, TrainingSet, seeded
 from data.loaders import Loaders, build_loaders
-from data.types import Batch, ByLanguage, Record, Splits
+from data.types import Batch, ByLanguage, Record
 from model.processor import ImageProcessor
 from options import DataOptions, ExperimentOptions, MiscOptions, Options, UserError
 from text_utils.tokenizer import CLIPTokenizer

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from data.transforms import (
+from data.images.transforms import (
     POOL,
     View,
     color_jitter,

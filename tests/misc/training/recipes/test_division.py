@@ -185,10 +185,10 @@ def test_planted_captions_of_others_are_found_and_do_not_count(
     another person."""
     trainer = trainer_of(config, "experiment.dropout=0")
     samples, generator = trainer.division.training_set, torch.Generator().manual_seed(0)
-    samples.noisy = [index % 5 == 0 for index in range(len(samples))]
-    shown = torch.tensor([samples.person_labels[record.person_id] for ((record, _),) in samples.choices])
-    described = torch.where(torch.tensor(samples.noisy), (shown + 3) % len(samples.person_labels), shown)
-    people = torch.randn(len(samples.person_labels), 64, generator=generator)
+    samples.noisy = np.arange(len(samples)) % 5 == 0
+    shown = torch.from_numpy(samples.persons)
+    described = torch.where(torch.from_numpy(samples.noisy), (shown + 3) % (shown.max() + 1), shown)
+    people = torch.randn(int(shown.max()) + 1, 64, generator=generator)
     images, texts = (
         people[persons] + 0.7 * torch.randn(len(samples), 64, generator=generator)
         for persons in (shown, described)
@@ -226,7 +226,7 @@ def test_a_division_that_calls_more_noisy_than_can_be_is_doubted(
     """Three quarters of the samples are called noisy; of all, none, a third or every one is known to be."""
     found = trainer_of(config).division
     number = len(found.training_set)
-    found.training_set.noisy = [bool(noisy_every) and index % noisy_every == 0 for index in range(number)]
+    found.training_set.noisy = np.arange(number) % noisy_every == 0 if noisy_every else np.zeros(number, bool)
     verdict = Verdict(np.arange(number) % 4 == 0, number)
     caplog.clear()
     found._record(verdict, np.ones(number, dtype=bool), "division before epoch 1", 0.0)
@@ -434,8 +434,10 @@ def of_39_samples(config: str) -> list[dict[str, Any]]:
     for size in (16, 38):
         own = size // distributed.world_size()
         trainer = trainer_of(Path(config), f"data.batch_size={own}", "schedule.accumulate=2")
-        for rows in (trainer.division.training_set.choices, trainer.division.training_set.noisy):
-            rows.pop()
+        samples = trainer.division.training_set
+        samples.choices.ends[-1] -= 1
+        samples.choices.numbers[-1] -= 1
+        samples.noisy = samples.noisy[:-1]
         trainer.train_loader.batch_sampler.num_samples -= 1
         trainer.division.divide(0, iter)
         states.append(trainer.division.state_dict())

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from data import pixel_ops
-from data.pixel_ops import Channels
+from data.images import pixel_ops
+from data.images.pixel_ops import Channels
 
 Operation = Callable[[Tensor, random.Random], Tensor]
 View = Callable[[Tensor, tuple[int, int], random.Random], Tensor]
