@@ -157,7 +157,7 @@ def test_processes_that_fill_a_cache_at_once_find_whole_entries_alone(
     paths: list[Path], tmp_path: Path, decoded: list[Path]
 ) -> None:
     code = (
-        "import numpy as np\nfrom data.decode import load_image\n"
+        "import numpy as np\nfrom data.images.decode import load_image\n"
         "for _ in range(60):\n"
         "    for path in map(Path, sys.argv[2:]):\n"
         "        pixels = ImageCache(sys.argv[1]).load(path)\n"
