@@ -151,6 +151,6 @@ def _unmet(options: Any, section: str, condition: str, num_processes: int | None
         return "the number of processes is 1" if num_processes == 1 else None
     key = name if "." in name else f"{section}.{name}"
     value = _value(options, key)
-    found = str(value).lower() if isinstance(value, bool) else str(value)
+    found = str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
     holds = found == wanted if comparison == "=" else found != (wanted if comparison else "false")
     return None if holds else f"{key} is {found}"

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from data.columns.records import SCHEMA, Records, Rows
+from data.columns.splits import Columns
 from data.columns.stored import Found
 from data.published import ABOUT, CLOSE, PUBLISHED, Count
-from data.types import NOBODY, Columns, Record
+from data.types import NOBODY, Record
 from text_utils.captions import clean_caption
 
 NUM_SHOWN = 10  # persons of a caption or image

@@ -31,7 +31,7 @@ ALWAYS = {
     *("data.annotation_file", "data.image_root", "data.dataset", "data.languages"),
     *("data.preparation", "data.cleaning"),
     *("data.batch_size", "data.test_batch_size", "data.few_shot", "data.num_workers", "data.on_bad_image"),
-    *("data.noise", "data.sampler"),
+    *("data.noise", "data.sampler", "data.shards"),
     *("data.truncated", "data.cache", "experiment.back_trans", "experiment.text_length"),
     *("eval.select_on", "eval.period", "eval.test_sets", "eval.fuse"),
     *("log.print_period", "log.checkpoint_period", "log.keep_checkpoints"),
@@ -82,7 +82,7 @@ def setting_of(condition: str, section: str, holds: bool) -> str | None:
     if bool(equal) == holds:
         return f"{key}={value}"
     others = {"clip": "altclip", "false": "true", "none": "eda", "1.0": "0.5", "0.0": "1"}
-    others |= {"identity": "random", "noise-aware": "none"}
+    others |= {"identity": "random", "shards": "random", "noise-aware": "none", "null": "http://a/{}"}
     others |= dict.fromkeys(("altclip", "open_clip", "transformers"), "clip")
     return f"{key}={others[value]}"
 

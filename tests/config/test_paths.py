@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import data.check.__main__
+import data.shards.__main__
 import data.synthetic.__main__
 import misc.benchmark.__main__
 import misc.export.__main__
@@ -31,12 +32,14 @@ NO_PATHS = {
     "model.open_clip_name",
     "model.backbone",
     "data.dataset",
+    "data.shards",
     "data.languages",
     "log.checkpoint_period",
 }
 PARSERS: dict[str, Callable[[], Parser]] = {
     "main": lambda: build_parser(""),
     "data.check": data.check.__main__.build_parser,
+    "data.shards": data.shards.__main__.build_parser,
     "data.synthetic": data.synthetic.__main__.build_parser,
     "misc.benchmark": misc.benchmark.__main__.build_parser,
     "misc.export": misc.export.__main__.build_parser,

@@ -11,6 +11,7 @@ import yaml
 
 from data.annotations import MAX_BAD_PERCENT, read_splits
 from data.check.__main__ import build_parser as check_parser
+from data.shards.__main__ import build_parser as shards_parser
 from data.synthetic.__main__ import build_parser as synthetic_parser
 from data.types import FORMATS
 from main import parse_command_line
@@ -52,6 +53,7 @@ from tests.helpers.documents import (
 PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "main.py": parse_command_line,
     "data.check": lambda words: check_parser().parse_args(words),
+    "data.shards": lambda words: shards_parser().parse_args(words),
     "data.synthetic": lambda words: synthetic_parser().parse_args(words),
     "misc.benchmark": lambda words: benchmark_parser().parse_args(words),
     "misc.benchmark.memory": lambda words: memory_parser().parse_args(words),
@@ -64,6 +66,7 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
 }
 WITHOUT_ARGUMENTS = {"config"}
 MADE = {*RUN_FILES, LOCK, checkpoint.LAST, checkpoint.BEST, SKIPPED, "tensorboard/", "findings.txt"}
+MADE |= {"shards.json", "train-en.arrow"}  # by data.shards
 MADE |= {"runs.jsonl", "study.csv", "study.tex", "runs.png", "noise.png"}  # by misc.study
 MADE_BY_USERS = re.compile(r"^(datasets|runs|weights|exports)/|^/|^\.venv|^config/mine\.yaml$|_reid|reid_raw")
 METHOD, RUNNING, PERFORMANCE = (TEXTS[f"docs/{name}.md"] for name in ("method", "running", "performance"))
@@ -137,7 +140,7 @@ def test_every_flag_named_exists(name: str, capsys: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit):
             parse_search([command, "--help"])
     helps = [check_parser(), benchmark_parser(), export_parser(), search_benchmark_parser(), altclip_parser()]
-    helps += [synthetic_parser(), study_parser()]
+    helps += [shards_parser(), synthetic_parser(), study_parser()]
     known = capsys.readouterr().out + "".join(parser.format_help() for parser in helps)
     inline = {flag for span in spans(TEXTS[name]) for flag in re.findall(r"^--[a-z][\w-]*", span)}
     assert not {flag for flag in inline if flag not in known and not FLAGS_OF_OTHERS.fullmatch(flag)}

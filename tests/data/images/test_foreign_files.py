@@ -84,7 +84,8 @@ def test_where_nothing_of_a_file_can_be_used_accepting_is_no_advice(tmp_path: Pa
 def test_the_check_lists_what_is_cut_short_as_training_would_take_it(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded("JPEG")[:-2])
     for truncated, kind in (("error", UNREADABLE), ("accept", CUT_SHORT)):
-        ((image, found, what),) = find_oddities(["a.jpg"], tmp_path, 1, lambda number: None, truncated)
+        oddities, _ = find_oddities(["a.jpg"], tmp_path, 1, lambda number: None, truncated)
+        ((image, found, what),) = oddities
         assert (image, found) == ("a.jpg", kind)
         assert what.startswith("image file is truncated")
 
@@ -169,11 +170,11 @@ def test_a_plugin_is_registered_where_images_are_opened_and_listed(
     for registry in ("ID", "OPEN", "EXTENSION"):
         monkeypatch.setattr(Image, registry, type(getattr(Image, registry))(getattr(Image, registry)))
     monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
-    data.decode._prepare_pillow.cache_clear()
+    data.images.decode._prepare_pillow.cache_clear()
     (tmp_path / "phone.hif").write_bytes(FOREIGN["phone.heic"][0])
     assert ".hif" in image_suffixes()
     assert np.asarray(load_image(tmp_path / "phone.hif")).tolist() == [[[255, 0, 0]] * 3] * 2
-    data.decode._prepare_pillow.cache_clear()
+    data.images.decode._prepare_pillow.cache_clear()
 
 
 def test_a_heic_file_is_listed_without_a_plugin_so_that_it_is_named_as_skipped(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_damaged_exif_block_costs_no_image_and_does_not_end_the_check(tmp_path
     }
     for block, expected in blocks.items():
         assert np.array_equal(read(tmp_path, png(COLORS, PNG_RGB, eXIf=block), "a.png"), expected), block
-        found = find_oddities(["a.png"], tmp_path, workers=1, advance=lambda number: None)
+        found, _ = find_oddities(["a.png"], tmp_path, workers=1, advance=lambda number: None)
         assert (TURNED in {kind for _, kind, _ in found}) == (expected is turned), block
 
 
@@ -153,7 +153,7 @@ def test_images_of_one_pixel_and_of_the_most_pixels_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert read(tmp_path, png(COLORS[:1, :1], PNG_RGB)).tolist() == COLORS[:1, :1].tolist()
-    monkeypatch.setattr("data.decode.MAX_PIXELS", 32)
+    monkeypatch.setattr("data.images.decode.MAX_PIXELS", 32)
     assert read(tmp_path, png(COLORS, PNG_RGB)).shape == (8, 4, 3)
     with pytest.raises(BadImageError, match=r"a\.jpg' cannot be read \(4 x 9 pixels, but at most 32 are dec"):
         read(tmp_path, png(COLORS, PNG_RGB, size=(4, 9)))
@@ -226,7 +226,7 @@ def test_bombs_pipes_and_what_is_no_image_are_refused_without_memory_waiting_or_
     assert "the format EPS is not decoded" in reasons["figure.jpg"]
     assert done.stderr == ""
     images = sorted(path.name for path in tmp_path.iterdir() if path.name != "empty.jpg")
-    found = find_oddities(images, tmp_path, workers=1, advance=lambda number: None)
+    found, _ = find_oddities(images, tmp_path, workers=1, advance=lambda number: None)
     assert [odd[:2] for odd in found] == [(image, UNREADABLE) for image in images]
 
 

@@ -71,7 +71,7 @@ def test_a_release_of_tbps_clip_gives_our_weights_and_names_its_heads(
     assert weights.grid == (4, 2)
     named = "tensors that are not part of the towers: simclr_mlp (4)" in caplog.text
     assert named == (recipe == "full")
-    assert "TBPS-CLIP, trained with data.preparation=tbps-clip" in caplog.text
+    assert "TBPS-CLIP; trained with data.preparation=tbps-clip" in caplog.text
 
 
 def test_a_release_evaluates_to_the_figures_of_ours(
@@ -166,7 +166,7 @@ def test_a_release_of_irra_or_rde_gives_our_features_and_names_its_heads(
         assert torch.equal(pair[0].encode_text(tokens), pair[1].encode_text(tokens))
     assert pair[1].logit_scale.item() == pytest.approx(math.log(1 / 0.07))
     assert "no logit_scale" in caplog.text
-    assert "IRRA, RDE or ITSELF, trained with data.preparation=irra" in caplog.text
+    assert "IRRA, RDE or ITSELF; trained with data.preparation=irra" in caplog.text
     assert f"tensors that are not part of the towers: {beside}" in caplog.text
 
 
