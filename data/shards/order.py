@@ -72,7 +72,7 @@ class ShardSampler(TrainSampler):
             length = in_steps + of_last.stop - of_last.start
             moves = self.shift * torch.rand(length, generator=generator, dtype=torch.float64)
             part = samples[start : start + length][(torch.arange(length) + moves).argsort()]
-            steps[:, of_step] = part[:in_steps].view(num_full, -1)
+            steps[:, of_step] = part[:in_steps].view(num_full, of_step.stop - of_step.start)
             last[of_last] = part[in_steps:]
             start += length
         return KeySequence(self.epoch, order)

@@ -40,6 +40,15 @@ def test_each_sample_is_taken_once_an_epoch_whatever_the_number_of_processes(wor
         assert joined == steps(sampler(), epoch)
 
 
+@pytest.mark.parametrize(("num_streams", "batch_size"), [(30, 12), (7, 2), (3, NUMBER), (2, NUMBER + 50)])
+def test_streams_may_be_more_than_samples_of_a_step_and_a_step_more_than_all(
+    num_streams: int, batch_size: int
+) -> None:
+    found = steps(sampler(num_streams=num_streams, batch_size=batch_size))
+    assert Counter(flat(found)) == Counter(range(NUMBER))
+    assert all(len(step) == batch_size for step in found[:-1])
+
+
 def test_a_short_last_step_is_dropped_where_that_is_wanted() -> None:
     found = steps(sampler(drop_last=True))
     assert [len(step) for step in found] == [12] * (NUMBER // 12)
