@@ -55,6 +55,7 @@ demo-pretrain: .venv/ready
 	$(BIN)/python -m data.synthetic --out $(PRETRAINING)/campus --domain campus --identities 152 --val-identities 1 --test-identities 150 --images-per-identity 2 --seed 23
 	$(BIN)/python -m data.shards $(PRETRAINING)/web $(PRETRAINING)/web/imgs --out $(PRETRAINING)/shards --per-shard 1000
 	$(BIN)/python -m misc.study --plan config/studies/demo-pretrain.yaml --runs runs/demo-pretrain --out runs/demo-pretrain
+	@sed -n '/^## Direct/,$$p' runs/demo-pretrain/study.md
 
 # Does a checkpoint that TBPS-CLIP released meet the published figures? CHECKPOINT=FILE, BENCHMARK is cuhk-pedes,
 # icfg-pedes or rstpreid, RECIPE full or simplified; ANNOTATIONS and IMAGES where they are not as in config/.

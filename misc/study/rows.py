@@ -111,7 +111,7 @@ def cost_sentence(study: Study, set_name: str) -> str:
         }
         if not sentences:
             mean = statistics.mean(seconds.values()) if seconds else 0.0
-        if len(seconds) > (0 if is_variant else 1):
+        if len(seconds) > 1 or (seconds and sentences):
             low, high = (pick(seconds, key=seconds.__getitem__) for pick in (min, max))
             sentences.append(
                 f"{whose} are within {seconds[low] / mean - 1:+.1%} ({low}) and "
