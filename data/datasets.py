@@ -27,6 +27,7 @@ from options import UserError
 from text_utils.augment import TextAugmentation
 from text_utils.captions import Clean, clean_caption
 
+MAX_COPIES = 10  # of a shard, for one image
 MAX_DRAWS = 100  # of a replacement: at most 1 % of the images may be unreadable
 
 
@@ -191,16 +192,21 @@ class TrainingSet(Dataset[Sample]):
         return {view: IMAGE_VIEWS[name](starts[name], size, rng) for view, name in makers.items()}
 
     def _load(self, name: str) -> npt.NDArray[np.uint8]:
-        """The pixels (H, W, 3) of an image; its shard is copied if need be."""
-        path = self.image_root / name
-        try:
-            if self.cache:
-                return self.cache.load(path, self.truncated)
-            return np.array(load_image(path, self.truncated))
-        except BadImageError:
-            if self.fetcher is None or not self.fetcher.ensure(split_path(name)[0]):
-                raise
-        return self._load(name)
+        """The pixels (H, W, 3) of an image. Its shard is copied if need be, which another process may remove
+        again before it is read, where few are kept.
+        """
+        path, num_copies = self.image_root / name, 0
+        while True:
+            try:
+                if self.cache:
+                    return self.cache.load(path, self.truncated)
+                return np.array(load_image(path, self.truncated))
+            except BadImageError as error:
+                is_missing = isinstance(error.__cause__, FileNotFoundError)
+                if self.fetcher is None or not is_missing or num_copies == MAX_COPIES:
+                    raise
+            num_copies += 1
+            self.fetcher.ensure(split_path(name)[0])
 
 
 def evaluation_set(

@@ -141,6 +141,12 @@ def _shard_sampler(data: DataOptions, training_set: TrainingSet, place: tuple[in
             f"data.sampler=shards: the training image '{error}' is in no tar file; write shards with "
             "python -m data.shards, or choose another sampler"
         ) from error
+    least = 2 * data.shard_streams  # the shard of a stream, and the next one, which the window reaches
+    if data.shards and data.shards_kept is not None and data.shards_kept < least:
+        raise UserError(
+            f"data.shards_kept: {data.shards_kept} copies are fewer than twice data.shard_streams "
+            f"({data.shard_streams}), so that shards would be copied again and again; keep {least} or more"
+        )
     prepare = Preparer(Path(data.image_root), names, training_set.fetcher)
     return ShardSampler(shards, data.shuffle_window, data.shard_streams, prepare, *place)
 

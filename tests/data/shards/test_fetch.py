@@ -15,7 +15,7 @@ from data.shards.fetch import Fetcher, Preparer
 from main import main
 from options import UserError, load_options
 from tests.helpers.tiny_config import write_config
-from tests.helpers.whole_runs import read_metrics, timeless
+from tests.helpers.whole_runs import read_metrics, status_and_error, timeless
 
 END = bytes(1024)
 
@@ -87,7 +87,7 @@ def test_a_preparer_copies_in_the_background_and_leaves_errors_to_others(
 
 def test_a_run_on_shards_that_are_elsewhere_is_that_on_shards_here(people: Path, tmp_path: Path) -> None:
     there, index = tmp_path / "there", tmp_path / "index"
-    command = [str(people), str(people / "imgs"), "--out", str(there), "--per-shard", "6", "--workers", "1"]
+    command = [str(people), str(people / "imgs"), "--out", str(there), "--per-shard", "3", "--workers", "1"]
     assert write(command) == 0
     shutil.copytree(there, index, ignore=shutil.ignore_patterns("*.tar"))
     order = {"sampler": "shards", "shuffle_window": 6, "shard_streams": 2, "batch_size": 8}
@@ -98,7 +98,7 @@ def test_a_run_on_shards_that_are_elsewhere_is_that_on_shards_here(people: Path,
             "image_root": str(tmp_path / "copies"),
             "shards": f"pipe:cat {there}/{{}}",
             "num_workers": 2,
-            "shards_kept": 2,
+            "shards_kept": 4,
         },
     }
     for name, place in places.items():
@@ -107,7 +107,20 @@ def test_a_run_on_shards_that_are_elsewhere_is_that_on_shards_here(people: Path,
     here, elsewhere = (timeless(read_metrics(tmp_path / name)) for name in places)
     assert here == elsewhere
     copies = sorted(file.name for file in (tmp_path / "copies").glob("train*.tar"))
-    assert len(copies) == 2 < len([*there.glob("train*.tar")])
+    assert len(copies) == 4 < len([*there.glob("train*.tar")])
+
+
+def test_too_few_copies_to_keep_are_refused(people: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert write([str(people), str(people / "imgs"), "--out", str(out), "--workers", "1"]) == 0
+    data = {"annotation_file": str(out), "image_root": str(out), "sampler": "shards", "shards_kept": 15}
+    data |= {"shards": f"pipe:cat {out}/{{}}"}
+    changes = {"data": data, "output": {"dir": str(tmp_path / "run")}}
+    status, said = status_and_error(
+        ["--config", str(write_config(tmp_path / "a.yaml", people, 16, **changes))]
+    )
+    assert status == 2
+    assert "15 copies are fewer than twice data.shard_streams (8)" in said
 
 
 def test_without_the_address_the_missing_shards_are_said(people: Path, tmp_path: Path) -> None:
