@@ -94,7 +94,7 @@ def open_image(path: str | Path) -> Image.Image:
     It may be in a row of a file, see `data.contained`.
     """
     _prepare_pillow()
-    if place := place_of(Path(path)):
+    if place := place_of(path):
         return Image.open(BytesIO(read_image(*place)))
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
         raise OSError("it is no regular file")
@@ -155,7 +155,7 @@ def _reason(path: str | Path, error: Exception, truncated: str) -> str:
         return f"{reason}; data.truncated=accept uses what is there"
     if not isinstance(error, UnidentifiedImageError):
         return reason
-    place = place_of(Path(path))
+    place = place_of(path)
     what = describe_bytes(read_image(*place)[:NUM_BYTES]) if place else describe_file(path)
     if what is None:
         return "its format is not known"
