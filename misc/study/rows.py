@@ -109,21 +109,19 @@ def cost_sentence(study: Study, set_name: str) -> str:
             for name, one in recipes.items()
             if (one.against is not None) == is_variant and (costs := study.costs(name, set_name))
         }
-        if not sentences:
+        if not is_variant:
             mean = statistics.mean(seconds.values()) if seconds else 0.0
         if len(seconds) > 1 or (seconds and sentences):
             low, high = (pick(seconds, key=seconds.__getitem__) for pick in (min, max))
             sentences.append(
-                f"{whose} are within {seconds[low] / mean - 1:+.1%} ({low}) and "
+                f" {whose} are within {seconds[low] / mean - 1:+.1%} ({low}) and "
                 f"{seconds[high] / mean - 1:+.1%} ({high}) of the recipes' mean."
             )
-    if not sentences:
-        return ""
     return (
         '"Seconds": what the steps took, data included, evaluations, divisions of the samples and '
         "checkpoints left out (CPU seconds, or seconds of all GPUs of a run): the least that any run of the "
         "recipe took, with wrong captions or without, since what else a machine does can only add to it; in "
-        f'brackets the most. {" ".join(sentences)} "Memory": the most that a process held, of tensors on a '
+        f'brackets the most.{"".join(sentences)} "Memory": the most that a process held, of tensors on a '
         "GPU, else of everything."
     )
 

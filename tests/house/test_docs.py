@@ -17,6 +17,7 @@ from data.types import FORMATS
 from main import parse_command_line
 from misc.benchmark.__main__ import build_parser as benchmark_parser
 from misc.benchmark.memory import build_parser as memory_parser
+from misc.benchmark.reading import build_parser as reading_parser
 from misc.benchmark.parts import PARTS, select_parts
 from misc.checkpoints import read as checkpoint
 from misc.checkpoints import saver
@@ -57,6 +58,7 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "data.synthetic": lambda words: synthetic_parser().parse_args(words),
     "misc.benchmark": lambda words: benchmark_parser().parse_args(words),
     "misc.benchmark.memory": lambda words: memory_parser().parse_args(words),
+    "misc.benchmark.reading": lambda words: reading_parser().parse_args(words),
     "misc.export": lambda words: export_parser().parse_intermixed_args(words),
     "misc.search": parse_search,
     "misc.search.benchmark": lambda words: search_benchmark_parser().parse_args(words),
