@@ -17,8 +17,8 @@ from data.types import FORMATS
 from main import parse_command_line
 from misc.benchmark.__main__ import build_parser as benchmark_parser
 from misc.benchmark.memory import build_parser as memory_parser
-from misc.benchmark.reading import build_parser as reading_parser
 from misc.benchmark.parts import PARTS, select_parts
+from misc.benchmark.reading import build_parser as reading_parser
 from misc.checkpoints import read as checkpoint
 from misc.checkpoints import saver
 from misc.checkpoints.lock import LOCK
