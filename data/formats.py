@@ -40,7 +40,7 @@ def read_splits(
 ) -> Found:
     """The records of `splits`, by language, as `merge_split` returns them; {} for a split that is not there.
 
-    Large annotations are read once, see `data.stored`; but always where `report` is given.
+    Large annotations are read once, see `data.columns.stored`; but always where `report` is given.
 
     Args:
         annotation_file: a file of all splits, or a folder of split files.

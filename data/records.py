@@ -97,6 +97,11 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"data.annotation_file: '{path}' cannot be read ({error.strerror})") from error
 
 
+def split_of(file: Path) -> str:
+    """The split that the name of a file begins with; otherwise train."""
+    return SPLIT_NAMES.get(re.split(r"[^a-z]", file.name.lower())[0], "train")
+
+
 def read_split(item: Any, where: str) -> str:
     """The split of `SPLITS` that the field 'split' of an item names. Raises UserError where it names none."""
     split = field(item, "split", str, where)

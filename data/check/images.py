@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images.contained import place_of, read_image
+from data.images.contained import read_content
 from data.images.decode import BadImageError, image_suffixes, is_hidden, load_image, open_image, orientation
 from misc.process.workers import in_processes
 
@@ -105,9 +105,7 @@ def _examine_all(root: Path, truncated: str, images: Sequence[str]) -> tuple[lis
 
 
 def _digest(path: Path) -> bytes:
-    place = place_of(path)
-    content = read_image(*place) if place else path.read_bytes()
-    return hashlib.sha256(content).digest()[:DIGEST]
+    return hashlib.sha256(read_content(path)).digest()[:DIGEST]
 
 
 def _examine(root: Path, image: str, truncated: str) -> list[Oddity]:

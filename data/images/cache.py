@@ -46,7 +46,7 @@ class ImageCache:
             raise UserError(f"data.cache: '{folder}' cannot be written to. Name another folder")
 
     def load(self, path: Path, truncated: str = "error") -> Pixels:
-        """What `data.decode.load_image` makes of a file, if need be; raises as it does.
+        """What `data.images.decode.load_image` makes of a file, if need be; raises as it does.
 
         Truncated files are not kept: an entry is the whole image, whatever `truncated` is.
         """

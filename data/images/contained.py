@@ -47,6 +47,12 @@ def place_of(path: str | Path) -> tuple[Path, str] | None:
     return (Path(folder), name) if inside else None
 
 
+def read_content(path: Path) -> bytes:
+    """The file of an image, from wherever it is. Raises OSError where it cannot be read."""
+    place = place_of(path)
+    return read_image(*place) if place else path.read_bytes()
+
+
 def read_image(file: Path, place: str) -> bytes:
     """The file of an image. Raises OSError where there is none, or `file` is damaged."""
     try:

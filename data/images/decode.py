@@ -91,7 +91,7 @@ def load_image(path: str | Path, truncated: str = "error") -> Image.Image:
 def open_image(path: str | Path) -> Image.Image:
     """The image, of which only the header is read. Raises whatever Pillow raises, OSError for a pipe.
 
-    It may be in a row of a file, see `data.contained`.
+    It may be in a row of a file, see `data.images.contained`.
     """
     _prepare_pillow()
     if place := place_of(path):

@@ -14,8 +14,8 @@ import pyarrow as pa
 from data.images.contained import IMAGE, TABLES, arrow_table, parquet_file
 from data.images.decode import is_hidden
 from data.readers.web_captions import WebRecords, only_english
-from data.records import MALFORMED, Report, read_split
-from data.types import SPLIT_NAMES, ByLanguage, Format, Record
+from data.records import MALFORMED, Report, read_split, split_of
+from data.types import ByLanguage, Format, Record
 from options import UserError
 
 BATCH = 1 << 14  # rows that are read at once
@@ -89,7 +89,7 @@ def _rows(file: Path, name: str) -> Iterator[dict[str, object]]:
             given = [row[column] for column in columns]
             captions = [text for each in given for text in (each if isinstance(each, list) else [each])]
             image = f"{name}/{number}" if holds_images else row[paths[0]]
-            yield {"image": image, "captions": captions, "split": row.get("split", _split_of(file))}
+            yield {"image": image, "captions": captions, "split": row.get("split", split_of(file))}
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"data.annotation_file: '{file}' cannot be read ({reason:.150})") from error
@@ -99,8 +99,3 @@ def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The same; raises ArrowInvalid where it is damaged, which reading it may not survive."""
     batch.validate(full=True)
     return batch
-
-
-def _split_of(file: Path) -> str:
-    """What the file's name begins with, where that is a split; otherwise train."""
-    return SPLIT_NAMES.get(re.split(r"[^a-z]", file.name.lower())[0], "train")

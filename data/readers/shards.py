@@ -15,8 +15,8 @@ from typing import TypeVar
 from data.images.contained import TAR, Member, read_member, tar_members
 from data.images.decode import image_suffixes, is_hidden
 from data.readers.web_captions import WebRecords
-from data.records import MALFORMED, Report, pick_languages, read_record, read_split
-from data.types import SPLIT_NAMES, SPLITS, ByLanguage, Format, Record, language_name
+from data.records import MALFORMED, Report, pick_languages, read_record, read_split, split_of
+from data.types import SPLITS, ByLanguage, Format, Record, language_name
 from options import UserError
 
 Part = TypeVar("Part")
@@ -76,15 +76,17 @@ def scan(files: Sequence[Path], report: Report) -> Read:
     web, found = WebRecords(), Read()
     for file in files:
         for where, image, item in _items(file, report):
-            item = {"split": _split_of(file), **item, "image": f"{file.name}/{image.offset}/{_last(image)}"}
+            item = {"split": split_of(file), **item, "image": f"{file.name}/{image.offset}/{_last(image)}"}
             language = language_name(str(item.get("language", "en")))
             try:
                 split = read_split(item, where)
             except UserError as error:
                 report(MALFORMED, str(error))
                 continue
-            one = (item, "image", language, where, report) if "id" in item else None
-            record = read_record(*one) if one else web.read(item, where, report)
+            if "id" in item:
+                record = read_record(item, "image", language, where, report)
+            else:
+                record = web.read(item, where, report)
             if record:
                 found.setdefault(split, {}).setdefault(language, []).append(record)
     if files:
@@ -169,11 +171,6 @@ def _fields(content: bytes, suffix: str, where: str) -> dict[str, object]:
     captions = item.get("captions", item.get("caption"))
     named = {"language": suffix[: -len(".json")]} if suffix.endswith(".json") else {}
     return {**item, **named, "captions": [captions] if isinstance(captions, str) else captions}
-
-
-def _split_of(file: Path) -> str:
-    """What the file's name begins with, where that is a split; otherwise train."""
-    return SPLIT_NAMES.get(re.split(r"[^a-z]", file.name.lower())[0], "train")
 
 
 def _last(member: Member) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from data.columns.choices import Choices
 from data.formats import read_splits
-from data.images.contained import place_of, read_image
+from data.images.contained import read_content
 from data.images.decode import load_image
 from data.sampler import TrainSampler
 from data.shards.fetch import Preparer
@@ -37,13 +37,7 @@ COLUMNS = [("files", 14), ("shards", 14), ("ratio", 8)]
 Read = Callable[[Path], object]
 
 
-def content(path: Path) -> bytes:
-    """The file of an image, from wherever it is."""
-    place = place_of(path)
-    return read_image(*place) if place else path.read_bytes()
-
-
-READS: dict[str, Read] = {"read": content, "decode": load_image}
+READS: dict[str, Read] = {"read": read_content, "decode": load_image}
 
 
 def write_images(folder: Path, number: int, num_bytes: int) -> None:
