@@ -21,7 +21,6 @@ BLOCK = tarfile.BLOCKSIZE  # of a header; the content of a member follows it
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's format
 IMAGE = "image"  # the column: bytes, or {bytes, path} as Hugging Face's data sets have it
 IN_TAR = re.compile(r"(.+\.tar)/(\d+/[^/]+)", re.IGNORECASE)
-FIRST = 1 << 15  # bytes of an image that are read along with its header
 LONGEST = 99  # bytes of a name that a header surely holds whole
 
 
@@ -44,7 +43,10 @@ def place_of(path: str | Path) -> tuple[Path, str] | None:
     """The file and the place in it, of a path that names something inside a file."""
     folder, name = split_path(os.fspath(path).replace(os.sep, "/"))
     inside = folder.lower().endswith(ENDINGS) and os.path.isfile(folder)
-    return (Path(folder), name) if inside else None
+    return (_file(folder), name) if inside else None
+
+
+_file = lru_cache(maxsize=1024)(Path)  # of many images in one
 
 
 def read_content(path: Path) -> bytes:
@@ -120,17 +122,15 @@ def _in_tar(file: Path, place: str) -> bytes:
     start, _, name = place.partition("/")
     offset, descriptor = int(start), os.open(file, os.O_RDONLY)
     try:
-        content = os.pread(descriptor, BLOCK + FIRST, offset)
-        found, size = _header(content[:BLOCK])
+        found, size = _header(os.pread(descriptor, BLOCK, offset))
         if found.rpartition("/")[2] != name and len(os.fsencode(found)) <= LONGEST:
             raise LookupError(f"'{found}' is in its place; the file has changed since it was listed")
-        if size > FIRST:
-            content += os.pread(descriptor, size - FIRST, offset + BLOCK + FIRST)
+        content = os.pread(descriptor, size, offset + BLOCK)
     finally:
         os.close(descriptor)
-    if len(content) < BLOCK + size:
+    if len(content) < size:
         raise LookupError("the file was cut short")
-    return content[BLOCK : BLOCK + size]
+    return content
 
 
 def _header(block: bytes) -> tuple[str, int]:
