@@ -21,12 +21,12 @@ import torch
 
 from misc.cli import Parser, exit_status
 from misc.search.encoder import Encoder, load_encoder
-from misc.search.engines import build_approximate
 from misc.search.index import Index
+from misc.search.indexing.update import update_index
+from misc.search.indexing.walk import decode, find_images
+from misc.search.ranking.engines import build_approximate
 from misc.search.storage.database import APPROXIMATE, CHUNK, EXACT, Entry, Header
 from misc.search.storage.store import Store, create, new_features_name
-from misc.search.update import update_index
-from misc.search.walk import decode, find_images
 from options import UserError
 
 WIDTH, NUM_CENTRES, NOISE, K, NUM_QUERIES, NUM_ROUNDS = 512, 10_000, 0.7, 10, 100, 5

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from misc.search.engines import ApproximateEngine, ExactEngine, Rows
+from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows
 from misc.search.storage import database, legacy
 from misc.search.storage.database import DATABASE, Features, Header
 from options import UserError, load_options

@@ -18,8 +18,8 @@ from PIL import Image
 
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index
-from misc.search.page import Page
-from misc.search.update import update_index
+from misc.search.indexing.update import update_index
+from misc.search.web.page import Page
 from model import build_model
 from options import load_options, to_dict
 from tests.helpers.tiny import SIZES

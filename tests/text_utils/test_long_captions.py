@@ -12,7 +12,7 @@ from data.check.__main__ import main as check
 from data.loaders import build_loaders
 from misc.evaluation.evaluator import build_evaluators, encode_all
 from misc.search.encoder import build_encoder
-from misc.search.queries import Query, query_features
+from misc.search.ranking.queries import Query, query_features
 from misc.tiny_altclip import make_tiny_altclip, synthetic_captions
 from model import build_model
 from options import load_options, to_dict

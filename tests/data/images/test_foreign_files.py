@@ -16,7 +16,7 @@ from data.images.cache import ImageCache
 from data.images.decode import BadImageError, image_suffixes, load_image
 from data.synthetic.render import render_people
 from main import main
-from misc.search.walk import find_images
+from misc.search.indexing.walk import find_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(PIXELS)

@@ -56,7 +56,7 @@ def test_every_csv_is_written_here() -> None:
 
 @pytest.mark.skipif(which("node") is None, reason="needs node")
 def test_the_search_page_escapes_the_same_texts() -> None:
-    script = Path("misc/search/static/page.js").read_text(encoding="utf-8")
+    script = Path("misc/search/web/static/page.js").read_text(encoding="utf-8")
     function = script[script.index("function withoutFormula") : script.index("function download")]
     texts = json.dumps([*FORMULAS, *TEXTS])
     code = f"{function}\nconsole.log(JSON.stringify({texts}.map(withoutFormula)))"

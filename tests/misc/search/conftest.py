@@ -8,9 +8,9 @@ import pytest
 
 from misc.search.encoder import Encoder
 from misc.search.index import Index
-from misc.search.page import Page
+from misc.search.indexing.update import update_index
 from misc.search.truth import load_ground_truth
-from misc.search.update import update_index
+from misc.search.web.page import Page
 from tests.helpers.search import image_folder, running, small_encoder, small_page
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from data.formats import read_splits
 from misc.search.index import Index
-from misc.search.page import Page
 from misc.search.truth import load_ground_truth
+from misc.search.web.page import Page
 from tests.helpers.search import ODD_NAME, running, small_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: pip install playwright")

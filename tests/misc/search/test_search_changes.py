@@ -17,8 +17,8 @@ from misc.search import update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
+from misc.search.indexing.update import Update, update_index
 from misc.search.storage.store import Store
-from misc.search.update import Update, update_index
 from options import UserError
 from tests.helpers.search import image_folder, save_image
 
@@ -184,7 +184,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_run(
 
     save_image(images / "new.png", 60)
     with monkeypatch.context() as patch:
-        patch.setattr("misc.search.walk.load_image", changing)
+        patch.setattr("misc.search.indexing.walk.load_image", changing)
         found = updated(encoder, images, index_folder)
     assert found.skipped == {"new.png": "it was changed while it was read"}
     assert updated(encoder, images, index_folder).new == 1

@@ -21,8 +21,8 @@ from misc.search import engines, update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
-from misc.search.page import Page
-from misc.search.update import update_index
+from misc.search.indexing.update import update_index
+from misc.search.web.page import Page
 from options import UserError
 from tests.helpers.search import ask, image_folder, running, save_image
 
@@ -45,7 +45,7 @@ def in_child(work: Callable[[], object], report: Path) -> int:
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A generation for each batch, decoded in the process itself."""
     monkeypatch.setattr(update, "SECONDS_PER_PART", 0)
-    monkeypatch.setattr("misc.search.walk.num_cores", lambda: 0)
+    monkeypatch.setattr("misc.search.indexing.walk.num_cores", lambda: 0)
 
 
 def assert_right(encoder: Encoder, folder: Path) -> Index:

@@ -21,11 +21,11 @@ from data.images.decode import load_image
 from misc.search import engines, update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder, load_encoder
-from misc.search.engines import ApproximateEngine, ExactEngine, Rows, build_approximate
 from misc.search.index import Index, check_identity
+from misc.search.indexing.update import update_index
+from misc.search.indexing.walk import find_images, image_suffixes
+from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, build_approximate
 from misc.search.storage import store
-from misc.search.update import update_index
-from misc.search.walk import find_images, image_suffixes
 from options import UserError
 from tests.helpers.search import save_image, save_run, small_encoder
 
@@ -60,7 +60,7 @@ def test_worker_processes_decode_to_the_same_features(
     encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (images / "broken.png").write_bytes(b"no image")
-    monkeypatch.setattr("misc.search.walk.num_cores", lambda: 2)
+    monkeypatch.setattr("misc.search.indexing.walk.num_cores", lambda: 2)
     found = update_index(encoder, images, tmp_path / "index")
     assert list(found.skipped) == ["broken.png"]
     assert_whole(encoder, tmp_path / "index")

@@ -21,8 +21,8 @@ from misc.metrics import retrieval_metrics
 from misc.search.__main__ import main
 from misc.search.explain import explain, overlay
 from misc.search.index import Index
-from misc.search.page import MAX_RESULTS, Page
 from misc.search.truth import load_ground_truth
+from misc.search.web.page import MAX_RESULTS, Page
 from options import UserError
 from tests.helpers.search import ODD_NAME, ask, running, save_run, small_page
 

@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-import misc.search.page
+import misc.search.web.page
 from data.images.decode import load_image
 from main import main as run_main
 from misc.search import benchmark
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
-from misc.search.queries import WITHOUT_WEIGHT, Query, query_features
-from misc.search.update import update_index
+from misc.search.indexing.update import update_index
+from misc.search.ranking.queries import WITHOUT_WEIGHT, Query, query_features
 from options import UserError
 from tests.helpers.search import SETTINGS, save_run, small_encoder
 
@@ -277,7 +277,7 @@ def test_a_flag_without_effect_is_named_once(
 def test_flags_of_serve_and_of_the_benchmark_without_effect_are_named(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(misc.search.page, "serve", lambda *_: None)
+    monkeypatch.setattr(misc.search.web.page, "serve", lambda *_: None)
     assert main(["serve", str(index.folder), "--images", str(tmp_path)]) == 0
     assert "--images has no effect without --annotations" in caplog.messages
     with pytest.raises(UserError, match="--images: expected one number"):

@@ -31,7 +31,7 @@ from data.types import NOBODY, language_name
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index, check_identity
-from misc.search.queries import Query, query_features
+from misc.search.ranking.queries import Query, query_features
 from misc.search.truth import GroundTruth
 from model.protocol import JsonObject
 from options import UserError

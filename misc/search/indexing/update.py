@@ -18,13 +18,13 @@ from tqdm import tqdm
 from misc.checkpoints.lock import LOCK, locked
 from misc.process.durable import leftovers, replacing
 from misc.search.encoder import Encoder
-from misc.search.engines import build_approximate
 from misc.search.index import check_identity, read_header
-from misc.search.matching import Matches, missing
+from misc.search.indexing.matching import Matches, missing
+from misc.search.indexing.walk import Content, Facts, ImageFile, decode, find_images
+from misc.search.ranking.engines import build_approximate
 from misc.search.storage import legacy
 from misc.search.storage.database import APPROXIMATE, DATABASE, EXACT, Entry, Header, reporting_writes
 from misc.search.storage.store import Store, create, new_features_name
-from misc.search.walk import Content, Facts, ImageFile, decode, find_images
 from model.protocol import JsonObject
 from options import UserError, to_dict
 

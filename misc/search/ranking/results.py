@@ -17,7 +17,7 @@ from misc.report.pictures import RULE
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index
-from misc.search.queries import Query, query_features
+from misc.search.ranking.queries import Query, query_features
 from model.protocol import JsonObject
 from options import UserError
 

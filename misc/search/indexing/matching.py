@@ -8,8 +8,8 @@ from pathlib import Path
 
 from misc.process.logs import progress
 from misc.process.workers import num_cores
+from misc.search.indexing.walk import Content, ImageFile, content_of
 from misc.search.storage.database import Entry
-from misc.search.walk import Content, ImageFile, content_of
 
 
 class Matches:

@@ -1,0 +1,12 @@
+"""What commands have in common."""
+
+from pathlib import Path
+
+from misc.cli import Parser
+
+
+def add_index_argument(parser: Parser) -> None:
+    """The arguments that `query` and `serve` share."""
+    add = parser.add_argument
+    add("index", type=Path, metavar="INDEX", help="folder written by `index`")
+    add("--checkpoint", type=Path, metavar="FILE", help="the weights of the index, if they were moved")

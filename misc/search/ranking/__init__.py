@@ -1,0 +1,1 @@
+"""Queries, and the images that answer them."""
