@@ -206,8 +206,11 @@ def quickened(plan: Plan) -> Plan:
     start = plan.pretraining
     if start:
         start = replace(start, options=(*start.options, *quick.options))
-    options = (*plan.options, *quick.options)
-    return replace(plan, options=options, seeds=quick.seeds, noise=quick.noise, pretraining=start)
+    recipes = {  # after a recipe's own options, so that they hold for every run
+        name: replace(recipe, options=(*recipe.options, *quick.options))
+        for name, recipe in plan.recipes.items()
+    }
+    return replace(plan, recipes=recipes, seeds=quick.seeds, noise=quick.noise, pretraining=start)
 
 
 def narrowed(
