@@ -18,6 +18,8 @@ from options import UserError
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs: 1/4 GB at 3 bytes a pixel
 
+STRIP = 1 << 20  # pixels converted at once where an image is reduced
+
 # Pillow knows these by name, but needs another program to decode them, or cannot.
 NOT_DECODED = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
 
@@ -57,13 +59,17 @@ class BadImageError(UserError):
     reason = ""  # without the file's name
 
 
-def load_image(path: str | Path, truncated: str = "error") -> Image.Image:
+def load_image(
+    path: str | Path, truncated: str = "error", at_most: tuple[int, int] | None = None
+) -> Image.Image:
     """The image as 8-bit RGB, upright by its EXIF tag; what is transparent becomes white.
 
     Of an animation it is the first image.
 
     Args:
         truncated: as `data.truncated`; with "accept" what a truncated file lacks is gray or black.
+        at_most: reduce the image to fit this width and height. It is reduced as it is decoded, or else as it
+            is converted, so that it takes at most some 4 bytes of memory for each pixel of the file.
 
     Raises:
         BadImageError: a file that is missing, no regular file, no image, cut short, of more than `MAX_PIXELS`
@@ -71,14 +77,14 @@ def load_image(path: str | Path, truncated: str = "error") -> Image.Image:
     """
     try:
         try:
-            return _decode(path)
+            return _decode(path, at_most)
         except Exception as error:
             if truncated == "error" or not _is_truncated(error):
                 raise
         with _lenient:
             ImageFile.LOAD_TRUNCATED_IMAGES = True
             try:
-                return _decode(path)
+                return _decode(path, at_most)
             finally:
                 ImageFile.LOAD_TRUNCATED_IMAGES = False
     except Exception as error:  # a decoder can raise anything on damaged bytes
@@ -130,15 +136,33 @@ def _prepare_pillow() -> None:
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 3 * MAX_PIXELS
 
 
-def _decode(path: str | Path) -> Image.Image:
+def _decode(path: str | Path, at_most: tuple[int, int] | None) -> Image.Image:
     with open_image(path) as file:
         if file.width * file.height > MAX_PIXELS:
             raise ValueError(f"{file.width} x {file.height} pixels, but at most {MAX_PIXELS:,} are decoded")
         if file.format in NOT_DECODED:
             raise ValueError(f"the format {file.format} is not decoded")
+        if at_most:  # a JPEG is decoded at a half, a quarter or an eighth
+            file.draft(None, (min(at_most), min(at_most)))
         file.load()
-        turn = UPRIGHT.get(orientation(file))
+        turn = UPRIGHT.get(number := orientation(file))
+        if at_most:
+            image = _reduced(file, at_most[::-1] if number >= 5 else at_most)
+            return image if turn is None else image.transpose(turn)
         return _to_rgb(file if turn is None else file.transpose(turn))
+
+
+def _reduced(file: Image.Image, at_most: tuple[int, int]) -> Image.Image:
+    """The image as RGB, reduced to fit a width and height."""
+    width, height = file.size
+    factor = max(1, int(max(width / at_most[0], height / at_most[1])))
+    image = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    rows = factor * max(1, STRIP // (factor * width))
+    for top in range(0, height, rows):  # the conversion of all pixels at once takes several times the memory
+        strip = file.crop((0, top, width, min(top + rows, height)))
+        image.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
+    image.thumbnail(at_most)
+    return image
 
 
 def _is_truncated(error: Exception) -> bool:

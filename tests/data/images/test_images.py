@@ -240,3 +240,25 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path: Path, monkeypatch: p
         reason = " ".join(str(error).split()) or "MemoryError"
         with pytest.raises(BadImageError, match=rf"a\.jpg' cannot be read \({reason}\)"):
             read(tmp_path, png(COLORS, PNG_RGB))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["RGB.png", "RGBA.png", "P.png", "L.png", "I;16.png", "RGB.jpg", "CMYK.jpg"])
+def test_a_reduced_image_is_the_image_at_that_size(kind: str, orientation: int, tmp_path: Path) -> None:
+    mode, suffix = kind.split(".")
+    ramp = np.linspace(20, 230, 90)[:, None, None] + np.linspace(0, 25, 130)[None, :, None] * [1, 0.5, 0]
+    image = Image.fromarray(ramp.astype(np.uint8))
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    elif mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8)
+    else:
+        image = image.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"a.{suffix}", exif=exif)
+    whole, reduced = (load_image(tmp_path / f"a.{suffix}", at_most=size) for size in (None, (30, 25)))
+    assert reduced.size == ((30, 21) if orientation == 1 else (17, 25))
+    difference = np.asarray(whole.resize(reduced.size), np.float32) - np.asarray(reduced, np.float32)
+    assert np.abs(difference).mean() < 3
+    assert load_image(tmp_path / f"a.{suffix}", at_most=(1000, 1000)).size == whole.size
