@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from data.images.decode import load_image
-from misc.search import update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
+from misc.search.indexing import update
 from misc.search.indexing.update import Update, update_index
 from misc.search.storage.store import Store
 from options import UserError

@@ -17,11 +17,12 @@ import pytest
 
 from data.images.decode import load_image
 from misc.checkpoints.lock import LOCK, locked
-from misc.search import engines, update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
+from misc.search.indexing import update
 from misc.search.indexing.update import update_index
+from misc.search.ranking import engines
 from misc.search.web.page import Page
 from options import UserError
 from tests.helpers.search import ask, image_folder, running, save_image

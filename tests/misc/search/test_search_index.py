@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 
 from data.images.decode import load_image
-from misc.search import engines, update
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index, check_identity
+from misc.search.indexing import update
 from misc.search.indexing.update import update_index
 from misc.search.indexing.walk import find_images, image_suffixes
+from misc.search.ranking import engines
 from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, build_approximate
 from misc.search.storage import store
 from options import UserError
