@@ -98,9 +98,15 @@ def noise_field() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((600, 512, 3), dtype=np.float32)
 
 
-def expose(image: Image.Image, sensor: Sensor, rng: random.Random, domain: Domain = STREET) -> Image.Image:
-    """An image as the camera records it: coarser, in its light and haze, with a gradient and noise."""
-    image = soften(image, sensor.sharpness * rng.uniform(0.75, 1.1), rng, domain.blurred)
+def expose(
+    image: Image.Image, sensor: Sensor, rng: random.Random, domain: Domain = STREET, magnified: float = 1
+) -> Image.Image:
+    """An image as the camera records it: coarser, in its light and haze, with a gradient and noise.
+
+    Args:
+        magnified: how many times higher the image is than a crop of a person in it.
+    """
+    image = soften(image, sensor.sharpness * rng.uniform(0.75, 1.1), rng, domain.blurred, magnified)
     gamma, light = sensor.gamma * rng.uniform(0.88, 1.14), rng.uniform(0.85, 1.12)
     ramp = (np.arange(256) / 255) ** gamma * 255
     curves = [np.minimum(ramp * gain * light * rng.uniform(0.97, 1.03), 255) for gain in sensor.gains]
@@ -108,19 +114,33 @@ def expose(image: Image.Image, sensor: Sensor, rng: random.Random, domain: Domai
     image = image.point(np.concatenate(curves).round().astype(int).tolist())
     width, height = image.size
     slope = np.linspace(1 - (tilt := rng.uniform(-0.14, 0.14)), 1 + tilt, width, dtype=np.float32)
-    top, left = rng.randrange(600 - height), rng.randrange(512 - width)
+    noise = noise_window(height, width, rng)
     down = np.linspace(1 + domain.falloff, 1 - domain.falloff, height, dtype=np.float32)
     pixels = np.asarray(image) * (down[:, None] * slope)[..., None]
-    pixels += noise_field()[top : top + height, left : left + width] * (sensor.noise * rng.uniform(0.6, 1.4))
+    pixels += noise * (sensor.noise * rng.uniform(0.6, 1.4))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def soften(image: Image.Image, sharpness: float, rng: random.Random, blurred: float) -> Image.Image:
+def noise_window(height: int, width: int, rng: random.Random) -> np.ndarray:
+    """(height, width, 3) of the noise field at random, which repeats itself in an image that is larger."""
+    field = noise_field()
+    rows, columns = field.shape[:2]
+    if height < rows and width < columns:
+        top, left = rng.randrange(rows - height), rng.randrange(columns - width)
+        return field[top : top + height, left : left + width]
+    top, left = rng.randrange(rows), rng.randrange(columns)
+    field = np.take(field, np.arange(top, top + height), axis=0, mode="wrap")
+    return np.take(field, np.arange(left, left + width), axis=1, mode="wrap")
+
+
+def soften(
+    image: Image.Image, sharpness: float, rng: random.Random, blurred: float, magnified: float = 1
+) -> Image.Image:
     """Loses detail as a distant or badly focused camera does: made smaller, then as large as before."""
     width, height = image.size
-    rows = round(110 + 260 * sharpness)
+    rows = round((110 + 260 * sharpness) * magnified)
     if rng.random() < blurred:
-        rows = min(rows, rng.randint(64, 150))
+        rows = min(rows, round(rng.randint(64, 150) * magnified))
     if rows >= height:
         return image
     small = image.resize((max(1, width * rows // height), rows), Image.Resampling.BILINEAR)

@@ -5,7 +5,7 @@ A paraphrase has the same content in another sentence structure with other synon
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from functools import partial
 
@@ -22,10 +22,14 @@ UNDER_HAT = ("short", "curly", "bun", "bald")
 
 def visible_items(identity: Identity, shot: Shot) -> dict[str, Item]:
     """Everything that is visible of a person in a shot, by field."""
-    view = shot.pose.view
+    return items_in_view(identity, shot.pose.view, {"shoes"} if shot.feet_hidden else set())
+
+
+def items_in_view(identity: Identity, view: str, hidden: Set[str]) -> dict[str, Item]:
+    """Everything that is visible of a person from a side, but for the fields `hidden`."""
     fields = ("hair", "upper", "inner", "lower", "shoes", "hat", "glasses", "scarf", "mask", "bag", "hand")
     items = {field: getattr(identity, field) for field in fields}
-    hidden = {"shoes"} if shot.feet_hidden else set()
+    hidden = set(hidden)
     if view != "front":
         hidden.add("inner")
         if identity.upper.pattern == "logo":
@@ -75,10 +79,16 @@ def image_captions(
     identity: Identity, shot: Shot, rng: random.Random, domain: Domain = STREET
 ) -> dict[str, dict[str, list[str]]]:
     """The captions of an image: {language: {"captions": [2 texts], "captions_bt": [their paraphrases]}}."""
-    seen = visible_items(identity, shot)
+    return captions_of(visible_items(identity, shot), identity.sex, rng, domain)
+
+
+def captions_of(
+    seen: dict[str, Item], sex: str, rng: random.Random, domain: Domain = STREET
+) -> dict[str, dict[str, list[str]]]:
+    """The captions of a person of whom these items are visible, as `image_captions` returns them."""
     contents: list[Content] = []
     while len(contents) < CAPTIONS_PER_IMAGE:
-        content = draw_content(seen, identity.sex, rng, domain)
+        content = draw_content(seen, sex, rng, domain)
         if content not in contents:
             contents.append(content)
     frames = [rng.sample(domain.english.frame_numbers, 2) for _ in contents]

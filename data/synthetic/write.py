@@ -19,15 +19,18 @@ from data.synthetic.attributes import Identity, draw_identities
 from data.synthetic.camera import NUM_CAMERAS, draw_shot
 from data.synthetic.captions import CAPTIONS, LANGUAGES
 from data.synthetic.domains import DOMAINS
+from data.synthetic.folder import claim, complete, manifest, read_json, read_manifest
 from data.synthetic.render import render
 from misc.process.workers import in_processes
 from options import UserError
 
 # Increase whenever the same parameters give other files: sets of an older version are then rebuilt.
 VERSION = 4
-MANIFEST = "synthetic.json"
 SPLITS = ("train", "val", "test")
 CHUNK = 24
+IMAGES = [f"cam_{camera + 1}/{'[0-9]' * 6}.jpg" for camera in range(NUM_CAMERAS)]
+# What sets were before there was a choice.
+DEFAULTS = {"domain": "street", "captions": "full"}
 
 Records: TypeAlias = dict[str, dict[str, Any]]  # the JSON records of an image, by language
 
@@ -134,12 +137,11 @@ def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool
     Raises:
         UserError: `out` holds other files, or is not a folder.
     """
-    wanted = {"generator": "data.synthetic", "version": VERSION, **asdict(parameters)}
+    wanted = {"version": VERSION, **asdict(parameters)}
     if is_complete(out, wanted):
         return False
-    clear(out)
-    (out / "imgs").mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).write_text(json.dumps({**wanted, "complete": False}))
+    claim(out, wanted, [*all_annotation_names(), *(f"imgs/{pattern}" for pattern in IMAGES)])
+    (out / "imgs").mkdir(exist_ok=True)
     tasks = plan(parameters)
     for camera in range(NUM_CAMERAS):
         (out / "imgs" / f"cam_{camera + 1}").mkdir(exist_ok=True)
@@ -153,7 +155,7 @@ def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool
     remaining = iter(records)
     for split in SPLITS:
         write_annotations(out, split, list(islice(remaining, len(tasks[split]))))
-    (out / MANIFEST).write_text(json.dumps({**wanted, "complete": True}, indent=1) + "\n")
+    complete(out, wanted)
     return True
 
 
@@ -175,44 +177,11 @@ def all_annotation_names() -> list[str]:
     return [name for split in SPLITS for language in LANGUAGES for name in annotation_names(split, language)]
 
 
-def read_json(path: Path) -> object:
-    """The content of the file, or None if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def read_manifest(out: Path) -> dict[str, Any] | None:
-    """The manifest of the synthetic set in `out`, or None."""
-    manifest = read_json(out / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("generator") != "data.synthetic":
-        return None
-    return {"domain": "street", "captions": "full", **manifest}  # what sets were before there was a choice
-
-
 def is_complete(out: Path, wanted: dict[str, Any]) -> bool:
     """Whether `out` holds the wanted set with all its files."""
-    if read_manifest(out) != {**wanted, "complete": True}:
+    if {**DEFAULTS, **(read_manifest(out) or {})} != manifest(wanted, True):
         return False
     annotations = [read_json(out / name) for name in all_annotation_names()]
     return all(annotations) and all(
         (out / "imgs" / record["file_path"]).is_file() for records in annotations for record in records
     )
-
-
-def clear(out: Path) -> None:
-    """Remove the files of an earlier set, and nothing else."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out: expected a folder, found the file '{out}'; name another place")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if read_manifest(out) is None:
-        raise UserError(
-            f"--out: '{out}' holds files but no synthetic set (its {MANIFEST}); name an empty or new folder"
-        )
-    for name in all_annotation_names():
-        (out / name).unlink(missing_ok=True)
-    for camera in range(NUM_CAMERAS):
-        for image in (out / "imgs" / f"cam_{camera + 1}").glob("[0-9]" * 6 + ".jpg"):
-            image.unlink()
