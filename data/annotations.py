@@ -21,6 +21,7 @@ from data.readers.noise import with_noise
 from data.records import REWRITES
 from data.shards.fetch import Fetcher
 from data.types import SPLITS
+from misc.process.failures import reason_of
 from options import DataOptions, Options, UserError
 
 logger = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ def _names(folder: Path) -> Container[str]:
         try:
             return places_in(folder)
         except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             raise UserError(f"data.image_root: '{folder}' cannot be read ({reason:.150})") from error
     if not os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return set()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.types import Tokens
+from misc.process.failures import reason_of
 from text_utils.captions import CLEANINGS
 
 FILES = (
@@ -46,7 +47,7 @@ class HubTokenizer:
                 pretrained, cache_dir=cache_dir, trust_remote_code=False, padding_side="right"
             )
         except Exception as error:  # transformers raises errors of many types for a missing file or package
-            reason = " ".join(str(error).split())[:160]
+            reason = reason_of(error)[:160]
             raise ValueError(f"has no tokenizer that transformers can read ({reason})") from error
         if len(tokenizer) < 100:  # what transformers makes of files that it does not understand
             raise ValueError(f"has a tokenizer of only {len(tokenizer)} tokens: its files are not complete")

@@ -13,6 +13,8 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 from pyarrow import parquet
 
+from misc.process.failures import reason_of
+
 TAR = ".tar"
 TABLES = {".arrow", ".parquet"}
 SUFFIXES = TABLES | {TAR}
@@ -67,7 +69,7 @@ def read_image(file: Path, place: str) -> bytes:
             else _in_parquet(file, row)
         )
     except (pa.ArrowException, LookupError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise OSError(f"'{place}' of '{file.name}' cannot be read: {reason:.150}") from error
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes) or not content:

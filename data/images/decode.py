@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from data.images.contained import place_of, read_image
+from misc.process.failures import reason_of
 from misc.process.libraries import quieten
 from misc.process.sniff import NUM_BYTES, describe_bytes, describe_file
 from options import UserError
@@ -174,7 +175,7 @@ def _reason(path: str | Path, error: Exception, truncated: str) -> str:
     """Why a file cannot be read; of one that is no image, what it is."""
     if isinstance(error, FileNotFoundError):
         return "it is not there"
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason_of(error)
     if truncated == "error" and _is_truncated(error):
         return f"{reason}; data.truncated=accept uses what is there"
     if not isinstance(error, UnidentifiedImageError):

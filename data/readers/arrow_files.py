@@ -16,6 +16,7 @@ from data.images.decode import is_hidden
 from data.readers.web_captions import WebRecords, only_english
 from data.records import MALFORMED, Report, read_split, split_of
 from data.types import ByLanguage, Format, Record
+from misc.process.failures import reason_of
 from options import UserError
 
 BATCH = 1 << 14  # rows that are read at once
@@ -91,7 +92,7 @@ def _rows(file: Path, name: str) -> Iterator[dict[str, object]]:
             image = f"{name}/{number}" if holds_images else row[paths[0]]
             yield {"image": image, "captions": captions, "split": row.get("split", split_of(file))}
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(f"data.annotation_file: '{file}' cannot be read ({reason:.150})") from error
 
 

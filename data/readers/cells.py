@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.types import SPLIT_NAMES
+from misc.process.failures import reason_of
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -264,7 +265,7 @@ def _workbook_rows(path: Path, content: bytes) -> Iterator[tuple[int, list[str]]
         workbook = load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in workbook.worksheets}
     except Exception as error:  # whatever a damaged archive makes of it
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         advice = "save it as 'CSV UTF-8'"
         raise UserError(
             f"data.annotation_file: '{path}' is no workbook that can be read ({reason}); {advice}"

@@ -15,6 +15,7 @@ from data.columns.splits import Columns
 from data.readers.layouts import listing
 from data.records import of_each_caption
 from data.types import ByLanguage, Record
+from misc.process.failures import reason_of
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def read_index(path: Path, num_pairs: int) -> list[int]:
         with path.open("rb") as file:
             index = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # NumPy raises exceptions of many types for a damaged header
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(
             f"data.noise: '{path}' cannot be read as a .npy file of whole numbers ({reason:.150}). Check the "
             "file, or download it again"

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from data.images.contained import BLOCK
 from misc.process.durable import alone, replacing
+from misc.process.failures import reason_of
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Fetcher:
                     self._write(file.name, stream)
                 return
             except (OSError, subprocess.SubprocessError) as error:
-                reason = " ".join(str(error).split())
+                reason = reason_of(error)
                 logger.warning("shard '%s', attempt %d of %d: %s", file.name, attempt, ATTEMPTS, reason)
         raise UserError(
             f"data.shards: '{file.name}' cannot be copied from '{self.address}' ({reason:.150}). Check the "

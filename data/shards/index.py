@@ -10,6 +10,7 @@ from data.columns.records import Records, with_facts
 from data.columns.splits import Columns
 from data.columns.stored import Found
 from misc.process.durable import replacing, write_text
+from misc.process.failures import reason_of
 from options import UserError
 
 NAME = "shards.json"
@@ -31,7 +32,7 @@ def read_index(folder: Path) -> dict[str, object] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
     raise UserError(f"data.annotation_file: '{file}' is no index of shards ({reason:.150}). Write it again")
 
 
@@ -58,7 +59,7 @@ def open_index(folder: Path) -> Found | None:
             for split, by_language in content["splits"].items()
         }
     except (OSError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise UserError(
             f"data.annotation_file: the index of shards in '{folder}' is damaged ({reason:.150}). Copy its "
             f"files again, or write them again with python -m data.shards"

@@ -24,6 +24,7 @@ from torch import Tensor
 from data.types import NOBODY, EvaluationSet, Queries
 from misc.evaluation.evaluator import Encoded, Features
 from misc.process.durable import replacing, write_text
+from misc.process.failures import reason_of
 from options import UserError
 from text_utils.captions import clean_caption
 
@@ -110,7 +111,7 @@ def load_features(folder: Path, named_by: str) -> SavedFeatures:
         _require(bool(sets), "no sets")
         saved = SavedFeatures(folder, Path(record["weights"]["file"]), sets)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
-        reason = " ".join(str(e).split())[:200]
+        reason = reason_of(e)[:200]
         raise UserError(
             f"{named_by}: features in '{folder}' are damaged ({type(e).__name__}: {reason}); save them again"
         ) from e

@@ -32,6 +32,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         following = following.__cause__ or context
 
 
+def reason_of(error: BaseException) -> str:
+    """The text of an exception on one line, or its type where it has none: for a part of a message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def may_be_of_a_collective(error: BaseException) -> bool:
     """Whether the exception is of the kind that gloo and NCCL raise where another process has ended."""
     return type(error) is RuntimeError and COLLECTIVE.search(str(error)) is not None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from misc.process.failures import reason_of
 from misc.process.sniff import describe_file
 from model.weights.shapes import bad_weights
 from options import UserError
@@ -158,7 +159,7 @@ def first_on_the_hub(repository: str, names: Sequence[str], cache_dir: str | Pat
         there = {file.rfilename for file in HfApi().model_info(repository, timeout=5).siblings}
         problem = "the hub has no such file"
     except Exception as error:  # of the network, raised by several libraries in many ways
-        there, problem = set(), " ".join(str(error).split())[:120]
+        there, problem = set(), reason_of(error)[:120]
     if found := [name for name in names if name in there]:
         return found[0]
     cache = f" --cache-dir {cache_dir}" if cache_dir else ""

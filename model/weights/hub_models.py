@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from misc.process.failures import reason_of
 from model.protocol import DualEncoder, JsonObject
 from model.weights.files import read_folder
 from model.weights.hub_folders import find_model, find_snapshot, read_config
@@ -226,5 +227,5 @@ def _any_version(name: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return (text if isinstance(error, UserError) else text[:160]) or type(error).__name__
+    text = reason_of(error)
+    return text if isinstance(error, UserError) else text[:160]
