@@ -53,7 +53,7 @@ def stored(path: Path, request: Sequence[object], read: Callable[[], Found]) -> 
                 found = read()
             _save(entry, state, found, lines)
     except OSError as error:
-        logger.warning("'%s' cannot be written (%s): every run reads '%s' again", folder, error.strerror, path)
+        logger.warning("'%s' cannot be written (%s): all runs read '%s' again", folder, error.strerror, path)
         return read()
     return _load(entry, state, quietly=True) or found
 
