@@ -1,19 +1,23 @@
 """An index of a folder of images, opened for search."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows
+from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, Selection
+from misc.search.ranking.filters import Filters, mask_of
 from misc.search.storage import database, legacy
 from misc.search.storage.database import DATABASE, Features, Header
+from misc.search.storage.facts import DatabaseFacts, Facts, LegacyFacts
 from options import UserError, load_options
 
 if TYPE_CHECKING:
     from misc.search.encoder import Encoder
+
+MAX_SELECTIONS = 32  # of the latest filters, a megabyte each for a million images
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Index:
         ids: N numbers, which name the images in later generations, too.
         num_missing: how many images were not in the folder at the latest update; they are not ranked.
         engine: compares queries with the features.
+        facts: what else is known of the images.
     """
 
     folder: Path
@@ -34,6 +39,8 @@ class Index:
     ids: np.ndarray
     num_missing: int
     engine: ExactEngine | ApproximateEngine
+    facts: Facts
+    _selections: dict[Filters, Selection] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def image_root(self) -> Path:
@@ -73,7 +80,8 @@ class Index:
                 engine = ExactEngine(features.read_into, rows, header.embed_dim)
             else:
                 engine = ApproximateEngine(folder / header.approximate, features.mapped(), rows)
-        return Index(folder, header, present, ids[order], int(missing.sum()), engine)
+        facts = DatabaseFacts(folder, ids[order])
+        return Index(folder, header, present, ids[order], int(missing.sum()), engine, facts)
 
     def is_latest(self) -> bool:
         """Whether no update has made another generation; raises UserError if that cannot be read."""
@@ -103,12 +111,33 @@ class Index:
         check_identity(self.folder, self.header, encoder)
         return encoder
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def select(self, filters: Filters) -> Selection:
+        """The images that pass the filters, computed once; raises UserError if they name no folder."""
+        selection = self._selections.pop(filters, None)
+        if selection is None:
+            selection = self.engine.rows.select(mask_of(filters, self.paths, self.facts))
+            while len(self._selections) >= MAX_SELECTIONS:
+                self._selections.pop(next(iter(self._selections)), None)
+        self._selections[filters] = selection  # the latest one last
+        return selection
+
+    def search(
+        self, queries: np.ndarray, k: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k best images of each query by inner product, best first, ties in the order of rows:
-        queries (Q, E) fp32 -> (Q, k) fp32 scores and (Q, k) int64 rows, k at least 1 and limited to N.
+        queries (Q, E) fp32 -> (Q, k) fp32 scores and (Q, k) int64 rows, k at least 1 and limited to N, or to
+        the number of the selected images.
         """
         assert k > 0, k
-        return self.engine.search(np.ascontiguousarray(queries, np.float32), min(k, len(self.paths)))
+        selection = self.engine.rows.all if selection is None else selection
+        k = min(k, len(selection))
+        if not k:
+            return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+        return self.engine.search(np.ascontiguousarray(queries, np.float32), k, selection)
+
+    def count(self, query: np.ndarray, min_score: float, selection: Selection | None = None) -> int:
+        """How many of the images have at least this score for a query (E,) fp32, up to its rounding."""
+        return self.engine.count(query, min_score, self.engine.rows.all if selection is None else selection)
 
 
 def read_header(folder: Path) -> Header:
@@ -125,7 +154,8 @@ def _open_legacy(folder: Path) -> Index:
         engine = ExactEngine(
             features.read_into, Rows(np.arange(len(entries)), len(entries)), header.embed_dim
         )
-    return Index(folder, header, [entry.path for entry in entries], np.arange(len(entries)), 0, engine)
+    paths, ids = [entry.path for entry in entries], np.arange(len(entries))
+    return Index(folder, header, paths, ids, 0, engine, LegacyFacts(entries))
 
 
 def _check_images(folder: Path, number: int) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from PIL import Image
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index
 from misc.search.indexing.update import update_index
+from misc.search.storage.database import Entry, Header
+from misc.search.storage.store import Store, create, new_features_name
 from misc.search.web.page import Page
 from model import build_model
 from options import load_options, to_dict
@@ -57,6 +59,17 @@ def image_folder(folder: Path, count: int = 10) -> Path:
     for number in range(count):
         save_image(folder / "ab"[number % 2] / f"{number:02d}.png", number)
     return folder
+
+
+def index_of(folder: Path, features: np.ndarray, images: Sequence[dict[str, Any]]) -> Index:
+    """An index of these features (N, E), with what an `Entry` says of each image besides id and slot."""
+    folder.mkdir(exist_ok=True)
+    create(folder, Header(str(folder), "", "", {}, features.shape[1], features=new_features_name()))
+    store = Store(folder)
+    for slot, image in zip(store.append(features.astype(np.float16)), images, strict=True):
+        store.put([Entry(store.new_id(), slot, **{"size": 1, "mtime_ns": 0} | image)])
+    store.commit(complete=True)
+    return Index.open(folder)
 
 
 def small_page(people: Path, folder: Path) -> Page:

@@ -77,7 +77,7 @@ def test_long_captions_that_differ_in_the_last_word_have_different_features(
 
     torch.save({"model": model.state_dict(), "options": to_dict(options)}, tmp_path / "run.pth")
     encoder = build_encoder(options, tmp_path / "run.pth")
-    asked = torch.tensor(query_features(encoder, [Query(caption) for caption in CAPTIONS]))
+    asked = torch.tensor(query_features(encoder, [Query(((caption, 1.0),)) for caption in CAPTIONS]))
     assert not torch.equal(*asked)
     torch.testing.assert_close(asked, evaluated, atol=1e-5, rtol=0)
 

@@ -39,7 +39,7 @@ def run(flags: argparse.Namespace) -> int:
     from misc.process.csv_file import ENCODING
     from misc.process.durable import make_folder
     from misc.search.index import Index
-    from misc.search.ranking.queries import Query
+    from misc.search.ranking.queries import Query, descriptions
     from misc.search.ranking.results import as_csv, as_json, draw, explain_all, find, table
 
     sentences = [*flags.sentences, *(read_sentences(flags.file) if flags.file else [])]
@@ -50,7 +50,10 @@ def run(flags: argparse.Namespace) -> int:
     index = Index.open(flags.index)
     image = load_image(flags.image, index.truncated) if flags.image else None
     weight = 0.5 if flags.image_weight is None else flags.image_weight
-    queries = [Query(text, image, tuple(flags.without), weight) for text in sentences or [None]]
+    images = ((image, weight if sentences else 1.0),) if image else ()
+    without = descriptions(flags.without)
+    texts = [((text, 1 - weight if image else 1.0),) for text in sentences]
+    queries = [Query(each, images, without) for each in texts or [()]]
     if flags.image_weight is not None and (image is None or not sentences):
         logger.warning("--image-weight has no effect without both a sentence and --image")
     if flags.explain and not sentences:

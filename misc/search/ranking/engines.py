@@ -18,6 +18,28 @@ SAMPLES_PER_LIST = 64
 MAX_CODE_BYTES = 64
 LISTS_PROBED = 128
 MIN_CANDIDATES, CANDIDATES_PER_RESULT = 1000, 10
+COUNTED_AT_ONCE = 4096  # rows: in fp32 they fit into the caches
+
+
+class Selection:
+    """Some of the slots, the only ones that are ranked: those of an index's images, or of some of them.
+
+    Attributes:
+        slots: distinct, in the order of rows.
+        selector: the same for FAISS; None: all that there are.
+    """
+
+    def __init__(self, slots: np.ndarray, num_slots: int) -> None:
+        import faiss
+
+        is_selected = np.zeros(num_slots, bool)
+        is_selected[slots] = True
+        self.slots = slots
+        self._bits = np.packbits(is_selected, bitorder="little")  # FAISS refers to them
+        self.selector = faiss.IDSelectorBitmap(self._bits) if len(slots) < num_slots else None
+
+    def __len__(self) -> int:
+        return len(self.slots)
 
 
 class Rows:
@@ -29,16 +51,42 @@ class Rows:
     """
 
     def __init__(self, slots: np.ndarray, num_slots: int) -> None:
-        import faiss
-
         self.slots = slots
         self.row_of = np.full(num_slots, -1, np.int64)
         self.row_of[slots] = np.arange(len(slots))
-        self._bits = np.packbits(self.row_of >= 0, bitorder="little")  # FAISS refers to them
-        self.selector = faiss.IDSelectorBitmap(self._bits) if len(slots) < num_slots else None
+        self.all = Selection(slots, num_slots)
+
+    def select(self, mask: np.ndarray) -> Selection:
+        """The rows where a mask (N,) is true."""
+        return self.all if mask.all() else Selection(self.slots[mask], len(self.row_of))
 
 
-class ExactEngine:
+class Engine:
+    """What both kinds of search share.
+
+    Attributes:
+        rows: which slots are ranked, as which rows.
+    """
+
+    rows: Rows
+    _features: np.ndarray
+
+    def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The (n, E) fp16 features of n rows."""
+        return self._features[self.rows.slots[rows]]
+
+    def count(self, query: np.ndarray, min_score: float, selection: Selection) -> int:
+        """As `Index.count`."""
+        import torch
+
+        number, query = 0, torch.from_numpy(query)
+        for start in range(0, len(selection), COUNTED_AT_ONCE):
+            part = self._features[selection.slots[start : start + COUNTED_AT_ONCE]]
+            number += int((torch.from_numpy(part).float() @ query >= min_score).sum())
+        return number
+
+
+class ExactEngine(Engine):
     """Compares each query with every image, by a flat FAISS index, which holds the fp16 features.
 
     Args:
@@ -48,7 +96,7 @@ class ExactEngine:
     def __init__(self, read_into: Callable[[np.ndarray], object], rows: Rows, width: int) -> None:
         import faiss
 
-        self._rows, shape = rows, (len(rows.row_of), width)
+        self.rows, shape = rows, (len(rows.row_of), width)
         fp16, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         self._index = faiss.IndexScalarQuantizer(width, fp16, metric)
         self._index.codes.resize(2 * shape[0] * shape[1])
@@ -57,28 +105,24 @@ class ExactEngine:
         self._features = codes.view(np.float16).reshape(shape)
         read_into(self._features)
 
-    def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The (n, E) fp16 features of n rows."""
-        return self._features[self._rows.slots[rows]]
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
         """As `Index.search`; k is at most the number of images."""
         import faiss
 
-        settings = faiss.SearchParameters(sel=self._rows.selector) if self._rows.selector else None
-        total, requested = len(self._rows.slots), k + 1
+        settings = faiss.SearchParameters(sel=selection.selector) if selection.selector else None
+        total, requested = len(selection), k + 1
         while True:
             requested = min(requested, total)
             scores, slots = self._index.search(queries, requested, params=settings)
             if requested == total or (scores[:, -1] < scores[:, k - 1]).all():
                 break
             requested *= 4  # FAISS keeps arbitrary ones of the images tied for the last place: request all
-        rows = self._rows.row_of[slots]
+        rows = self.rows.row_of[slots]
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-class ApproximateEngine:
+class ApproximateEngine(Engine):
     """Takes candidates from the IVF lists nearest to the query, by their product-quantised codes (Jégou et
     al., TPAMI 2011), and re-ranks the best of them by their fp16 features.
 
@@ -91,7 +135,7 @@ class ApproximateEngine:
     def __init__(self, file: Path, features: np.ndarray, rows: Rows) -> None:
         import faiss
 
-        self._features, self._rows, self._index = features, rows, faiss.read_index(str(file))
+        self._features, self.rows, self._index = features, rows, faiss.read_index(str(file))
         if type(self._index) is not faiss.IndexIVFPQ:
             raise ValueError(f"{file.name} is a {type(self._index).__name__}")
         _check_parts(self._index, features.shape[1])
@@ -100,19 +144,16 @@ class ApproximateEngine:
         if not np.array_equal(np.sort(np.concatenate(ids)), np.sort(rows.slots)):
             raise ValueError(f"{file.name} contains other images")
 
-    def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The (n, E) fp16 features of n rows."""
-        return self._features[self._rows.slots[rows]]
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
         """As `Index.search`; scores are exact, but some of the k best images may be missing."""
         import faiss
 
-        requested = min(max(MIN_CANDIDATES, CANDIDATES_PER_RESULT * k), len(self._rows.slots))
+        requested = min(max(MIN_CANDIDATES, CANDIDATES_PER_RESULT * k), len(selection))
+        filters = {"sel": selection.selector} if selection is not self.rows.all else {}
         probed = LISTS_PROBED
         while True:
             probed = min(probed, self._index.nlist)
-            settings = faiss.SearchParametersIVF(nprobe=probed)
+            settings = faiss.SearchParametersIVF(nprobe=probed, **filters)
             _, candidates = self._index.search(queries, requested, params=settings)
             if probed == self._index.nlist or (candidates[:, k - 1] >= 0).all():
                 break
@@ -122,7 +163,7 @@ class ApproximateEngine:
         return np.stack([scores for scores, _ in best]), np.stack([rows for _, rows in best])
 
     def _rank(self, query: np.ndarray, slots: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.sort(self._rows.row_of[slots])
+        rows = np.sort(self.rows.row_of[slots])
         scores = self.features_of(rows).astype(np.float32) @ query
         order = np.argsort(-scores, kind="stable")[:k]
         return scores[order], rows[order]

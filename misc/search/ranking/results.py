@@ -17,6 +17,7 @@ from misc.report.pictures import RULE
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index
+from misc.search.ranking.answer import rank
 from misc.search.ranking.queries import Query, query_features
 from model.protocol import JsonObject
 from options import UserError
@@ -47,20 +48,19 @@ def find(
     index: Index, encoder: Encoder, queries: Sequence[Query], k: int, image: Path | None = None
 ) -> list[Answer]:
     """Answer the queries with k images each; `image` is the file of their image."""
-    scores, rows = index.search(query_features(encoder, queries), k)
+    found = rank(index, query_features(encoder, queries, index), queries, k=k)
     answers = []
-    for query, query_scores, query_rows in zip(queries, scores.tolist(), rows.tolist(), strict=True):
-        paths = [index.paths[row] for row in query_rows]
+    for query, ranked in zip(queries, found, strict=True):
         results = [
-            Result(rank, score, path, not (index.image_root / path).is_file())
-            for rank, (score, path) in enumerate(zip(query_scores, paths, strict=True), start=1)
+            Result(result.rank, result.score, result.path, not (index.image_root / result.path).is_file())
+            for result in ranked.results
         ]
         answers.append(Answer(_title(query, image), query, results))
     return answers
 
 
 def _title(query: Query, image: Path | None) -> str:
-    parts = [query.text, f"[{image}]" if query.image is not None else None]
+    parts = [*(text for text, _ in query.texts), f"[{image}]" if query.images else None]
     title = " + ".join(part for part in parts if part)
     title += "".join(f", without {text}" for text in query.without)
     return title.encode("utf-8", "backslashreplace").decode()  # UTF-8 cannot encode unpaired surrogates
@@ -117,10 +117,10 @@ def draw(answers: Sequence[Answer], index: Index, out: Path) -> None:
 def explain_all(answers: Sequence[Answer], index: Index, encoder: Encoder, folder: Path) -> None:
     """Write QUERY-RANK.png of each image found: the regions that its score depends on."""
     explained = [
-        (number, answer.query.text, result)
+        (number, text, result)
         for number, answer in enumerate(answers, start=1)
         for result in answer.results
-        if answer.query.text
+        for text, _ in answer.query.texts[:1]
     ]
     for number, text, result in progress(explained, "explaining"):
         image = _load(index, result)

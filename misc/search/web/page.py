@@ -31,7 +31,7 @@ from data.types import NOBODY, language_name
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index, check_identity
-from misc.search.ranking.queries import Query, query_features
+from misc.search.ranking.queries import Query, descriptions, query_features
 from misc.search.truth import GroundTruth
 from model.protocol import JsonObject
 from options import UserError
@@ -132,7 +132,8 @@ class Page:
         started = time.perf_counter()
         index, truth = self._latest()
         image = None if number is None else self._load(index, number)
-        query = Query(text=text or None, image=image, without=tuple(map(_encodable, without)))
+        texts, images = ((text, 0.5),) if text else (), ((image, 0.5),) if image else ()
+        query = Query(texts, images, descriptions(map(_encodable, without)))
         with self.lock:
             scores, rows = index.search(query_features(self.encoder, [query]), max(k, MIN_RANKED))
         scores, rows = scores[0].tolist(), rows[0].tolist()

@@ -146,25 +146,27 @@ def test_an_image_finds_itself_and_its_weight_moves_the_ranking_from_the_sentenc
     assert path in both[0]["query"]
 
 
+RED = Query((("red", 1.0),))
 AXES = {"red": (1.0, 0.0, 0.0), "hat": (0.0, 1.0, 0.0), "bag": (0.0, 0.0, 1.0)}
 
 
 class Axes:
-    """An encoder of sentences and images that lie on axes."""
+    """An encoder of sentences that lie on axes."""
 
     tokenizer = SimpleNamespace(clean=str)
 
     def encode_texts(self, captions: list[str]) -> Tensor:
         return torch.tensor([AXES[caption] for caption in captions])
 
-    def encode_images(self, images: list[SimpleNamespace]) -> Tensor:
-        return torch.tensor([image.feature for image in images])
+    def encode_images(self, images: list[Image.Image]) -> Tensor:
+        assert not images
+        return torch.zeros(0, 3)
 
 
 def test_what_is_to_be_avoided_is_demoted_and_what_does_not_match_is_not_promoted() -> None:
     gallery = F.normalize(torch.tensor([(1, 1, 0), (1, 0, 1), (1, 0.2, 0), (0, 0.1, 1)], dtype=torch.float32))
     plain, without, both = query_features(
-        Axes(), [Query("red"), Query("red", without=("hat",)), Query("red", without=("hat", "bag"))]
+        Axes(), [RED, Query(RED.texts, without=("hat",)), Query(RED.texts, without=("hat", "bag"))]
     )
     scores = gallery.numpy() @ np.stack([plain, without, both]).T
     assert scores[0, 0] == pytest.approx(scores[1, 0]), "the sentence alone cannot tell them apart"
@@ -175,8 +177,8 @@ def test_what_is_to_be_avoided_is_demoted_and_what_does_not_match_is_not_promote
 
 
 def test_a_sentence_and_an_image_are_a_weighted_sum_of_unit_length() -> None:
-    image = SimpleNamespace(feature=(0.0, 1.0, 0.0))
-    (mixed,) = query_features(Axes(), [Query("red", image, image_weight=0.25)])
+    image = np.array((0.0, 1.0, 0.0), np.float32)
+    (mixed,) = query_features(Axes(), [Query((("red", 0.75),), ((image, 0.25),))])
     assert mixed == pytest.approx(np.array([0.75, 0.25, 0]) / np.hypot(0.75, 0.25))
 
 
@@ -307,7 +309,7 @@ def test_an_unknown_or_incomplete_command_is_a_user_error(capsys: pytest.Capture
 
 
 def test_empty_queries_are_refused(encoder: Encoder) -> None:
-    for query in (Query(), Query(without=("a hat",)), Query(text="")):
+    for query in (Query(), Query(without=("a hat",)), Query((("", 1.0),))):
         with pytest.raises(UserError, match="words that describe"):
             query_features(encoder, [query])
-    assert query_features(encoder, [Query("a man"), Query("a man")]).dtype == np.float32
+    assert query_features(encoder, [Query((("a man", 1.0),))] * 2).dtype == np.float32
