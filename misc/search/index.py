@@ -129,15 +129,14 @@ class Index:
         the number of the selected images.
         """
         assert k > 0, k
-        selection = self.engine.rows.all if selection is None else selection
-        k = min(k, len(selection))
+        k = min(k, len(self.paths) if selection is None else len(selection))
         if not k:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
         return self.engine.search(np.ascontiguousarray(queries, np.float32), k, selection)
 
     def count(self, query: np.ndarray, min_score: float, selection: Selection | None = None) -> int:
         """How many of the images have at least this score for a query (E,) fp32, up to its rounding."""
-        return self.engine.count(query, min_score, self.engine.rows.all if selection is None else selection)
+        return self.engine.count(query, min_score, selection)
 
 
 def read_header(folder: Path) -> Header:

@@ -75,10 +75,11 @@ class Engine:
         """The (n, E) fp16 features of n rows."""
         return self._features[self.rows.slots[rows]]
 
-    def count(self, query: np.ndarray, min_score: float, selection: Selection) -> int:
+    def count(self, query: np.ndarray, min_score: float, selection: Selection | None = None) -> int:
         """As `Index.count`."""
         import torch
 
+        selection = self.rows.all if selection is None else selection
         number, query = 0, torch.from_numpy(query)
         for start in range(0, len(selection), COUNTED_AT_ONCE):
             part = self._features[selection.slots[start : start + COUNTED_AT_ONCE]]
@@ -105,10 +106,13 @@ class ExactEngine(Engine):
         self._features = codes.view(np.float16).reshape(shape)
         read_into(self._features)
 
-    def search(self, queries: np.ndarray, k: int, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As `Index.search`; k is at most the number of images."""
         import faiss
 
+        selection = self.rows.all if selection is None else selection
         settings = faiss.SearchParameters(sel=selection.selector) if selection.selector else None
         total, requested = len(selection), k + 1
         while True:
@@ -144,10 +148,13 @@ class ApproximateEngine(Engine):
         if not np.array_equal(np.sort(np.concatenate(ids)), np.sort(rows.slots)):
             raise ValueError(f"{file.name} contains other images")
 
-    def search(self, queries: np.ndarray, k: int, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As `Index.search`; scores are exact, but some of the k best images may be missing."""
         import faiss
 
+        selection = self.rows.all if selection is None else selection
         requested = min(max(MIN_CANDIDATES, CANDIDATES_PER_RESULT * k), len(selection))
         filters = {"sel": selection.selector} if selection is not self.rows.all else {}
         probed = LISTS_PROBED

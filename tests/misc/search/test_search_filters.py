@@ -154,7 +154,10 @@ def test_what_an_update_removed_meanwhile_has_no_time_and_no_size(tmp_path: Path
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"folder": "cam"}, "folder: no image is below 'cam'; name a folder of the image root, such as 'cam1'"),
+        (
+            {"folder": "cam"},
+            "folder: no image is below 'cam'; name a folder of the image root, such as 'cam1'",
+        ),
         ({"folder": "../cam1"}, "folder: no image"),
         ({"folder": "a.jpg"}, "folder: no image"),
         ({"since": "yesterday"}, "since: expected a time such as 2024-05-06 or .*, found 'yesterday'"),
