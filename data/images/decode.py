@@ -9,8 +9,9 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
+from data.images import raw
 from data.images.contained import place_of, read_image
 from misc.process.failures import reason_of
 from misc.process.libraries import quieten
@@ -18,6 +19,11 @@ from misc.process.sniff import NUM_BYTES, describe_bytes, describe_file
 from options import UserError
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs: 1/4 GB at 3 bytes a pixel
+# The largest JPEGs that are decoded at reduced size, if that is wanted. Of a progressive one, libjpeg holds
+# all coefficients, 2 bytes each.
+MAX_JPEG, MAX_PROGRESSIVE = 4 * MAX_PIXELS, 3 * MAX_PIXELS // 2
+REDUCED = 4  # they have a quarter of their width and height
+SIZE_IN_FILE = "size in the file"  # the key in `info` of such a JPEG
 
 STRIP = 1 << 20  # pixels converted at once where an image is reduced
 
@@ -37,8 +43,9 @@ NEED_PLUGIN = {
     "an AVIF image": ({".avif"}, "pillow-avif-plugin"),
     "a JPEG XL image": ({".jxl"}, "pillow-jxl-plugin"),
 }
-# Folders where archives, network drives and recycle bins keep files that look like images.
-NO_IMAGES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}
+# Folders where archives, network drives, recycle bins and programs keep files that look like images.
+NO_IMAGES = {"__MACOSX", "@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information"}
+NO_IMAGES |= {"lost+found", "node_modules"}
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,7 +56,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
+QUARTER_TURNS = (5, 6, 7, 8)
 
 _lenient = threading.Lock()  # the switch of Pillow for truncated files is one for all threads
 
@@ -61,7 +68,11 @@ class BadImageError(UserError):
 
 
 def load_image(
-    path: str | Path, truncated: str = "error", at_most: tuple[int, int] | None = None
+    path: str | Path,
+    truncated: str = "error",
+    at_most: tuple[int, int] | None = None,
+    large: bool = False,
+    content: bytes | None = None,
 ) -> Image.Image:
     """The image as 8-bit RGB, upright by its EXIF tag; what is transparent becomes white.
 
@@ -71,6 +82,9 @@ def load_image(
         truncated: as `data.truncated`; with "accept" what a truncated file lacks is gray or black.
         at_most: reduce the image to fit this width and height. It is reduced as it is decoded, or else as it
             is converted, so that it takes at most some 4 bytes of memory for each pixel of the file.
+        large: decode a JPEG of more than `MAX_PIXELS` pixels, too, at a quarter of its width and height;
+            `info[SIZE_IN_FILE]` is then its width and height, upright. So it is with `at_most`.
+        content: that of the file, where the caller has read it.
 
     Raises:
         BadImageError: a file that is missing, no regular file, no image, cut short, of more than `MAX_PIXELS`
@@ -78,14 +92,14 @@ def load_image(
     """
     try:
         try:
-            return _decode(path, at_most)
+            return _decode(path, at_most, large, content)
         except Exception as error:
             if truncated == "error" or not _is_truncated(error):
                 raise
         with _lenient:
             ImageFile.LOAD_TRUNCATED_IMAGES = True
             try:
-                return _decode(path, at_most)
+                return _decode(path, at_most, large, content)
             finally:
                 ImageFile.LOAD_TRUNCATED_IMAGES = False
     except Exception as error:  # a decoder can raise anything on damaged bytes
@@ -95,25 +109,37 @@ def load_image(
         raise bad from error
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """The image, of which only the header is read. Raises whatever Pillow raises, OSError for a pipe.
+def open_image(path: str | Path, large: bool = False, content: bytes | None = None) -> Image.Image:
+    """The image, of which only the header is read; the arguments are those of `load_image`. Raises whatever
+    Pillow raises, OSError for a pipe.
 
     It may be in a row of a file, see `data.images.contained`.
     """
     _prepare_pillow()
-    if place := place_of(path):
-        return Image.open(BytesIO(read_image(*place)))
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
-        raise OSError("it is no regular file")
-    return Image.open(path)
+    if content is None and (place := place_of(path)):
+        content = read_image(*place)
+    if content is None and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is no regular file")  # to open a pipe is to wait for whoever writes into it
+    if raw.is_raw(path):
+        return raw.RawPhoto(_source(path, content))
+    try:
+        return Image.open(_source(path, content))
+    except Image.DecompressionBombError:
+        if not large:
+            raise
+        return JpegImagePlugin.JpegImageFile(_source(path, content))
+
+
+def _source(path: str | Path, content: bytes | None) -> str | Path | BytesIO:
+    return path if content is None else BytesIO(content)
 
 
 def image_suffixes() -> set[str]:
-    """The lower-case suffixes of all formats that Pillow decodes, if need be with a plugin."""
+    """The lower-case suffixes of all formats that are decoded, if need be with a plugin."""
     _prepare_pillow()
     known = Image.registered_extensions()
     decoded = {suffix for suffix, name in known.items() if name in Image.OPEN and name not in NOT_DECODED}
-    return decoded.union(*(suffixes for suffixes, _ in NEED_PLUGIN.values()))
+    return decoded.union(raw.SUFFIXES, *(suffixes for suffixes, _ in NEED_PLUGIN.values()))
 
 
 def is_hidden(name: str) -> bool:
@@ -137,18 +163,21 @@ def _prepare_pillow() -> None:
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 3 * MAX_PIXELS
 
 
-def _decode(path: str | Path, at_most: tuple[int, int] | None) -> Image.Image:
-    with open_image(path) as file:
+def _decode(
+    path: str | Path, at_most: tuple[int, int] | None, large: bool, content: bytes | None
+) -> Image.Image:
+    large = large or at_most is not None
+    with open_image(path, large, content) as file:
         if file.width * file.height > MAX_PIXELS:
-            raise ValueError(f"{file.width} x {file.height} pixels, but at most {MAX_PIXELS:,} are decoded")
+            _quarter(file, large)
+        elif at_most:  # a JPEG is decoded at a half, a quarter or an eighth
+            file.draft(None, (min(at_most), min(at_most)))
         if file.format in NOT_DECODED:
             raise ValueError(f"the format {file.format} is not decoded")
-        if at_most:  # a JPEG is decoded at a half, a quarter or an eighth
-            file.draft(None, (min(at_most), min(at_most)))
         file.load()
         turn = UPRIGHT.get(number := orientation(file))
         if at_most:
-            image = _reduced(file, at_most[::-1] if number >= 5 else at_most)
+            image = _reduced(file, at_most[::-1] if number in QUARTER_TURNS else at_most)
             return image if turn is None else image.transpose(turn)
         return _to_rgb(file if turn is None else file.transpose(turn))
 
@@ -166,6 +195,18 @@ def _reduced(file: Image.Image, at_most: tuple[int, int]) -> Image.Image:
     return image
 
 
+def _quarter(file: Image.Image, wanted: bool) -> None:
+    """Let a JPEG be decoded at a quarter of its size; ValueError: that is not wanted, or not possible."""
+    (width, height), limit = file.size, MAX_PIXELS
+    if wanted and isinstance(file, JpegImagePlugin.JpegImageFile):
+        limit = MAX_PROGRESSIVE if "progressive" in file.info else MAX_JPEG
+    if width * height > limit:
+        raise ValueError(f"{width} x {height} pixels, but at most {limit:,} are decoded")
+    file.draft(None, (width // REDUCED, height // REDUCED))
+    is_turned = orientation(file) in QUARTER_TURNS
+    file.info[SIZE_IN_FILE] = (height, width) if is_turned else (width, height)
+
+
 def _is_truncated(error: Exception) -> bool:
     """Whether only pixels are missing: "Truncated File Read" is of a file that ends within its header."""
     return isinstance(error, OSError) and "file is truncated" in str(error)
@@ -175,6 +216,8 @@ def _reason(path: str | Path, error: Exception, truncated: str) -> str:
     """Why a file cannot be read; of one that is no image, what it is."""
     if isinstance(error, FileNotFoundError):
         return "it is not there"
+    if isinstance(error, ImportError) and raw.is_raw(path):
+        return "it is a raw photo, which needs rawpy: pip install rawpy"
     reason = reason_of(error)
     if truncated == "error" and _is_truncated(error):
         return f"{reason}; data.truncated=accept uses what is there"

@@ -79,7 +79,8 @@ class Index:
             if header.kind == database.EXACT:
                 engine = ExactEngine(features.read_into, rows, header.embed_dim)
             else:
-                engine = ApproximateEngine(folder / header.approximate, features.mapped(), rows)
+                file = folder / header.approximate
+                engine = ApproximateEngine(file, features.mapped(), rows, header.digest)
         facts = DatabaseFacts(folder, ids[order])
         return Index(folder, header, present, ids[order], int(missing.sum()), engine, facts)
 

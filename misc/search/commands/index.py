@@ -20,11 +20,14 @@ def add_flags(parser: Parser) -> None:
     kind.add_argument("--exact", action="store_true", help="compare with every image, whatever their number")
     kind.add_argument("--approximate", action="store_true", help="IVF-PQ, the default above a million images")
     add("--prune", action="store_true", help="remove the images whose files are away from the index")
+    exclude = {"action": "append", "default": [], "metavar": "PATTERN"}
+    add("--exclude", **exclude, help="leave out files and folders by name, or by path; can be repeated")
     add("overrides", nargs="*", metavar="key.path=value", help="for example data.test_batch_size=64")
 
 
 def run(flags: argparse.Namespace) -> int:
     """Create or update an index."""
+    from data.images.decode import MAX_PIXELS
     from misc.process.logs import start_logging
     from misc.search.encoder import load_encoder
     from misc.search.indexing.update import SKIPPED, update_index
@@ -34,20 +37,24 @@ def run(flags: argparse.Namespace) -> int:
     approximate = True if flags.approximate else False if flags.exact else None
     encoder = load_encoder(flags.checkpoint, flags.config, flags.overrides)
     try:
-        update = update_index(encoder, flags.image_root, flags.out, approximate, flags.prune)
+        update = update_index(encoder, flags.image_root, flags.out, approximate, flags.prune, flags.exclude)
     except KeyboardInterrupt:
         logger.info("interrupted; run the same command to resume")
         return 130  # as shells report after Ctrl-C
     logger.info(
         f"{flags.out}: {update.found} found = {update.kept} kept + {update.moved} moved + "
         f"{update.copied} copied + {update.new} new + {update.changed} changed + {update.num_skipped} skipped"
+        + (f" + {update.num_excluded} excluded" if update.num_excluded else "")
     )
+    hidden = f" ({update.hidden} of them excluded)" if update.hidden else ""
     dropped = f", {update.dropped} dropped" if flags.prune else ""
     logger.info(
-        f"{flags.out}: {update.total} images, {update.encoded} encoded, {update.missing} missing{dropped}, "
-        f"{update.kind} search"
+        f"{flags.out}: {update.total} images, {update.encoded} encoded, {update.missing} missing{hidden}"
+        f"{dropped}, {update.kind} search"
     )
+    if update.reduced:
+        logger.info(f"{update.reduced} of them have more than {MAX_PIXELS:,} pixels: read at reduced size")
     if update.skipped:
         first = printable(min(update.skipped))
-        logger.warning(f"{len(update.skipped)} cannot be read (first: {first}): see {flags.out / SKIPPED}")
+        logger.warning(f"{len(update.skipped)} skipped (first: {first}): see {flags.out / SKIPPED}")
     return 0

@@ -8,22 +8,25 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from data.images.decode import MAX_PIXELS
 from misc.checkpoints.lock import LOCK, locked
 from misc.process.durable import leftovers, replacing
 from misc.search.encoder import Encoder
 from misc.search.index import check_identity, read_header
+from misc.search.indexing.exclusion import Exclusion
 from misc.search.indexing.matching import Matches, missing
+from misc.search.indexing.outcome import Update, is_folder, num_files
 from misc.search.indexing.walk import Content, Facts, ImageFile, decode, find_images
 from misc.search.ranking.engines import build_approximate
 from misc.search.storage import legacy
-from misc.search.storage.database import APPROXIMATE, DATABASE, EXACT, Entry, Header, reporting_writes
+from misc.search.storage.database import APPROXIMATE, DATABASE, EXACT, Entry, Header, digest_of, reporting_writes
 from misc.search.storage.store import Store, create, new_features_name
 from model.protocol import JsonObject
 from options import UserError, to_dict
@@ -36,52 +39,18 @@ MAX_UNUSED = 0.25  # share of the features
 SKIPPED = "skipped.txt"
 
 
-@dataclass(frozen=True)
-class Update:
-    """The outcome of an update.
-
-    Attributes:
-        found: number of image files; the sum of kept, moved, copied, new, changed, and skipped ones.
-        total: number of images that are ranked.
-        missing: number of images whose file is away.
-        dropped: number of images that were removed from the index, since they were missing.
-        skipped: {path: reason} of files and, with a separator behind them, folders that cannot be read.
-    """
-
-    found: int
-    kept: int
-    moved: int
-    copied: int
-    new: int
-    changed: int
-    total: int
-    missing: int
-    dropped: int
-    kind: str
-    skipped: dict[str, str]
-
-    @property
-    def encoded(self) -> int:
-        """Number of images that were encoded."""
-        return self.new + self.changed
-
-    @property
-    def num_skipped(self) -> int:
-        """Number of skipped files."""
-        return sum(not is_folder(path) for path in self.skipped)
-
-
-def is_folder(path: str) -> bool:
-    """Whether the skipped path is that of a folder."""
-    return path.endswith(os.sep)
-
-
 def update_index(
-    encoder: Encoder, image_root: Path, folder: Path, approximate: bool | None = None, prune: bool = False
+    encoder: Encoder,
+    image_root: Path,
+    folder: Path,
+    approximate: bool | None = None,
+    prune: bool = False,
+    exclude: Sequence[str] = (),
 ) -> Update:
-    """Make `folder` an index of the images below `image_root`, encoding only those of unknown content; an
-    approximate index if `approximate` (None: above `MAX_EXACT` images). Images whose file is away stay in the
-    index, unranked, unless `prune`. What has been encoded can be searched every `SECONDS_PER_PART`;
+    """Make `folder` an index of the images below `image_root`, but for those that `Exclusion` leaves out with
+    the patterns `exclude`, encoding only those of unknown content; an approximate index if `approximate`
+    (None: above `MAX_EXACT` images). Images whose file is away, or left out now, stay in the index, unranked,
+    unless `prune`. What has been encoded can be searched every `SECONDS_PER_PART`;
     interrupted at any moment, the update resumes when called again.
 
     Raises:
@@ -90,17 +59,23 @@ def update_index(
     """
     if not image_root.is_dir():
         raise UserError(f"IMAGE_ROOT: '{image_root}' is not a folder; name the folder of the images")
+    exclusion = Exclusion.of(exclude)
     with locked(folder, "INDEX", "--out"):
-        return _update(encoder, image_root, folder, approximate, prune)
+        return _update(encoder, image_root, folder, approximate, prune, exclusion)
 
 
 def _update(
-    encoder: Encoder, image_root: Path, folder: Path, approximate: bool | None, prune: bool
+    encoder: Encoder,
+    image_root: Path,
+    folder: Path,
+    approximate: bool | None,
+    prune: bool,
+    exclusion: Exclusion,
 ) -> Update:
     store = _open_or_create(encoder, folder)
     initial, ranked = store.header, store.slots()
-    skipped: dict[str, str] = {}
-    found = _find(image_root, folder, skipped)
+    found, skipped, excluded = _find(image_root, folder, exclusion)
+    unread = set(skipped)
     matches = Matches(store.entries.values(), found, image_root)
     _check_root(store, found, matches, image_root)
     store.header = replace(initial, **_origin(encoder, image_root))
@@ -109,28 +84,35 @@ def _update(
     _copy_features(store, matches.copied)
     encoded = _encode(store, encoder, image_root, matches, skipped)
     store.put(missing(entry for path, entry in matches.replaced.items() if path not in encoded))
-    lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(skipped.items()))
-    with reporting_writes(folder), replacing(folder / SKIPPED) as file:
-        file.write(lines.encode("utf-8", "surrogateescape"))
+    _write_skipped(folder, skipped | excluded)
     if not len(store.slots()):
         raise UserError(f"IMAGE_ROOT: none of {len(found)} images can be read; see '{folder / SKIPPED}'")
     dropped = _prune(store, skipped) if prune else 0
     kind = _finish(store, initial, ranked, approximate)
-    changed = len(encoded & matches.replaced.keys())
-    inaccessible = sum(not is_folder(path) for path in skipped.keys() - {file.path for file in found})
+    changed = len(encoded.keys() & matches.replaced.keys())
+    away = [entry.path for entry in store.entries.values() if entry.missing_since is not None]
     update = Update(
-        found=len(found) + inaccessible,
+        found=len(found) + num_files(unread) + num_files(excluded),
         **{name: matches.counts[name] for name in ("kept", "moved", "copied")},
         new=len(encoded) - changed,
         changed=changed,
         total=len(store.slots()),
-        missing=len(store.entries) - len(store.slots()),
+        missing=len(away),
+        hidden=sum(map(exclusion.covers, away)),
+        reduced=sum(encoded.values()),
         dropped=dropped,
         kind=kind,
         skipped=skipped,
+        excluded=excluded,
     )
-    assert update.found - update.num_skipped == update.total, update
+    assert update.found - update.num_skipped - update.num_excluded == update.total, update
     return update
+
+
+def _write_skipped(folder: Path, reasons: Mapping[str, str]) -> None:
+    lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(reasons.items()))
+    with reporting_writes(folder), replacing(folder / SKIPPED) as file:
+        file.write(lines.encode("utf-8", "surrogateescape"))
 
 
 def _open_or_create(encoder: Encoder, folder: Path) -> Store:
@@ -155,14 +137,22 @@ def _origin(encoder: Encoder, image_root: Path) -> dict[str, str | JsonObject]:
     }
 
 
-def _find(image_root: Path, folder: Path, skipped: dict[str, str]) -> list[ImageFile]:
-    """The images of the root, sorted; raises UserError if there is none."""
-    walk, hide = find_images(image_root, folder, skipped), not sys.stderr.isatty()
+def _find(
+    image_root: Path, folder: Path, exclusion: Exclusion
+) -> tuple[list[ImageFile], dict[str, str], dict[str, str]]:
+    """The images of the root, sorted, and {path: reason} of what is skipped and excluded; raises UserError if
+    there is no image.
+    """
+    problems: dict[str, str] = {}
+    walk, hide = find_images(image_root, folder, problems, exclusion), not sys.stderr.isatty()
     found = sorted(tqdm(walk, desc="scanning", unit="image", leave=False, disable=hide))
     if not found:
-        reason = f" ({min(skipped)} {skipped[min(skipped)]})" if skipped else ""
+        reason = f" ({min(problems)} {problems[min(problems)]})" if problems else ""
         raise UserError(f"IMAGE_ROOT: no image below '{image_root}'{reason}; the index is unchanged")
-    return found
+    for pattern in exclusion.without_effect(problems.values()):
+        logger.warning(f"--exclude '{pattern}' has no effect: no image or folder matches it")
+    excluded = {path: reason for path, reason in problems.items() if exclusion.covers(path)}
+    return found, {path: problems[path] for path in problems.keys() - excluded.keys()}, excluded
 
 
 def _check_root(store: Store, found: Sequence[ImageFile], matches: Matches, image_root: Path) -> None:
@@ -192,11 +182,11 @@ def _copy_features(store: Store, copied: Sequence[tuple[str, Content, Entry]]) -
 
 def _encode(
     store: Store, encoder: Encoder, root: Path, matches: Matches, skipped: dict[str, str]
-) -> set[str]:
+) -> dict[str, bool]:
     """Encode images, a generation every `SECONDS_PER_PART`; on an interrupt, what has been encoded becomes
-    one, too. Returns the paths of those that could be read.
+    one, too. Returns {path: whether it was decoded at reduced size} of those that could be read.
     """
-    new, encoded = matches.to_encode, set()
+    new, encoded = matches.to_encode, {}
     images: list[tuple[ImageFile, Facts]] = []
     blocks: list[np.ndarray] = []
 
@@ -210,7 +200,7 @@ def _encode(
             size, mtime_ns, digest = facts.content
             store.put([Entry(number, slot, file.path, size, mtime_ns, digest, *facts[1:])])
         store.commit()
-        encoded.update(file.path for file, _ in part)
+        encoded.update((file.path, facts.width * facts.height > MAX_PIXELS) for file, facts in part)
 
     started = time.monotonic()
     with tqdm(total=len(new), desc="encoding", unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -266,17 +256,18 @@ def _finish(store: Store, initial: Header, ranked: np.ndarray, approximate: bool
     """
     if len(store.entries) < (1 - MAX_UNUSED) * store.header.num_slots:
         store.compact()
-    slots, name = store.slots(), ""
+    slots, name, digest = store.slots(), "", ""
     kind = APPROXIMATE if (len(slots) > MAX_EXACT if approximate is None else approximate) else EXACT
     if kind == APPROXIMATE:
         is_same = store.header.features == initial.features and np.array_equal(slots, ranked)
-        name = initial.approximate if is_same else ""
+        name, digest = (initial.approximate, initial.digest) if is_same else ("", "")
         if not name:
             logger.info("building the approximate index")
             name = f"approximate-{uuid.uuid4().hex[:8]}.faiss"
             with reporting_writes(store.folder), replacing(store.folder / name) as file:
                 build_approximate(store.features.mapped(), slots, file)
-    state = {"kind": kind, "approximate": name, "complete": True}
+            digest = digest_of(store.folder / name)
+    state = {"kind": kind, "approximate": name, "digest": digest, "complete": True}
     if store.has_changes or replace(store.header, **state) != initial:
         store.commit(**state)
     store.remove_stale()

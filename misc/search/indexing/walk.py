@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,15 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.images.decode import BadImageError, image_suffixes, is_hidden, load_image
+from data.images.decode import SIZE_IN_FILE, BadImageError, image_suffixes, load_image
 from data.sampler import Loader
 from misc.process.workers import num_cores
+from misc.search.indexing.exclusion import REASONS, Exclusion
 from model.protocol import Processor
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
+MAX_HELD = 2**26  # bytes of a file that is read once, for its digest and its pixels
+NO_PATTERNS = Exclusion()
 
 
 class ImageFile(NamedTuple):
@@ -45,13 +49,15 @@ class Facts(NamedTuple):
     taken: str | None
 
 
-def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator[ImageFile]:
-    """Yield the images below `root` in no particular order, without hidden files and folders, and without
-    the folder `exclude`. Links are followed; a folder that is reached twice, for instance by a loop of links,
-    is listed once. {path relative to the root: reason} of what cannot be read is added to `problems`, with a
-    separator behind the path of a folder.
+def find_images(
+    root: Path, index: Path, problems: dict[str, str], exclusion: Exclusion = NO_PATTERNS
+) -> Iterator[ImageFile]:
+    """Yield the images below `root` in no particular order, without what `exclusion` leaves out, and without
+    the folder `index`. Links are followed; a folder that is reached twice, for instance by a loop of links,
+    is listed once. {path relative to the root: reason} of the images, videos and folders that are left out,
+    or cannot be accessed, is added to `problems`, with a separator behind the path of a folder.
     """
-    suffixes, seen, folders = image_suffixes(), {_id_of(exclude)}, [""]
+    suffixes, seen, folders = image_suffixes(), {_id_of(index)}, [""]
     while folders:
         folder = folders.pop()
         try:
@@ -60,41 +66,54 @@ def find_images(root: Path, exclude: Path, problems: dict[str, str]) -> Iterator
                 continue
             seen.add(identity)
             with os.scandir(root / folder) as entries:
-                visible = [entry for entry in entries if not is_hidden(entry.name)]
+                listed = [(entry, os.path.join(folder, entry.name)) for entry in entries]
         except OSError as error:
             problems[os.path.join(folder or ".", "")] = f"cannot be listed ({error.strerror})"
             continue
-        for entry in visible:
-            path = os.path.join(folder, entry.name)
+        for entry, path in listed:
             try:
-                if entry.is_dir():
+                is_folder, suffix = entry.is_dir(), os.path.splitext(path)[1].lower()
+                if not is_folder and suffix not in suffixes and suffix not in REASONS:
+                    continue
+                if reason := exclusion.reason(path) or (None if is_folder else REASONS.get(suffix)):
+                    problems[os.path.join(path, "") if is_folder else path] = reason
+                elif is_folder:
                     folders.append(path)
-                elif Path(path).suffix.lower() in suffixes:
-                    stat = entry.stat()
-                    yield ImageFile(path, stat.st_size, min(stat.st_mtime_ns, MAX_INTEGER))
+                else:
+                    yield ImageFile(path, *_state(entry.stat()))
             except OSError as error:  # a dangling link, or a file that was deleted in the meantime
                 problems[path] = f"cannot be accessed ({error.strerror})"
 
 
 def _id_of(folder: Path) -> tuple[int, int]:
-    stat = folder.stat()
-    return stat.st_dev, stat.st_ino
+    result = folder.stat()
+    return result.st_dev, result.st_ino
 
 
 def content_of(path: Path) -> Content:
     """Read a file; raises OSError if it cannot be read, or is changed meanwhile."""
-    digest = hashlib.blake2b(digest_size=16)
+    return _read(path, 0)[0]
+
+
+def _read(path: Path, max_held: int) -> tuple[Content, bytes | None]:
+    """What `content_of` returns, and the bytes of a file that has at most so many."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for whoever writes into it
+        raise OSError("it is no regular file")
+    digest, content = hashlib.blake2b(digest_size=16), None
     with open(path, "rb", buffering=0) as file:
         state = _state(os.fstat(file.fileno()))
-        while block := file.read(min(state[0] + 1, 1 << 20)):
+        if state[0] <= max_held:
+            content = file.read()
+            digest.update(content)
+        while block := file.read(1 << 20):
             digest.update(block)
         if _state(os.fstat(file.fileno())) != state:
             raise OSError("it was changed while it was read")
-    return Content(*state, digest.digest())
+    return Content(*state, digest.digest()), content
 
 
-def _state(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_size, min(stat.st_mtime_ns, MAX_INTEGER)
+def _state(result: os.stat_result) -> tuple[int, int]:
+    return result.st_size, min(result.st_mtime_ns, MAX_INTEGER)
 
 
 def taken_time(image: Image.Image) -> str | None:
@@ -150,14 +169,16 @@ class _Images(Dataset[tuple[int, Facts | str, Tensor | None]]):
     def __getitem__(self, index: int) -> tuple[int, Facts | str, Tensor | None]:
         path = self.root / self.paths[index]
         try:
-            before = _state(os.stat(path))
-            image = load_image(path, self.truncated)
-            facts = Facts(content_of(path), *image.size, taken_time(image))
-            if facts.content[:2] != before:
-                return index, "it was changed while it was read", None
+            read, content = _read(path, MAX_HELD)
+            image = load_image(path, self.truncated, large=True, content=content)
+            if content is None and _state(os.stat(path)) != read[:2]:
+                raise OSError("it was changed while it was read")
+            facts = Facts(read, *image.info.get(SIZE_IN_FILE, image.size), taken_time(image))
             return index, facts, self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
         except BadImageError as error:
             return index, error.reason, None
+        except OSError as error:
+            return index, error.strerror or str(error), None
         except Exception as error:  # whatever a decoder raises, one file must not end the update
             return index, f"{type(error).__name__}: {' '.join(str(error).split())}", None
 

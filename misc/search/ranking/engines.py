@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from misc.search.storage.database import CHUNK
+from misc.search.storage.database import CHUNK, digest_of
 from options import UserError
 
 if TYPE_CHECKING:
@@ -133,12 +133,15 @@ class ApproximateEngine(Engine):
     Args:
         file: written by `build_approximate` for these rows; raises ValueError, or whatever FAISS raises, if
             it cannot be.
+        digest: that of the file, if it is known: FAISS can crash on damaged bytes.
         features: (num_slots, E) fp16, memory-mapped.
     """
 
-    def __init__(self, file: Path, features: np.ndarray, rows: Rows) -> None:
+    def __init__(self, file: Path, features: np.ndarray, rows: Rows, digest: str = "") -> None:
         import faiss
 
+        if digest and digest_of(file) != digest:
+            raise ValueError(f"{file.name} has another checksum")
         self._features, self.rows, self._index = features, rows, faiss.read_index(str(file))
         if type(self._index) is not faiss.IndexIVFPQ:
             raise ValueError(f"{file.name} is a {type(self._index).__name__}")

@@ -6,6 +6,7 @@ transaction makes a generation: a kill leaves it or the previous one, and a read
 transaction, too, sees one of them. An approximate index has `approximate-*.faiss` as well.
 """
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -93,6 +94,7 @@ class Header:
         num_images: including missing ones.
         next_id: the first id that was never used.
         approximate: name of the approximate index; "" if there is none.
+        digest: `digest_of` that file; "": written by a version that did not compute it.
     """
 
     image_root: str
@@ -108,6 +110,7 @@ class Header:
     num_images: int = 0
     next_id: int = 0
     approximate: str = ""
+    digest: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -150,6 +153,15 @@ class Features(NamedTuple):
                 if not number:
                     raise ValueError(f"{self.path.name} became shorter")
                 left = left[number:]
+
+
+def digest_of(file: Path) -> str:
+    """BLAKE2b of the content of a file, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb", buffering=0) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

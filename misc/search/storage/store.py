@@ -163,12 +163,14 @@ class Store:
             slots = self.append(old[[entry.slot for entry in part]])
             self.put(entry._replace(slot=slot) for entry, slot in zip(part, slots, strict=True))
 
-    def commit(self, kind: str = EXACT, approximate: str = "", complete: bool = False, **places: str) -> None:
+    def commit(
+        self, kind: str = EXACT, approximate: str = "", digest: str = "", complete: bool = False
+    ) -> None:
         """Make the changes a generation; the arguments are values of its header."""
         numbers = {"num_images": len(self.entries), "next_id": self._next_id}
         numbers["generation"] = self.header.generation + 1
-        state = {"kind": kind, "approximate": approximate, "complete": complete}
-        header = replace(self.header, **numbers, **state, **places)
+        state = {"kind": kind, "approximate": approximate, "digest": digest, "complete": complete}
+        header = replace(self.header, **numbers, **state)
         put = [self.entries[number] for number in sorted(self._changed & self.entries.keys())]
         with reporting_writes(self.folder), closing(connect(self.folder / DATABASE)) as database:
             _write(database, header, put, self._changed - self.entries.keys())

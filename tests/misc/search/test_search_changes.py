@@ -177,14 +177,16 @@ def test_a_changed_image_that_cannot_be_read_is_missing_until_it_is_back(
 def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_run(
     encoder: Encoder, images: Path, index_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def changing(path: Path, truncated: str) -> object:
-        image = load_image(path, truncated)
-        save_image(path, 61)
-        return image
+    fstat = os.fstat
+
+    def changing(file: int) -> os.stat_result:
+        state = fstat(file)
+        os.utime(images / "new.png", (1, 1))
+        return state
 
     save_image(images / "new.png", 60)
     with monkeypatch.context() as patch:
-        patch.setattr("misc.search.indexing.walk.load_image", changing)
+        patch.setattr("os.fstat", changing)
         found = updated(encoder, images, index_folder)
     assert found.skipped == {"new.png": "it was changed while it was read"}
     assert updated(encoder, images, index_folder).new == 1
