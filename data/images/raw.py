@@ -17,7 +17,7 @@ def is_raw(path: str | os.PathLike[str]) -> bool:
 class RawPhoto(ImageFile.ImageFile):
     """A raw photo as 8-bit sRGB, upright, with the camera's white balance and LibRaw's other defaults.
 
-    Raises ImportError where `rawpy` is not installed, and whatever it raises.
+    Raises ImportError where `rawpy` is not installed, OSError where LibRaw cannot read the photo.
     """
 
     format = "RAW"
@@ -26,7 +26,10 @@ class RawPhoto(ImageFile.ImageFile):
     def _open(self) -> None:
         import rawpy
 
-        self._raw = rawpy.imread(self.fp)
+        try:
+            self._raw = rawpy.imread(self.fp)
+        except rawpy.LibRawError as error:
+            raise OSError(f"LibRaw cannot read it: {error.args[0].decode()}") from error
         sizes = self._raw.sizes
         width, height = sizes.iwidth, sizes.iheight
         self._mode, self._size = "RGB", (height, width) if sizes.flip in (5, 6) else (width, height)

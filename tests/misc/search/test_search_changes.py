@@ -1,6 +1,7 @@
 """An index follows its folder: what is known is not encoded again, and what is only away is not lost."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -177,11 +178,11 @@ def test_a_changed_image_that_cannot_be_read_is_missing_until_it_is_back(
 def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_run(
     encoder: Encoder, images: Path, index_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fstat = os.fstat
+    fstat, times = os.fstat, itertools.count()
 
     def changing(file: int) -> os.stat_result:
         state = fstat(file)
-        os.utime(images / "new.png", (1, 1))
+        os.utime(images / "new.png", (1, next(times)))
         return state
 
     save_image(images / "new.png", 60)

@@ -267,6 +267,31 @@ def test_a_crafted_approximate_index_is_damaged(
     assert "is damaged" in line
 
 
+@pytest.mark.parametrize("count", [100, pytest.param(3000, marks=pytest.mark.slow)])
+def test_damaged_bytes_of_an_approximate_index_are_reported_or_change_no_score(
+    count: int, approximate: tuple[Path, "faiss.IndexIVFPQ"]
+) -> None:
+    rng, (file, _) = random.Random(count), approximate
+    whole, refused = file.read_bytes(), 0
+    for _ in range(count):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice([1, 10, 100])):
+            # Mostly in the header, where the kind and the sizes are.
+            damaged[rng.randrange(min(len(damaged), rng.choice([200, len(damaged)])))] = rng.randrange(256)
+        size = len(damaged) if rng.random() < 0.7 else rng.randrange(len(damaged))
+        file.write_bytes(damaged[:size] if rng.random() < 0.95 else rng.randbytes(size))
+        try:
+            found = Index.open(file.parent)
+        except UserError as error:
+            assert "is damaged" in str(error)
+            refused += 1
+            continue
+        query = found.features_of([7]).astype(np.float32)
+        scores, rows = found.search(query, 5)
+        assert scores[0] == pytest.approx(found.features_of(rows[0]).astype(np.float32) @ query[0], abs=1e-5)
+    assert refused
+
+
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.slow)])
 def test_damaged_bytes_of_an_index_never_give_a_wrong_row(
     count: int, encoder: Encoder, index: Index, index_folder: Path
