@@ -26,7 +26,15 @@ from misc.search.indexing.outcome import Update, is_folder, num_files
 from misc.search.indexing.walk import Content, Facts, ImageFile, decode, find_images
 from misc.search.ranking.engines import build_approximate
 from misc.search.storage import legacy
-from misc.search.storage.database import APPROXIMATE, DATABASE, EXACT, Entry, Header, digest_of, reporting_writes
+from misc.search.storage.database import (
+    APPROXIMATE,
+    DATABASE,
+    EXACT,
+    Entry,
+    Header,
+    digest_of,
+    reporting_writes,
+)
 from misc.search.storage.store import Store, create, new_features_name
 from model.protocol import JsonObject
 from options import UserError, to_dict
