@@ -21,7 +21,9 @@ from misc.search.index import Index
 from misc.search.indexing.update import update_index
 from misc.search.storage.database import Entry, Header
 from misc.search.storage.store import Store, create, new_features_name
+from misc.search.web.app import build_app
 from misc.search.web.page import Page
+from misc.search.web.server import configuration
 from model import build_model
 from options import load_options, to_dict
 from tests.helpers.tiny import SIZES
@@ -85,7 +87,7 @@ def small_page(people: Path, folder: Path) -> Page:
 def running(page: Page) -> Iterator[str]:
     """The address of the page, while it is served."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(page.app(), log_level="error"))
+        server = uvicorn.Server(configuration(build_app(page), "error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

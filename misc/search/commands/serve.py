@@ -29,7 +29,7 @@ def run(flags: argparse.Namespace) -> int:
     """Serve a web page until Ctrl-C."""
     from misc.search.index import Index
     from misc.search.truth import load_ground_truth
-    from misc.search.web.page import serve as serve_page
+    from misc.search.web.server import serve as serve_page
 
     index = Index.open(flags.index)
     encoder = index.load_encoder(flags.checkpoint)

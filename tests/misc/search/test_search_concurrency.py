@@ -187,21 +187,22 @@ def test_a_search_of_the_page_uses_the_latest_generation_and_older_results_keep_
     before, last = page.index, page.index.paths[-1]
     with running(page) as address:
         number = int(before.ids[before.row_of(9)])
-        _, thumbnail = ask(f"{address}/image/{number}")
+        _, thumbnail = ask(f"{address}/api/images/{number}/thumbnail")
         save_image(images / "0.png", 50)  # becomes the first row
         (images / "a" / "00.png").unlink()
         update_index(encoder, images, index_folder)
-        answer = json.loads(ask(f"{address}/search", {"text": "a man"})[1])
-        assert sorted(result["image"] for result in answer["results"]) == page.index.paths
+        answer = json.loads(ask(f"{address}/api/search", {"text": "a man"})[1])
+        assert sorted(result["path"] for result in answer["results"]) == page.index.paths
         assert "0.png" in page.index.paths
-        assert ask(f"{address}/image/{number}")[1] == thumbnail
+        assert ask(f"{address}/api/images/{number}/thumbnail")[1] == thumbnail
         assert page.index.paths[page.index.row_of(number)] == last
-        status, error = ask(f"{address}/image/{before.ids[0]}")
-        assert (status, b"search again" in error) == (400, True)
+        status, error = ask(f"{address}/api/images/{before.ids[0]}/thumbnail")
+        assert (status, b"search again" in error) == (404, True)
         (index_folder / "index.db").write_bytes(b"damaged")
         with caplog.at_level(logging.WARNING):
-            again = json.loads(ask(f"{address}/search", {"text": "a man"})[1])
+            again = json.loads(ask(f"{address}/api/search", {"text": "a man"})[1])
         assert again["results"] == answer["results"]
+        assert "previous update" in again["warnings"][0]
         assert "previous update" in caplog.text
 
 

@@ -37,19 +37,19 @@ def annotated(annotated_page: Page) -> Iterator[str]:
 
 
 def search(server: str, **asked: Any) -> dict[str, Any]:
-    status, answer = ask(f"{server}/search", asked)
+    status, answer = ask(f"{server}/api/search", asked)
     assert status == 200, answer
     return json.loads(answer)
 
 
-def error_of(server: str, path: str, body: Any = None, **headers: str) -> str:
-    status, answer = ask(f"{server}/{path}", body, **headers)
-    assert status == 400
+def error_of(server: str, path: str, body: Any = None, status: int = 400, **headers: str) -> str:
+    found, answer = ask(f"{server}/api/{path}", body, **headers)
+    assert found == status
     return json.loads(answer)["error"]
 
 
-def rows_of(answer: dict[str, Any]) -> list[int]:
-    return [result["row"] for result in answer["results"]]
+def ids_of(answer: dict[str, Any]) -> list[int]:
+    return [result["id"] for result in answer["results"]]
 
 
 def test_the_ranking_is_that_of_the_index(page: Page, server: str) -> None:
@@ -57,10 +57,10 @@ def test_the_ranking_is_that_of_the_index(page: Page, server: str) -> None:
     features = page.index.features_of(range(len(page.index.paths))).astype(np.float32)
     scores = features @ page.encoder.encode_texts([SENTENCE])[0].numpy()
     best = np.argsort(-scores, kind="stable")[:7]
-    assert rows_of(answer) == best.tolist()
+    assert ids_of(answer) == best.tolist()
     assert [result["rank"] for result in answer["results"]] == list(range(1, 8))
     np.testing.assert_allclose([result["score"] for result in answer["results"]], scores[best], atol=1e-6)
-    assert [result["image"] for result in answer["results"]] == [
+    assert [result["path"] for result in answer["results"]] == [
         page.index.paths[row].encode(errors="replace").decode() for row in best
     ]
     assert {result["right"] for result in answer["results"]} == {None}
@@ -68,15 +68,14 @@ def test_the_ranking_is_that_of_the_index(page: Page, server: str) -> None:
 
 
 def test_more_images_than_there_are_is_all_of_them(page: Page, server: str) -> None:
-    rows = rows_of(search(server, text=SENTENCE, k=MAX_RESULTS))
+    rows = ids_of(search(server, text=SENTENCE, k=MAX_RESULTS))
     assert sorted(rows) == list(range(len(page.index.paths)))
 
 
-def test_an_image_is_its_own_nearest_and_a_sentence_beside_it_counts(server: str) -> None:
-    alone = search(server, row=5)
-    assert rows_of(alone)[0] == 5
-    assert alone["results"][0]["score"] == pytest.approx(1, abs=2e-3)
-    both = search(server, row=5, text=SENTENCE)
+def test_an_image_of_the_query_is_not_ranked_and_a_sentence_beside_it_counts(server: str) -> None:
+    alone = search(server, images=[{"id": 5}])
+    assert 5 not in ids_of(alone)
+    both = search(server, images=[{"id": 5}], text=SENTENCE)
     assert both["results"] != alone["results"]
     assert both["results"] != search(server, text=SENTENCE)["results"]
 
@@ -87,7 +86,7 @@ def test_what_is_to_be_avoided_changes_the_scores(server: str) -> None:
 
 
 def test_images_are_small_jpegs(page: Page, server: str) -> None:
-    status, content = ask(f"{server}/image/3")
+    status, content = ask(f"{server}/api/images/3/thumbnail")
     image = Image.open(BytesIO(content))
     original = Image.open(page.index.image_root / page.index.paths[3])
     assert (status, image.format) == (200, "JPEG")
@@ -97,7 +96,7 @@ def test_images_are_small_jpegs(page: Page, server: str) -> None:
 
 
 def test_the_overlay_is_the_one_of_explain(page: Page, server: str) -> None:
-    status, content = ask(f"{server}/explain/3", {"text": SENTENCE})
+    status, content = ask(f"{server}/api/images/3/explain", {"text": SENTENCE})
     assert status == 200
     image = Image.open(page.index.image_root / page.index.paths[3]).convert("RGB")
     expected = np.asarray(overlay(image, explain(page.encoder, image, SENTENCE)), np.float32)
@@ -115,34 +114,37 @@ def test_the_overlay_is_the_one_of_explain(page: Page, server: str) -> None:
         ({"text": " \n\t"}, "Describe a person first"),
         ({"text": " ... "}, "words that describe a person"),
         ({"text": "a man", "without": ["!"]}, "words that describe a person"),
-        ({"text": "a man", "without": "a hat"}, "without: expected list"),
-        ({"text": "a man", "without": [1]}, "without: expected texts"),
-        ({"text": 7}, "text: expected str"),
-        ({"text": "a man", "k": 0}, "from 1 to 200"),
-        ({"text": "a man", "k": 201}, "from 1 to 200"),
-        ({"text": "a man", "k": None}, "k: expected int"),
-        ({"text": "a man", "k": True}, "k: expected int"),
-        ({"row": 10**6}, "no image 1000000"),
-        ({"row": -1}, "no image -1"),
-        ({"row": "../../etc/passwd"}, "row: expected int"),
-        ([], "JSON object"),
+        ({"text": "a man", "without": "a hat"}, "without: "),
+        ({"text": "a man", "without": [1]}, "without.0: "),
+        ({"text": "a man", "withuot": []}, "withuot: "),
+        ({"text": 7}, "text: Input should be a valid string, found 7"),
+        ({"text": "a man", "k": 0}, "k: Input should be greater than or equal to 1, found 0"),
+        ({"text": "a man", "k": 201}, "less than or equal to 200"),
+        ({"text": "a man", "k": None}, "k: Input should be a valid integer, found None"),
+        ({"text": "a man", "k": True}, "k: Input should be a valid integer, found True"),
+        ({"text": "a man", "offset": -1}, "offset: "),
+        ({"text": "a man", "min_score": float("nan")}, "min_score: "),
+        ({"images": [{"id": -1}]}, "images.0.id: "),
+        ({"images": [{"id": 2**63}]}, "images.0.id: "),
+        ({"images": [{"id": "../../etc/passwd"}]}, "images.0.id: "),
+        ({"images": [{"upload": "../../etc/passwd"}]}, "images.0.upload: "),
+        ([], "the body: "),
         (b'{"text": ', "expected JSON"),
-        (b"[" * 100_000, "expected JSON"),
+        (b"[" * 100_000, "There was an error parsing the body"),
         (b"\xff\xfe", "expected JSON"),
-        ({"text": "x" * 1_000_001}, "too long"),
+        ({"text": "x" * 2001}, "text: String should have at most 2000 characters"),
     ],
     ids=lambda value: str(value)[:30],
 )
 def test_invalid_queries_are_answered_by_one_line(server: str, asked: Any, message: str) -> None:
     found = error_of(server, "search", asked)
-    assert message in found
+    assert message in found, found
+    assert len(found) < 300
     assert "\n" not in found
-    assert rows_of(search(server, text=SENTENCE))
+    assert ids_of(search(server, text=SENTENCE))
 
 
-@pytest.mark.parametrize(
-    "text", ["x" * 10_000, "红" * 10_000, "a red coat, " * 900, "\ud800\0 a man", "🧥" * 50]
-)
+@pytest.mark.parametrize("text", ["x" * 2000, "红" * 2000, "a red coat, " * 160, "\ud800\0 a man", "🧥" * 50])
 def test_any_words_are_answered(server: str, text: str) -> None:
     assert len(search(server, text=text)["results"]) == 20
 
@@ -152,25 +154,28 @@ def test_fifty_searches_at_once_get_the_answers_of_one_alone(server: str) -> Non
     expected = {text: search(server, text=text)["results"] for text in sentences}
     with ThreadPoolExecutor(50) as pool:
         answers = pool.map(lambda text: (text, search(server, text=text)["results"]), 5 * sentences)
-        assert all(results == expected[text] for text, results in answers)
+        for text, results in answers:  # a sentence that is encoded with others is rounded differently
+            assert [result["id"] for result in results] == [result["id"] for result in expected[text]]
+            scores = [[result["score"] for result in found] for found in (results, expected[text])]
+            np.testing.assert_allclose(*scores, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "path",
     [
         "/../../../../../../etc/passwd",
-        "/image/../../../../etc/passwd",
-        "/image/..%2f..%2f..%2f..%2fetc%2fpasswd",
-        "/image/%2fetc%2fpasswd",
+        "/api/images/../../../../etc/passwd/file",
+        "/api/images/..%2f..%2f..%2f..%2fetc%2fpasswd/file",
+        "/api/images/%2fetc%2fpasswd/file",
         "/..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
         "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
         "//etc/passwd",
         "/page.py",
         "/../page.py",
         "/..%2fpage.py",
-        "/image/000001.jpg",
-        "/image/-1",
-        "/image/99999999999999999999",
+        "/api/images/000001.jpg/view",
+        "/api/images/-1/thumbnail",
+        "/api/images/99999999999999999999/file",
     ],
 )
 def test_only_images_of_the_index_are_served(server: str, path: str) -> None:
@@ -184,8 +189,8 @@ def test_only_images_of_the_index_are_served(server: str, path: str) -> None:
 
 
 def test_other_sites_can_neither_pose_as_this_one_nor_post_to_it(server: str) -> None:
-    assert ask(f"{server}/about", host="rebound.example")[0] == 400
-    assert ask(f"{server}/about", host="localhost:80")[0] == 200
+    assert ask(f"{server}/api/about", host="rebound.example")[0] == 400
+    assert ask(f"{server}/api/about", host="localhost:80")[0] == 200
     assert "application/json" in error_of(server, "search", b'{"text": "a"}', content_type="text/plain")
 
 
@@ -194,10 +199,12 @@ def test_a_missing_image_is_reported_and_the_others_are_still_found(people: Path
     row = page.index.paths.index(ODD_NAME)
     (page.index.image_root / ODD_NAME).unlink()
     with running(page) as server:
-        assert "cannot be read" in error_of(server, f"image/{row}")
-        assert "cannot be read" in error_of(server, f"explain/{row}", {"text": SENTENCE})
-        assert "cannot be read" in error_of(server, "search", {"row": row})
-        assert row in rows_of(search(server, text=SENTENCE, k=MAX_RESULTS))
+        for part in ("thumbnail", "view", "file"):
+            assert "cannot be read" in error_of(server, f"images/{row}/{part}", status=404)
+        explained = error_of(server, f"images/{row}/explain", {"text": SENTENCE}, status=404)
+        assert "cannot be read" in explained
+        assert search(server, images=[{"id": row}])["results"]
+        assert row in ids_of(search(server, text=SENTENCE, k=MAX_RESULTS))
 
 
 def test_with_annotations_the_ranks_of_the_first_correct_images_give_the_figures_of_evaluation(
@@ -211,7 +218,7 @@ def test_with_annotations_the_ranks_of_the_first_correct_images_give_the_figures
     ids = [person_of.get(path, -1 - row) for row, path in enumerate(page.index.paths)]
     for caption, person_id in queries:
         for result in answers[caption]["results"]:
-            known = person_of.get(page.index.paths[result["row"]])
+            known = person_of.get(page.index.paths[result["id"]])
             assert result["right"] is (None if known is None else known == person_id)
     expected = retrieval_metrics(
         page.encoder.encode_texts([caption for caption, _ in queries]),
@@ -238,13 +245,13 @@ def test_only_a_caption_alone_counts_as_a_query_of_the_protocol(
     caption = read_splits(people, ["test"], ["fr"])["test"]["fr"][0].captions[0]
     row = next(row for row, person in enumerate(annotated_page.truth.person_ids) if person is not None)
     assert "first_right" in search(annotated, text=caption.upper())
-    for others in ({"row": row}, {"without": ["a hat"]}):
+    for others in ({"images": [{"id": row}]}, {"without": ["a hat"]}):
         answer = search(annotated, text=caption, **others)
         assert "first_right" not in answer
         assert any(result["right"] is not None for result in answer["results"])
     assert "first_right" not in search(annotated, text=caption + " indeed")
-    similar = search(annotated, row=row)
-    assert similar["results"][0]["right"] is True
+    similar = search(annotated, images=[{"id": row}], k=MAX_RESULTS)
+    assert any(result["right"] for result in similar["results"])
     assert "first_right" not in similar
 
 
@@ -262,11 +269,11 @@ def test_images_that_nobody_describes_are_wrong_for_every_caption_and_match_no_o
     named = {item["file_path"] for item in distractors}
     with running(Page(page.index, page.encoder, truth)) as address:
         answer = search(address, text=test[0]["captions"][0], k=MAX_RESULTS)
-        right = {page.index.paths[result["row"]]: result["right"] for result in answer["results"]}
+        right = {page.index.paths[result["id"]]: result["right"] for result in answer["results"]}
         assert {right[path] for path in named} == {False}
         assert answer["first_right"] is not None
         row = page.index.paths.index(distractors[0]["file_path"])
-        alike = search(address, row=row, k=MAX_RESULTS)["results"]
+        alike = search(address, images=[{"id": row}], k=MAX_RESULTS)["results"]
         assert {result["right"] for result in alike} == {None}
 
 
@@ -279,11 +286,11 @@ def test_annotations_of_other_images_are_refused(people: Path, page: Page, tmp_p
 def test_examples_are_in_the_languages_that_the_model_learned(
     server: str, annotated: str, people: Path
 ) -> None:
-    plain = json.loads(ask(f"{server}/about")[1])
+    plain = json.loads(ask(f"{server}/api/about")[1])
     assert plain["examples"]
     assert all(example.isascii() for example in plain["examples"])
     english = read_splits(people, ["test"])["test"]["en"]
-    of_captions = json.loads(ask(f"{annotated}/about")[1])["examples"]
+    of_captions = json.loads(ask(f"{annotated}/api/about")[1])["examples"]
     assert set(of_captions) <= {caption for record in english for caption in record.captions}
     assert len(of_captions) == 3
 

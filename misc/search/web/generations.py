@@ -1,0 +1,93 @@
+"""The generations of an index that a server shows."""
+
+import logging
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from misc.search.encoder import Encoder
+from misc.search.index import Index, check_identity
+from misc.search.truth import GroundTruth
+from misc.search.web.refusals import RefusedError
+from options import UserError
+
+logger = logging.getLogger(__name__)
+
+MAX_FOLDERS = 100  # offered as a filter
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generation of the index, and what is known of its images.
+
+    Attributes:
+        warnings: why it is not the latest one.
+    """
+
+    index: Index
+    truth: GroundTruth | None
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """The first folders of the first two levels that hold images."""
+        found: dict[str, None] = {}
+        for path in self.index.paths:
+            parts = path.split("/")[:-1][:2]
+            found.update(dict.fromkeys("/".join(parts[: number + 1]) for number in range(len(parts))))
+            if len(found) >= MAX_FOLDERS:
+                break
+        return sorted(found)[:MAX_FOLDERS]
+
+    def path_of(self, number: int) -> Path | None:
+        """The file of the image of this id, or None if there is none."""
+        path = self.paths_of([number]).get(number)
+        return None if path is None else self.index.image_root / path
+
+    def paths_of(self, ids: Collection[int]) -> dict[int, str]:
+        """The paths, relative to the image root, of those of these images that are in the index."""
+        rows = np.flatnonzero(np.isin(self.index.ids, np.array(list(ids), np.int64))).tolist()
+        return {int(self.index.ids[row]): self.index.paths[row] for row in rows}
+
+    def check_ids(self, ids: Collection[int]) -> None:
+        """Raise RefusedError if one of these images is not in the index."""
+        unknown = set(ids) - self.paths_of(ids).keys() if ids else ()
+        if unknown:
+            raise RefusedError(404, f"There is no image {min(unknown)} in the index; search again")
+
+
+class Generations:
+    """Opens the latest generation of an index."""
+
+    def __init__(self, index: Index, encoder: Encoder, truth: GroundTruth | None) -> None:
+        self.current = Generation(index, truth)
+        self._encoder, self._opening = encoder, threading.Lock()
+
+    def latest(self) -> Generation:
+        """The latest generation; where it cannot be opened, the previous one with a warning."""
+        index, truth = self.current.index, self.current.truth
+        with self._opening:
+            try:
+                if not index.is_latest():
+                    index = Index.open(index.folder)
+                    check_identity(index.folder, index.header, self._encoder)
+                    self.current = Generation(index, truth and truth.of(index))
+            except UserError as error:
+                logger.warning(f"the page shows the images of the previous update: {error}")
+                return Generation(
+                    self.current.index,
+                    self.current.truth,
+                    (f"These are the images of the previous update: {error}",),
+                )
+            return self.current
+
+    def path_of(self, number: int) -> Path:
+        """The file of the image of this id; raises RefusedError if there is none."""
+        path = self.current.path_of(number) or self.latest().path_of(number)
+        if path is None:
+            raise RefusedError(404, f"There is no image {number} in the index; search again")
+        return path
