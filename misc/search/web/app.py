@@ -63,6 +63,8 @@ def build_app(
 def _answer_user_error(request: Request, error: Exception) -> Response:
     if isinstance(error, RefusedError):
         return problem(error.status, str(error), error.headers)
+    if str(error).startswith("INDEX:"):  # it cannot be read now, or is damaged: not the client's error
+        return problem(503, str(error))
     return problem(404 if isinstance(error, BadImageError) else 400, str(error))
 
 
