@@ -45,7 +45,7 @@ from data.records import (
 from data.types import FORMATS
 from misc.cli import Parser, exit_status
 from misc.process.workers import num_cores
-from misc.report.contact_sheet import Cell, draw_contact_sheet
+from misc.report.contact_sheet import Block, Cell, draw_contact_sheet
 from options import UserError
 from text_utils.captions import CLEANINGS
 
@@ -204,7 +204,7 @@ def write_contact_sheet(found: Found, unusable: set[str], root: Path, out: Path)
             label = f"{split} · person {persons[image]} · {image}"
             with contextlib.suppress(BadImageError):  # one that --sample has left out
                 cells.append(Cell(load_image(root / image, truncated="accept"), label, captions[image]))
-    draw_contact_sheet(cells, out / CONTACT_SHEET)
+    draw_contact_sheet([Block("", cells)], out / CONTACT_SHEET)
 
 
 def report(findings: Sequence[Finding], out: Path) -> None:

@@ -1,4 +1,4 @@
-"""A picture of some images of a data set with their captions."""
+"""A picture of some images with their captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,18 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from misc.report.pictures import BLANK, GAP, INK, MARGIN, MUTED, PAPER, SMALL_SIZE, caption_font, fit_text
+from misc.report.pictures import (
+    BLANK,
+    GAP,
+    HEADER_HEIGHT,
+    INK,
+    MARGIN,
+    MUTED,
+    PAPER,
+    SMALL_SIZE,
+    caption_font,
+    fit_text,
+)
 
 # Pixels; four cells are as wide as a common screen.
 COLUMNS, TEXT_WIDTH, IMAGE_SIZE, LINE_HEIGHT, NUM_LINES = 4, 264, (100, 240), 20, 12
@@ -21,13 +32,31 @@ class Cell:
     captions: Sequence[str]
 
 
-def draw_contact_sheet(cells: Sequence[Cell], out: Path) -> None:
-    """Write a PNG of the cells, four to a row: the image on the left, its label and captions beside it."""
+@dataclass(frozen=True)
+class Block:
+    """Cells below a title; "": none."""
+
+    title: str
+    cells: Sequence[Cell]
+
+
+def draw_contact_sheet(blocks: Sequence[Block], out: Path) -> None:
+    """Write a PNG of the blocks, one below the other, their cells four to a row: the image on the left, its
+    label and captions beside it.
+    """
     width, height = IMAGE_SIZE[0] + GAP + TEXT_WIDTH + GAP, IMAGE_SIZE[1] + GAP
-    rows = -(-len(cells) // COLUMNS)
-    canvas = Image.new("RGB", (2 * MARGIN + COLUMNS * width, 2 * MARGIN + rows * height), PAPER)
-    for index, cell in enumerate(cells):
-        _draw(canvas, cell, MARGIN + index % COLUMNS * width, MARGIN + index // COLUMNS * height)
+    titles = [HEADER_HEIGHT if block.title else 0 for block in blocks]
+    heights = [
+        title + -(-len(block.cells) // COLUMNS) * height for title, block in zip(titles, blocks, strict=True)
+    ]
+    canvas = Image.new("RGB", (2 * MARGIN + COLUMNS * width, 2 * MARGIN + sum(heights)), PAPER)
+    top = MARGIN
+    for block, title, block_height in zip(blocks, titles, heights, strict=True):
+        for line in fit_text(block.title, caption_font(), COLUMNS * width, 1) if title else ():
+            ImageDraw.Draw(canvas).text((MARGIN, top), line, INK, caption_font())
+        for index, cell in enumerate(block.cells):
+            _draw(canvas, cell, MARGIN + index % COLUMNS * width, top + title + index // COLUMNS * height)
+        top += block_height
     canvas.save(out, format="PNG", compress_level=9)
 
 

@@ -95,6 +95,11 @@ class Index:
             raise UserError(f"There is no image {number} in the index; search again")
         return int(rows[0])
 
+    def paths_of(self, ids: Sequence[int]) -> dict[int, str]:
+        """{id: path} of those of these images that are in the index."""
+        rows = np.flatnonzero(np.isin(self.ids, ids)).tolist() if len(ids) else []
+        return {int(self.ids[row]): self.paths[row] for row in rows}
+
     def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The (n, E) normalised fp16 features of n rows."""
         return self.engine.features_of(rows)

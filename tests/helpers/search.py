@@ -7,7 +7,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from model import build_model
 from options import load_options, to_dict
 from tests.helpers.tiny import SIZES
 
+Search = Callable[..., list[dict[str, Any]]]  # what the fixture `search` is
 SETTINGS = SIZES | {"misc.device": "cpu", "data.test_batch_size": 4}
 ODD_NAME = "<img src=x onerror=document.title=1> & \udcff.png"  # markup, and a byte that is not UTF-8
 

@@ -1,16 +1,14 @@
 """`query`: rank the images of an index."""
 
 import argparse
-import logging
+import math
 import os
-import sys
+import re
 from pathlib import Path
 
 from misc.cli import Parser, path_text
 from misc.search.commands.shared import add_index_argument
 from options import UserError
-
-logger = logging.getLogger(__name__)
 
 
 def add_flags(parser: Parser) -> None:
@@ -20,64 +18,68 @@ def add_flags(parser: Parser) -> None:
     add("sentences", nargs="*", metavar="SENTENCE", help="a query each, in any language of the model")
     add("-k", type=int, default=20, help="images per query (20)")
     add("--sentences", type=Path, metavar="FILE", dest="file", help="a text file with a sentence per line")
-    add("--image", type=Path, metavar="FILE", help="an image as the query, or combined with each sentence")
+    several = {"action": "append", "default": []}
+    weighted = {"nargs": 2, "metavar": ("TEXT", "WEIGHT"), **several}
+    add("--also", **weighted, help="one more sentence of each query; the weight of SENTENCE is 1")
+    images = {"type": Path, "metavar": "FILE", **several}
+    add("--image", **images, help="an image as the query, or of each query; can be repeated")
     weight = {"type": float, "metavar": "W"}
-    add("--image-weight", **weight, help="weight of the image beside a sentence, 0 to 1 (0.5)")
-    without = {"action": "append", "default": [], "metavar": "TEXT"}
-    add("--without", **without, help="a description to avoid; can be repeated")
+    add("--image-weight", **weight, help="weight of the images beside the sentences, 0 to 1 (0.5)")
+    texts = {"metavar": "TEXT", **several}
+    add("--without", **texts, help="descriptions to avoid, divided by commas; can be repeated")
+    paths = {"type": path_text, "metavar": "IMAGE", **several}
+    add("--like", **paths, help="an image of the index, to find more of its kind; can be repeated")
+    add("--unlike", **paths, help="an image of the index, to find less of its kind; can be repeated")
+    add_filters(parser)
+    add_outputs(parser)
+
+
+def add_filters(parser: Parser) -> None:
+    """The flags that name the images to rank; those that are given hold together."""
+    add = parser.add_argument
+    add("--folder", metavar="DIR", help="images below this folder of the image root")
+    add("--pattern", metavar="PATTERN", help="images of such a name, as '*.jpg'; with a /, of such a path")
+    add("--since", metavar="TIME", help="images from 2024-05-06, or '2024-05-06 07:08', on")
+    add("--until", metavar="TIME", help="images up to then; a date is the whole day")
+    sizes = {"type": pixels, "metavar": "WxH"}
+    add("--min-size", **sizes, help="images of at least this width and height, as 64x128")
+    add("--max-size", **sizes, help="images of at most this width and height")
+    add("--min-score", type=float, metavar="S", help="images of at least this score")
+
+
+def add_outputs(parser: Parser) -> None:
+    """The flags that say what becomes of the ranking."""
+    add = parser.add_argument
+    add("--no-group", action="store_true", help="give each duplicate of an image a place of its own")
     to_file = {"type": path_text, "nargs": "?", "const": "-"}
     add("--json", **to_file, metavar="FILE.json", help="write JSON; to stdout without a name")
     add("--csv", **to_file, metavar="FILE.csv", help="write CSV; to stdout without a name")
+    add("--files-only", action="store_true", help="print the files alone, one per line, for pipes")
+    add("--null", action="store_true", help="with --files-only: end each with NUL, for xargs -0")
+    add("--copy", type=Path, metavar="DIR", help="copy the images there, with their ranks in the names")
     add("--figure", type=Path, metavar="FILE.png", help="draw the images with ranks, scores and names")
     add("--explain", type=Path, metavar="DIR", help="draw the regions that each score depends on")
+
+
+def pixels(text: str) -> tuple[int, int]:
+    """The type of a size, such as 64x128."""
+    found = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"expected WIDTHxHEIGHT in pixels, such as 64x128, found {text!r:.40}"
+        )
+    return int(found[1]), int(found[2])
 
 
 def run(flags: argparse.Namespace) -> int:
     """Rank the images for each query."""
     check_flags(flags)
-    from data.images.decode import load_image
-    from misc.process.csv_file import ENCODING
-    from misc.process.durable import make_folder
-    from misc.search.index import Index
-    from misc.search.ranking.queries import Query, descriptions
-    from misc.search.ranking.results import as_csv, as_json, draw, explain_all, find, table
+    from misc.search.commands.asking import ask
 
     sentences = [*flags.sentences, *(read_sentences(flags.file) if flags.file else [])]
-    if not sentences and flags.image is None:
-        raise UserError("query: expected a SENTENCE, --sentences FILE or --image FILE")
-    if flags.explain:
-        make_folder(flags.explain, "--explain")
-    index = Index.open(flags.index)
-    image = load_image(flags.image, index.truncated) if flags.image else None
-    weight = 0.5 if flags.image_weight is None else flags.image_weight
-    images = ((image, weight if sentences else 1.0),) if image else ()
-    without = descriptions(flags.without)
-    texts = [((text, 1 - weight if image else 1.0),) for text in sentences]
-    queries = [Query(each, images, without) for each in texts or [()]]
-    if flags.image_weight is not None and (image is None or not sentences):
-        logger.warning("--image-weight has no effect without both a sentence and --image")
-    if flags.explain and not sentences:
-        logger.warning(
-            "--explain has no effect without a sentence: it shows what the score of one depends on"
-        )
-    encoder = index.load_encoder(flags.checkpoint)
-    answers = find(index, encoder, queries, flags.k, flags.image)
-    if "-" not in (flags.json, flags.csv):
-        print(table(answers))
-    write(flags.json, "--json", as_json(answers))
-    write(flags.csv, "--csv", as_csv(answers), ENCODING)
-    if flags.figure:
-        draw(answers, index, flags.figure)
-    if flags.explain:
-        explain_all(answers, index, encoder, flags.explain)
-    missing = {result.image for answer in answers for result in answer.results if result.missing}
-    if missing:
-        logger.warning(f"{len(missing)} of the images no longer exist; run the index command again")
-    if not index.header.complete:
-        logger.warning(
-            f"{len(index.paths)} images are in the index so far: an index run goes on, or was interrupted"
-        )
-    return 0
+    if not (sentences or flags.also or flags.image or flags.like):
+        raise UserError("query: expected a SENTENCE, --sentences FILE, --image FILE or --like IMAGE")
+    return ask(flags, sentences)
 
 
 def check_flags(flags: argparse.Namespace) -> None:
@@ -86,8 +88,19 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise UserError(f"-k: expected at least 1, found {flags.k}")
     if flags.image_weight is not None and not 0 <= flags.image_weight <= 1:
         raise UserError(f"--image-weight: expected 0 to 1, found {flags.image_weight}")
-    if flags.json == flags.csv == "-":
-        raise UserError("--json and --csv: only one of them can be written to stdout; name a file")
+    if flags.min_score is not None and not math.isfinite(flags.min_score):
+        raise UserError(f"--min-score: expected a number, found {flags.min_score}")
+    for text, weight in flags.also:
+        check_weight(text, weight)
+    for name in ("folder", "pattern", "since", "until"):
+        if getattr(flags, name) == "":
+            raise UserError(f"--{name}: its value is empty; fill it in or leave the flag out")
+    to_stdout = [name for name in ("json", "csv") if getattr(flags, name) == "-"]
+    to_stdout += ["files-only"] if flags.files_only else []
+    if len(to_stdout) > 1:
+        raise UserError(
+            f"--{to_stdout[0]} and --{to_stdout[1]}: only one of them can be written to stdout; name a file"
+        )
     for name, suffix in (("json", ".json"), ("csv", ".csv"), ("figure", ".png")):
         file = getattr(flags, name)
         if file is None or file == "-":
@@ -100,6 +113,16 @@ def check_flags(flags: argparse.Namespace) -> None:
             raise UserError(f"--{name}: '{file}' cannot be written; name a file in a writable folder")
 
 
+def check_weight(text: str, weight: str) -> None:
+    """Raise UserError unless `--also` has a weight."""
+    try:
+        is_weight = 0 < float(weight) < math.inf
+    except ValueError:
+        is_weight = False
+    if not is_weight:
+        raise UserError(f"--also: expected a weight above 0 behind '{text}', found '{weight}'")
+
+
 def read_sentences(file: Path) -> list[str]:
     """The lines of a text file that are not blank; raises UserError if there is none."""
     try:
@@ -110,14 +133,3 @@ def read_sentences(file: Path) -> list[str]:
     if not sentences:
         raise UserError(f"--sentences: '{file}' has no sentence; write one per line")
     return sentences
-
-
-def write(target: str | None, flag: str, text: str, encoding: str = "utf-8") -> None:
-    """Write to a file, or to stdout if the target is "-", in UTF-8 without a mark."""
-    if target == "-":
-        sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
-    elif target:
-        try:
-            Path(target).write_text(text, encoding=encoding, errors="surrogateescape")
-        except OSError as error:
-            raise UserError(f"{flag}: '{target}' cannot be written ({error.strerror})") from error

@@ -8,10 +8,9 @@ from data.types import language_name
 from misc.search.encoder import Encoder
 from text_utils.tokenizer import CLIPTokenizer
 
-HAN = ("CJK",)
 # Scripts by the first word of the names that Unicode gives their letters.
 SCRIPTS = {
-    "ch": HAN,
+    "ch": ("CJK",),
     "ja": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
     "ko": ("HANGUL", "CJK"),
     **dict.fromkeys(("ru", "uk", "bg"), ("CYRILLIC",)),
@@ -22,28 +21,27 @@ SCRIPTS = {
     "th": ("THAI",),
 }
 LATIN = ("en", "fr", "de", "es", "it", "pt", "nl", "pl", "tr", "vi", "id", "sv", "cs", "ro")
+OTHERS = ("ARMENIAN", "BENGALI", "ETHIOPIC", "GEORGIAN", "GUJARATI", "GURMUKHI", "KANNADA", "KHMER", "LAO")
+OTHERS += ("MALAYALAM", "MONGOLIAN", "MYANMAR", "ORIYA", "SINHALA", "SYRIAC", "TAMIL", "TELUGU", "TIBETAN")
 MANY = 1_000_000
 
 
 def text_warnings(encoder: Encoder, texts: Sequence[str]) -> list[str]:
-    """A sentence for each text in a script that the model has not learned, and for each that is cut."""
+    """A sentence if texts are in scripts that the model has not learned, and one if texts are cut."""
     distinct = list(dict.fromkeys(texts))
-    learned = learned_scripts(encoder)
+    learned, limit = learned_scripts(encoder), encoder.tokenizer.text_length
+    foreign = {text: scripts_of(text) - learned for text in distinct} if learned else {}
+    unknown = [text for text, scripts in foreign.items() if scripts]
     warnings = []
-    for text in distinct:
-        foreign = sorted(scripts_of(text) - learned) if learned else []
-        if foreign:
-            languages = ", ".join(encoder.options.data.languages)
-            warnings.append(
-                f"the model has not learned {', '.join(name.capitalize() for name in foreign)} text, as in "
-                f"{shortened(text)}; it was trained on: {languages}"
-            )
-    limit = encoder.tokenizer.text_length
-    for text, number in zip(distinct, token_counts(encoder, distinct), strict=True):
-        if number > limit:
-            warnings.append(
-                f"{shortened(text)} has {number} tokens, but the model reads {limit}: its end is cut off"
-            )
+    if unknown:
+        names = ", ".join(sorted(set().union(*foreign.values()))).title().replace("Cjk", "Chinese")
+        languages = ", ".join(encoder.options.data.languages)
+        warnings.append(
+            f"the model has not learned {names} text, as in {_first_of(unknown)}; its languages: {languages}"
+        )
+    cut = [text for text, n in zip(distinct, token_counts(encoder, distinct), strict=True) if n > limit]
+    if cut:
+        warnings.append(f"the model reads {limit} tokens of a text: cut off is the end of {_first_of(cut)}")
     return warnings
 
 
@@ -59,10 +57,10 @@ def learned_scripts(encoder: Encoder) -> set[str]:
 
 
 def scripts_of(text: str) -> set[str]:
-    """The scripts of a text's letters, of those in `SCRIPTS`, and "LATIN"."""
-    known = {"LATIN"}.union(*SCRIPTS.values())
-    letters = filter(str.isalpha, unicodedata.normalize("NFKC", text))
-    return {unicodedata.name(letter, "").split(" ")[0] for letter in letters} & known
+    """The scripts of a text's letters, but for symbols such as µ."""
+    known = {"LATIN", *OTHERS}.union(*SCRIPTS.values())
+    names = (unicodedata.name(letter, "") for letter in filter(str.isalpha, text))
+    return {name.split(" ")[0] for name in names} & known
 
 
 def token_counts(encoder: Encoder, texts: Iterable[str]) -> list[int]:
@@ -72,6 +70,6 @@ def token_counts(encoder: Encoder, texts: Iterable[str]) -> list[int]:
     return [int(unlimited([text])["attention_mask"].sum()) for text in texts]
 
 
-def shortened(text: str) -> str:
-    """The text in quotes, at most 40 characters of it."""
-    return repr(text if len(text) <= 40 else f"{text[:39]}…")
+def _first_of(texts: Sequence[str]) -> str:
+    first = repr(texts[0] if len(texts[0]) <= 40 else f"{texts[0][:39]}…")
+    return first if len(texts) == 1 else f"{first} and {len(texts) - 1} more"

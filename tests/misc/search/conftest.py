@@ -1,17 +1,20 @@
 """What the tests of search share: an encoder, an index of ten images, and a page of an index of people."""
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
 from misc.search.indexing.update import update_index
 from misc.search.truth import load_ground_truth
 from misc.search.web.page import Page
-from tests.helpers.search import image_folder, running, small_encoder, small_page
+from tests.helpers.search import Search, image_folder, running, small_encoder, small_page
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +40,32 @@ def images(index: Index, tmp_path: Path) -> Path:
 def index_folder(index: Index, tmp_path: Path) -> Path:
     """A copy of `index`, `tmp_path`/index: images with the times of the original ones need no encoding."""
     return Path(shutil.copytree(index.folder, tmp_path / "index"))
+
+
+@pytest.fixture
+def search(index: Index, capsys: pytest.CaptureFixture[str]) -> Search:
+    """search(*arguments): the output of --json; of another index with `folder`."""
+
+    def run(*arguments: str, folder: Path = index.folder) -> list[dict[str, Any]]:
+        assert main(["query", str(folder), *arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def user_error(index: Index, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """user_error(*arguments): the error line."""
+
+    def run(*arguments: str) -> str:
+        assert main(["query", str(index.folder), *arguments]) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.strip().splitlines()
+        assert line.startswith("error: ")
+        assert not captured.out
+        return line
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -25,35 +25,7 @@ from misc.search.index import Index
 from misc.search.indexing.update import update_index
 from misc.search.ranking.queries import WITHOUT_WEIGHT, Query, query_features
 from options import UserError
-from tests.helpers.search import SETTINGS, save_run, small_encoder
-
-Search = Callable[..., list[dict[str, Any]]]
-
-
-@pytest.fixture
-def search(index: Index, capsys: pytest.CaptureFixture[str]) -> Search:
-    """search(*arguments): the output of --json; of another index with `folder`."""
-
-    def run(*arguments: str, folder: Path = index.folder) -> list[dict[str, Any]]:
-        assert main(["query", str(folder), *arguments, "--json"]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    return run
-
-
-@pytest.fixture
-def user_error(index: Index, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """user_error(*arguments): the error line."""
-
-    def run(*arguments: str) -> str:
-        assert main(["query", str(index.folder), *arguments]) == 2
-        captured = capsys.readouterr()
-        (line,) = captured.err.strip().splitlines()
-        assert line.startswith("error: ")
-        assert not captured.out
-        return line
-
-    return run
+from tests.helpers.search import SETTINGS, Search, save_run, small_encoder
 
 
 def names(answer: dict[str, Any]) -> list[str]:
@@ -77,9 +49,10 @@ def test_the_ranking_of_test_captions_gives_the_figures_of_evaluation(
     (tmp_path / "captions.txt").write_text("".join(f"{caption}\n" for caption, _ in captions))
     place = str(tmp_path / "index")
     assert main(["index", checkpoint, str(tmp_path / "gallery"), "--out", place]) == 0
-    capsys.readouterr()
-    assert main(["query", place, "--sentences", str(tmp_path / "captions.txt"), "-k", "999", "--json"]) == 0
-    answers = json.loads(capsys.readouterr().out)
+    file = tmp_path / "answers.json"
+    command = ["query", place, "--sentences", str(tmp_path / "captions.txt"), "-k", "999"]
+    assert main([*command, "--json", str(file)]) == 0
+    answers = json.loads(file.read_text())
     figures = json.loads((run / "results.json").read_text())["languages"]["en"]["t2i"]
     for k in (1, 5, 10):
         hits = [
@@ -112,7 +85,9 @@ def test_the_table_the_csv_and_the_json_hold_the_same(
     flat = [(answer["query"], result) for answer in expected for result in answer["results"]]
     assert len(rows) == len(flat) == 8
     for row, (query, result) in zip(rows, flat, strict=True):
-        assert row == {"query": query, **{name: str(value) for name, value in result.items()}}
+        cells = {name: "" if value is None else str(value) for name, value in result.items()}
+        expected_row = {"query": query, **cells, "duplicates": "0", "filters": ""}
+        assert row == expected_row | {"image_root": str(index.image_root)}
         assert f"{result['rank']:4d}  {result['score']:6.4f}  {result['image']}" in table
     assert {query for query, _ in flat} == set(sentences) <= set(table)
     assert Image.open(files["--figure"]).size[1] > 2 * 240, "two rows of four"
