@@ -14,7 +14,7 @@ FLOORS = [
     for names in (
         "config options text_utils data.types model.protocol model.losses misc.metrics misc.process misc.cli",
         "data model",
-        "misc.checkpoints misc.evaluation",
+        "misc.checkpoints misc.evaluation misc.detection",
         "misc.training",
         "misc.report",
         "misc.search misc.export misc.benchmark misc.study misc.quick_start misc.quick_start_altclip "

@@ -1,0 +1,1 @@
+"""People in photos: where a detector finds them."""
