@@ -22,7 +22,7 @@ class Limits:
 
     min_score: float | None = None
     min_height: float = 32
-    max_overlap: float = 0.6
+    max_overlap: float = 0.5
     min_inside: float = 0.5
 
 

@@ -14,6 +14,7 @@ import data.check.__main__
 import data.shards.__main__
 import data.synthetic.__main__
 import misc.benchmark.__main__
+import misc.detection.__main__
 import misc.export.__main__
 import misc.quick_start_altclip
 import misc.search.__main__
@@ -42,6 +43,7 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "data.shards": data.shards.__main__.build_parser,
     "data.synthetic": data.synthetic.__main__.build_parser,
     "misc.benchmark": misc.benchmark.__main__.build_parser,
+    "misc.detection": misc.detection.__main__.build_parser,
     "misc.export": misc.export.__main__.build_parser,
     "misc.quick_start_altclip": misc.quick_start_altclip.build_parser,
     "misc.search.benchmark": misc.search.benchmark.build_parser,

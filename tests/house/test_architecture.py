@@ -18,7 +18,7 @@ FLOORS = [
         "misc.training",
         "misc.report",
         "misc.search misc.export misc.benchmark misc.study misc.quick_start misc.quick_start_altclip "
-        "misc.tiny_altclip data.check.__main__ data.synthetic.__main__",
+        "misc.tiny_altclip misc.detection.__main__ data.check.__main__ data.synthetic.__main__",
         "main misc.verify_release",
     )
 ]

@@ -23,6 +23,7 @@ from misc.checkpoints import read as checkpoint
 from misc.checkpoints import saver
 from misc.checkpoints.lock import LOCK
 from misc.checkpoints.run_folder import BAD_IMAGES, RUN_FILES
+from misc.detection.__main__ import build_parser as detection_parser
 from misc.export.__main__ import build_parser as export_parser
 from misc.process import heartbeat
 from misc.process.signals import RESUME_ME
@@ -59,6 +60,7 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "misc.benchmark": lambda words: benchmark_parser().parse_args(words),
     "misc.benchmark.memory": lambda words: memory_parser().parse_args(words),
     "misc.benchmark.reading": lambda words: reading_parser().parse_args(words),
+    "misc.detection": lambda words: detection_parser().parse_args(words),
     "misc.export": lambda words: export_parser().parse_intermixed_args(words),
     "misc.search": parse_search,
     "misc.search.benchmark": lambda words: search_benchmark_parser().parse_args(words),
@@ -142,7 +144,7 @@ def test_every_flag_named_exists(name: str, capsys: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit):
             parse_search([command, "--help"])
     helps = [check_parser(), benchmark_parser(), export_parser(), search_benchmark_parser(), altclip_parser()]
-    helps += [shards_parser(), synthetic_parser(), study_parser()]
+    helps += [shards_parser(), synthetic_parser(), study_parser(), detection_parser()]
     known = capsys.readouterr().out + "".join(parser.format_help() for parser in helps)
     inline = {flag for span in spans(TEXTS[name]) for flag in re.findall(r"^--[a-z][\w-]*", span)}
     assert not {flag for flag in inline if flag not in known and not FLAGS_OF_OTHERS.fullmatch(flag)}

@@ -50,14 +50,14 @@ class Facts(NamedTuple):
 
 
 def find_images(
-    root: Path, index: Path, problems: dict[str, str], exclusion: Exclusion = NO_PATTERNS
+    root: Path, index: Path | None, problems: dict[str, str], exclusion: Exclusion = NO_PATTERNS
 ) -> Iterator[ImageFile]:
     """Yield the images below `root` in no particular order, without what `exclusion` leaves out, and without
     the folder `index`. Links are followed; a folder that is reached twice, for instance by a loop of links,
     is listed once. {path relative to the root: reason} of the images, videos and folders that are left out,
     or cannot be accessed, is added to `problems`, with a separator behind the path of a folder.
     """
-    suffixes, seen, folders = image_suffixes(), {_id_of(index)}, [""]
+    suffixes, seen, folders = image_suffixes(), {_id_of(index)} if index else set(), [""]
     while folders:
         folder = folders.pop()
         try:
