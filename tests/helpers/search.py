@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import socket
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -85,10 +86,10 @@ def small_page(people: Path, folder: Path) -> Page:
 
 
 @contextlib.contextmanager
-def running(page: Page) -> Iterator[str]:
-    """The address of the page, while it is served."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(configuration(build_app(page), "error"))
+def running(page: Page, **settings: Any) -> Iterator[str]:
+    """The address of the page, while it is served; `settings` as `build_app` takes them."""
+    with tempfile.TemporaryDirectory() as cache, socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(configuration(build_app(page, **{"cache": Path(cache)} | settings)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -29,10 +29,8 @@ class Access:
 
     def __init__(self, password: str, clock: Callable[[], float] = time.monotonic) -> None:
         if len(password) < MIN_PASSWORD:
-            raise UserError(
-                f"The password has {len(password)} characters; choose one of {MIN_PASSWORD} or more"
-            )
-        self._clock, self._hashing = clock, threading.Lock()
+            raise UserError(f"The password has {len(password)} characters: expected at least {MIN_PASSWORD}")
+        self._clock, self._hashing, self._counting = clock, threading.Lock(), threading.Lock()
         self._salt, self._key = secrets.token_bytes(16), secrets.token_bytes(32)
         self._hash = self._scrypt(password)
         self._attempts: deque[tuple[float, str]] = deque()

@@ -4,18 +4,22 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from misc.search.web.access import SESSION, Access
+from misc.search.web.export import csv_of, zip_of
 from misc.search.web.gate import session_in
 from misc.search.web.model_queue import ModelQueue
 from misc.search.web.page import Page
 from misc.search.web.pictures import THUMBNAIL, VIEW, Pictures, Size
 from misc.search.web.refusals import RefusedError
 from misc.search.web.schema import (
+    MAX_EXPORTED,
     MAX_ID,
     About,
     ExplainRequest,
+    ExportRequest,
     LoginRequest,
     Problem,
     SearchAnswer,
@@ -28,6 +32,9 @@ Id = Annotated[int, Path(le=MAX_ID, description="the id of an image of the index
 KnownContent = Annotated[str | None, Header(alias="if-none-match", include_in_schema=False)]
 JPEG = {200: {"content": {"image/jpeg": {}}, "description": "a JPEG"}}
 SHOWN = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+ATTACHMENT = {
+    200: {"content": {"application/zip": {}, "text/csv": {}}, "description": "a ZIP archive, or CSV"}
+}
 UPLOADED = {"required": True, "content": {"image/*": {}, "application/octet-stream": {}}}
 
 
@@ -50,6 +57,8 @@ class Api:
         router.add_api_route("/images/{id}/view", self.view, methods=["GET"], **picture)
         router.add_api_route("/images/{id}/file", self.file, methods=["GET"], response_class=FileResponse)
         router.add_api_route("/images/{id}/explain", self.explain, methods=["POST"], **picture)
+        attachment = {"response_class": Response, "responses": ATTACHMENT}
+        router.add_api_route("/export", self.export, methods=["POST"], **attachment)
         router.add_api_route("/login", self.log_in, status_code=204, **add_post)
         router.add_api_route("/logout", self.log_out, status_code=204, **add_post)
         return router
@@ -101,6 +110,22 @@ class Api:
         image = await self._pictures.run(self._pictures.load, path, THUMBNAIL)
         content = await self._models.run(self._page.explain, image, request.text)
         return Response(content, media_type="image/jpeg", headers={"cache-control": "no-store"})
+
+    async def export(self, request: ExportRequest) -> Response:
+        """The files of images as a ZIP archive, or their paths as CSV, with ranks and scores of a search."""
+        root, paths = await run_in_threadpool(self._page.paths_of, request.ids)
+        name = f"images.{request.format}"
+        headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+        ids = list(dict.fromkeys(request.ids))
+        if request.format == "zip":
+            pieces = zip_of(root, [paths[number] for number in ids])
+            return StreamingResponse(pieces, media_type="application/zip", headers=headers)
+        if request.query is None:
+            raise RefusedError(400, "query: a CSV file needs the search that found the images")
+        asked = request.query.model_copy(update={"k": MAX_EXPORTED, "offset": 0})
+        answer = await self._models.search(asked)
+        content = csv_of(paths, ids, root, request.query, answer)
+        return Response(content, media_type="text/csv", headers=headers)
 
     def log_in(self, login: LoginRequest, request: Request, response: Response) -> None:
         """Start a session, by a cookie."""

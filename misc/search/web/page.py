@@ -84,6 +84,12 @@ class Page:
         """The file of the image of this id; raises RefusedError if there is none."""
         return self._generations.path_of(number)
 
+    def paths_of(self, ids: Sequence[int]) -> tuple[Path, dict[int, str]]:
+        """The image root and the paths of these images; raises RefusedError if one of them is unknown."""
+        generation = self._generations.latest()
+        generation.check_ids(ids)
+        return generation.index.image_root, generation.paths_of(ids)
+
     def search_all(self, requests: Sequence[SearchRequest]) -> list[Outcome]:
         """The answer to each search, from the latest generation, or the UserError to raise."""
         return self._searcher.search_all(self._generations.latest(), requests)

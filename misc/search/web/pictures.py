@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,8 @@ def content_name(path: Path) -> str:
     """The BLAKE2b digest of a file, in hexadecimal; raises BadImageError if it cannot be read."""
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe is to wait for whoever writes into it
+            raise OSError(None, "it is no regular file")
         return _digest(path, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
     except OSError as error:
         raise BadImageError(f"image '{path}' cannot be read ({error.strerror})") from error

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from misc.search.ranking.queries import descriptions
 
@@ -54,6 +54,12 @@ class QueryImage(Asked):
     id: Id | None = None
     upload: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
     weight: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "QueryImage":
+        if (self.id is None) == (self.upload is None):
+            raise ValueError("expected an id or an upload")
+        return self
 
 
 class AskedFilters(Asked):

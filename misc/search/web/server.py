@@ -1,17 +1,17 @@
-"""The server of the page: one page for an index, on this machine only."""
+"""The server of the page: on this machine only, or for others that know a password."""
 
 import contextlib
+import ipaddress
 import socket
 import threading
 import webbrowser
+from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
 
-from misc.search.encoder import Encoder
-from misc.search.index import Index
-from misc.search.truth import GroundTruth
-from misc.search.web.app import build_app
+from misc.search.web.access import Access
+from misc.search.web.app import LOCAL, build_app
 from misc.search.web.connections import MAX_ANSWERED, BoundedConnection
 from misc.search.web.page import Page
 from options import UserError
@@ -19,27 +19,44 @@ from options import UserError
 HOST = "127.0.0.1"
 
 
-def serve(index: Index, encoder: Encoder, port: int, truth: GroundTruth | None, browse: bool) -> None:
-    """Serve the page on 127.0.0.1 until Ctrl-C, and open it in a browser if `browse`; port 0 selects a free
-    one. Raises UserError if the port is not available.
+def serve(
+    page: Page,
+    port: int,
+    browse: bool = False,
+    host: str = HOST,
+    password: str | None = None,
+    names: Sequence[str] = (),
+) -> None:
+    """Serve the page until Ctrl-C, and open it in a browser if `browse`; port 0 selects a free one.
+
+    Args:
+        password: needed if `host` is not an address of this machine alone.
+        names: under which the server is reached, beside its addresses.
+
+    Raises:
+        UserError: the address or the port is not available, or the password is missing or too short.
     """
-    with _listen(port) as listening:
-        address = f"http://{HOST}:{listening.getsockname()[1]}"
-        print(f"{len(index.paths)} images at {address} (Ctrl-C ends)", flush=True)
+    access = Access(password) if password is not None else None
+    assert access or is_loopback(host), host
+    with _listen(host, port) as listening:
+        address, actual_port = listening.getsockname()[:2]
+        url = f"http://{f'[{address}]' if ':' in address else address}:{actual_port}"
+        print(f"{len(page.index.paths)} images at {url} (Ctrl-C ends)", flush=True)
         if browse:  # in a thread: a text browser would block until it is closed
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        config = configuration(build_app(Page(index, encoder, truth)))
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        own = LOCAL if is_loopback(host) else (*LOCAL, socket.gethostname())
+        config = configuration(build_app(page, access=access, names=(*own, host, *names)))
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 
 
-def configuration(app: FastAPI, log_level: str = "error") -> uvicorn.Config:
+def configuration(app: FastAPI) -> uvicorn.Config:
     """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
         http=BoundedConnection,
         ws="none",
-        log_level=log_level,
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,  # the addresses that attempts to log in are counted by
@@ -48,9 +65,27 @@ def configuration(app: FastAPI, log_level: str = "error") -> uvicorn.Config:
     )
 
 
-def _listen(port: int) -> socket.socket:
+def is_loopback(host: str) -> bool:
+    """Whether a name or address leads to this machine only; raises UserError if it leads nowhere."""
+    return all(ipaddress.ip_address(address).is_loopback for _, address in _addresses(host))
+
+
+def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
     try:
-        return socket.create_server((HOST, port))
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--host: '{host}' is no address of this machine; use 127.0.0.1 or 0.0.0.0"
+        ) from error
+    return [(family, address[0].partition("%")[0]) for family, _, _, _, address in found]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, address = _addresses(host)[0]
+    try:
+        return socket.create_server((address, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "expected 0 to 65535"
-        raise UserError(f"--port: cannot listen on {port} ({reason}); choose another") from error
+        raise UserError(
+            f"--port: cannot listen on {port} of {host} ({reason}); choose another one, or another --host"
+        ) from error

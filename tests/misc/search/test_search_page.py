@@ -296,7 +296,7 @@ def test_examples_are_in_the_languages_that_the_model_learned(
 
 
 def test_the_command_serves_until_ctrl_c(
-    index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checked: list[str] = []
 
@@ -311,6 +311,7 @@ def test_the_command_serves_until_ctrl_c(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(webbrowser, "open", browse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["serve", str(index.folder), "--port", "0", "--browse"]) == 0
     (address,) = checked
     assert address.startswith("http://127.0.0.1:")
