@@ -13,6 +13,7 @@ from typing import Any
 from config.checks import (
     FRACTION,
     MOMENTS,
+    NOT_EMPTY,
     NOT_NEGATIVE,
     PERIOD,
     POSITIVE,
@@ -115,6 +116,14 @@ class EvalOptions:
     )
     test_sets: Mapping[str, tuple[FilePath, FilePath]] = option(
         {}, "additional data sets to test on after training: {name: [annotations, image root], ...}"
+    )
+    detections: FilePath | None = option(
+        None,
+        "where a set annotates persons in frames: what a detector found in its test frames, a JSON file of "
+        "boxes with scores in COCO's format, also searched; null: only the annotated boxes are",
+    )
+    gallery_sizes: tuple[int, ...] = option(
+        (100,), "of CUHK-SYSU-TBPS: numbers of images that each query is searched in", NOT_EMPTY
     )
     fuse: Mapping[FilePath, float] = option(
         {},

@@ -4,7 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from config.checks import ADDRESS, ALL_SIZES, NOISE, NOT_EMPTY, POSITIVE, SHARE, WORKERS, one_of, option
+from config.checks import (
+    ADDRESS,
+    ALL_SIZES,
+    NOISE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    WORKERS,
+    one_of,
+    option,
+)
 from config.paths import FilePath
 from data.types import FORMATS
 from text_utils.captions import CLEANINGS
@@ -51,6 +62,11 @@ class DataOptions:
         "auto",
         "format of the annotations: a name in data/types.py: FORMATS; auto: detected from the content",
         one_of("auto", *FORMATS)._replace(choices=()),  # a new format leaves config.yaml as it is
+    )
+    margin: float = option(
+        0.0,
+        "share of its width and height by which a box in a frame is enlarged on each side",
+        NOT_NEGATIVE,
     )
     languages: tuple[str, ...] = option(("en",), "languages of the captions to use", NOT_EMPTY)
     preparation: str = option(

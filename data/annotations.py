@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 
 from data.check.near import describe_missing, is_absolute
 from data.columns.listed import Listed
+from data.columns.records import Records
 from data.columns.splits import Columns, Splits
 from data.formats import read_splits
 from data.images.contained import SUFFIXES, TAR, places_in, split_path
+from data.images.regions import with_margin
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
 from data.records import REWRITES
@@ -42,6 +44,11 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     """
     data = options.data
     found = read_splits(data.annotation_file, wanted, data.languages, data.dataset)
+    if data.margin:
+        found = {
+            split: {language: _with_margin(records, data.margin) for language, records in part.items()}
+            for split, part in found.items()
+        }
     for split in wanted:
         if not found[split] and (split == "train" or (split == "test" and not options.eval.test_sets)):
             raise UserError(
@@ -66,6 +73,13 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     if train and options.experiment.rewrites:
         _check_rewrites(train, data)
     return replace(splits, train=train)
+
+
+def _with_margin(records: Records, margin: float) -> Records:
+    images = pa.array([with_margin(image, margin) for image in records.images()], pa.large_string())
+    table = records.table if records.rows is None else records.table.take(pa.array(records.rows))
+    table = table.set_column(table.schema.get_field_index("image"), "image", images)
+    return Records(table.replace_schema_metadata(None), records.language)
 
 
 def _check_rewrites(train: Columns, data: DataOptions) -> None:

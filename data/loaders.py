@@ -19,6 +19,7 @@ from data.images.cache import ImageCache
 from data.mixgen import mixgen
 from data.published import count, recognise, warn_of_overlap
 from data.sampler import IdentitySampler, Loader, TrainLoader, TrainSampler
+from data.scenes import detected_set
 from data.shards.fetch import Fetcher, Preparer
 from data.shards.order import ShardSampler
 from data.types import INPUTS, SPLITS, VIEWS, ByLanguage, EvaluationSet
@@ -186,7 +187,8 @@ def _training_set(
 
 
 def load_test_sets(options: Options, splits: Splits, trained_on: str = "") -> dict[str, EvaluationSet]:
-    """The test split, named by `data.dataset` ("test" where that is auto), if any, then `eval.test_sets`.
+    """The test split, named by `data.dataset` ("test" where that is auto), if any, then `eval.test_sets`,
+    then the boxes of `eval.detections`, a gallery without queries.
 
     Args:
         trained_on: names and paths of the training data, where `splits` do not hold it; a warning says so if
@@ -214,7 +216,7 @@ def load_test_sets(options: Options, splits: Splits, trained_on: str = "") -> di
         sets[name] = evaluation_set(found.test, image_root, clean)
         known.append(recognise(count({"test": found.test}), f"{name} {annotations}"))
     warn_of_overlap(known)
-    return sets
+    return sets | detected_set(options)
 
 
 def text_augmentation(experiment: ExperimentOptions, records: ByLanguage, clean: Clean) -> TextAugmentation:

@@ -42,10 +42,13 @@ class Format:
     split_files: tuple[str, ...] = ()  # names in a folder, the first that exists; (): one file has all splits
     kind: str = ""  # of those that the reader tells apart
     takes_folders: bool = False  # of files that are read as one
+    has_frames: bool = False  # annotates boxes in frames; its reader has `test_scenes`, too
 
 
 # The choices of `data.dataset`. "auto" is the first whose reader recognises the annotations.
 FORMATS: Mapping[str, Format] = {
+    "prw-tbps": Format("prw", takes_folders=True, has_frames=True),
+    "cuhk-sysu-tbps": Format("cuhk_sysu", takes_folders=True, has_frames=True),
     **{
         name: Format("pretraining", kind=name, takes_folders=True)
         for name in ("luperson-t", "luperson-mllm", "mals", "synth-pedes", "ham-pedes", "webperson")
@@ -90,6 +93,37 @@ class Record:
         """All that is said: the captions, their back-translations and their rewrites."""
         yield from (*self.captions, *self.back_translations)
         yield from (text for groups in self.rewrites for group in groups for text in group)
+
+
+Box = tuple[float, float, float, float]  # left, top, width and height in pixels
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Where a person is searched, and where the person is.
+
+    Attributes:
+        frames: numbers of the frames that are searched; None: all.
+        truths: (number of the frame, box) of each place where the person is.
+    """
+
+    frames: Sequence[int] | None
+    truths: Sequence[tuple[int, Box]]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The frames of a test split, and the persons to be found in them.
+
+    Attributes:
+        frames: their images, relative to the image root.
+        boxes: (number of the frame, box) of all annotated persons, also of those without a name.
+        galleries: by name, such as "100 images": of each person who is described, by id.
+    """
+
+    frames: Sequence[str]
+    boxes: Sequence[tuple[int, Box]]
+    galleries: Mapping[str, Mapping[int, Gallery]]
 
 
 ByLanguage = Mapping[str, Sequence[Record]]  # the languages are aligned by index

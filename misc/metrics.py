@@ -11,6 +11,9 @@ METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 Figures = dict[str, dict[str, float]]  # {direction: {metric: percent}}, the directions "t2i" and "i2t"
 
 
+SceneFigures = dict[str, float]  # R1, R5, R10, mAP and recall in percent, and num_queries
+
+
 class Results(TypedDict, total=False):
     """The figures of an evaluation set: of each language, their average, and of fusion and re-ranking."""
 
@@ -18,6 +21,8 @@ class Results(TypedDict, total=False):
     average: Figures
     num_undescribed: int  # images of the gallery without captions, which are no queries; where there are any
     msd: dict[str, dict[str, float]]  # {language: "mSD", "mSD_published" in percent}; with eval.msd
+    # Of full-scene search: {language: {gallery: {"annotated", "detected": its figures}}}.
+    scenes: dict[str, dict[str, dict[str, SceneFigures]]]
     rows: "dict[str, Results]"
 
 

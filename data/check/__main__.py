@@ -31,6 +31,7 @@ from data.check.records import (
 )
 from data.formats import read_splits
 from data.images.decode import BadImageError, load_image
+from data.images.regions import whole_image
 from data.published import PUBLISHED, Count, Found, count, recognise
 from data.readers.pretraining import json_files, kind_of
 from data.records import (
@@ -159,7 +160,7 @@ def image_findings(found: Found, flags: argparse.Namespace) -> tuple[list[Findin
     for kind, is_unusable in ODDITIES.items():
         details = [f"{image}: {what}" for image, k, what in oddities if k == kind]
         findings.append(Finding(kind, is_unusable, details))
-    unnamed = unnamed_images(set(images), root)
+    unnamed = unnamed_images(set(map(whole_image, images)), root)
     findings.append(Finding("images in the folder that no record names", False, unnamed))
     return [*findings, *equal_bytes(found, equal_files(chosen, digests))], unreadable.union(missing)
 

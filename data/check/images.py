@@ -10,8 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images.contained import read_content
-from data.images.decode import BadImageError, image_suffixes, is_hidden, load_image, open_image, orientation
+from data.images.decode import (
+    BadImageError,
+    image_content,
+    image_suffixes,
+    is_hidden,
+    load_image,
+    open_image,
+    orientation,
+)
 from misc.process.workers import in_processes
 
 EMPTY = "images of 0 bytes"
@@ -105,7 +112,7 @@ def _examine_all(root: Path, truncated: str, images: Sequence[str]) -> tuple[lis
 
 
 def _digest(path: Path) -> bytes:
-    return hashlib.sha256(read_content(path)).digest()[:DIGEST]
+    return hashlib.sha256(image_content(path)).digest()[:DIGEST]
 
 
 def _examine(root: Path, image: str, truncated: str) -> list[Oddity]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.images.decode import BadImageError, load_image, open_image
+from data.images.regions import whole_image
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class ImageCache:
         Truncated files are not kept: an entry is the whole image, whatever `truncated` is.
         """
         try:
-            status = os.stat(path)
+            status = os.stat(whole_image(os.fspath(path)))
         except OSError:
             return np.array(load_image(path))  # which says what is wrong
         stamp = (MAGIC, status.st_size, status.st_mtime_ns)

@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 from pyarrow import parquet
 
+from data.images.regions import whole_image
 from misc.process.failures import reason_of
 
 TAR = ".tar"
@@ -35,7 +36,8 @@ class Member(NamedTuple):
 
 
 def split_path(image: str) -> tuple[str, str]:
-    """The folder or tar file of an image, and its place there."""
+    """The folder or tar file of an image, and its place there; of a region, those of the image it is of."""
+    image = whole_image(image)
     match = IN_TAR.fullmatch(image)
     folder, _, name = image.rpartition("/")
     return (match[1], match[2]) if match else (folder, name)

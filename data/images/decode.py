@@ -3,7 +3,7 @@
 import os
 import stat
 import threading
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +12,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from data.images import raw
-from data.images.contained import place_of, read_image
+from data.images.contained import place_of, read_content, read_image
+from data.images.regions import region_of, whole_image
 from misc.process.failures import reason_of
 from misc.process.libraries import quieten
 from misc.process.sniff import NUM_BYTES, describe_bytes, describe_file
@@ -113,9 +114,11 @@ def open_image(path: str | Path, large: bool = False, content: bytes | None = No
     """The image, of which only the header is read; the arguments are those of `load_image`. Raises whatever
     Pillow raises, OSError for a pipe.
 
-    It may be in a row of a file, see `data.images.contained`.
+    It may be in a row of a file, see `data.images.contained`, or a region of another image, which is decoded.
     """
     _prepare_pillow()
+    if content is None and (region := region_of(path)):
+        return _cropped(*region)
     if content is None and (place := place_of(path)):
         content = read_image(*place)
     if content is None and not stat.S_ISREG(os.stat(path).st_mode):
@@ -132,6 +135,15 @@ def open_image(path: str | Path, large: bool = False, content: bytes | None = No
 
 def _source(path: str | Path, content: bytes | None) -> str | Path | BytesIO:
     return path if content is None else BytesIO(content)
+
+
+def image_content(path: str | Path) -> bytes:
+    """The file of an image; of a region, a PNG file of it. Raises whatever Pillow raises, OSError."""
+    if not region_of(path):
+        return read_content(Path(path))
+    stream = BytesIO()
+    open_image(path).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def image_suffixes() -> set[str]:
@@ -207,6 +219,25 @@ def _quarter(file: Image.Image, wanted: bool) -> None:
     file.info[SIZE_IN_FILE] = (height, width) if is_turned else (width, height)
 
 
+def _cropped(path: str, box: tuple[int, int, int, int]) -> Image.Image:
+    """The part of a box (left, top, width, height) that is within the image at `path`."""
+    status = os.stat(place[0] if (place := place_of(path)) else path)
+    whole = _last_decoded(path, (status.st_size, status.st_mtime_ns), ImageFile.LOAD_TRUNCATED_IMAGES)
+    left, top, right, bottom = max(0, box[0]), max(0, box[1]), box[0] + box[2], box[1] + box[3]
+    right, bottom = min(right, whole.width), min(bottom, whole.height)
+    if right <= left or bottom <= top:
+        raise ValueError(f"the region is outside of the image of {whole.width} x {whole.height} pixels")
+    part = whole.crop((left, top, right, bottom))
+    part.info.clear()  # its EXIF tags are the whole image's, which was turned already
+    return part
+
+
+@lru_cache(maxsize=1)  # the regions of an image usually follow each other
+def _last_decoded(path: str, stamp: tuple[int, int], is_lenient: bool) -> Image.Image:
+    """The image at `path`; the other arguments tell its states apart."""
+    return _decode(path, None, False, None)
+
+
 def _is_truncated(error: Exception) -> bool:
     """Whether only pixels are missing: "Truncated File Read" is of a file that ends within its header."""
     return isinstance(error, OSError) and "file is truncated" in str(error)
@@ -223,6 +254,7 @@ def _reason(path: str | Path, error: Exception, truncated: str) -> str:
         return f"{reason}; data.truncated=accept uses what is there"
     if not isinstance(error, UnidentifiedImageError):
         return reason
+    path = whole_image(os.fspath(path))
     place = place_of(path)
     what = describe_bytes(read_image(*place)[:NUM_BYTES]) if place else describe_file(path)
     if what is None:

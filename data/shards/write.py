@@ -19,8 +19,7 @@ from data.annotations import check_bad_images
 from data.columns.records import Records
 from data.columns.splits import Columns
 from data.columns.stored import Found
-from data.images.contained import read_content
-from data.images.decode import BadImageError, load_image
+from data.images.decode import BadImageError, image_content, load_image
 from data.images.transforms import resize
 from data.readers.shards import scan
 from data.records import REWRITES, raise_fault
@@ -173,7 +172,7 @@ def _image(path: Path, shape: Shape) -> tuple[str, bytes]:
     """The suffix and the content of an image's file. Raises BadImageError."""
     image = load_image(path)  # also of one that is copied: none is damaged
     if shape.size is None:
-        content = read_content(path)
+        content = image_content(path)
         with Image.open(io.BytesIO(content)) as file:
             suffix = path.suffix.lower() or f".{(file.format or 'jpg').lower()}"
         return suffix, content

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from misc.evaluation.scenes import METRICS as SCENE_METRICS
 from misc.metrics import METRICS, Results
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
@@ -18,6 +19,7 @@ def metrics_table(results: Results) -> str:
     for language, msd in results.get("msd", {}).items():
         figures_of = f"{msd['mSD']:.2f} (by the published calculator {msd['mSD_published']:.2f})"
         lines.append(f"{language:8s}text to image   mSD {figures_of}")
+    lines += _scene_lines(results)
     for name, figures in results.get("rows", {}).items():
         lines += [name, *_lines(figures)]
     return "\n".join(lines)
@@ -42,6 +44,20 @@ def _lines(results: Results) -> list[str]:
         for language, figures in rows
         for direction, words in DIRECTIONS.items()
     ]
+
+
+def _scene_lines(results: Results) -> list[str]:
+    """Of full-scene search: a row for each language, gallery, and kind of boxes."""
+    lines = []
+    for language, galleries in results.get("scenes", {}).items():
+        for gallery, kinds in galleries.items():
+            for kind, figures in kinds.items():
+                name = f"{language:8s}{gallery}, {kind} boxes"
+                lines.append(f"{name:40s}{''.join(f'{figures[name]:8.2f}' for name in SCENE_METRICS)}")
+    if not lines:
+        return []
+    names = (name.replace("R", "R@") if name[0] == "R" else name for name in SCENE_METRICS)
+    return [f"{'full scenes, text to person':40s}{''.join(f'{name:>8s}' for name in names)}", *lines]
 
 
 def _header(width: int) -> str:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from data.scenes import DETECTED, SceneSearch, has_frames, scene_search
 from data.types import EvaluationSet
 from misc.checkpoints.run_options import features_depend_on
 from misc.evaluation.evaluator import Encoded, ScoresOf, msd_of, score
 from misc.evaluation.features import INDEX, SavedFeatures, check_same_sets, fuse, load_features, save_features
 from misc.evaluation.rankings import SUFFIXES, save_rankings
 from misc.evaluation.rerank import Reranker
+from misc.evaluation.scenes import scene_results
 from misc.evaluation.tables import metrics_table, summary_table
 from misc.metrics import Results, best_ranked
 from misc.process import distributed
@@ -37,6 +39,7 @@ class Reporter:
         rankings: file for the ranking of each query; None: none.
         features: folder for the features; None: none.
         options: those that the features depend on, by "section.name".
+        scenes: of the frames that the first set is of; None: of none.
     """
 
     folder: Path
@@ -46,11 +49,13 @@ class Reporter:
     rankings: Path | None
     features: Path | None
     options: Mapping[str, object]
+    scenes: SceneSearch | None = None
 
     def __call__(
         self, sets: Mapping[str, Encoded], weights: Path, select_on: str | None
     ) -> dict[str, Results]:
-        """Score the sets, the first of which is the run's own, and write everything.
+        """Score the sets, the first of which is the run's own, and write everything. A set without queries is
+        of the boxes that a detector found in the frames of the first one.
 
         Args:
             weights: the file they were encoded with.
@@ -58,7 +63,12 @@ class Reporter:
 
         Returns the results of each set; with fusion or re-ranking they have "rows".
         """
+        detected = sets.get(DETECTED)
+        sets = {name: encoded for name, encoded in sets.items() if encoded.evaluation_set.queries}
         results = {name: self._score(name, encoded) for name, encoded in sets.items()}
+        if self.scenes:
+            first = next(iter(sets))
+            results[first]["scenes"] = scene_results(self.scenes, sets[first], detected)
         if distributed.is_main():
             self._write(results, sets, weights, select_on)
         return results
@@ -118,6 +128,14 @@ def build_reporter(
             that has features already.
     """
     settings = options.eval
+    first = next(iter(tests.values()))
+    scenes = scene_search(options) if has_frames(first) else None
+    if settings.detections and not scenes:
+        raise UserError(
+            "eval.detections: the boxes are of frames, and the test split has none; leave it out, or name "
+            "the folder of PRW-TBPS or CUHK-SYSU-TBPS in data.annotation_file"
+        )
+    tests = {name: each for name, each in tests.items() if each.queries}
     fused = [(weight, load_features(Path(name), "eval.fuse")) for name, weight in settings.fuse.items()]
     for _, saved in fused:
         check_same_sets(tests, saved)
@@ -136,7 +154,7 @@ def build_reporter(
         make_folder(Path(features), "--save-features")
     rankings_file, features_folder = rankings and Path(rankings), features and Path(features)
     kept = features_depend_on(options)
-    return Reporter(folder, fused, settings.msd, rerank, rankings_file, features_folder, kept)
+    return Reporter(folder, fused, settings.msd, rerank, rankings_file, features_folder, kept, scenes)
 
 
 def report_curves(folder: Path) -> None:

@@ -23,10 +23,11 @@ FLOORS = [
     )
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
-# Modules that parse JSON, YAML, pickles and command lines: their input has no type before they check it.
+# Modules that parse JSON, YAML, MATLAB files, pickles and command lines: their input has no type before
+# they check it.
 PARSERS = (
     *("config", "options", "misc.cli", "data.records", "data.readers.table", "data.readers.json_files"),
-    "misc.study.plan",
+    *("misc.study.plan", "data.readers.mat_files"),
     *("model.weights.pickles", "model.weights.stand_ins", "model.weights.pretrained", "model.weights.shapes"),
 )
 MAX_ANY = 5
