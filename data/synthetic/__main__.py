@@ -22,13 +22,16 @@ OF_SINGLE_PERSONS = {  # flags that other sets have no use for, and their defaul
 
 def build_parser() -> Parser:
     """The command line."""
-    description = "Generate the embedded data set of rendered pedestrians, or street photos of several."
+    description = (
+        "Generate the embedded data set of rendered pedestrians, or street photos and videos of several."
+    )
     parser = Parser(prog="python -m data.synthetic", description=description)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="the folder; an earlier synthetic set in it is replaced")
     add("--identities", type=int, help="number of people, all splits together, each alone in the images")
     photos = "number of street photos of 2 to 7 people, at least 4; the second half is the test split"
     add("--scenes", type=int, help=photos)
+    add("--videos", type=int, help="number of short videos of 3 people who walk past each other, at least 2")
     add("--seed", type=int, default=0, help="the same seed gives the same bytes (0)")
     add("--val-identities", type=int, help="people of the validation split (a tenth of all)")
     add("--test-identities", type=int, help="people of the test split (a tenth of all)")
@@ -53,7 +56,7 @@ def run(flags: argparse.Namespace) -> None:
     workers = num_cores() if flags.workers is None else flags.workers
     if workers < 1:
         raise UserError(f"--workers: expected at least 1, found {workers}")
-    make = people if flags.scenes is None else scenes
+    make = people if flags.scenes is None and flags.videos is None else scenes
     started = time.perf_counter()
     try:
         written, what, number = make(flags, workers)
@@ -83,15 +86,23 @@ def people(flags: argparse.Namespace, workers: int) -> tuple[bool, str, int]:
 
 
 def scenes(flags: argparse.Namespace, workers: int) -> tuple[bool, str, int]:
-    """Street photos, as `people` returns it."""
-    from data.synthetic.photos import plan, write
+    """Street photos and videos, as `people` returns it."""
+    from data.synthetic.photos import plan, videos, write
 
     for name, default in OF_SINGLE_PERSONS.items():
         if getattr(flags, name) != default:
-            raise UserError(f"--{name.replace('_', '-')} has no meaning with --scenes; leave one of them out")
-    parameters = plan.Parameters(flags.scenes, 0, flags.seed, flags.domain)
+            raise UserError(
+                f"--{name.replace('_', '-')} has no meaning with --scenes and --videos; leave one of them out"
+            )
+    parameters = plan.Parameters(flags.scenes or 0, flags.videos or 0, flags.seed, flags.domain)
     written = write.generate(flags.out, parameters, workers, progress=sys.stderr.isatty())
-    return written, f"{flags.scenes} photos", flags.scenes
+    what = [
+        f"{number} {name}" for number, name in ((flags.scenes, "photos"), (flags.videos, "videos")) if number
+    ]
+    if flags.videos and not videos.has_films():
+        what[-1] += " (as frames alone; for .mp4 files: pip install av)"
+    number = parameters.scenes + parameters.videos * videos.NUM_FRAMES
+    return written, " and ".join(what), number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -37,6 +37,10 @@ class View:
         """The height in a photo of a person of height 1 with feet on the row `y` of the photo."""
         return self.tall * (y + (self.top - self.horizon) * self.zoom)
 
+    def row_at(self, height: float) -> float:
+        """The row of the photo where the feet of a person of height 1 are who is so high in it."""
+        return height / self.tall - (self.top - self.horizon) * self.zoom
+
     def row(self, depth: float) -> float:
         """The row of the photo where feet are at a depth of 0 (nearest) to 1 (farthest)."""
         return (NEAREST + (FARTHEST - NEAREST) * depth - self.top) * self.zoom

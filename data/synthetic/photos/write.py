@@ -12,8 +12,8 @@ from data.synthetic.attributes import pick
 from data.synthetic.camera import camera_sensor, draw_shot, expose
 from data.synthetic.captions import captions_of
 from data.synthetic.domains import DOMAINS
-from data.synthetic.folder import claim, complete, manifest, read_json, read_manifest
-from data.synthetic.photos import prw
+from data.synthetic.folder import claim, complete, manifest, read_manifest
+from data.synthetic.photos import prw, videos
 from data.synthetic.photos.compose import Canvas, Sighting
 from data.synthetic.photos.plan import Parameters, Task, plan
 from data.synthetic.photos.standing import place
@@ -29,7 +29,7 @@ OCCLUDED = 0.6  # of the photos have something that stands before a person
 NOT_BEFORE = ("", "passer-by", "rail")  # a rail is longer than what is drawn of an occluder
 BOXES = "boxes.json"
 CHUNK = 8
-OWNED = (BOXES, *prw.OWNED)
+OWNED = (BOXES, *prw.OWNED, *videos.OWNED)
 
 Captions = dict[str, list[str]]
 
@@ -85,20 +85,22 @@ def generate(out: Path, parameters: Parameters, workers: int = 1, progress: bool
         UserError: `out` holds other files, or is not a folder.
     """
     wanted = {"version": VERSION, **asdict(parameters)}
-    tasks = plan(parameters)
-    if read_manifest(out) == manifest(wanted, True) and is_there(out, tasks):
+    tasks, films = plan(parameters), videos.plan_videos(parameters)
+    if read_manifest(out) == manifest(wanted, True) and is_there(out, tasks, films):
         return False
     claim(out, wanted, OWNED)
     if tasks:
         write_photos(out, tasks, workers, progress)
+    if films:
+        videos.write_videos(out, films, workers, progress)
     complete(out, wanted)
     return True
 
 
-def is_there(out: Path, tasks: list[Task]) -> bool:
-    """Whether all files of the photos are."""
-    names = prw.file_names([task.name for task in tasks]) if tasks else []
-    return all((out / name).is_file() for name in names) and (not tasks or bool(read_json(out / BOXES)))
+def is_there(out: Path, tasks: list[Task], films: list[videos.Video]) -> bool:
+    """Whether all files of the photos and the videos are."""
+    names = [BOXES, *prw.file_names([task.name for task in tasks])] if tasks else []
+    return all((out / name).is_file() for name in (*names, *videos.file_names(films)))
 
 
 def write_photos(out: Path, tasks: list[Task], workers: int, progress: bool) -> None:

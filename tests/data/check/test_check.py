@@ -353,7 +353,7 @@ def test_a_malformed_record_ends_with_status_2_after_all_else_is_listed(
         (["LICENSE", "."], "'LICENSE' is not JSON"),
         (["docs", "."], "'docs' has no annotations"),
         (["{data}", "nowhere"], "data.image_root: no folder 'nowhere'"),
-        (["{data}", "{data}/imgs", "--dataset", "cuhk"], "--dataset: expected auto or one of luperson-t"),
+        (["{data}", "{data}/imgs", "--dataset", "cuhk"], "--dataset: expected auto or one of prw-tbps"),
         (["{data}", "{data}/imgs", "--languages", "xx"], "has no records"),
         (["{data}", "{data}/imgs", "--out", "/proc/nowhere"], "--out: cannot write"),
         (["{data}"], "IMAGE_ROOT"),
