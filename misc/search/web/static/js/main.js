@@ -10,7 +10,7 @@ import { connectLogin } from "./login.js";
 import { connectParts, queryParts, showParts } from "./parts.js";
 import { connectPhotos } from "./photos.js";
 import { cardOf, resultOf, shownResults } from "./results.js";
-import { continueSearch, hasMore, isUpdated, loadAbout, search, showNothing, shownState } from "./search.js";
+import { continueSearch, hasMore, isUpdated, loadAbout, search, showNothing, shownState, soughtKey } from "./search.js";
 import * as selection from "./selection.js";
 import { setNotice, setProblem } from "./status.js";
 import { connectViewer, hideViewer, showViewer, viewedId } from "./viewer.js";
@@ -41,9 +41,8 @@ async function go(state) {
 // Show what the address says.
 async function arrive({ isNew = false, scroll = 0 } = {}) {
   const state = address.read(location.search);
-  const isShown = shownState() && address.key(state) === address.key(shownState());
   document.title = titleOf(state);
-  if (isShown && !isNew) return followHash();
+  if (address.key(state) === soughtKey() && !isNew) return followHash();
   showForm(state);
   hideViewer();
   if (!address.isQuery(state)) return showNothing();

@@ -31,7 +31,7 @@ function chip(kind, part, hasWeight) {
   const remove = item.querySelector("button");
   remove.setAttribute("aria-label", `Remove: ${KINDS[kind].name.toLowerCase()}`);
   remove.onclick = () => {
-    change({ ...parts, [kind]: parts[kind].filter((other) => (other.id ?? other) !== (part.id ?? "") || other.upload !== part.upload) });
+    change({ ...parts, [kind]: parts[kind].filter((other) => other !== part && other !== part.id) });
     $("text").focus();
   };
   const weight = item.querySelector(".weight");

@@ -14,10 +14,12 @@ const UPDATED = "The index was updated: these are the results of the new one.";
 let about = null;
 let state = null; // of the results that are shown
 let answer = null; // the latest one for them
+let sought = null; // key of the search that is shown or under way
 let running = null; // the AbortController of the search under way
 let continuing = null; // the promise of the results under way that follow those shown
 
 export const shownState = () => state;
+export const soughtKey = () => sought;
 export const hasMore = () => Boolean(answer?.has_more);
 
 export async function loadAbout() {
@@ -71,6 +73,7 @@ function report(error, retry) {
 export async function search(wanted) {
   running?.abort();
   const own = (running = new AbortController());
+  sought = address.key(wanted);
   continuing = null;
   setProblem();
   setNotice();
@@ -88,6 +91,7 @@ export async function search(wanted) {
     return true;
   } catch (error) {
     report(error, () => search(wanted));
+    if (running === own) sought = null;
     return false;
   } finally {
     if (running === own) setBusy(false);
@@ -98,7 +102,7 @@ export async function search(wanted) {
 export function showNothing() {
   running?.abort();
   document.body.classList.add("start");
-  [state, answer] = [null, null];
+  [state, answer, sought] = [null, null, null];
   showResults([], "");
   for (const said of [setStatus, setProblem, setNotice]) said("");
   setWarnings([]);
