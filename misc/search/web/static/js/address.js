@@ -55,8 +55,6 @@ export const key = (state) => write({ ...state, k: STEP });
 
 export const isQuery = ({ text, images, more }) => Boolean(text.trim() || images.length || more.length);
 
-export const withoutParts = ({ without }) => without.split(/[,，、]/).map((part) => part.trim()).filter(Boolean);
-
 const size = (text) => (/^\d+x\d+$/.test(text) ? text.split("x").map(Number) : null);
 
 // The body of POST /api/search.
@@ -64,7 +62,7 @@ export function body(state, k, offset) {
   const { text, more, less, folder, pattern, since, until, group } = state;
   const filters = { folder, pattern, since, until, min_size: size(state.minSize), max_size: size(state.maxSize) };
   const min_score = state.min === "" ? null : Number(state.min);
-  return { text, without: withoutParts(state), images: state.images, more, less, filters, min_score, k, offset, group };
+  return { text, without: state.without.trim() ? [state.without] : [], images: state.images, more, less, filters, min_score, k, offset, group };
 }
 
 const images = (list, words = "") => list.length && `${words}${list.length} image${list.length > 1 ? "s" : ""}`;

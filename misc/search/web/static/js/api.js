@@ -24,7 +24,7 @@ async function failure(response) {
   return new Failure(said || `The server answered ${response.status}`, response.status);
 }
 
-// What `read` makes of the response: "json" or "blob".
+// What `read` makes of the response: "json", "blob" or "text".
 async function request(address, options, { read = "json", seconds = SECONDS.search, cancel } = {}) {
   const limit = AbortSignal.timeout(1000 * seconds);
   const signal = cancel ? AbortSignal.any([limit, cancel]) : limit;
@@ -49,8 +49,8 @@ function post(address, body, how) {
 
 export const about = () => request("about", {});
 export const search = (body, cancel) => post("search", body, { cancel });
-export const login = (password) => post("login", { password });
-export const logout = () => post("logout", {});
+export const login = (password) => post("login", { password }, { read: "text" });
+export const logout = () => post("logout", {}, { read: "text" });
 export const upload = (file) => {
   const headers = { "Content-Type": "application/octet-stream" };
   return request("upload", { method: "POST", headers, body: file }, { seconds: SECONDS.upload });

@@ -18,7 +18,7 @@ export function setPath(target, path) {
   const name = [...path.slice(path.lastIndexOf("/") + 1)];
   const kept = Math.min(name.length, TAIL);
   const parts = [characters.slice(0, -kept), characters.slice(-kept)].map((part) => part.join(""));
-  target.replaceChildren(...parts.map((text, number) => element("bdi", { className: ["head", "tail"][number], textContent: text })));
+  target.replaceChildren(...["head", "tail"].map((className, at) => element("span", { className, textContent: parts[at] })));
   target.title = path;
 }
 
