@@ -17,7 +17,6 @@ from misc.search.web.api import Api
 from misc.search.web.cache import DiskCache, user_cache
 from misc.search.web.gate import Gate
 from misc.search.web.model_queue import ModelQueue
-from misc.search.web.old_page import OldPage
 from misc.search.web.page import Page
 from misc.search.web.pictures import Pictures
 from misc.search.web.refusals import RefusedError, problem
@@ -48,8 +47,6 @@ def build_app(
 
     app = FastAPI(title="Person search", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(Api(page, pictures, models, access).router())
-    for route in OldPage(page, pictures).routes():
-        app.router.routes.append(route)
     app.add_middleware(Gate, names=names, access=access)
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     app.add_exception_handler(UserError, _answer_user_error)
