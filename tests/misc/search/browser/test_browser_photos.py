@@ -106,5 +106,5 @@ def test_a_file_that_is_no_image_is_refused(view: Any, tmp_path: Path) -> None:
 
 
 def test_a_photo_that_the_server_has_forgotten_is_asked_for_again(view: Any, annotated_server: str) -> None:
-    view.goto(f"{annotated_server}/?upload={'0' * 64}")
+    view.goto(f"{annotated_server}/?upload={'0' * 32}")
     expect(view.get_by_role("alert")).to_contain_text("upload it again")
