@@ -1,6 +1,8 @@
-"""Find the people in photos: python -m misc.detection DETECTOR IMAGE_ROOT --out BOXES.json
+"""Find the people in photos, or follow them in a video: python -m misc.detection DETECTOR SOURCE --out FILE
 
-Writes their boxes in COCO's format. `main.py --evaluate` takes them as `eval.detections`.
+SOURCE a folder of photos: writes their boxes in COCO's format, FILE.json, which `main.py --evaluate` takes as
+`eval.detections`. SOURCE a video: writes tracks as MOT has them, FILE.txt, a line for each box: frame, track,
+left, top, width, height, score, 1, 1, where frame n is the one at (n - 1) x --every seconds.
 
 DETECTOR is "hog" (OpenCV's, nothing to download), or a model of object detection of transformers: its folder,
 or its id on the hub, such as ustc-community/dfine-small-coco.
@@ -21,6 +23,8 @@ from misc.cli import Parser, exit_status, path_text
 from options import UserError
 
 if TYPE_CHECKING:
+    from misc.detection.boxes import Limits
+    from misc.detection.detectors import Detector
     from misc.detection.photos import Photo
 
 logger = logging.getLogger(__name__)
@@ -31,53 +35,66 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m misc.detection", description=__doc__)
     add = parser.add_argument
     add("detector", type=path_text, metavar="DETECTOR", help="hog, a model folder, or a hub id")
-    add("image_root", type=Path, metavar="IMAGE_ROOT", help="folder of the photos, searched recursively")
-    add("--out", type=Path, required=True, metavar="BOXES.json", help="the file to write")
+    add("source", type=Path, metavar="SOURCE", help="folder of photos, searched recursively, or a video")
+    add("--out", type=Path, required=True, metavar="FILE", help="the file to write, .json or .txt")
     add("--min-score", type=float, metavar="S", help="least score of a box (hog: 0.4, others: 0.5)")
     add("--min-height", type=float, default=32, metavar="PIXELS", help="least height of a box (32)")
     overlap = "largest overlap (intersection over union) with a box of a higher score (0.5)"
     add("--max-overlap", type=float, default=0.5, metavar="SHARE", help=overlap)
+    add("--every", type=float, default=0.5, metavar="SECONDS", help="of a video, between two frames (0.5)")
     add("--device", default="auto", help="as misc.device (auto)")
     return parser
 
 
 def run(flags: argparse.Namespace) -> None:
     """Detect and write; raises UserError."""
-    if flags.out.suffix.lower() != ".json":
-        raise UserError(f"--out: expected a file name in .json, found '{flags.out}'")
+    if not flags.source.exists():
+        raise UserError(f"SOURCE: '{flags.source}' does not exist; name a folder of photos, or a video")
+    suffix = ".json" if flags.source.is_dir() else ".txt"
+    if flags.out.suffix.lower() != suffix:
+        kind = "a folder of photos" if flags.source.is_dir() else "a video"
+        raise UserError(f"--out: expected a file name in {suffix} for {kind}, found '{flags.out}'")
+    if not os.access(flags.out.absolute().parent, os.W_OK):
+        raise UserError(f"--out: '{flags.out}' cannot be written; name a file in a writable folder")
     if not 0 <= flags.max_overlap <= 1:
         raise UserError(f"--max-overlap: expected 0 to 1, found {flags.max_overlap}")
     from misc.detection.boxes import Limits
     from misc.detection.detectors import load_detector
-    from misc.detection.photos import people_in
     from misc.process.device import start_device
     from misc.process.durable import replacing
     from misc.process.logs import start_logging
-    from misc.search.indexing.walk import find_images
 
     start_logging()
-    if not flags.image_root.is_dir():
-        raise UserError(f"IMAGE_ROOT: '{flags.image_root}' is not a folder; name the folder of the photos")
-    if not os.access(flags.out.absolute().parent, os.W_OK):
-        raise UserError(f"--out: '{flags.out}' cannot be written; name a file in a writable folder")
-    skipped: dict[str, str] = {}
-    paths = sorted(file.path for file in find_images(flags.image_root, None, skipped))
-    if not paths:
-        raise UserError(f"IMAGE_ROOT: no image below '{flags.image_root}'")
     device, _ = start_device(flags.device, "auto")
     detector = load_detector(flags.detector, str(device))
     limits = Limits(flags.min_score, flags.min_height, flags.max_overlap)
-    found = people_in(flags.image_root, paths, detector, limits)
-    bar = tqdm(found, "detecting", len(paths), leave=False, unit="photo", disable=not sys.stderr.isatty())
-    document = as_coco(bar, paths, skipped)
+    if flags.source.is_dir():
+        text = in_photos(flags.source, detector, limits)
+    else:
+        text = in_video(flags.source, detector, limits, flags.every)
     with replacing(flags.out) as file:
-        file.write(json.dumps(document).encode("utf-8", "surrogateescape"))
+        file.write(text.encode("utf-8", "surrogateescape"))
+    logger.info(f"written to {flags.out}")
+
+
+def in_photos(root: Path, detector: "Detector", limits: "Limits") -> str:
+    """The people in the photos below a folder, in COCO's format."""
+    from misc.detection.photos import people_in
+    from misc.search.indexing.walk import find_images
+
+    skipped: dict[str, str] = {}
+    paths = sorted(file.path for file in find_images(root, None, skipped))
+    if not paths:
+        raise UserError(f"SOURCE: no image below '{root}'")
+    found = people_in(root, paths, detector, limits)
+    document = as_coco(_with_bar(found, len(paths), "photo"), paths, skipped)
     images, annotations = document["images"], document["annotations"]
     without = len(images) - len({item["image_id"] for item in annotations})
-    logger.info(f"{flags.out}: {len(annotations)} people in {len(images)} photos; {without} have none")
+    logger.info(f"{len(annotations)} people in {len(images)} photos; {without} have none")
     if skipped:
         first = min(skipped)
         logger.warning(f"{len(skipped)} files or folders were left out (first: '{first}' {skipped[first]})")
+    return json.dumps(document)
 
 
 def as_coco(photos: Iterable["Photo"], paths: Sequence[str], skipped: dict[str, str]) -> dict[str, list]:
@@ -97,6 +114,32 @@ def as_coco(photos: Iterable["Photo"], paths: Sequence[str], skipped: dict[str, 
             annotations.append({**item, "bbox": box, "area": box[2] * box[3], "score": round(score, 6)})
     people = [{"id": 1, "name": "person"}]
     return {"images": images, "annotations": annotations, "categories": people}
+
+
+def in_video(path: Path, detector: "Detector", limits: "Limits", every: float) -> str:
+    """The tracks of the people in a video, a line of MOT for each box."""
+    from misc.detection.boxes import kept
+    from misc.detection.tracks import Tracker
+    from misc.detection.video import sampled_frames
+
+    tracker, lines, num_frames, tracks = Tracker(), [], 0, set[int]()
+    for frame in _with_bar(sampled_frames(path, every), None, "frame"):
+        (found,) = detector.detect([frame.image])
+        boxes = kept(found, frame.image.size, limits, detector.min_score)
+        numbers = tracker.update(frame.time, boxes)
+        num_frames += 1
+        tracks.update(numbers)
+        place = int(frame.time / every + 1e-6) + 1
+        for number, (*box, score) in zip(numbers, boxes.tolist(), strict=True):
+            shown = ",".join(f"{side:.2f}" for side in box)
+            lines.append(f"{place},{number + 1},{shown},{score:.4f},1,1\n")
+    logger.info(f"{len(lines)} boxes of {len(tracks)} tracks in {num_frames} frames")
+    return "".join(lines)
+
+
+def _with_bar(steps: Iterable, total: int | None, unit: str) -> Iterable:
+    hide = not sys.stderr.isatty()
+    return tqdm(steps, "detecting", total, leave=False, unit=unit, disable=hide)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -83,11 +83,11 @@ def test_the_boxes_are_written_in_the_format_of_coco(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["hog", "{}", "--out", "boxes.txt"], "--out: expected a file name in .json"),
+        (["hog", "{}", "--out", "boxes.txt"], "--out: expected a file name in .json for a folder"),
         (["hog", "{}", "--out", "/nowhere/b.json"], "--out: '/nowhere/b.json' cannot be written"),
-        (["hog", "{}/none", "--out", "b.json"], "IMAGE_ROOT: '.*' is not a folder"),
+        (["hog", "{}/none", "--out", "b.json"], "SOURCE: '.*' does not exist"),
         (["hog", "{}", "--out", "b.json", "--max-overlap", "2"], "--max-overlap: expected 0 to 1"),
-        (["hog", "{}", "--out", "b.json"], "IMAGE_ROOT: no image below"),
+        (["hog", "{}", "--out", "b.json"], "SOURCE: no image below"),
     ],
 )
 def test_user_errors_are_one_line(

@@ -1,0 +1,113 @@
+"""Boxes of the same person in the frames of a video, linked to tracks."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from misc.detection.boxes import Boxes
+
+Features = npt.NDArray[np.float32]  # (n, E), normalised
+IMPOSSIBLE = 1e6  # a cost
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How far people may move between two frames; lengths are in heights of the person.
+
+    Attributes:
+        max_gap: seconds that a person may be hidden.
+        reach, speed: a person is looked for within reach + speed x seconds of where the motion so far leads.
+        max_growth: largest ratio of the heights.
+        appearance: weight of 1 minus the cosine of the features, beside the distance as a share of the reach.
+    """
+
+    max_gap: float = 2.0
+    reach: float = 0.3
+    speed: float = 0.8
+    max_growth: float = 1.5
+    appearance: float = 2.0
+
+
+@dataclass
+class _Track:
+    number: int
+    time: float
+    center: npt.NDArray[np.float64]
+    height: float
+    velocity: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    feature: Features | None = None
+
+
+class Tracker:
+    """Links boxes from frame to frame: each frame's boxes are assigned to tracks such that the total cost is
+    least (the Hungarian algorithm), where the cost is the distance from where the track would be at constant
+    velocity, and the difference of appearance if there are features; as in SORT and DeepSORT (Wojke et al.,
+    ICIP 2017), without their filters. A box that no track reaches begins a new one.
+    """
+
+    def __init__(self, motion: Motion = Motion()) -> None:
+        self.motion, self._tracks, self._num_tracks = motion, list[_Track](), 0
+
+    def update(self, time: float, boxes: Boxes, features: Features | None = None) -> list[int]:
+        """The number of the track of each box, from 0.
+
+        Args:
+            time: of the frame in seconds, later than that of the frame before.
+            features: of what the boxes show.
+        """
+        self._tracks = [track for track in self._tracks if time - track.time <= self.motion.max_gap]
+        centers, heights = boxes[:, :2] + boxes[:, 2:4] / 2, boxes[:, 3]
+        costs = np.full((len(self._tracks), len(boxes)), IMPOSSIBLE)
+        for row, track in enumerate(self._tracks):
+            costs[row] = self._costs(track, time, centers, heights, features)
+        found: dict[int, _Track] = {}
+        for row, column in zip(*linear_sum_assignment(costs), strict=True):
+            if costs[row, column] < IMPOSSIBLE:
+                found[column] = self._tracks[row]
+        return [
+            self._put(found.get(n), time, centers[n], heights[n], None if features is None else features[n])
+            for n in range(len(boxes))
+        ]
+
+    def _costs(
+        self,
+        track: _Track,
+        time: float,
+        centers: npt.NDArray[np.float64],
+        heights: npt.NDArray[np.float64],
+        features: Features | None,
+    ) -> npt.NDArray[np.float64]:
+        motion, seconds = self.motion, time - track.time
+        expected = track.center + track.velocity * seconds
+        reach = (motion.reach + motion.speed * seconds) * track.height
+        costs = np.linalg.norm(centers - expected, axis=1) / reach
+        growth = np.maximum(heights / track.height, track.height / heights)
+        impossible = (costs > 1) | (growth > motion.max_growth)
+        costs += growth - 1
+        if features is not None and track.feature is not None:
+            costs += motion.appearance * (1 - features @ track.feature)
+        return np.where(impossible, IMPOSSIBLE, costs)
+
+    def _put(
+        self,
+        track: _Track | None,
+        time: float,
+        center: npt.NDArray[np.float64],
+        height: float,
+        feature: Features | None,
+    ) -> int:
+        if track is None:
+            track = _Track(self._num_tracks, time, center, height, feature=feature)
+            self._num_tracks += 1
+            self._tracks.append(track)
+            return track.number
+        latest = (center - track.center) / (time - track.time)
+        is_second = not track.velocity.any()
+        track.velocity = latest if is_second else 0.5 * track.velocity + 0.5 * latest
+        track.time, track.center, track.height = time, center, height
+        if feature is not None and track.feature is not None:
+            mean = 0.8 * track.feature + 0.2 * feature
+            track.feature = mean / np.linalg.norm(mean)
+        return track.number

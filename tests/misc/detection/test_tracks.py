@@ -1,0 +1,68 @@
+"""Tracks: people who walk past each other keep their numbers."""
+
+import numpy as np
+import pytest
+
+from misc.detection.boxes import Boxes, as_boxes
+from misc.detection.tracks import Motion, Tracker
+
+
+def walk(time: float, starts: list[tuple[float, float, float, float]]) -> Boxes:
+    """The boxes of people (left, top, height, speed in pixels a second) who walk to the right or left."""
+    return as_boxes(
+        [[left + speed * time, top, height / 3, height, 1] for left, top, height, speed in starts]
+    )
+
+
+def test_three_people_who_cross_keep_their_numbers_whatever_the_order_of_the_boxes() -> None:
+    people = [(0, 100, 150, 90), (600, 110, 160, -80), (300, 90, 140, 10)]
+    rng, tracker, numbers = np.random.default_rng(0), Tracker(), []
+    for step in range(30):
+        order = rng.permutation(3)
+        found = tracker.update(0.2 * step, walk(0.2 * step, people)[order])
+        numbers.append([found[list(order).index(person)] for person in range(3)])
+    assert sorted(numbers[0]) == [0, 1, 2]
+    assert all(row == numbers[0] for row in numbers)
+
+
+def test_at_most_a_tenth_of_noisy_crossings_change_numbers() -> None:
+    changes, crossings = 0, 60
+    for seed in range(crossings):
+        rng, tracker, first, last = np.random.default_rng(seed), Tracker(), None, None
+        people = [(0, 100, 150, rng.uniform(60, 120)), (500, 100, 150, -rng.uniform(60, 120))]
+        for step in range(35):
+            boxes = walk(0.2 * step, people)
+            boxes[:, :4] += rng.normal(0, 4, (2, 4))
+            seen = [n for n in range(2) if rng.random() > 0.1]  # a detector misses some
+            if abs(boxes[0, 0] - boxes[1, 0]) < 25 and len(seen) == 2:
+                seen = [1]  # hidden by the other
+            numbers = tracker.update(0.2 * step, boxes[seen])
+            if len(seen) == 2:
+                first, last = first or numbers, numbers
+        changes += first != last
+    assert changes <= crossings / 10
+
+
+def test_appearance_decides_where_motion_cannot() -> None:
+    """Two people meet, wait in one place, and one of them comes back: who, only their looks tell."""
+    looks = np.eye(2, dtype=np.float32)
+    for order in ([0, 1], [1, 0]):
+        tracker = Tracker()
+        places = as_boxes([[100, 100, 50, 150, 1], [130, 100, 50, 150, 1]])
+        assert tracker.update(0, places, looks) == [0, 1]
+        assert tracker.update(0.5, places[order], looks) == [0, 1]
+
+
+@pytest.mark.parametrize(("pause", "same"), [(1.5, True), (2.5, False)])
+def test_who_is_hidden_for_longer_than_the_gap_is_somebody_else(pause: float, same: bool) -> None:
+    tracker, box = Tracker(Motion(max_gap=2.0)), as_boxes([[100, 100, 50, 150, 1]])
+    assert tracker.update(0, box) == [0]
+    assert tracker.update(1, as_boxes([])) == []
+    assert tracker.update(pause, box) == [0 if same else 1]
+
+
+@pytest.mark.parametrize("other", [[400, 100, 50, 150, 1], [100, 100, 20, 60, 1]])
+def test_what_is_far_away_or_of_another_size_is_somebody_else(other: list[float]) -> None:
+    tracker = Tracker()
+    tracker.update(0, as_boxes([[100, 100, 50, 150, 1]]))
+    assert tracker.update(0.2, as_boxes([other])) == [1]

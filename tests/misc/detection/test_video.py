@@ -1,0 +1,137 @@
+"""Videos: which frames are sampled, damaged files, and tracks written by the program."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misc.detection.__main__ import main
+from misc.detection.boxes import Boxes, as_boxes
+from misc.detection.video import BadVideoError, sampled_frames
+from options import UserError
+
+av = pytest.importorskip("av", reason="no videos: pip install av")
+SIZE = (64, 48)
+
+
+def write_video(path: Path, times: Sequence[float], shades: Sequence[int], gap: int = 12) -> Path:
+    """A video with a frame of each shade of gray at each time, and a key frame every `gap` frames."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1000, options={"g": str(gap)})
+        stream.width, stream.height = SIZE
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 400_000
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for time, shade in zip(times, shades, strict=True):
+            pixels = np.full((*SIZE[::-1], 3), shade, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def shade(image: Image.Image) -> float:
+    return float(np.asarray(image).mean())
+
+
+def test_frames_are_the_first_ones_at_or_after_each_multiple(tmp_path: Path) -> None:
+    times = [number / 10 for number in range(31)]
+    path = write_video(tmp_path / "constant.mp4", times, [8 * number for number in range(31)])
+    found = list(sampled_frames(path, 0.5))
+    np.testing.assert_allclose([frame.time for frame in found], [0, 0.5, 1, 1.5, 2, 2.5, 3], atol=1e-3)
+    np.testing.assert_allclose([shade(f.image) for f in found], [8 * n for n in range(0, 31, 5)], atol=4)
+    assert {frame.image.size for frame in found} == {SIZE}
+
+
+def test_the_rate_may_vary_and_the_first_frame_may_be_late(tmp_path: Path) -> None:
+    times = [5 + each for each in (0, 0.1, 0.2, 0.9, 1.3, 1.4, 3.2, 3.3, 4.05)]
+    path = write_video(tmp_path / "varying.mkv", times, [25 * number for number in range(9)])
+    wanted = []
+    for second in range(5):  # the first time at or after each second, unless a frame of a later one was taken
+        later = [time - 5 for time in times if time - 5 >= second and time - 5 not in wanted]
+        if later and (not wanted or int(wanted[-1]) < second):
+            wanted.append(later[0])
+    np.testing.assert_allclose([f.time for f in sampled_frames(path, 1)], wanted, atol=2e-3)
+
+
+def test_a_rotated_video_is_upright(tmp_path: Path) -> None:
+    """The matrix of a track header: width and height are exchanged, as phones write it."""
+    path = write_video(tmp_path / "phone.mp4", [0, 0.1], [0, 0])
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 4 + 40  # of version 0
+    quarter = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+    content[at : at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in quarter)
+    path.write_bytes(content)
+    assert next(sampled_frames(path, 1)).image.size == SIZE[::-1]
+
+
+def test_a_damaged_frame_costs_frames_up_to_the_next_key_frame_and_a_cut_file_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    times, shades = [number / 10 for number in range(60)], [4 * number for number in range(60)]
+    path = write_video(tmp_path / "whole.ts", times, shades, gap=6)
+    whole = [round(frame.time, 2) for frame in sampled_frames(path, 0.1)]
+    assert len(whole) == 60
+    content = path.read_bytes()
+    middle = len(content) // 2 // 188 * 188
+    damaged = tmp_path / "damaged.ts"
+    damaged.write_bytes(content[:middle] + bytes(3 * 188) + content[middle + 3 * 188 :])
+    found = [round(frame.time, 2) for frame in sampled_frames(damaged, 0.1)]
+    assert 45 <= len(found) <= 60
+    assert found[-1] == whole[-1]
+    cut = tmp_path / "cut.ts"
+    cut.write_bytes(content[:middle])
+    assert 15 <= len(list(sampled_frames(cut, 0.1))) <= 45
+
+
+def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        for packet in itertools.chain(stream.encode(frame), stream.encode()):
+            container.mux(packet)
+    for name in ("text.mp4", "empty.mp4", "sound.mkv", "none.mp4"):
+        with pytest.raises(BadVideoError, match=name) as raised:
+            next(sampled_frames(tmp_path / name, 1))
+        assert "\n" not in str(raised.value)
+    for every in (0, -1, float("nan")):
+        with pytest.raises(UserError, match=r"--every: expected seconds above 0"):
+            next(sampled_frames(tmp_path / "text.mp4", every))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"pip install av"):
+        next(sampled_frames(tmp_path / "text.mp4", 1))
+
+
+class ByShade:
+    """Finds a box whose place the shade tells."""
+
+    identity, min_score, takes_device = "by shade", 0.5, True
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Boxes]:
+        return [as_boxes([[shade(image) / 16, 2, 15, 40, 0.75]]) for image in images]
+
+
+def test_the_tracks_of_a_video_are_written_as_mot_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("misc.detection.detectors.load_detector", lambda *_: ByShade())
+    path = write_video(tmp_path / "a.mp4", [n / 10 for n in range(20)], [12 * n for n in range(20)])
+    out = tmp_path / "tracks.txt"
+    assert main(["any", str(path), "--out", str(out), "--every", "0.2", "--device", "cpu"]) == 0
+    rows = [line.split(",") for line in out.read_text().splitlines()]
+    assert [(int(row[0]), int(row[1])) for row in rows] == [(number, 1) for number in range(1, 11)]
+    np.testing.assert_allclose([float(row[2]) for row in rows], [1.5 * n for n in range(10)], atol=0.3)
+    assert all(row[3:] == ["2.00", "15.00", "40.00", "0.7500", "1", "1"] for row in rows)
+    assert "10 boxes of 1 tracks in 10 frames" in capsys.readouterr().out
+    assert main(["any", str(path), "--out", str(tmp_path / "a.json")]) == 2
+    assert "expected a file name in .txt for a video" in capsys.readouterr().err
