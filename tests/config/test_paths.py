@@ -66,6 +66,7 @@ WORDS = {
     "languages",
     "overrides",
     "precision",
+    *("exclude", "also", "folder", "pattern", "since", "until", "min_size", "max_size", "host", "allow_host"),
 }
 
 
