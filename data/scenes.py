@@ -40,16 +40,22 @@ class SceneSearch:
     boxes: dict[str, Boxes]
 
 
-def scene_search(options: Options) -> SceneSearch | None:
-    """The frames of `data.annotation_file`; None: it is of a set without frames, or not there.
+def scene_search(options: Options, evaluated: EvaluationSet) -> SceneSearch | None:
+    """How persons are searched in the frames that a set has its images from, those of `data.annotation_file`;
+    None: it has them from elsewhere.
 
     Raises:
         UserError: files that are missing or damaged; sizes of galleries that there are not.
     """
+    search = _search(options, options.eval.gallery_sizes) if _has_regions(evaluated) else None
+    return search if search and set(search.boxes["annotated"].images) <= set(evaluated.images) else None
+
+
+def _search(options: Options, sizes: Sequence[int]) -> SceneSearch | None:
     data, path = options.data, Path(options.data.annotation_file)
     for name, form in FORMATS.items():
         if form.has_frames and data.dataset in ("auto", name) and reader_of(form).recognises(path, b"", form):
-            scenes = reader_of(form).test_scenes(path, options.eval.gallery_sizes)
+            scenes = reader_of(form).test_scenes(path, sizes)
             boxes = {"annotated": _as_boxes(scenes, scenes.boxes, data)}
             if options.eval.detections:
                 found = read_detections(Path(options.eval.detections), scenes.frames)
@@ -60,7 +66,7 @@ def scene_search(options: Options) -> SceneSearch | None:
 
 def detected_set(options: Options) -> dict[str, EvaluationSet]:
     """The detected boxes as a gallery without queries, by the name `DETECTED`; {} where there are none."""
-    search = scene_search(options) if options.eval.detections else None
+    search = _search(options, ()) if options.eval.detections else None
     if search is None:
         return {}
     images = search.boxes["detected"].images
@@ -68,8 +74,7 @@ def detected_set(options: Options) -> dict[str, EvaluationSet]:
     return {DETECTED: EvaluationSet(Path(options.data.image_root), images, persons, {})}
 
 
-def has_frames(evaluated: EvaluationSet) -> bool:
-    """Whether the images of a set are boxes in frames."""
+def _has_regions(evaluated: EvaluationSet) -> bool:
     return bool(evaluated.images) and region_of(evaluated.images[0]) is not None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from data.scenes import DETECTED, SceneSearch, has_frames, scene_search
+from data.scenes import DETECTED, SceneSearch, scene_search
 from data.types import EvaluationSet
 from misc.checkpoints.run_options import features_depend_on
 from misc.evaluation.evaluator import Encoded, ScoresOf, msd_of, score
@@ -129,8 +129,8 @@ def build_reporter(
     """
     settings = options.eval
     first = next(iter(tests.values()))
-    scenes = scene_search(options) if has_frames(first) else None
-    if settings.detections and not scenes:
+    scenes = scene_search(options, first)
+    if settings.detections and DETECTED not in tests:
         raise UserError(
             "eval.detections: the boxes are of frames, and the test split has none; leave it out, or name "
             "the folder of PRW-TBPS or CUHK-SYSU-TBPS in data.annotation_file"

@@ -205,6 +205,25 @@ def test_cuhk_sysu_has_a_row_for_each_size_of_the_gallery(trained: tuple[Path, P
     assert all(of["annotated"]["recall"] == 100 for of in found.values())
 
 
+def test_saved_features_have_the_rows_of_annotated_boxes_and_refuse_detected_ones(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = trained[1]
+    arguments = ["--config", f"{run}/options.yaml", "--evaluate"]
+    weights = [*arguments, f"{run}/checkpoint_best.pth", "--save-features", str(tmp_path / "features")]
+    assert main([*weights, "--output-dir", str(tmp_path / "a")]) == 0
+    scored = [*arguments, str(tmp_path / "features"), "--output-dir", str(tmp_path / "b")]
+    assert main(scored) == 0
+    before, after = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
+    assert before["scenes"] == after["scenes"]
+    assert main([*scored, "data.margin=0.5"]) == 0  # the regions of the features are others
+    assert "scenes" not in json.loads((tmp_path / "b" / "results.json").read_text())
+    capsys.readouterr()
+    file = detections(tmp_path / "a.json", [("c1s1_000003", (0, 0, 9, 9))])
+    assert main([*scored, f"eval.detections={file}"]) == 2
+    assert "error: eval.detections" in capsys.readouterr().err
+
+
 def test_detections_without_frames_are_an_error(
     people: Path, trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
