@@ -15,9 +15,10 @@ from data.check.near import describe_missing, is_absolute
 from data.columns.listed import Listed
 from data.columns.records import Records
 from data.columns.splits import Columns, Splits
+from data.columns.stored import Found
 from data.formats import read_splits
 from data.images.contained import SUFFIXES, TAR, places_in, split_path
-from data.images.regions import with_margin
+from data.images.regions import region_of, with_margin
 from data.readers.layouts import listing
 from data.readers.noise import with_noise
 from data.records import REWRITES
@@ -45,10 +46,7 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     data = options.data
     found = read_splits(data.annotation_file, wanted, data.languages, data.dataset)
     if data.margin:
-        found = {
-            split: {language: _with_margin(records, data.margin) for language, records in part.items()}
-            for split, part in found.items()
-        }
+        found = _enlarged(found, data)
     for split in wanted:
         if not found[split] and (split == "train" or (split == "test" and not options.eval.test_sets)):
             raise UserError(
@@ -73,6 +71,18 @@ def load_data(options: Options, wanted: Sequence[str] = SPLITS) -> Splits:
     if train and options.experiment.rewrites:
         _check_rewrites(train, data)
     return replace(splits, train=train)
+
+
+def _enlarged(found: Found, data: DataOptions) -> Found:
+    """The records with `data.margin` around the boxes that are their images; a warning where none is."""
+    parts = [records for part in found.values() for records in part.values()]
+    if not any(region_of(image) for records in parts for image in records.images()):
+        logger.warning("data.margin: no image of '%s' is a box in a frame", data.annotation_file)
+        return found
+    return {
+        split: {language: _with_margin(records, data.margin) for language, records in part.items()}
+        for split, part in found.items()
+    }
 
 
 def _with_margin(records: Records, margin: float) -> Records:

@@ -33,7 +33,8 @@ ALWAYS = {
     *("data.batch_size", "data.test_batch_size", "data.few_shot", "data.num_workers", "data.on_bad_image"),
     *("data.noise", "data.sampler", "data.shards"),
     *("data.truncated", "data.cache", "experiment.back_trans", "experiment.text_length"),
-    *("eval.select_on", "eval.period", "eval.test_sets", "eval.fuse"),
+    *("eval.select_on", "eval.period", "eval.test_sets", "eval.fuse", "eval.detections"),
+    *("eval.gallery_sizes", "data.margin"),
     *("log.print_period", "log.checkpoint_period", "log.keep_checkpoints"),
     *("output.dir", "output.overwrite"),
 }

@@ -230,5 +230,8 @@ def test_detections_without_frames_are_an_error(
     file = detections(tmp_path / "a.json", [("c1s1_000003", (0, 0, 9, 9))])
     arguments = ["--config", f"{trained[1]}/options.yaml", "--evaluate", f"{trained[1]}/checkpoint_best.pth"]
     folder = [f"data.annotation_file={people}", f"data.image_root={people}/imgs"]
-    assert main([*arguments, *folder, f"eval.detections={file}", "--output-dir", str(tmp_path)]) == 2
-    assert "error: eval.detections: the boxes are of frames" in capsys.readouterr().err
+    overrides = [f"eval.detections={file}", "data.margin=0.1"]
+    assert main([*arguments, *folder, *overrides, "--output-dir", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "error: eval.detections: the boxes are of frames" in printed.err
+    assert f"data.margin: no image of '{people}' is a box in a frame" in printed.out + printed.err
