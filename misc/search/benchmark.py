@@ -24,12 +24,14 @@ from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index
 from misc.search.indexing.update import update_index
 from misc.search.indexing.walk import decode, find_images
-from misc.search.ranking.engines import build_approximate
+from misc.search.ranking.engines import Selection, build_approximate
+from misc.search.ranking.filters import Filters
 from misc.search.storage.database import APPROXIMATE, CHUNK, EXACT, Entry, Header
 from misc.search.storage.store import Store, create, new_features_name
 from options import UserError
 
 WIDTH, NUM_CENTRES, NOISE, K, NUM_QUERIES, NUM_ROUNDS = 512, 10_000, 0.7, 10, 100, 5
+FILTERS = Filters(pattern="*[1-9].jpg", min_size=(64, 128), since="1970-01-02")  # nine of ten images pass
 
 T = TypeVar("T")
 
@@ -58,7 +60,7 @@ def write_index(folder: Path, features: np.ndarray, kind: str) -> float:
     store = Store(folder)
     for row in store.append(features):
         path = f"camera_{row % 8}/{row:012d}.jpg"
-        store.put([Entry(store.new_id(), row, path, 10_000, row, row.to_bytes(16, "big"), 64, 128)])
+        store.put([Entry(store.new_id(), row, path, 10_000, 10**18 + row, row.to_bytes(16, "big"), 64, 128)])
     started, name = time.perf_counter(), ""
     if kind == APPROXIMATE:
         name = "approximate-1.faiss"
@@ -83,12 +85,23 @@ def measure_search(count: int) -> None:
             opening, index = timed(Index.open, Path(folder))
             opening += timed(index.search, queries[:1], K)[0]
             size = sum(file.stat().st_size for file in Path(folder).iterdir()) / features.nbytes
-            latency = 1e3 * statistics.median(timed(index.search, query[None], K)[0] for query in queries)
+            selecting, selection = timed(index.select, FILTERS)
+            latency, filtered = measure_queries(index, queries, selection)
             _, rows = index.search(queries, K)
             exact = rows if exact is None else exact
             recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(rows, exact, strict=True)])
-            figures = f"{latency:.1f} ms | {recall:.3f} | {size:.2f} | {opening:.1f} s | {building:.0f} s"
-            print(f"| {count:,} | {kind} | {figures} |", flush=True)
+            filtering = f"{filtered:.1f} ms | {selecting:.1f} s"
+            figures = f"{recall:.3f} | {size:.2f} | {opening:.1f} s | {building:.0f} s"
+            print(f"| {count:,} | {kind} | {latency:.1f} ms | {filtering} | {figures} |", flush=True)
+
+
+def measure_queries(index: Index, queries: np.ndarray, selection: Selection) -> tuple[float, float]:
+    """The median milliseconds of single queries, of all images and of selected ones, in turns."""
+    times = [
+        (timed(index.search, query[None], K)[0], timed(index.search, query[None], K, selection)[0])
+        for query in queries
+    ]
+    return tuple(1e3 * statistics.median(column) for column in zip(*times, strict=True))
 
 
 def measure_indexing(encoder: Encoder, image_root: Path, count: int) -> None:
@@ -133,8 +146,8 @@ def run(flags: argparse.Namespace) -> None:
             raise UserError("--images: expected one number with --indexing")
         measure_indexing(load_encoder(checkpoint), image_root, *(flags.images or [100_000]))
         return
-    print("| images | search | one query | recall@10 | size / raw fp16 | opening | building |")
-    print("|---|---|---|---|---|---|---|")
+    print("| images | search | one query | filtered | filter | recall@10 | size / raw | opening | building |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for count in flags.images or (100_000, 1_000_000):
         measure_search(count)
 

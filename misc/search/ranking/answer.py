@@ -12,7 +12,7 @@ from misc.search.ranking.filters import EVERYTHING, Filters
 from misc.search.ranking.queries import Query, query_features
 from misc.search.ranking.warnings import text_warnings
 
-COUNTED_BY_RANKING = 1000  # images: to rank so many takes as long as to rank a few
+MAX_RANKED = 2_000_000  # images of all queries that are ranked only to be counted
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def rank(
         selection = index.engine.rows.select(mask)
     number = offset + k + 1
     if min_score is not None:
-        number = max(number, COUNTED_BY_RANKING)
+        number = max(number, min(index.engine.num_free, MAX_RANKED // max(1, len(queries))))
     warnings = _unknown_sizes(index, filters)
     answers = []
     for feature, scores, rows in zip(features, *index.search(features, number, selection), strict=True):

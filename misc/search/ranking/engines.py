@@ -18,7 +18,7 @@ SAMPLES_PER_LIST = 64
 MAX_CODE_BYTES = 64
 LISTS_PROBED = 128
 MIN_CANDIDATES, CANDIDATES_PER_RESULT = 1000, 10
-COUNTED_AT_ONCE = 4096  # rows: in fp32 they fit into the caches
+COUNTED_AT_ONCE = 1024  # rows: in fp32 they fit into the caches
 
 
 class Selection:
@@ -26,16 +26,16 @@ class Selection:
 
     Attributes:
         slots: distinct, in the order of rows.
+        is_selected: the same as a mask (num_slots,).
         selector: the same for FAISS; None: all that there are.
     """
 
     def __init__(self, slots: np.ndarray, num_slots: int) -> None:
         import faiss
 
-        is_selected = np.zeros(num_slots, bool)
-        is_selected[slots] = True
-        self.slots = slots
-        self._bits = np.packbits(is_selected, bitorder="little")  # FAISS refers to them
+        self.slots, self.is_selected = slots, np.zeros(num_slots, bool)
+        self.is_selected[slots] = True
+        self._bits = np.packbits(self.is_selected, bitorder="little")  # FAISS refers to them
         self.selector = faiss.IDSelectorBitmap(self._bits) if len(slots) < num_slots else None
 
     def __len__(self) -> int:
@@ -66,9 +66,11 @@ class Engine:
 
     Attributes:
         rows: which slots are ranked, as which rows.
+        num_free: to rank so many images takes about as long as to rank a few.
     """
 
     rows: Rows
+    num_free: int
     _features: np.ndarray
 
     def features_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -80,10 +82,16 @@ class Engine:
         import torch
 
         selection = self.rows.all if selection is None else selection
+        # Allocated once: fresh memory, like the conversion by numpy, would take most of the time.
+        shape = (COUNTED_AT_ONCE, len(query))
+        stored, rows = np.empty(shape, np.float16), torch.empty(shape)
         number, query = 0, torch.from_numpy(query)
-        for start in range(0, len(selection), COUNTED_AT_ONCE):
-            part = self._features[selection.slots[start : start + COUNTED_AT_ONCE]]
-            number += int((torch.from_numpy(part).float() @ query >= min_score).sum())
+        for start in range(0, len(selection.is_selected), COUNTED_AT_ONCE):
+            is_selected = torch.from_numpy(selection.is_selected[start : start + COUNTED_AT_ONCE])
+            size = len(is_selected)
+            stored[:size] = self._features[start : start + size]
+            scores = rows[:size].copy_(torch.from_numpy(stored[:size])) @ query
+            number += int(((scores >= min_score) & is_selected).sum())
         return number
 
 
@@ -93,6 +101,8 @@ class ExactEngine(Engine):
     Args:
         read_into: fills a (num_slots, E) fp16 array with the features, which are not held twice.
     """
+
+    num_free = 20_000
 
     def __init__(self, read_into: Callable[[np.ndarray], object], rows: Rows, width: int) -> None:
         import faiss
@@ -136,6 +146,8 @@ class ApproximateEngine(Engine):
         digest: that of the file, if it is known: FAISS can crash on damaged bytes.
         features: (num_slots, E) fp16, memory-mapped.
     """
+
+    num_free = MIN_CANDIDATES // CANDIDATES_PER_RESULT
 
     def __init__(self, file: Path, features: np.ndarray, rows: Rows, digest: str = "") -> None:
         import faiss

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from misc.search.index import Index
 from misc.search.ranking.answer import Answer, rank
+from misc.search.ranking.engines import ExactEngine
 from misc.search.ranking.filters import Filters
 from misc.search.ranking.queries import Query, descriptions, query_features
 from options import UserError
@@ -158,7 +159,10 @@ def test_an_answer_has_what_is_known_of_each_image(tmp_path: Path) -> None:
     ]
 
 
-def test_more_images_than_a_ranking_fetches_are_counted(tmp_path: Path) -> None:
+def test_more_images_than_a_ranking_fetches_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExactEngine, "num_free", 1000)
     features = random_features(9000)
     index = index_of(tmp_path, features, [{"path": f"{number:04d}.jpg"} for number in range(9000)])
     feature = random_features(1, 5)[0].astype(np.float32)
