@@ -23,7 +23,7 @@ from misc.search.web.searching import Outcome, Searcher
 from options import UserError
 
 MAX_UPLOADS = 200  # whose features are kept
-LARGEST_UPLOAD = (4096, 4096)  # pixels: larger ones are encoded at this size
+LARGEST_UPLOAD = (2000, 2000)  # pixels: larger ones are encoded at this size
 EXAMPLES = {
     "en": (
         "a woman in a red coat with a black backpack",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 
 from misc.search.web.access import Access
 from misc.search.web.app import LOCAL, build_app
@@ -17,6 +18,9 @@ from misc.search.web.page import Page
 from options import UserError
 
 HOST = "127.0.0.1"
+BLOCK = (
+    64 << 20
+)  # bytes of memory of an image: the C library returns blocks above 32 MB to the system at once
 
 
 def serve(
@@ -36,6 +40,7 @@ def serve(
     Raises:
         UserError: the address or the port is not available, or the password is missing or too short.
     """
+    Image.core.set_block_size(BLOCK)
     access = Access(password) if password is not None else None
     assert access or is_loopback(host), host
     with _listen(host, port) as listening:
