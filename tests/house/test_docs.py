@@ -77,7 +77,7 @@ METHOD, RUNNING, PERFORMANCE = (TEXTS[f"docs/{name}.md"] for name in ("method", 
 OPTION = re.compile(rf"(?<![\w/.,-])((?:{'|'.join(SECTIONS)})\.[a-z]\w*)(?![\w.]*\()")
 DOTTED = re.compile(rf"((?:{'|'.join(ROOMS)})(?:\.\w+)*\.(?!py\b|yaml\b|\d)\w+)(?:\(.*\))?")
 FLAGS_OF_OTHERS = re.compile(
-    r"--(local_addr|local-rank|rdzv_conf|signals-to-handle|max-restarts|signal|requeue|gpus-per-\w+)"
+    r"--(local_addr|local-rank|rdzv_conf|signals-to-handle|max-restarts|signal|requeue|gpus-per-\w+|read-only|tmpfs|rm)"
 )
 EXTENDING = TEXTS["docs/extending.md"]
 ADDED_FILES = set(re.findall(r"^\+\+\+ b/(\S+)$", EXTENDING, re.MULTILINE))  # test_extending.py applies them

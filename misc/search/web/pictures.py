@@ -103,7 +103,7 @@ class PixelBudget:
 
 def _num_pixels(path: Path) -> int:
     try:
-        with open_image(path) as image:
+        with open_image(path, large=True) as image:
             return image.width * image.height
     except Exception:  # `load_image` says what is wrong
         return 0
