@@ -2,6 +2,7 @@
 
 Features are synthetic: unit vectors c of 10,000 centres, and around them (c + 0.7 u) / |c + 0.7 u| with u a
 random unit vector, so that two of a centre have a cosine near 0.67; queries come from the same distribution.
+With --milvus they are written to a new index in Milvus, and searched there.
 With --indexing it measures, instead, the throughput of an index run relative to the encoder's forward pass.
 """
 
@@ -27,6 +28,8 @@ from misc.search.indexing.walk import decode, find_images
 from misc.search.ranking.engines import Selection, build_approximate
 from misc.search.ranking.filters import Filters
 from misc.search.storage.database import APPROXIMATE, CHUNK, EXACT, Entry, Header
+from misc.search.storage.milvus_store import writing
+from misc.search.storage.places import MilvusPlace, index_place
 from misc.search.storage.store import Store, create, new_features_name
 from options import UserError
 
@@ -71,13 +74,44 @@ def write_index(folder: Path, features: np.ndarray, kind: str) -> float:
     return building
 
 
-def measure_search(count: int) -> None:
-    """Print the rows of the table for this number of images."""
+def sampled(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The (count, WIDTH) fp16 features, and (NUM_QUERIES, WIDTH) fp32 queries."""
     rng = np.random.default_rng(0)
     centres = normalise(rng.standard_normal((NUM_CENTRES, WIDTH), np.float32))
     chunks = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
     features = np.concatenate([sample(rng, centres, size) for size in chunks])
-    queries = sample(rng, centres, NUM_QUERIES).astype(np.float32)
+    return features, sample(rng, centres, NUM_QUERIES).astype(np.float32)
+
+
+def measure_milvus(count: int, place: MilvusPlace) -> None:
+    """Print the row of the table for this number of images in Milvus."""
+    features, queries = sampled(count)
+    started = time.perf_counter()
+    with writing(place, Header("/", "", "", {}, WIDTH)) as store:
+        if store.entries:
+            raise UserError(f"--milvus: '{place}' contains an index; name a new one")
+        store.reserve(count)
+        for start in range(0, count, CHUNK):
+            for row in store.append(features[start : start + CHUNK]):
+                path = f"camera_{row % 8}/{row:012d}.jpg"
+                store.put([Entry(store.new_id(), row, path, 10_000, row, row.to_bytes(16, "big"), 64, 128)])
+            store.commit()
+        store.finish(None)
+    seconds = time.perf_counter() - started
+    opening, index = timed(Index.open, place)
+    opening += timed(index.search, queries[:1], K)[0]
+    latency = 1e3 * statistics.median(timed(index.search, query[None], K)[0] for query in queries)
+    _, rows = index.search(queries, K)
+    exact = np.argsort(-(queries @ features.astype(np.float32).T), axis=1)[:, :K]
+    recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(index.ids[rows], exact, strict=True)])
+    print(
+        f"| {count:,} | Milvus | {latency:.1f} ms | | | {recall:.3f} | | {opening:.1f} s | {seconds:.0f} s |"
+    )
+
+
+def measure_search(count: int) -> None:
+    """Print the rows of the table for this number of images."""
+    features, queries = sampled(count)
     exact = None
     for kind in (EXACT, APPROXIMATE):
         with tempfile.TemporaryDirectory() as folder:
@@ -132,6 +166,8 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m misc.search.benchmark", description=__doc__)
     sizes = {"type": int, "nargs": "+", "metavar": "N"}
     parser.add_argument("--images", **sizes, help="numbers of images (100000 1000000)")
+    milvus = "measure an index in Milvus instead, a new one: milvus:http://HOST:PORT/NAME, or NAME.db"
+    parser.add_argument("--milvus", type=index_place, metavar="INDEX", help=milvus)
     files = {"type": Path, "nargs": 2, "metavar": ("CHECKPOINT", "IMAGE_ROOT")}
     parser.add_argument("--indexing", **files, help="measure indexing instead")
     return parser
@@ -146,10 +182,15 @@ def run(flags: argparse.Namespace) -> None:
             raise UserError("--images: expected one number with --indexing")
         measure_indexing(load_encoder(checkpoint), image_root, *(flags.images or [100_000]))
         return
+    if flags.milvus and not (isinstance(flags.milvus, MilvusPlace) and len(flags.images or ()) == 1):
+        raise UserError("--milvus: expected an address of Milvus, and one number with --images")
     print("| images | search | one query | filtered | filter | recall@10 | size / raw | opening | building |")
     print("|---|---|---|---|---|---|---|---|---|")
     for count in flags.images or (100_000, 1_000_000):
-        measure_search(count)
+        if flags.milvus:
+            measure_milvus(count, flags.milvus)
+        else:
+            measure_search(count)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """An index of a folder of images, opened for search."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, Selection
+from misc.search.ranking.engines import ApproximateEngine, Engine, ExactEngine, Rows, Selection
 from misc.search.ranking.filters import Filters, mask_of
-from misc.search.storage import database, legacy
+from misc.search.ranking.milvus import MilvusEngine, MilvusFacts
+from misc.search.storage import database, legacy, milvus
 from misc.search.storage.database import DATABASE, Features, Header
 from misc.search.storage.facts import DatabaseFacts, Facts, LegacyFacts
+from misc.search.storage.places import MilvusPlace
 from options import UserError, load_options
 
 if TYPE_CHECKING:
@@ -33,12 +36,12 @@ class Index:
         facts: what else is known of the images.
     """
 
-    folder: Path
+    folder: Path | MilvusPlace
     header: Header
     paths: list[str]
     ids: np.ndarray
     num_missing: int
-    engine: ExactEngine | ApproximateEngine
+    engine: Engine
     facts: Facts
     _selections: dict[Filters, Selection] = field(default_factory=dict, repr=False, compare=False)
 
@@ -53,8 +56,10 @@ class Index:
         return load_options(self.header.options).data.truncated
 
     @staticmethod
-    def open(folder: Path) -> "Index":
+    def open(folder: Path | MilvusPlace) -> "Index":
         """Open the latest generation; raises UserError if there is none, or it is damaged."""
+        if isinstance(folder, MilvusPlace):
+            return _open_milvus(folder)
         if not (folder / DATABASE).exists() and legacy.exists(folder):
             try:
                 return _open_legacy(folder)
@@ -145,8 +150,10 @@ class Index:
         return self.engine.count(query, min_score, selection)
 
 
-def read_header(folder: Path) -> Header:
+def read_header(folder: Path | MilvusPlace) -> Header:
     """The header of an index of any format; raises UserError if it is damaged."""
+    if isinstance(folder, MilvusPlace):
+        return milvus.read_header(milvus.connect(folder), folder)
     is_legacy = not (folder / DATABASE).exists() and legacy.exists(folder)
     return legacy.read_header(folder) if is_legacy else database.read_header(folder)
 
@@ -163,12 +170,26 @@ def _open_legacy(folder: Path) -> Index:
     return Index(folder, header, paths, ids, 0, engine, LegacyFacts(entries))
 
 
-def _check_images(folder: Path, number: int) -> None:
+def _open_milvus(place: MilvusPlace) -> Index:
+    """Of two images of one path, which a kill can leave until the next update, neither is ranked."""
+    client = milvus.connect(place)
+    header = milvus.read_header(client, place)
+    entries = milvus.read_entries(client, place, header)
+    places = Counter(entry.path for entry in entries)
+    present = [entry for entry in entries if entry.missing_since is None and places[entry.path] == 1]
+    present.sort(key=lambda entry: entry.path)
+    _check_images(place, len(present))
+    paths, ids = [entry.path for entry in present], np.array([entry.id for entry in present])
+    engine = MilvusEngine(client, place, ids, header.embed_dim)
+    return Index(place, header, paths, ids, len(entries) - len(present), engine, MilvusFacts(present))
+
+
+def _check_images(folder: Path | MilvusPlace, number: int) -> None:
     if number == 0:
         raise UserError(f"INDEX: '{folder}' has no images yet; run the same index command again")
 
 
-def check_identity(folder: Path, header: Header, encoder: "Encoder") -> None:
+def check_identity(folder: Path | MilvusPlace, header: Header, encoder: "Encoder") -> None:
     """Raise UserError unless the encoder has the identity of the index in `folder`."""
     if header.identity != encoder.identity:
         raise UserError(

@@ -32,7 +32,7 @@ from misc.quick_start_altclip import build_parser as altclip_parser
 from misc.search.__main__ import COMMANDS
 from misc.search.__main__ import parse as parse_search
 from misc.search.benchmark import build_parser as search_benchmark_parser
-from misc.search.indexing.update import SKIPPED
+from misc.search.storage.store import SKIPPED
 from misc.study.__main__ import build_parser as study_parser
 from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, load_options
 from tests.helpers.documents import (

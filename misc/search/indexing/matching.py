@@ -18,6 +18,9 @@ class Matches:
     Files are read only if their path is new to the index, or has another size or time, and only if an image
     of the index has their size.
 
+    Args:
+        others: images of the index that another process updates; files may only have their content.
+
     Attributes:
         counts: numbers of files: "kept" at their path, "moved" from another, "copied" from another.
         put: images with other metadata: moved, touched, found again, or missing from now on.
@@ -28,7 +31,13 @@ class Matches:
         num_known: the images of the index that were found.
     """
 
-    def __init__(self, entries: Collection[Entry], found: Sequence[ImageFile], root: Path) -> None:
+    def __init__(
+        self,
+        entries: Collection[Entry],
+        found: Sequence[ImageFile],
+        root: Path,
+        others: Sequence[Entry] = (),
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.put: list[Entry] = []
         self.copied: list[tuple[str, Content, Entry]] = []
@@ -42,12 +51,12 @@ class Matches:
                 self._take("kept", entry, entry)
             else:
                 pending.append(file)
-        contents = _read(root, pending, {entry.size for entry in entries if entry.digest})
+        contents = _read(root, pending, {entry.size for entry in (*entries, *others) if entry.digest})
         # Touched files first: a copy of one is no new place of it.
         pending = [
             file for file in pending if not self._touched(by_path.get(file.path), contents.get(file.path))
         ]
-        self._match_contents(entries, pending, contents)
+        self._match_contents(entries, others, pending, contents)
         self.num_known = len(self._known)
         self._sort_out_others(entries, found)
 
@@ -64,14 +73,19 @@ class Matches:
         return is_touched
 
     def _match_contents(
-        self, entries: Collection[Entry], pending: Sequence[ImageFile], contents: dict[str, Content]
+        self,
+        entries: Collection[Entry],
+        others: Sequence[Entry],
+        pending: Sequence[ImageFile],
+        contents: dict[str, Content],
     ) -> None:
         wanted = {content.digest for content in contents.values()}
         same: dict[bytes, list[Entry]] = {}
-        for entry in entries:
+        for entry in (*entries, *others):
             if entry.digest in wanted:
                 same.setdefault(entry.digest, []).append(entry)
-        free = {digest: [e for e in same[digest] if e.id not in self._known] for digest in same}
+        taken = self._known | {entry.id for entry in others}
+        free = {digest: [e for e in same[digest] if e.id not in taken] for digest in same}
         for file in pending:
             content = contents.get(file.path)
             if content is None or content.digest not in same:

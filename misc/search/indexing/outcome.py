@@ -1,8 +1,9 @@
 """The outcome of an update of an index."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Update:
         dropped: number of images that were removed from the index, since they were missing.
         skipped: {path: reason} of files and, with a separator behind them, folders that cannot be read.
         excluded: the same of those that are left out.
+        listing: the file that lists both.
     """
 
     found: int
@@ -35,6 +37,7 @@ class Update:
     kind: str
     skipped: dict[str, str]
     excluded: dict[str, str]
+    listing: Path
 
     @property
     def encoded(self) -> int:
@@ -60,3 +63,13 @@ def num_files(paths: Collection[str]) -> int:
 def is_folder(path: str) -> bool:
     """Whether the skipped path is that of a folder."""
     return path.endswith(os.sep)
+
+
+def merged(updates: Sequence[Update]) -> Update:
+    """The outcome of the updates of several processes, each of its share."""
+    first, *others = map(vars, updates)
+    total = dict(first)
+    for other in others:
+        total |= {name: total[name] + value for name, value in other.items() if type(value) is int}
+        total |= {name: total[name] | value for name, value in other.items() if type(value) is dict}
+    return Update(**total)

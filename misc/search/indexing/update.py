@@ -5,11 +5,12 @@ import logging
 import os
 import sys
 import time
-import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -17,40 +18,32 @@ from tqdm import tqdm
 
 from data.images.decode import MAX_PIXELS
 from misc.checkpoints.lock import LOCK, locked
+from misc.process import distributed
 from misc.process.durable import leftovers, replacing
 from misc.search.encoder import Encoder
 from misc.search.index import check_identity, read_header
 from misc.search.indexing.exclusion import Exclusion
 from misc.search.indexing.matching import Matches, missing
-from misc.search.indexing.outcome import Update, is_folder, num_files
+from misc.search.indexing.outcome import Update, is_folder, merged, num_files
 from misc.search.indexing.walk import Content, Facts, ImageFile, decode, find_images
-from misc.search.ranking.engines import build_approximate
 from misc.search.storage import legacy
-from misc.search.storage.database import (
-    APPROXIMATE,
-    DATABASE,
-    EXACT,
-    Entry,
-    Header,
-    digest_of,
-    reporting_writes,
-)
+from misc.search.storage.database import DATABASE, Entry, Header, reporting_writes
+from misc.search.storage.milvus_store import MilvusStore, writing
+from misc.search.storage.places import MilvusPlace
 from misc.search.storage.store import Store, create, new_features_name
 from model.protocol import JsonObject
 from options import UserError, to_dict
 
 logger = logging.getLogger(__name__)
 
-MAX_EXACT = 1_000_000  # images
+T = TypeVar("T")
 SECONDS_PER_PART = 20.0
-MAX_UNUSED = 0.25  # share of the features
-SKIPPED = "skipped.txt"
 
 
 def update_index(
     encoder: Encoder,
     image_root: Path,
-    folder: Path,
+    folder: Path | MilvusPlace,
     approximate: bool | None = None,
     prune: bool = False,
     exclude: Sequence[str] = (),
@@ -68,43 +61,74 @@ def update_index(
     if not image_root.is_dir():
         raise UserError(f"IMAGE_ROOT: '{image_root}' is not a folder; name the folder of the images")
     exclusion = Exclusion.of(exclude)
+    with _opened(encoder, folder) as store:
+        return _update(store, encoder, image_root, approximate, prune, exclusion)
+
+
+@contextmanager
+def _opened(encoder: Encoder, folder: Path | MilvusPlace) -> Iterator[Store | MilvusStore]:
+    """The index, open for writing by this run alone; it is created if there is none."""
+    is_file = not isinstance(folder, MilvusPlace) or folder.folder is not None
+    if is_file and distributed.world_size() > 1:
+        raise UserError(
+            f"INDEX: several processes cannot write to '{folder}'; start one, or index into a Milvus server"
+        )
+    header = Header(**_origin(encoder, Path()), identity=encoder.identity, embed_dim=encoder.embed_dim)
+    if isinstance(folder, MilvusPlace):
+        with writing(folder, header) as store:
+            check_identity(folder, store.header, encoder)
+            yield store
+        return
     with locked(folder, "INDEX", "--out"):
-        return _update(encoder, image_root, folder, approximate, prune, exclusion)
+        if (folder / DATABASE).exists() or legacy.exists(folder):
+            check_identity(folder, read_header(folder), encoder)
+            legacy.upgrade(folder)
+        else:
+            if {file.name for file in folder.iterdir() if file not in leftovers(folder / DATABASE)} - {LOCK}:
+                raise UserError(
+                    f"INDEX: '{folder}' contains files but no index; name a new or an empty folder"
+                )
+            create(folder, replace(header, features=new_features_name()))
+        yield Store(folder)
 
 
 def _update(
+    store: Store | MilvusStore,
     encoder: Encoder,
     image_root: Path,
-    folder: Path,
     approximate: bool | None,
     prune: bool,
     exclusion: Exclusion,
 ) -> Update:
-    store = _open_or_create(encoder, folder)
-    initial, ranked = store.header, store.slots()
-    found, skipped, excluded = _find(image_root, folder, exclusion)
-    unread = set(skipped)
-    matches = Matches(store.entries.values(), found, image_root)
-    _check_root(store, found, matches, image_root)
-    store.header = replace(initial, **_origin(encoder, image_root))
+    """Update the images of this process's share."""
+    found, skipped, excluded = _on_all(lambda: _find(image_root, store.folder, exclusion))
+    unlisted = tuple(path for path in skipped if is_folder(path))
+    if not distributed.is_main():  # each process has found the same
+        skipped, excluded = {}, {}
+    unread, own = set(skipped), [file for file in found if store.is_own(file.path)]
+    matches = Matches(store.entries.values(), own, image_root, store.others)
+    num_known = sum(distributed.gather_objects(matches.num_known))
+    _on_all(lambda: _check_root(store, found, num_known, image_root))
+    store.header = replace(store.header, **_origin(encoder, image_root))
     store.put(matches.put)
     store.remove(matches.removed)
+    store.reserve(len(matches.copied) + len(matches.to_encode))
     _copy_features(store, matches.copied)
     encoded = _encode(store, encoder, image_root, matches, skipped)
     store.put(missing(entry for path, entry in matches.replaced.items() if path not in encoded))
-    _write_skipped(folder, skipped | excluded)
-    if not len(store.slots()):
-        raise UserError(f"IMAGE_ROOT: none of {len(found)} images can be read; see '{folder / SKIPPED}'")
-    dropped = _prune(store, skipped) if prune else 0
-    kind = _finish(store, initial, ranked, approximate)
+    _write_skipped(store.skipped, distributed.gather_objects(skipped | excluded))
+    if not sum(distributed.gather_objects(store.num_present())):
+        raise UserError(f"IMAGE_ROOT: none of {len(found)} images can be read; see '{store.skipped}'")
+    dropped = _prune(store, unlisted) if prune else 0
+    kind = store.finish(approximate)
     changed = len(encoded.keys() & matches.replaced.keys())
     away = [entry.path for entry in store.entries.values() if entry.missing_since is not None]
     update = Update(
-        found=len(found) + num_files(unread) + num_files(excluded),
+        found=len(own) + num_files(unread) + num_files(excluded),
         **{name: matches.counts[name] for name in ("kept", "moved", "copied")},
         new=len(encoded) - changed,
         changed=changed,
-        total=len(store.slots()),
+        total=store.num_present(),
         missing=len(away),
         hidden=sum(map(exclusion.covers, away)),
         reduced=sum(encoded.values()),
@@ -112,28 +136,31 @@ def _update(
         kind=kind,
         skipped=skipped,
         excluded=excluded,
+        listing=store.skipped,
     )
     assert update.found - update.num_skipped - update.num_excluded == update.total, update
-    return update
+    return merged(distributed.gather_objects(update))
 
 
-def _write_skipped(folder: Path, reasons: Mapping[str, str]) -> None:
-    lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(reasons.items()))
-    with reporting_writes(folder), replacing(folder / SKIPPED) as file:
-        file.write(lines.encode("utf-8", "surrogateescape"))
+def _on_all(work: Callable[[], T]) -> T:
+    """Do this in every process; a user error in one of them is raised in all."""
+    result, problem = None, None
+    try:
+        result = work()
+    except UserError as error:
+        problem = str(error)
+    for found in distributed.gather_objects(problem):
+        if found is not None:
+            raise UserError(found)
+    return result
 
 
-def _open_or_create(encoder: Encoder, folder: Path) -> Store:
-    """The index in a folder, which is created if the folder is empty; raises UserError if it is damaged."""
-    if (folder / DATABASE).exists() or legacy.exists(folder):
-        check_identity(folder, read_header(folder), encoder)
-        legacy.upgrade(folder)
-    else:
-        if {file.name for file in folder.iterdir() if file not in leftovers(folder / DATABASE)} - {LOCK}:
-            raise UserError(f"INDEX: '{folder}' contains files but no index; name a new or an empty folder")
-        names = {"identity": encoder.identity, "features": new_features_name()}
-        create(folder, Header(**_origin(encoder, Path()), **names, embed_dim=encoder.embed_dim))
-    return Store(folder)
+def _write_skipped(file: Path, reasons: Sequence[Mapping[str, str]]) -> None:
+    if distributed.is_main():
+        items = sorted(item for part in reasons for item in part.items())
+        lines = "".join(f"{path}\t{reason}\n" for path, reason in items)
+        with reporting_writes(file.parent), replacing(file) as stream:
+            stream.write(lines.encode("utf-8", "surrogateescape"))
 
 
 def _origin(encoder: Encoder, image_root: Path) -> dict[str, str | JsonObject]:
@@ -146,13 +173,14 @@ def _origin(encoder: Encoder, image_root: Path) -> dict[str, str | JsonObject]:
 
 
 def _find(
-    image_root: Path, folder: Path, exclusion: Exclusion
+    image_root: Path, folder: Path | MilvusPlace, exclusion: Exclusion
 ) -> tuple[list[ImageFile], dict[str, str], dict[str, str]]:
     """The images of the root, sorted, and {path: reason} of what is skipped and excluded; raises UserError if
     there is no image.
     """
     problems: dict[str, str] = {}
-    walk, hide = find_images(image_root, folder, problems, exclusion), not sys.stderr.isatty()
+    own = folder.folder if isinstance(folder, MilvusPlace) else folder
+    walk, hide = find_images(image_root, own, problems, exclusion), not sys.stderr.isatty()
     found = sorted(tqdm(walk, desc="scanning", unit="image", leave=False, disable=hide))
     if not found:
         reason = f" ({min(problems)} {problems[min(problems)]})" if problems else ""
@@ -163,13 +191,16 @@ def _find(
     return found, {path: problems[path] for path in problems.keys() - excluded.keys()}, excluded
 
 
-def _check_root(store: Store, found: Sequence[ImageFile], matches: Matches, image_root: Path) -> None:
+def _check_root(
+    store: Store | MilvusStore, found: Sequence[ImageFile], num_known: int, image_root: Path
+) -> None:
     """Raise UserError where all images of the index would be missing, or be replaced by those of another
     root: a drive that is not mounted, or the wrong folder.
     """
-    present = [entry.path for entry in store.entries.values() if entry.missing_since is None]
+    entries = (*store.entries.values(), *store.others)
+    present = [entry.path for entry in entries if entry.missing_since is None]
     is_other_root = os.path.abspath(image_root) != store.header.image_root
-    if not present or matches.num_known or not (is_other_root or {f.path for f in found}.isdisjoint(present)):
+    if not present or num_known or not (is_other_root or {f.path for f in found}.isdisjoint(present)):
         return
     raise UserError(
         f"IMAGE_ROOT: none of the {len(present)} images of '{store.folder}' is in '{image_root}' (first: "
@@ -178,18 +209,17 @@ def _check_root(store: Store, found: Sequence[ImageFile], matches: Matches, imag
     )
 
 
-def _copy_features(store: Store, copied: Sequence[tuple[str, Content, Entry]]) -> None:
+def _copy_features(store: Store | MilvusStore, copied: Sequence[tuple[str, Content, Entry]]) -> None:
     """Add images that have the content of others."""
     if copied:
-        features = store.features.mapped()
-        slots = store.append(features[[entry.slot for _, _, entry in copied]])
+        slots = store.append(store.features_of([entry for _, _, entry in copied]))
         for slot, (path, content, entry) in zip(slots, copied, strict=True):
             place = {"path": path, "size": content.size, "mtime_ns": content.mtime_ns, "missing_since": None}
             store.put([entry._replace(id=store.new_id(), slot=slot, **place)])
 
 
 def _encode(
-    store: Store, encoder: Encoder, root: Path, matches: Matches, skipped: dict[str, str]
+    store: Store | MilvusStore, encoder: Encoder, root: Path, matches: Matches, skipped: dict[str, str]
 ) -> dict[str, bool]:
     """Encode images, a generation every `SECONDS_PER_PART`; on an interrupt, what has been encoded becomes
     one, too. Returns {path: whether it was decoded at reduced size} of those that could be read.
@@ -247,36 +277,9 @@ def _encoded(
         yield pending.popleft(), features.half().numpy()
 
 
-def _prune(store: Store, skipped: Mapping[str, str]) -> int:
+def _prune(store: Store | MilvusStore, unlisted: tuple[str, ...]) -> int:
     """Remove the missing images, unless their folder could not be listed; returns how many."""
-    unlisted = tuple(path for path in skipped if is_folder(path))
     away = [entry for entry in store.entries.values() if entry.missing_since is not None]
     dropped = [entry.id for entry in away if not entry.path.startswith(unlisted)]
     store.remove(dropped)
     return len(dropped)
-
-
-def _finish(store: Store, initial: Header, ranked: np.ndarray, approximate: bool | None) -> str:
-    """Make the last generation of an update, unless nothing changed; returns the kind of search.
-
-    Args:
-        initial, ranked: header and `slots` before the update.
-    """
-    if len(store.entries) < (1 - MAX_UNUSED) * store.header.num_slots:
-        store.compact()
-    slots, name, digest = store.slots(), "", ""
-    kind = APPROXIMATE if (len(slots) > MAX_EXACT if approximate is None else approximate) else EXACT
-    if kind == APPROXIMATE:
-        is_same = store.header.features == initial.features and np.array_equal(slots, ranked)
-        name, digest = (initial.approximate, initial.digest) if is_same else ("", "")
-        if not name:
-            logger.info("building the approximate index")
-            name = f"approximate-{uuid.uuid4().hex[:8]}.faiss"
-            with reporting_writes(store.folder), replacing(store.folder / name) as file:
-                build_approximate(store.features.mapped(), slots, file)
-            digest = digest_of(store.folder / name)
-    state = {"kind": kind, "approximate": name, "digest": digest, "complete": True}
-    if store.has_changes or replace(store.header, **state) != initial:
-        store.commit(**state)
-    store.remove_stale()
-    return kind

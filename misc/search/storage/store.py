@@ -1,6 +1,7 @@
 """The writer of an index."""
 
 import json
+import logging
 import os
 import sqlite3
 import uuid
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from misc.process.durable import leftovers, sync_folder
+from misc.process.durable import leftovers, replacing, sync_folder
+from misc.search.ranking.engines import build_approximate
 from misc.search.storage.database import (
+    APPROXIMATE,
     CHUNK,
     DATABASE,
     EXACT,
@@ -25,11 +28,18 @@ from misc.search.storage.database import (
     checksums,
     connect,
     connected,
+    digest_of,
     header_in,
     images_in,
     reporting_damage,
     reporting_writes,
 )
+
+logger = logging.getLogger(__name__)
+
+MAX_EXACT = 1_000_000  # images
+MAX_UNUSED = 0.25  # share of the features
+SKIPPED = "skipped.txt"
 
 
 def new_features_name() -> str:
@@ -101,6 +111,8 @@ class Store:
         entries: {id: image}, with the changes.
     """
 
+    others: tuple[Entry, ...] = ()
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with reporting_damage(folder), connected(folder) as database:
@@ -112,11 +124,17 @@ class Store:
             self.features.check()
         self._changed: set[int] = set()
         self._next_id = self.header.next_id
+        self._opened = self.header, self.slots()
 
     @property
-    def has_changes(self) -> bool:
-        """Whether images were changed since the latest generation."""
-        return bool(self._changed)
+    def skipped(self) -> Path:
+        """Where the skipped files are listed."""
+        return self.folder / SKIPPED
+
+    @staticmethod
+    def is_own(path: str) -> bool:
+        """As in `MilvusStore`: here one process updates all images."""
+        return True
 
     def slots(self) -> np.ndarray:
         """The slots of the images that are not missing, sorted."""
@@ -153,6 +171,17 @@ class Store:
             del self.entries[number]
             self._changed.add(number)
 
+    def num_present(self) -> int:
+        """How many images are not missing."""
+        return len(self.slots())
+
+    def features_of(self, entries: Sequence[Entry]) -> np.ndarray:
+        """The features of n images: (n, E) fp16."""
+        return self.features.mapped()[[entry.slot for entry in entries]]
+
+    def reserve(self, number: int) -> None:
+        """As in `MilvusStore`: here one process alone gives ids."""
+
     def compact(self) -> None:
         """Copy the features that are in use to a new file, in the order of the paths."""
         old, name = self.features.mapped(), new_features_name()
@@ -175,6 +204,30 @@ class Store:
         with reporting_writes(self.folder), closing(connect(self.folder / DATABASE)) as database:
             _write(database, header, put, self._changed - self.entries.keys())
         self.header, self._changed = header, set()
+
+    def finish(self, approximate: bool | None) -> str:
+        """Make the last generation of an update, unless nothing changed; returns the kind of search:
+        approximate if `approximate` (None: above `MAX_EXACT` images).
+        """
+        if len(self.entries) < (1 - MAX_UNUSED) * self.header.num_slots:
+            self.compact()
+        slots, name, digest = self.slots(), "", ""
+        kind = APPROXIMATE if (len(slots) > MAX_EXACT if approximate is None else approximate) else EXACT
+        if kind == APPROXIMATE:
+            initial, ranked = self._opened
+            if self.header.features == initial.features and np.array_equal(slots, ranked):
+                name, digest = initial.approximate, initial.digest
+            if not name:
+                logger.info("building the approximate index")
+                name = f"approximate-{uuid.uuid4().hex[:8]}.faiss"
+                with reporting_writes(self.folder), replacing(self.folder / name) as file:
+                    build_approximate(self.features.mapped(), slots, file)
+                digest = digest_of(self.folder / name)
+        state = {"kind": kind, "approximate": name, "digest": digest, "complete": True}
+        if self._changed or replace(self.header, **state) != self._opened[0]:
+            self.commit(**state)
+        self.remove_stale()
+        return kind
 
     def remove_stale(self) -> None:
         """Remove the files of earlier generations, and of kills."""

@@ -478,8 +478,8 @@ def test_approximate_search_finds_nearly_all_with_their_exact_scores(
 def test_the_size_chooses_the_kind_of_search_and_a_flag_forces_it(
     encoder: Encoder, index: Index, index_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(update, "MAX_EXACT", 9)
-    monkeypatch.setattr(update, "build_approximate", lambda _, slots, file: file.write(b"an index"))
+    monkeypatch.setattr(store, "MAX_EXACT", 9)
+    monkeypatch.setattr(store, "build_approximate", lambda _, slots, file: file.write(b"an index"))
     kinds = [update_index(encoder, index.image_root, index_folder, k).kind for k in (None, False, True)]
     assert kinds == ["approximate", "exact", "approximate"]
     (file,) = index_folder.glob("approximate*")
