@@ -20,10 +20,10 @@ demo-altclip: $(DEMO)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node=2 main.py --config config/demo-altclip.yaml $(DEMO_FLAGS)
 
 # Search the demo's test images by description, in the browser; trains the demo first where it has not been.
-demo-search: $(SEARCHED)/index/index.json .venv/ready
+demo-search: $(SEARCHED)/index/index.db .venv/ready
 	$(BIN)/python -m misc.search serve $(SEARCHED)/index --annotations $(DEMO) --browse
 
-$(SEARCHED)/index/index.json: $(WEIGHTS) | $(DEMO)
+$(SEARCHED)/index/index.db: $(WEIGHTS) | $(DEMO)
 	rm -rf $(SEARCHED)
 	mkdir -p $(SEARCHED)/imgs
 	cd $(DEMO)/imgs && grep -o '"file_path": *"[^"]*"' ../test_reid_en.json | cut -d '"' -f 4 | \

@@ -106,7 +106,7 @@ class Api:
 
     async def explain(self, id: Id, request: ExplainRequest) -> Response:
         """The image, overlaid with the regions that its score depends on; at most 400 x 640 pixels."""
-        path = self._page.path_of(id)
+        path = await run_in_threadpool(self._page.path_of, id)
         image = await self._pictures.run(self._pictures.load, path, THUMBNAIL)
         content = await self._models.run(self._page.explain, image, request.text)
         return Response(content, media_type="image/jpeg", headers={"cache-control": "no-store"})
@@ -140,7 +140,7 @@ class Api:
             response.delete_cookie(self._access.cookie, httponly=True, samesite="strict")
 
     async def _picture(self, number: int, at_most: Size, known: str | None) -> Response:
-        path = self._page.path_of(number)
+        path = await run_in_threadpool(self._page.path_of, number)
         name, content = await self._pictures.jpeg(path, at_most)
         headers = {"cache-control": "no-cache", "etag": f'"{name}"'}
         if known is not None and headers["etag"] in known:

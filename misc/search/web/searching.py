@@ -40,23 +40,31 @@ class Searcher:
         self._encoder, self._model, self._uploads = encoder, model, uploads
 
     def search_all(self, generation: Generation, requests: Sequence[SearchRequest]) -> list[Outcome]:
-        """The answer to each search, or the UserError to raise."""
-        if len(requests) > 1:
+        """The answer to each search, or the UserError to raise. The texts of all that are valid are encoded
+        together.
+        """
+        outcomes: dict[int, Outcome] = {}
+        valid: list[tuple[int, SearchRequest, Query]] = []
+        for number, request in enumerate(requests):
             try:
-                return list(self._search_together(generation, requests))
-            except UserError:  # of one of them
-                return [self.search_all(generation, [request])[0] for request in requests]
+                valid.append((number, request, self._query(generation, request)))
+            except UserError as error:
+                outcomes[number] = error
+        numbers = [number for number, _, _ in valid]
         try:
-            return list(self._search_together(generation, requests))
+            outcomes |= zip(numbers, self._search_together(generation, valid), strict=True)
         except UserError as error:
-            return [error]
+            outcomes |= dict.fromkeys(numbers, error)
+        return [outcomes[number] for number in range(len(requests))]
 
     def _search_together(
-        self, generation: Generation, requests: Sequence[SearchRequest]
-    ) -> Sequence[SearchAnswer]:
+        self, generation: Generation, valid: Sequence[tuple[int, SearchRequest, Query]]
+    ) -> list[SearchAnswer]:
+        if not valid:
+            return []
         started = time.perf_counter()
         index = generation.index
-        queries = [self._query(generation, request) for request in requests]
+        _, requests, queries = zip(*valid, strict=True)
         with self._model:
             features = query_features(self._encoder, queries, index)
         answers: dict[int, SearchAnswer] = {}
@@ -81,13 +89,21 @@ class Searcher:
         ids = [image.id for image in request.images if image.id is not None]
         generation.check_ids([*ids, *request.more, *request.less])
         texts = [(request.text, 1.0)] if request.text.strip() else []
-        return Query(
+        generation.index.select(_filters(request))
+        parts = (*request.texts, *request.images)
+        if parts and not texts and not any(part.weight for part in parts):
+            raise UserError("weight: expected one above 0, found only 0")
+        query = Query(
             texts=(*texts, *((part.text, part.weight) for part in request.texts)),
             images=tuple((self._source(image), image.weight) for image in request.images),
             without=tuple(request.without),
             more=tuple(request.more),
             less=tuple(request.less),
         )
+        empty = [text for text in query.all_texts if not self._encoder.tokenizer.clean(text)]
+        if empty:
+            raise UserError(f"Expected words that describe a person, found {empty[0][:40]!r}")
+        return query
 
     def _source(self, image: QueryImage) -> int | np.ndarray:
         if image.id is not None:

@@ -26,6 +26,7 @@ from misc.search.web.gate import HEADERS
 from misc.search.web.page import MAX_UPLOADS, Page
 from misc.search.web.pictures import PixelBudget
 from misc.search.web.schema import SearchRequest
+from options import UserError
 from tests.helpers.search import ODD_NAME, ask, running, small_page
 
 SENTENCE = "a woman in a red coat"
@@ -139,6 +140,8 @@ def test_every_answer_keeps_other_sites_out(server: str, path: str) -> None:
         ("search", {"text": "a man", "more": [10_000]}, {}, 404),
         ("search", {"images": [{"upload": "0" * 32}]}, {}, 404),
         ("search", {"images": [{}]}, {}, 400),
+        ("search", {"images": [{"id": 0, "weight": 0}]}, {}, 400),
+        ("search", {"images": [{"id": 0, "weight": -1}]}, {}, 400),
         ("search", {"images": [{"id": 0, "upload": "0" * 32}]}, {}, 400),
         ("search", {"text": "a man", "filters": {"folder": "no such"}}, {}, 400),
         ("search", {"text": "a man", "filters": {"since": "yesterday"}}, {}, 400),
@@ -288,6 +291,16 @@ def test_only_the_features_of_the_latest_uploads_are_kept(page: Page) -> None:
     assert getattr(answers[0], "status", 200) == 404
     assert answers[1].results
     assert answers[2].results
+
+
+def test_an_invalid_search_does_not_hold_up_those_that_wait_with_it(page: Page) -> None:
+    texts = ["a man", "...", "a woman", " "]
+    requests = [SearchRequest(text=text) for text in texts]
+    requests.append(SearchRequest(text="a man", filters={"folder": "no such"}))
+    answers = page.search_all(requests)
+    assert [isinstance(answer, UserError) for answer in answers] == [False, True, False, True, True]
+    (alone,) = page.search_all(requests[:1])
+    assert [result.id for result in answers[0].results] == [result.id for result in alone.results]
 
 
 def test_equal_images_are_shown_as_one_with_their_number(people: Path, tmp_path: Path) -> None:
