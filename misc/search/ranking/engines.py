@@ -102,7 +102,7 @@ class ExactEngine(Engine):
         read_into: fills a (num_slots, E) fp16 array with the features, which are not held twice.
     """
 
-    num_free = 20_000
+    num_free = 10_000
 
     def __init__(self, read_into: Callable[[np.ndarray], object], rows: Rows, width: int) -> None:
         import faiss
