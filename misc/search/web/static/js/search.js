@@ -110,10 +110,10 @@ export function showNothing() {
 }
 
 async function next() {
-  const size = address.STEP, asked = state;
+  const size = address.STEP, own = running;
   setBusy(true);
   try {
-    const more = await api.search(address.body(state, size, shownResults().length), running.signal);
+    const more = await api.search(address.body(state, size, shownResults().length), own.signal);
     const k = shownResults().length + size;
     if (more.generation !== answer.generation) return await search({ ...state, k });
     answer = more;
@@ -126,8 +126,10 @@ async function next() {
     if (!(error instanceof api.Cancelled)) setProblem(error.message, null);
     return false;
   } finally {
-    if (asked.text === state?.text) setBusy(false);
-    continuing = null;
+    if (running === own) {
+      setBusy(false);
+      continuing = null;
+    }
   }
 }
 

@@ -25,7 +25,7 @@ function showFacts({ width, height, taken }, id) {
 function showCopies({ result, id }) {
   const copies = [result, ...result.duplicates];
   $("copies").hidden = copies.length < 2;
-  $("copies-title").textContent = `${count(copies.length, "copy", "copies")} of this image`;
+  $("copies-title").textContent = `${count(result.count, "copy", "copies")} of this image`;
   const items = copies.map((one) => {
     const name = element("bdi", { textContent: fileName(one.path) });
     const folder = element("bdi", { className: "folder", textContent: folderOf(one.path) });
