@@ -1,12 +1,12 @@
 """Delays, errors, updates of the index, the password."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from misc.search.indexing.update import update_index
+from misc.search.web.access import Access
 from misc.search.web.page import Page
 from tests.helpers.search import ODD_NAME, running, save_image, small_page
 from tests.misc.search.browser.window import (
@@ -152,32 +152,20 @@ def test_a_missing_image_leaves_a_note_in_its_place(browser: Any, people: Path, 
         expect(view.locator("#stage")).to_contain_text("can no longer be read")
 
 
-def test_a_password_is_asked_for_and_the_search_goes_on(browser: Any, annotated_server: str) -> None:
-    known = []
-
-    def guard(route: Any) -> None:
-        if route.request.url.endswith("/api/login"):
-            known.append(json.loads(route.request.post_data)["password"])
-            if known[-1] == "secret":
-                route.fulfill(status=204)
-            else:
-                route.fulfill(status=401, json={"error": "The password is wrong"})
-        elif "secret" not in known:
-            route.fulfill(status=401, json={"error": "Log in first"})
-        else:
-            route.continue_()
-
-    with opened(
-        browser, annotated_server, f"?q={ENGLISH}", before=lambda page: page.route("**/api/**", guard)
-    ) as view:
+def test_a_password_is_asked_for_and_the_search_goes_on(browser: Any, annotated_page: Page) -> None:
+    with (
+        running(annotated_page, access=Access("a long secret")) as server,
+        opened(browser, server, f"?q={ENGLISH}") as view,
+    ):
         dialog = view.get_by_role("dialog")
-        view.get_by_label("Password").fill("guess")
+        view.get_by_label("Password").fill("a guess")
         view.get_by_label("Password").press("Enter")
-        expect(dialog.get_by_role("alert")).to_have_text("The password is wrong")
-        view.keyboard.press("Escape")
-        expect(dialog).to_be_visible()
-        view.get_by_label("Password").fill("secret")
+        expect(dialog.get_by_role("alert")).to_have_text("This is not the password")
+        view.get_by_label("Password").fill("a long secret")
         view.get_by_role("button", name="Log in").click()
         expect(dialog).to_be_hidden()
         expect(images(view)).to_have_count(40)
-        assert known == ["guess", "secret"]
+        view.reload()
+        expect(images(view)).to_have_count(40)
+        view.get_by_role("button", name="Log out").click()
+        expect(view.get_by_label("Password")).to_be_visible()
