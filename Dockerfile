@@ -3,8 +3,9 @@ FROM python:3.11-slim
 
 WORKDIR /app
 COPY requirements.txt ./
-# faiss-cpu and torch without CUDA; opencv, compilers and the like are not needed
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu -r requirements.txt
+# For a smaller image, --build-arg PIP_FLAGS="--extra-index-url ADDRESS" names the builds of torch without CUDA.
+ARG PIP_FLAGS=""
+RUN pip install --no-cache-dir $PIP_FLAGS -r requirements.txt
 COPY options.py ./
 COPY config config
 COPY data data
