@@ -2,10 +2,7 @@
 
 import csv
 import io
-import json
-import subprocess
 from pathlib import Path
-from shutil import which
 
 import pytest
 
@@ -52,13 +49,3 @@ def test_every_csv_is_written_here() -> None:
             if path != Path("misc/process/csv_file.py"):
                 assert "csv.DictWriter" not in path.read_text(encoding="utf-8"), path
                 assert "csv.writer" not in path.read_text(encoding="utf-8"), path
-
-
-@pytest.mark.skipif(which("node") is None, reason="needs node")
-def test_the_search_page_escapes_the_same_texts() -> None:
-    script = Path("misc/search/web/static/page.js").read_text(encoding="utf-8")
-    function = script[script.index("function withoutFormula") : script.index("function download")]
-    texts = json.dumps([*FORMULAS, *TEXTS])
-    code = f"{function}\nconsole.log(JSON.stringify({texts}.map(withoutFormula)))"
-    done = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [*(f"'{text}" for text in FORMULAS), *TEXTS]

@@ -24,7 +24,8 @@ LIBRARIES = """
 import asyncio, concurrent.futures.process, importlib.resources, logging.handlers, multiprocessing.pool
 import importlib, logging, multiprocessing, os, signal, socket, subprocess, sys, threading, time, warnings
 import faiss, ftfy, matplotlib, numpy, onnx, onnxruntime, PIL.Image, PIL.ImageFile, regex, safetensors
-import fastapi, torch, torch.distributed, torch.utils.checkpoint, torch.utils.data, torchvision
+import fastapi, scipy.io, scipy.optimize, torch, torch.distributed, torch.utils.checkpoint
+import torch.utils.data, torchvision
 import torch._dynamo.config, torch.utils.flop_counter, torchvision.transforms.v2, tqdm.contrib.logging
 import tokenizers, transformers, uvicorn, wn, yaml
 """

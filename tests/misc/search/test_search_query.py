@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-import misc.search.web.page
 from data.images.decode import load_image
 from main import main as run_main
 from misc.search import benchmark
@@ -254,7 +253,7 @@ def test_a_flag_without_effect_is_named_once(
 def test_flags_of_serve_and_of_the_benchmark_without_effect_are_named(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(misc.search.web.page, "serve", lambda *_: None)
+    monkeypatch.setattr("misc.search.web.server.serve", lambda *_: None)
     assert main(["serve", str(index.folder), "--images", str(tmp_path)]) == 0
     assert "--images has no effect without --annotations" in caplog.messages
     with pytest.raises(UserError, match="--images: expected one number"):
