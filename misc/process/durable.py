@@ -74,6 +74,9 @@ def make_folder(folder: Path, option: str) -> None:
         UserError: it cannot be made or written to.
     """
     try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(0, f"'{there}' is no folder")
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
     except OSError as error:
