@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from scipy.io import loadmat
-
 from data.types import Box
+from misc.process.failures import reason_of
 from options import UserError
 
 
@@ -16,14 +15,15 @@ def variable(path: Path, *names: str) -> Any:
     Raises:
         UserError: no such file, or one that is damaged.
     """
+    from scipy.io import loadmat  # here: every annotation file is shown to the readers of these sets
+
     try:
         found = loadmat(path, variable_names=names, simplify_cells=True)
     except FileNotFoundError as error:
         raise UserError(f"data.annotation_file: there is no '{path}'. Check the download") from error
     except Exception as error:  # a parser can raise anything on damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"data.annotation_file: '{path}' cannot be read ({reason:.150}). Download it again"
+            f"data.annotation_file: '{path}' cannot be read ({reason_of(error):.150}). Download it again"
         ) from error
     return next((found[name] for name in names if name in found), None)
 

@@ -20,6 +20,7 @@ from typing import NamedTuple, get_origin
 
 import numpy as np
 
+from misc.process.failures import reason_of
 from options import UserError
 
 DATABASE, FORMAT = "index.db", 2
@@ -186,7 +187,7 @@ def reporting_writes(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or reason_of(error)
         raise UserError(
             f"INDEX: '{folder}' cannot be written ({reason}); fix that and run the same command again"
         ) from error

@@ -18,9 +18,8 @@ from misc.search.web.page import Page
 from options import UserError
 
 HOST = "127.0.0.1"
-BLOCK = (
-    64 << 20
-)  # bytes of memory of an image: the C library returns blocks above 32 MB to the system at once
+# Bytes of memory of an image: the C library returns blocks above 32 MB to the system at once.
+BLOCK = 64 << 20
 
 
 def serve(
