@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.images.regions import place_of
 from misc.search.ranking.engines import ApproximateEngine, Engine, ExactEngine, Rows, Selection
 from misc.search.ranking.filters import Filters, mask_of
 from misc.search.ranking.milvus import MilvusEngine, MilvusFacts
@@ -86,7 +87,7 @@ class Index:
             else:
                 file = folder / header.approximate
                 engine = ApproximateEngine(file, features.mapped(), rows, header.digest)
-        facts = DatabaseFacts(folder, ids[order])
+        facts = DatabaseFacts(folder, ids[order], header.columns)
         return Index(folder, header, present, ids[order], int(missing.sum()), engine, facts)
 
     def is_latest(self) -> bool:
@@ -99,6 +100,16 @@ class Index:
         if not len(rows):
             raise UserError(f"There is no image {number} in the index; search again")
         return int(rows[0])
+
+    @property
+    def has_people(self) -> bool:
+        """Whether the entries are people in photos and videos."""
+        return bool(self.header.people)
+
+    def files(self, rows: slice = slice(None)) -> list[str]:
+        """The file of each of these entries, relative to the image root."""
+        paths = self.paths[rows]
+        return [place_of(path).file for path in paths] if self.has_people else paths
 
     def paths_of(self, ids: Sequence[int]) -> dict[int, str]:
         """{id: path} of those of these images that are in the index."""

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data.images.regions import Place, place_of
 from misc.search.encoder import Encoder
 from misc.search.index import Index
 from misc.search.ranking.engines import Selection
 from misc.search.ranking.filters import EVERYTHING, Filters
 from misc.search.ranking.queries import Query, query_features
 from misc.search.ranking.warnings import text_warnings
+from misc.search.storage.facts import Detail
+from misc.search.storage.sightings import Sighting
 
 MAX_RANKED = 2_000_000  # images of all queries that are ranked only to be counted
 
@@ -23,9 +26,10 @@ class Result:
         rank: from 1, over all pages of the ranking.
         row: of the index.
         id: that names the image in later generations, too.
-        path: relative to the image root.
+        path: relative to the image root, as `Entry.path`.
         width, height: in pixels, upright; None: not known.
-        taken: EXIF's local time, as "2024-05-06 07:08:09"; None: not known.
+        taken: local time, as "2024-05-06 07:08:09", see `Entry`; None: not known.
+        sighting: of an index of people, how the entry came about.
         duplicates: ids of the images that share the place.
     """
 
@@ -37,7 +41,13 @@ class Result:
     width: int | None
     height: int | None
     taken: str | None
+    sighting: Sighting | None = None
     duplicates: tuple[int, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """The file, and which part of it."""
+        return place_of(self.path) if self.sighting else Place(self.path)
 
 
 @dataclass(frozen=True)
@@ -215,8 +225,9 @@ def _results(index: Index, places: Sequence[tuple[float, list[int]]], offset: in
     results = []
     for rank_, (score, (row, *others)) in enumerate(places, start=offset + 1):
         number, duplicates = int(index.ids[row]), tuple(index.ids[others].tolist())
-        detail = details.get(number)
-        facts = (detail.width, detail.height, detail.taken) if detail else (None, None, None)
+        detail = details.get(number, Detail())
+        sighting = Sighting.of_text(detail.sighting) if index.has_people else None
+        facts = (detail.width, detail.height, detail.taken, sighting)
         results.append(Result(rank_, row, number, score, index.paths[row], *facts, duplicates))
     return results
 

@@ -14,7 +14,7 @@ import tokenize
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple, get_origin
 
@@ -46,24 +46,25 @@ CREATE TABLE images (
     taken TEXT,
     missing_since INTEGER,
     crc INTEGER NOT NULL,
-    box TEXT,
-    frame_time REAL
+    sighting TEXT
 );
-"""  # box and frame_time: of a region and of a frame of a video; NULL: the whole image
+"""  # indexes that an earlier version made have no column `sighting`, and no people
 
 
 class Entry(NamedTuple):
-    """An image of the index.
+    """An image of the index, or in an index of people one of the people in a photo or a video.
 
     Attributes:
         id: never used again for another image, so that it can name this one in later generations.
         slot: its row of the features.
-        path: relative to the image root.
-        size, mtime_ns: in bytes, and of the last modification, as the file system has them.
-        digest: BLAKE2b of the content, 16 bytes; None: written by a version that did not compute it.
-        width, height: in pixels, upright.
-        taken: EXIF's local time, as "2024-05-06 07:08:09".
+        path: relative to the image root; of a part of a file as `Place.path`.
+        size, mtime_ns: of the file: bytes, and last modification, as the file system has them.
+        digest: BLAKE2b of the content of the file, 16 bytes; None: written by a version that did not
+            compute it.
+        width, height: in pixels, upright; of a person those of the box.
+        taken: local time, as "2024-05-06 07:08:09"; EXIF's, or that of the frame of a video.
         missing_since: seconds since 1970 of the first update that did not find the file.
+        sighting: `Sighting.text`; None: not an index of people.
     """
 
     id: int
@@ -76,6 +77,7 @@ class Entry(NamedTuple):
     height: int | None = None
     taken: str | None = None
     missing_since: int | None = None
+    sighting: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Header:
         next_id: the first id that was never used.
         approximate: name of the approximate index; "" if there is none.
         digest: `digest_of` that file; "": written by a version that did not compute it.
+        people: of an index of people, how they are found; {}: the entries are whole images.
     """
 
     image_root: str
@@ -112,14 +115,20 @@ class Header:
     next_id: int = 0
     approximate: str = ""
     digest: str = ""
+    people: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), get_origin(field.type) or field.type
+        for each in fields(self):
+            value, kind = getattr(self, each.name), get_origin(each.type) or each.type
             if type(value) is not kind or (kind is int and value < 0):
-                raise ValueError(f"'{field.name}' of the header is {value!r:.40}")
+                raise ValueError(f"'{each.name}' of the header is {value!r:.40}")
         if self.embed_dim == 0 or any(Path(name).name != name for name in (self.features, self.approximate)):
             raise ValueError("the header names files of another folder, or no width")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of `Entry` that the index has."""
+        return Entry._fields if self.people else Entry._fields[:-1]
 
 
 class Features(NamedTuple):

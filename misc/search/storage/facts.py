@@ -35,6 +35,7 @@ class Detail(NamedTuple):
     height: int | None = None
     taken: str | None = None
     digest: bytes | None = None
+    sighting: str | None = None
 
 
 class Facts(Protocol):
@@ -56,10 +57,12 @@ class DatabaseFacts:
 
     Args:
         ids: of N images.
+        columns: those that the index has.
     """
 
-    def __init__(self, folder: Path, ids: np.ndarray) -> None:
+    def __init__(self, folder: Path, ids: np.ndarray, columns: Sequence[str]) -> None:
         self._folder, self._ids = folder, ids
+        self._known = ", ".join(name for name in Detail._fields if name in columns)
 
     @cached_property
     def columns(self) -> Columns:
@@ -88,7 +91,7 @@ class DatabaseFacts:
             for start in range(0, len(ids), IDS_AT_ONCE):
                 part = [int(number) for number in ids[start : start + IDS_AT_ONCE]]
                 marks = ", ".join("?" * len(part))
-                query = f"SELECT id, {', '.join(Detail._fields)} FROM images WHERE id IN ({marks})"
+                query = f"SELECT id, {self._known} FROM images WHERE id IN ({marks})"
                 details |= {number: Detail(*facts) for number, *facts in database.execute(query, part)}
         return details
 

@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 1000  # with features, which Milvus limits to 64 MB a message
 HEADER_ID, FIRST_LOCK = 0, 1000  # of the rows of the second collection
 UNKNOWN = {"digest": "", "width": 0, "height": 0, "taken": "", "missing_since": 0}
 MAX_TEXT = {"path": 65_535, "digest": 32, "taken": 32, "content": 65_535}  # bytes
-SCALARS = [name for name in Entry._fields if name not in ("id", "slot")]
+SCALARS = [name for name in Entry._fields if name not in ("id", "slot", "sighting")]
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def features_of(client: "MilvusClient", place: MilvusPlace, ids: list[int], widt
 
 def scalars_of(entry: Entry) -> JsonObject:
     """The columns of an image but its feature."""
-    row = {name: value for name, value in entry._asdict().items() if name != "slot"}
+    row = {name: value for name, value in entry._asdict().items() if name in ("id", *SCALARS)}
     row |= {name: value for name, value in UNKNOWN.items() if row[name] is None}
     return row | {"path": _stored(entry.path), "digest": entry.digest.hex() if entry.digest else ""}
 

@@ -67,19 +67,19 @@ def _write(
 ) -> None:
     """Write a generation, in one transaction."""
     text = json.dumps({"format": FORMAT, **vars(header)})
-    columns = ", ".join((*Entry._fields, "crc"))
-    values = ", ".join("?" * (len(Entry._fields) + 1))
+    columns = ", ".join((*header.columns, "crc"))
+    values = ", ".join("?" * (len(header.columns) + 1))
     with database:
         database.execute("BEGIN IMMEDIATE")
         database.executemany("DELETE FROM images WHERE id = ?", ((number,) for number in removed))
         for start in range(0, len(put), CHUNK):
-            rows = _rows(put[start : start + CHUNK])
+            rows = _rows(put[start : start + CHUNK], len(header.columns))
             database.executemany(f"INSERT OR REPLACE INTO images ({columns}) VALUES ({values})", rows)
         database.execute("DELETE FROM header")
         database.execute("INSERT INTO header VALUES (?, ?)", (text, zlib.crc32(text.encode())))
 
 
-def _rows(entries: Sequence[Entry]) -> Iterator[tuple[object, ...]]:
+def _rows(entries: Sequence[Entry], num_columns: int) -> Iterator[tuple[object, ...]]:
     paths = [os.fsencode(entry.path) for entry in entries]  # not every name is text in UTF-8
     ids, slots = (
         np.array(column, np.int64) for column in zip(*(entry[:2] for entry in entries), strict=True)
@@ -87,7 +87,7 @@ def _rows(entries: Sequence[Entry]) -> Iterator[tuple[object, ...]]:
     missing = np.array([entry.missing_since is not None for entry in entries])
     crcs = checksums(ids, slots, missing, paths)
     for entry, path, crc in zip(entries, paths, crcs, strict=True):
-        yield *entry._replace(path=path), crc
+        yield *entry._replace(path=path)[:num_columns], crc
 
 
 def append_features(path: Path, first: int, features: np.ndarray) -> None:
@@ -118,7 +118,7 @@ class Store:
         with reporting_damage(folder), connected(folder) as database:
             self.header = header_in(database)
             images_in(database, self.header)
-            rows = database.execute(f"SELECT {', '.join(Entry._fields)} FROM images")
+            rows = database.execute(f"SELECT {', '.join(self.header.columns)} FROM images")
             entries = (Entry(*row)._replace(path=os.fsdecode(row[2])) for row in rows)
             self.entries = {entry.id: entry for entry in entries}
             self.features.check()

@@ -149,7 +149,15 @@ def test_an_answer_has_what_is_known_of_each_image(tmp_path: Path) -> None:
     query = Query((("anything", 1.0),))
     (answer,) = rank(index, np.array([[2, 1]], np.float32), [query], k=9)
     first, second = answer.results
-    assert vars(first) == {**known, "rank": 1, "row": 0, "id": 0, "score": 2.0, "duplicates": ()}
+    assert vars(first) == {
+        **known,
+        "rank": 1,
+        "row": 0,
+        "id": 0,
+        "score": 2.0,
+        "sighting": None,
+        "duplicates": (),
+    }
     assert (second.width, second.height, second.taken) == (None, None, None)
     assert (answer.total, answer.matching, answer.passing, answer.has_more) == (2, 2, None, False)
     assert answer.warnings == []

@@ -1,0 +1,70 @@
+"""Pictures of the entries of an index, whatever part of a photo or a video they are."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from data.images.decode import SIZE_IN_FILE, load_image
+from data.images.regions import Region, place_of, widened
+from options import UserError
+
+
+def load_view(
+    root: Path, path: str, truncated: str = "error", at_most: tuple[int, int] | None = None, margin: float = 0
+) -> Image.Image:
+    """What the encoder saw of an entry: the whole image, or a person with a margin around the box.
+
+    Args:
+        path: as `Entry.path`.
+        truncated, at_most: as for `load_image`.
+        margin: that of the index of people.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    place = place_of(path)
+    if place.box is None:
+        return load_scene(root, path, truncated, at_most)
+    image = crop_of(load_scene(root, path, truncated), place.box, margin)
+    if at_most:
+        image.thumbnail(at_most, Image.Resampling.LANCZOS)
+    return image
+
+
+def load_scene(
+    root: Path, path: str, truncated: str = "error", at_most: tuple[int, int] | None = None
+) -> Image.Image:
+    """The whole photo of an entry, or the whole frame of the video; as `load_view`."""
+    place = place_of(path)
+    if place.time is None:
+        return load_image(root / place.file, truncated, at_most, large=True)
+    from misc.detection.video import frame_at
+
+    image = frame_at(root / place.file, place.time)
+    if at_most:
+        image.thumbnail(at_most, Image.Resampling.LANCZOS)
+    return image
+
+
+def crop_of(image: Image.Image, box: Region, margin: float) -> Image.Image:
+    """The part of a region, with a margin, that is within the image.
+
+    Args:
+        box: in pixels of the file; `load_image` may have decoded it at reduced size.
+
+    Raises:
+        UserError: no part of it is within the image.
+    """
+    left, top, width, height = widened(box, margin)
+    scale = image.width / full_size(image)[0]
+    corners = (left, top, left + width, top + height)
+    left, top, right, bottom = (round(scale * corner) for corner in corners)
+    left, top, right, bottom = max(0, left), max(0, top), min(right, image.width), min(bottom, image.height)
+    if right <= left or bottom <= top:
+        raise UserError(f"the box {box} is outside of its image of {image.width} x {image.height} pixels")
+    return image.crop((left, top, right, bottom))
+
+
+def full_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image in its file."""
+    return image.info.get(SIZE_IN_FILE, image.size)
