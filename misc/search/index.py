@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.images.regions import place_of
+from data.images.regions import Place, place_of
 from misc.search.ranking.engines import ApproximateEngine, Engine, ExactEngine, Rows, Selection
 from misc.search.ranking.filters import Filters, mask_of
 from misc.search.ranking.milvus import MilvusEngine, MilvusFacts
@@ -111,6 +111,10 @@ class Index:
         paths = self.paths[rows]
         return [place_of(path).file for path in paths] if self.has_people else paths
 
+    def place(self, row: int) -> Place:
+        """The file of an entry, and which part of it."""
+        return place_of(self.paths[row]) if self.has_people else Place(self.paths[row])
+
     def paths_of(self, ids: Sequence[int]) -> dict[int, str]:
         """{id: path} of those of these images that are in the index."""
         rows = np.flatnonzero(np.isin(self.ids, ids)).tolist() if len(ids) else []
@@ -137,7 +141,7 @@ class Index:
         """The images that pass the filters, computed once; raises UserError if they name no folder."""
         selection = self._selections.pop(filters, None)
         if selection is None:
-            selection = self.engine.rows.select(mask_of(filters, self.paths, self.facts))
+            selection = self.engine.rows.select(mask_of(filters, self.paths, self.files, self.facts))
             while len(self._selections) >= MAX_SELECTIONS:
                 self._selections.pop(next(iter(self._selections)), None)
         self._selections[filters] = selection  # the latest one last

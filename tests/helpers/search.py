@@ -65,10 +65,13 @@ def image_folder(folder: Path, count: int = 10) -> Path:
     return folder
 
 
-def index_of(folder: Path, features: np.ndarray, images: Sequence[dict[str, Any]]) -> Index:
-    """An index of these features (N, E), with what an `Entry` says of each image besides id and slot."""
+def index_of(folder: Path, features: np.ndarray, images: Sequence[dict[str, Any]], **header: Any) -> Index:
+    """An index of these features (N, E), with what an `Entry` says of each image besides id and slot, and
+    `header` about itself.
+    """
     folder.mkdir(exist_ok=True)
-    create(folder, Header(str(folder), "", "", {}, features.shape[1], features=new_features_name()))
+    origin = {"image_root": str(folder), "checkpoint": "", "identity": "", "options": {}}
+    create(folder, Header(embed_dim=features.shape[1], features=new_features_name(), **origin | header))
     store = Store(folder)
     for slot, image in zip(store.append(features.astype(np.float16)), images, strict=True):
         store.put([Entry(store.new_id(), slot, **{"size": 1, "mtime_ns": 0} | image)])

@@ -1,7 +1,8 @@
 """The images that answer queries: ranked, filtered, and with their duplicates grouped."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from misc.search.ranking.engines import Selection
 from misc.search.ranking.filters import EVERYTHING, Filters
 from misc.search.ranking.queries import Query, query_features
 from misc.search.ranking.warnings import text_warnings
+from misc.search.storage.database import reporting_damage
 from misc.search.storage.facts import Detail
 from misc.search.storage.sightings import Sighting
 
@@ -30,7 +32,8 @@ class Result:
         width, height: in pixels, upright; None: not known.
         taken: local time, as "2024-05-06 07:08:09", see `Entry`; None: not known.
         sighting: of an index of people, how the entry came about.
-        duplicates: ids of the images that share the place.
+        duplicates: ids of the images that share the place, as they are equal.
+        others: ids of other people that share it, as they are in the same file, or a copy of it.
     """
 
     rank: int
@@ -43,6 +46,7 @@ class Result:
     taken: str | None
     sighting: Sighting | None = None
     duplicates: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
 
     @property
     def place(self) -> Place:
@@ -80,13 +84,14 @@ def answer(
     filters: Filters = EVERYTHING,
     min_score: float | None = None,
     group: bool = False,
+    per_file: bool = False,
 ) -> Answer:
     """The places offset + 1 ... offset + k of the ranking of a query; see `rank`. Raises UserError as
     `query_features` and `Index.select` do.
     """
     features = query_features(encoder, [query], index)
-    settings = {"offset": offset, "filters": filters, "min_score": min_score, "group": group}
-    (found,) = rank(index, features, [query], k=k, **settings)
+    settings = {"filters": filters, "min_score": min_score, "group": group, "per_file": per_file}
+    (found,) = rank(index, features, [query], k=k, offset=offset, **settings)
     found.warnings[:0] = text_warnings(encoder, query.all_texts)
     return found
 
@@ -101,12 +106,15 @@ def rank(
     filters: Filters = EVERYTHING,
     min_score: float | None = None,
     group: bool = False,
+    per_file: bool = False,
 ) -> list[Answer]:
     """Rank the images for Q queries with these features (Q, E), as `query_features` returns them.
 
     Images of the index that are part of a query are left out of all of these rankings, with their duplicates.
-    With `group`, an image shares the first place that has an image of the same content (digest of the file)
-    or of an equal feature. `duplicates` names those found until the ranking filled k places.
+    With `group`, an image shares the first place that has an image of the same content (digest of the file,
+    and the same part of it) or of an equal feature. With `per_file`, what is left of the files at a place
+    shares it, too: a photo or a video has one place, at which its best entry is shown. `duplicates` and
+    `others` name those found until the ranking filled k places.
 
     Args:
         min_score: the ranking ends where scores are below it.
@@ -127,7 +135,7 @@ def rank(
     for feature, scores, rows in zip(features, *index.search(features, number, selection), strict=True):
         ranking = _Ranking(index, feature, selection, min_score, scores, rows)
         passing = None if min_score is None else ranking.count()
-        places = _places(index, ranking, offset + k + 1, left_out, group)
+        places = _places(index, ranking, offset + k + 1, left_out, group, per_file)
         results = _results(index, places[offset : offset + k], offset)
         has_more = len(places) > offset + k
         answers.append(Answer(results, len(index.paths), len(selection), passing, has_more, list(warnings)))
@@ -167,68 +175,84 @@ class _Ranking:
         return self._index.count(self._feature, self._min_score, self._selection)
 
 
+class _Place(NamedTuple):
+    """A place: the row that is shown, followed by those equal to it, and the other rows of their files."""
+
+    score: float
+    rows: list[int]
+    others: list[int]
+
+
 def _places(
-    index: Index, ranking: _Ranking, number: int, left_out: Sequence[int], group: bool
-) -> list[tuple[float, list[int]]]:
-    """The score and the rows of each of the first places, at most `number`, the first row being shown."""
-    if not group and not left_out:
-        return [
-            (score, [row])
-            for score, row in zip(
-                ranking.scores[:number].tolist(), ranking.rows[:number].tolist(), strict=True
-            )
-        ]
+    index: Index, ranking: _Ranking, number: int, left_out: Sequence[int], group: bool, per_file: bool
+) -> list[_Place]:
+    """The first places, at most `number`."""
+    if not (group or per_file or left_out):
+        scores, rows = ranking.scores[:number].tolist(), ranking.rows[:number].tolist()
+        return [_Place(score, [row], []) for score, row in zip(scores, rows, strict=True)]
     while True:
-        places = _grouped(index, ranking, number, left_out, group)
+        places = _grouped(index, ranking, number, left_out, group, per_file)
         if len(places) == number or ranking.is_whole:
             return places
         ranking.extend()
 
 
 def _grouped(
-    index: Index, ranking: _Ranking, number: int, left_out: Sequence[int], group: bool
-) -> list[tuple[float, list[int]]]:
-    places: list[tuple[float, list[int]]] = []
-    place_of: dict[bytes, int] = {}  # by content, and by feature
+    index: Index, ranking: _Ranking, number: int, left_out: Sequence[int], group: bool, per_file: bool
+) -> list[_Place]:
+    places: list[_Place] = []
+    equal: dict[Hashable, int] = {}  # the place by content, and by feature
+    in_file: dict[str, int] = {}
     for keys in _keys(index, [index.row_of(one) for one in left_out]):
-        place_of |= dict.fromkeys(keys, -1)
+        equal |= dict.fromkeys(keys, -1)
     for start in range(0, len(ranking.rows), max(number, 64)):
         part = slice(start, start + max(number, 64))
         scores, rows = ranking.scores[part].tolist(), ranking.rows[part].tolist()
         for score, row, keys in zip(scores, rows, _keys(index, rows), strict=True):
-            known = [place_of[key] for key in keys if key in place_of]
+            known = [equal[key] for key in keys if key in equal]
             if -1 in known:
                 continue
+            file = index.place(row).file
             if group and known:
                 place = min(known)
-                places[place][1].append(row)
+                places[place].rows.append(row)
+            elif per_file and file in in_file:
+                places[in_file[file]].others.append(row)
+                continue  # what equals it, in another file, does not equal what is shown
             elif len(places) == number:
                 return places
             else:
                 place = len(places)
-                places.append((score, [row]))
-            place_of |= dict.fromkeys(keys, place) if group else {}
+                places.append(_Place(score, [row], []))
+            equal |= dict.fromkeys(keys, place) if group else {}
+            in_file.setdefault(file, place)
     return places
 
 
-def _keys(index: Index, rows: Sequence[int]) -> list[tuple[bytes, ...]]:
-    """What two of these rows share if they are duplicates: digest, if known, and feature."""
+def _keys(index: Index, rows: Sequence[int]) -> list[list[Hashable]]:
+    """What two of these rows share if they are duplicates: digest, if known, with the part of the file, and
+    feature.
+    """
     ids = index.ids[rows].tolist()
     details = index.facts.of(ids)
-    digests = (details[number].digest if number in details else None for number in ids)
-    features = (feature.tobytes() for feature in index.features_of(rows))
-    return [tuple(filter(None, pair)) for pair in zip(digests, features, strict=True)]
+    keys = []
+    for row, number, feature in zip(rows, ids, index.features_of(rows), strict=True):
+        digest, (_, *part) = details.get(number, Detail()).digest, index.place(row)
+        keys.append([feature.tobytes(), *([(digest, *part)] if digest else [])])
+    return keys
 
 
-def _results(index: Index, places: Sequence[tuple[float, list[int]]], offset: int) -> list[Result]:
-    details = index.facts.of([int(index.ids[rows[0]]) for _, rows in places])
+def _results(index: Index, places: Sequence[_Place], offset: int) -> list[Result]:
+    details = index.facts.of([int(index.ids[place.rows[0]]) for place in places])
     results = []
-    for rank_, (score, (row, *others)) in enumerate(places, start=offset + 1):
-        number, duplicates = int(index.ids[row]), tuple(index.ids[others].tolist())
+    for rank_, (score, (row, *equal), others) in enumerate(places, start=offset + 1):
+        number = int(index.ids[row])
         detail = details.get(number, Detail())
-        sighting = Sighting.of_text(detail.sighting) if index.has_people else None
+        with reporting_damage(index.folder):
+            sighting = Sighting.of_text(detail.sighting) if index.has_people else None
         facts = (detail.width, detail.height, detail.taken, sighting)
-        results.append(Result(rank_, row, number, score, index.paths[row], *facts, duplicates))
+        sharing = (tuple(index.ids[rows].tolist()) for rows in (equal, others))
+        results.append(Result(rank_, row, number, score, index.paths[row], *facts, *sharing))
     return results
 
 

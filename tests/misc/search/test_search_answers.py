@@ -157,6 +157,7 @@ def test_an_answer_has_what_is_known_of_each_image(tmp_path: Path) -> None:
         "score": 2.0,
         "sighting": None,
         "duplicates": (),
+        "others": (),
     }
     assert (second.width, second.height, second.taken) == (None, None, None)
     assert (answer.total, answer.matching, answer.passing, answer.has_more) == (2, 2, None, False)

@@ -2,6 +2,7 @@
 
 import fnmatch
 import itertools
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from misc.search.index import MAX_SELECTIONS, Index
 from misc.search.ranking.filters import Filters
+from misc.search.storage.facts import Columns
 from options import UserError
 from tests.helpers.search import index_of
 
@@ -91,6 +93,11 @@ CHOICES = {
         "2024-05-06 07:08": lambda image: time_of(image) <= "2024-05-06 07:08:59",
         "9999-12-31": lambda image: True,
     },
+    "hours": {
+        "": lambda image: True,
+        "00:00-07:08": lambda image: time_of(image)[11:16] <= "07:08",
+        "23:59-7:07": lambda image: time_of(image)[11:16] >= "23:59" or time_of(image)[11:16] <= "07:07",
+    },
     "min_size": {
         None: lambda image: True,
         (64, 0): lambda image: is_at_least(image, (64, 0)),
@@ -123,6 +130,25 @@ def test_a_time_with_a_zone_is_the_local_time_of_that_moment(index: Index) -> No
     assert later == passing(index, since="2024-05-06 07:08:10")
     assert "cam10/x[1].jpg" in later
     assert passing(index, until="2024-05-06T07:08Z") <= passing(index, until="2024-05-07")
+
+
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe"]
+)
+def test_hours_are_local_also_where_clocks_are_changed(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        moments = np.arange(seconds("2023-12-31"), seconds("2025-01-01"), 1_237)
+        times = [str(datetime.fromtimestamp(moment))[11:16] for moment in moments.tolist()]
+        unknown = np.zeros_like(moments)
+        for first, last in (("01:30", "02:29"), ("00:00", "23:59"), ("22:15", "03:00")):
+            passes = Filters(hours=f"{first}-{last}").spans_time(Columns(moments, *[unknown] * 3))
+            spans = [(first <= t) + (t <= last) + (first > last) == 2 for t in times]
+            assert passes.tolist() == spans
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_wildcard_in_brackets_is_a_character(index: Index) -> None:
@@ -166,6 +192,10 @@ def test_what_an_update_removed_meanwhile_has_no_time_and_no_size(tmp_path: Path
         ({"since": "2024-05-06 25:00"}, "since: expected a time"),
         ({"since": "0001-01-01"}, "since: expected a time"),
         ({"since": "2024-05-07", "until": "2024-05-06"}, "since: '2024-05-07' is after until"),
+        *(
+            ({"hours": text}, "hours: expected times of day such as 08:00-17:30 or 22:00-06:00, found")
+            for text in ("8-17", "08:00", "08:00-24:00", "08:60-09:00", "08:00-17:30:00", "-1:00-02:00")
+        ),
         ({"min_size": (-1, 1)}, r"min-size: expected width and height in pixels, found \(-1, 1\)"),
         ({"max_size": (1, 1, 1)}, "max-size: expected width and height"),
         ({"max_size": (1.5, 1)}, "max-size: expected width and height"),
