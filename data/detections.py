@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from data.records import field
@@ -15,36 +15,18 @@ PERSON = "person"
 def read_detections(path: Path, frames: Sequence[str]) -> list[tuple[int, Box]]:
     """(number of the frame, box) of each person detected, by frame, those with the best scores first.
 
-    The file is an object of COCO (`images` with `id` and `file_name`, `annotations` with `image_id`, `bbox`
-    and, if need be, `score`), or a list of such annotations whose `image_id` is the name of the frame. Where
-    it names the category of persons, others are left out.
-
     Args:
+        path: as for `coco_boxes`.
         frames: their paths; a file may name one with or without folders.
 
     Raises:
         UserError: a file that is missing or malformed, or has no person in any frame.
     """
-    document = _parse(path)
-    named = isinstance(document, dict)
-    annotations = field(document, "annotations", list, f"'{path}'") if named else document
-    if not isinstance(annotations, list):
-        raise UserError(f"eval.detections: '{path}' should hold COCO annotations, found {document!r:.40}")
-    names = _names(document, path) if named else None
-    persons = _persons(document) if named else None
     numbers = _numbers(frames)
     found: list[tuple[int, float, Box]] = []
-    for number, item in enumerate(annotations):
-        where = f"eval.detections: '{path}' annotation {number}"
-        if persons is not None and isinstance(item, dict) and item.get("category_id") not in persons:
-            continue
-        image = field(item, "image_id", int if named else str, where)
-        name = names.get(image) if names is not None else image
-        if name is None:
-            raise UserError(f"{where}: no image has the id {image}")
+    for name, box, score in coco_boxes(path, "eval.detections"):
         frame = numbers.get(PurePosixPath(name).name)
-        score, box = _score(item, where), _box(item, where)
-        if frame is not None and box[2] > 0 and box[3] > 0:  # a file may be of all splits
+        if frame is not None:  # a file may be of all splits
             found.append((frame, -score, box))
     if not found:
         raise UserError(
@@ -54,18 +36,51 @@ def read_detections(path: Path, frames: Sequence[str]) -> list[tuple[int, Box]]:
     return [(frame, box) for frame, _, box in sorted(found)]
 
 
-def _parse(path: Path) -> object:
+def coco_boxes(path: Path, option: str) -> Iterator[tuple[str, Box, float]]:
+    """(name of the image, box, score) of each person in a file; boxes without an area are left out.
+
+    The file is an object of COCO (`images` with `id` and `file_name`, `annotations` with `image_id`, `bbox`
+    and, if need be, `score`), or a list of such annotations whose `image_id` is the name of the image. Where
+    it names the category of persons, others are left out.
+
+    Args:
+        option: what named the file, for errors.
+
+    Raises:
+        UserError: a file that is missing or malformed.
+    """
+    document = _parse(path, option)
+    named = isinstance(document, dict)
+    annotations = field(document, "annotations", list, f"{option}: '{path}'") if named else document
+    if not isinstance(annotations, list):
+        raise UserError(f"{option}: '{path}' should hold COCO annotations, found {document!r:.40}")
+    names = _names(document, f"{option}: '{path}'") if named else None
+    persons = _persons(document) if named else None
+    for number, item in enumerate(annotations):
+        where = f"{option}: '{path}' annotation {number}"
+        if persons is not None and isinstance(item, dict) and item.get("category_id") not in persons:
+            continue
+        image = field(item, "image_id", int if named else str, where)
+        name = names.get(image) if names is not None else image
+        if name is None:
+            raise UserError(f"{where}: no image has the id {image}")
+        score, box = _score(item, where), _box(item, where)
+        if box[2] > 0 and box[3] > 0:
+            yield name, box, score
+
+
+def _parse(path: Path, option: str) -> object:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"eval.detections: '{path}' cannot be read ({error.strerror})") from error
+        raise UserError(f"{option}: '{path}' cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"eval.detections: '{path}' is not JSON ({error})") from error
+        raise UserError(f"{option}: '{path}' is not JSON ({error})") from error
 
 
-def _names(document: dict[str, object], path: Path) -> dict[int, str]:
-    images = field(document, "images", list, f"eval.detections: '{path}'")
-    where = [f"eval.detections: '{path}' image {number}" for number in range(len(images))]
+def _names(document: dict[str, object], source: str) -> dict[int, str]:
+    images = field(document, "images", list, source)
+    where = [f"{source} image {number}" for number in range(len(images))]
     return {
         field(image, "id", int, place): field(image, "file_name", str, place)
         for image, place in zip(images, where, strict=True)

@@ -23,8 +23,9 @@ import torch
 from misc.cli import Parser, exit_status
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index
+from misc.search.indexing.decoding import decode
 from misc.search.indexing.update import update_index
-from misc.search.indexing.walk import decode, find_images
+from misc.search.indexing.walk import find_images
 from misc.search.ranking.engines import Selection, build_approximate
 from misc.search.ranking.filters import Filters
 from misc.search.storage.database import APPROXIMATE, CHUNK, EXACT, Entry, Header

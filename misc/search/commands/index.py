@@ -2,17 +2,22 @@
 
 import argparse
 import logging
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from misc.cli import Parser
+from misc.cli import Parser, path_text
 from misc.search.storage.places import index_place
+from options import UserError
 
 if TYPE_CHECKING:
     from misc.search.indexing.outcome import Update
+    from misc.search.indexing.people import People
 
 logger = logging.getLogger(__name__)
 
+OF_PEOPLE = ("detector", "boxes", "whole", "min_score", "min_height", "max_overlap", "margin")
 MAX_MINUTES = 7 * 24 * 60  # that a machine waits for the others, whose shares can take longer
 
 
@@ -30,11 +35,43 @@ def add_flags(parser: Parser) -> None:
     add("--prune", action="store_true", help="remove the images whose files are away from the index")
     exclude = {"action": "append", "default": [], "metavar": "PATTERN"}
     add("--exclude", **exclude, help="leave out files and folders by name, or by path; can be repeated")
+    add_people_flags(parser)
     add("overrides", nargs="*", metavar="key.path=value", help="for example data.test_batch_size=64")
+
+
+def add_people_flags(parser: Parser) -> None:
+    """How the people of an index of people are found."""
+    add = parser.add_argument
+    add("--people", action="store_true", help="an entry for each person in a photo, not for each photo")
+    add(
+        "--detector",
+        type=path_text,
+        metavar="DETECTOR",
+        help="hog (the default), a model folder, or a hub id",
+    )
+    boxes = "your own boxes: FILE.json (COCO), FILE.csv, FILE.txt (MOT), or a folder of MOT"
+    add("--boxes", type=Path, metavar="PATH", help=boxes)
+    add(
+        "--whole",
+        action="store_true",
+        help="entries for whole photos, too, not only for those without people",
+    )
+    add(
+        "--min-score",
+        type=float,
+        metavar="S",
+        help="least score of a box (hog: 0.4, others: 0.5, yours: none)",
+    )
+    add("--min-height", type=float, metavar="PIXELS", help="least height of a box (32, yours: 1)")
+    overlap = "largest overlap (intersection over union) with a better box (0.5, yours: 1)"
+    add("--max-overlap", type=float, metavar="SHARE", help=overlap)
+    margin = "share of a box that is encoded around it, on each side (0.1)"
+    add("--margin", type=float, metavar="SHARE", help=margin)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Create or update an index; one in Milvus by several processes, if torchrun starts them."""
+    check_people_flags(flags)
     import torch
 
     from misc.process import distributed
@@ -47,7 +84,9 @@ def run(flags: argparse.Namespace) -> int:
     approximate = True if flags.approximate else False if flags.exact else None
     try:
         encoder = load_encoder(flags.checkpoint, flags.config, flags.overrides)
-        update = update_index(encoder, flags.image_root, flags.out, approximate, flags.prune, flags.exclude)
+        people = people_of(flags, str(encoder.device)) if flags.people else None
+        exclude = flags.exclude
+        update = update_index(encoder, flags.image_root, flags.out, approximate, flags.prune, exclude, people)
         distributed.wait_for_all()
     except KeyboardInterrupt:
         distributed.announce_end()
@@ -62,6 +101,38 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
+def check_people_flags(flags: argparse.Namespace) -> None:
+    """Raise UserError for invalid flags before a model is loaded."""
+    given = [name for name in OF_PEOPLE if getattr(flags, name) not in (None, False)]
+    if given and not flags.people:
+        raise UserError(f"--{given[0].replace('_', '-')}: expected --people beside it; or leave it out")
+    if flags.boxes and flags.detector:
+        raise UserError("--boxes: your boxes take the place of a detector; leave out one of the two")
+    if flags.margin is not None and not 0 <= flags.margin <= 2:
+        raise UserError(f"--margin: expected 0 to 2, found {flags.margin}")
+    if flags.max_overlap is not None and not 0 <= flags.max_overlap <= 1:
+        raise UserError(f"--max-overlap: expected 0 to 1, found {flags.max_overlap}")
+    for name in ("min_score", "min_height"):
+        if getattr(flags, name) is not None and not math.isfinite(getattr(flags, name)):
+            raise UserError(f"--{name.replace('_', '-')}: expected a number, found {getattr(flags, name)}")
+
+
+def people_of(flags: argparse.Namespace, device: str) -> "People":
+    """How the people of the index are found; raises UserError if the detector or the boxes cannot be used."""
+    from misc.detection.boxes import Limits
+    from misc.detection.detectors import HOG, load_detector
+    from misc.search.indexing.boxes import GivenBoxes
+    from misc.search.indexing.people import People
+
+    limits = Limits(min_height=1, max_overlap=1, min_inside=0) if flags.boxes else Limits()
+    named = {name: getattr(flags, name) for name in ("min_score", "min_height", "max_overlap")}
+    limits = replace(limits, **{name: value for name, value in named.items() if value is not None})
+    given = GivenBoxes(flags.boxes) if flags.boxes else None
+    detector = None if given else load_detector(flags.detector or HOG, device)
+    margin = {} if flags.margin is None else {"margin": flags.margin}
+    return People(detector, given, limits, whole=flags.whole, **margin)
+
+
 def report(update: "Update", index: str, prune: bool) -> None:
     """Log what an update has done."""
     from data.images.decode import MAX_PIXELS
@@ -74,8 +145,9 @@ def report(update: "Update", index: str, prune: bool) -> None:
     )
     hidden = f" ({update.hidden} of them excluded)" if update.hidden else ""
     dropped = f", {update.dropped} dropped" if prune else ""
+    entries = f" with {update.entries} entries" if update.entries != update.total else ""
     logger.info(
-        f"{index}: {update.total} images, {update.encoded} encoded, {update.missing} missing{hidden}"
+        f"{index}: {update.total} images{entries}, {update.encoded} encoded, {update.missing} missing{hidden}"
         f"{dropped}, {update.kind} search"
     )
     if update.reduced:

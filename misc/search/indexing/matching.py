@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ class Matches:
 
     Args:
         others: images of the index that another process updates; files may only have their content.
+        digest: computes the digest of a file, as entries have it, from its path and that of its content.
 
     Attributes:
         counts: numbers of files: "kept" at their path, "moved" from another, "copied" from another.
@@ -37,6 +38,7 @@ class Matches:
         found: Sequence[ImageFile],
         root: Path,
         others: Sequence[Entry] = (),
+        digest: Callable[[str, bytes], bytes] = lambda _, content: content,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.put: list[Entry] = []
@@ -51,7 +53,11 @@ class Matches:
                 self._take("kept", entry, entry)
             else:
                 pending.append(file)
-        contents = _read(root, pending, {entry.size for entry in (*entries, *others) if entry.digest})
+        sizes = {entry.size for entry in (*entries, *others) if entry.digest}
+        contents = {
+            path: content._replace(digest=digest(path, content.digest))
+            for path, content in _read(root, pending, sizes).items()
+        }
         # Touched files first: a copy of one is no new place of it.
         pending = [
             file for file in pending if not self._touched(by_path.get(file.path), contents.get(file.path))

@@ -13,7 +13,8 @@ class Update:
     Attributes:
         found: number of image and video files; the sum of kept, moved, copied, new, changed, skipped and
             excluded ones.
-        total: number of images that are ranked.
+        total: number of images and videos that are ranked.
+        entries: number of their entries; of an index of people those of a photo are the people in it.
         missing: number of images whose file is away, or excluded.
         hidden: number of missing images whose file, or a folder of it, is excluded.
         reduced: number of encoded images that were decoded at reduced size, since they are so large.
@@ -30,6 +31,7 @@ class Update:
     new: int
     changed: int
     total: int
+    entries: int
     missing: int
     hidden: int
     reduced: int

@@ -4,28 +4,27 @@ import json
 import logging
 import os
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
-from data.images.decode import MAX_PIXELS
+from data.images.regions import place_of
 from misc.checkpoints.lock import LOCK, locked
 from misc.process import distributed
 from misc.process.durable import leftovers, replacing
 from misc.search.encoder import Encoder
 from misc.search.index import check_identity, read_header
+from misc.search.indexing.encoding import encode_images
 from misc.search.indexing.exclusion import Exclusion
+from misc.search.indexing.files import IndexedFiles
 from misc.search.indexing.matching import Matches, missing
 from misc.search.indexing.outcome import Update, is_folder, merged, num_files
-from misc.search.indexing.walk import Content, Facts, ImageFile, decode, find_images
+from misc.search.indexing.people import People
+from misc.search.indexing.walk import Content, ImageFile, find_images
 from misc.search.storage import legacy
 from misc.search.storage.database import DATABASE, Entry, Header, reporting_writes
 from misc.search.storage.milvus_store import MilvusStore, writing
@@ -37,7 +36,6 @@ from options import UserError, to_dict
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SECONDS_PER_PART = 20.0
 
 
 def update_index(
@@ -47,6 +45,7 @@ def update_index(
     approximate: bool | None = None,
     prune: bool = False,
     exclude: Sequence[str] = (),
+    people: People | None = None,
 ) -> Update:
     """Make `folder` an index of the images below `image_root`, but for those that `Exclusion` leaves out with
     the patterns `exclude`, encoding only those of unknown content; an approximate index if `approximate`
@@ -54,26 +53,37 @@ def update_index(
     unless `prune`. What has been encoded can be searched every `SECONDS_PER_PART`;
     interrupted at any moment, the update resumes when called again.
 
+    Args:
+        people: the entries are the people in the photos and videos; None: they are the images.
+
     Raises:
-        UserError: there are no images, or none of those of the index; the index is damaged, of another model,
-            or being updated by another process; the folder is not writable.
+        UserError: there are no images, or none of those of the index; the index is damaged, of another model
+            or of people found in another way, or being updated by another process; the folder is not
+            writable.
     """
     if not image_root.is_dir():
         raise UserError(f"IMAGE_ROOT: '{image_root}' is not a folder; name the folder of the images")
     exclusion = Exclusion.of(exclude)
-    with _opened(encoder, folder) as store:
-        return _update(store, encoder, image_root, approximate, prune, exclusion)
+    if people and isinstance(folder, MilvusPlace):
+        raise UserError("--people: an index of people cannot be in Milvus; name a folder with --out")
+    with _opened(encoder, folder, people) as store:
+        return _update(store, encoder, image_root, approximate, prune, exclusion, people)
 
 
 @contextmanager
-def _opened(encoder: Encoder, folder: Path | MilvusPlace) -> Iterator[Store | MilvusStore]:
+def _opened(
+    encoder: Encoder, folder: Path | MilvusPlace, people: People | None
+) -> Iterator[Store | MilvusStore]:
     """The index, open for writing by this run alone; it is created if there is none."""
     is_file = not isinstance(folder, MilvusPlace) or folder.folder is not None
     if is_file and distributed.world_size() > 1:
         raise UserError(
             f"INDEX: several processes cannot write to '{folder}'; start one, or index into a Milvus server"
         )
-    header = Header(**_origin(encoder, Path()), identity=encoder.identity, embed_dim=encoder.embed_dim)
+    settings = people.settings if people else {}
+    header = Header(
+        **_origin(encoder, Path()), identity=encoder.identity, embed_dim=encoder.embed_dim, people=settings
+    )
     if isinstance(folder, MilvusPlace):
         with writing(folder, header) as store:
             check_identity(folder, store.header, encoder)
@@ -82,6 +92,7 @@ def _opened(encoder: Encoder, folder: Path | MilvusPlace) -> Iterator[Store | Mi
     with locked(folder, "INDEX", "--out"):
         if (folder / DATABASE).exists() or legacy.exists(folder):
             check_identity(folder, read_header(folder), encoder)
+            _check_people(folder, read_header(folder), header.people)
             legacy.upgrade(folder)
         else:
             if {file.name for file in folder.iterdir() if file not in leftovers(folder / DATABASE)} - {LOCK}:
@@ -92,6 +103,22 @@ def _opened(encoder: Encoder, folder: Path | MilvusPlace) -> Iterator[Store | Mi
         yield Store(folder)
 
 
+def _check_people(folder: Path, header: Header, people: Mapping[str, object]) -> None:
+    """Raise UserError unless the entries of the index were found in this way."""
+    if bool(header.people) != bool(people):
+        raise UserError(
+            f"--people: '{folder}' {'has whole images' if people else 'has people'} as entries; "
+            f"{'leave it out' if people else 'add it'}, or name another folder with --out"
+        )
+    for name, value in people.items():
+        before = header.people.get(name)
+        if before != value:
+            raise UserError(
+                f"--{name.replace('_', '-')}: '{folder}' was made with {before!r}, this run has {value!r}; "
+                "give the same, or name another folder with --out"
+            )
+
+
 def _update(
     store: Store | MilvusStore,
     encoder: Encoder,
@@ -99,6 +126,7 @@ def _update(
     approximate: bool | None,
     prune: bool,
     exclusion: Exclusion,
+    people: People | None,
 ) -> Update:
     """Update the images of this process's share."""
     found, skipped, excluded = _on_all(lambda: _find(image_root, store.folder, exclusion))
@@ -106,29 +134,36 @@ def _update(
     if not distributed.is_main():  # each process has found the same
         skipped, excluded = {}, {}
     unread, own = set(skipped), [file for file in found if store.is_own(file.path)]
-    matches = Matches(store.entries.values(), own, image_root, store.others)
+    given = people.given if people else None
+    if given:
+        given.assign([file.path for file in found])
+    files = IndexedFiles(store.entries.values(), people is not None, given)
+    matches = Matches(files.first, own, image_root, store.others, files.digest)
     num_known = sum(distributed.gather_objects(matches.num_known))
     _on_all(lambda: _check_root(store, found, num_known, image_root))
     store.header = replace(store.header, **_origin(encoder, image_root))
-    store.put(matches.put)
-    store.remove(matches.removed)
+    replaced = {path: files.of(first) for path, first in matches.replaced.items()}
+    store.put(files.like(matches.put))
+    store.remove([entry.id for number in matches.removed for entry in files.of(store.entries[number])])
     store.reserve(len(matches.copied) + len(matches.to_encode))
-    _copy_features(store, matches.copied)
-    encoded = _encode(store, encoder, image_root, matches, skipped)
-    store.put(missing(entry for path, entry in matches.replaced.items() if path not in encoded))
+    _copy_features(store, matches.copied, files)
+    encoded = encode_images(store, encoder, image_root, matches.to_encode, replaced, skipped, people)
+    unread_now = (path for path in replaced if path not in encoded)
+    store.put(missing(entry for path in unread_now for entry in replaced[path]))
     _write_skipped(store.skipped, distributed.gather_objects(skipped | excluded))
     if not sum(distributed.gather_objects(store.num_present())):
         raise UserError(f"IMAGE_ROOT: none of {len(found)} images can be read; see '{store.skipped}'")
     dropped = _prune(store, unlisted) if prune else 0
     kind = store.finish(approximate)
-    changed = len(encoded.keys() & matches.replaced.keys())
-    away = [entry.path for entry in store.entries.values() if entry.missing_since is not None]
+    changed = len(encoded.keys() & replaced.keys())
+    away = _files_of(entry for entry in store.entries.values() if entry.missing_since is not None)
     update = Update(
         found=len(own) + num_files(unread) + num_files(excluded),
         **{name: matches.counts[name] for name in ("kept", "moved", "copied")},
         new=len(encoded) - changed,
         changed=changed,
-        total=store.num_present(),
+        total=len(_files_of(entry for entry in store.entries.values() if entry.missing_since is None)),
+        entries=store.num_present(),
         missing=len(away),
         hidden=sum(map(exclusion.covers, away)),
         reduced=sum(encoded.values()),
@@ -209,77 +244,28 @@ def _check_root(
     )
 
 
-def _copy_features(store: Store | MilvusStore, copied: Sequence[tuple[str, Content, Entry]]) -> None:
-    """Add images that have the content of others."""
-    if copied:
-        slots = store.append(store.features_of([entry for _, _, entry in copied]))
-        for slot, (path, content, entry) in zip(slots, copied, strict=True):
-            place = {"path": path, "size": content.size, "mtime_ns": content.mtime_ns, "missing_since": None}
-            store.put([entry._replace(id=store.new_id(), slot=slot, **place)])
-
-
-def _encode(
-    store: Store | MilvusStore, encoder: Encoder, root: Path, matches: Matches, skipped: dict[str, str]
-) -> dict[str, bool]:
-    """Encode images, a generation every `SECONDS_PER_PART`; on an interrupt, what has been encoded becomes
-    one, too. Returns {path: whether it was decoded at reduced size} of those that could be read.
-    """
-    new, encoded = matches.to_encode, {}
-    images: list[tuple[ImageFile, Facts]] = []
-    blocks: list[np.ndarray] = []
-
-    def end_part() -> None:
-        part, features = images.copy(), np.concatenate(blocks)
-        images.clear()  # now: an interrupt must not write them twice
-        blocks.clear()
-        for slot, (file, facts) in zip(store.append(features), part, strict=True):
-            replaced = matches.replaced.get(file.path)
-            number = store.new_id() if replaced is None else replaced.id
-            size, mtime_ns, digest = facts.content
-            store.put([Entry(number, slot, file.path, size, mtime_ns, digest, *facts[1:])])
-        store.commit()
-        encoded.update((file.path, facts.width * facts.height > MAX_PIXELS) for file, facts in part)
-
-    started = time.monotonic()
-    with tqdm(total=len(new), desc="encoding", unit="image", disable=not sys.stderr.isatty()) as bar:
-        try:
-            for batch, features in _encoded(encoder, root, new, skipped):
-                images += batch
-                blocks.append(features)
-                bar.update(len(batch))
-                if time.monotonic() - started > SECONDS_PER_PART:
-                    end_part()
-                    started = time.monotonic()
-        finally:
-            if images:
-                end_part()
-    return encoded
-
-
-def _encoded(
-    encoder: Encoder, root: Path, new: Sequence[ImageFile], skipped: dict[str, str]
-) -> Iterator[tuple[list[tuple[ImageFile, Facts]], np.ndarray]]:
-    """Batches of images with their (n, E) fp16 features; those that cannot be read are added to `skipped`."""
-    pending: deque[list[tuple[ImageFile, Facts]]] = deque()
-
-    def pixels() -> Iterator[Tensor]:
-        """The pixels of each batch, whose images are appended to `pending`."""
-        paths = [image.path for image in new]
-        settings = (encoder.batch_size, encoder.on_gpu, encoder.options.data.truncated)
-        for batch in decode(root, paths, encoder.processor, *settings):
-            skipped.update({new[index].path: reason for index, reason in batch.problems.items()})
-            if batch.indices:
-                files = (new[index] for index in batch.indices)
-                pending.append(list(zip(files, batch.facts, strict=True)))
-                yield batch.pixels
-
-    for features in encoder.encode_batches(pixels()):
-        yield pending.popleft(), features.half().numpy()
+def _copy_features(
+    store: Store | MilvusStore, copied: Sequence[tuple[str, Content, Entry]], files: IndexedFiles
+) -> None:
+    """Add files that have the content of others."""
+    if not copied:
+        return
+    slots = store.append(store.features_of([entry for *_, first in copied for entry in files.of(first)]))
+    copies = files.like(
+        first._replace(path=path, size=content.size, mtime_ns=content.mtime_ns, missing_since=None)
+        for path, content, first in copied
+    )
+    store.put(entry._replace(id=store.new_id(), slot=slot) for entry, slot in zip(copies, slots, strict=True))
 
 
 def _prune(store: Store | MilvusStore, unlisted: tuple[str, ...]) -> int:
-    """Remove the missing images, unless their folder could not be listed; returns how many."""
+    """Remove the missing images, unless their folder could not be listed; returns of how many files."""
     away = [entry for entry in store.entries.values() if entry.missing_since is not None]
-    dropped = [entry.id for entry in away if not entry.path.startswith(unlisted)]
-    store.remove(dropped)
-    return len(dropped)
+    dropped = [entry for entry in away if not entry.path.startswith(unlisted)]
+    store.remove(entry.id for entry in dropped)
+    return len(_files_of(dropped))
+
+
+def _files_of(entries: Iterable[Entry]) -> set[str]:
+    """The files of these entries."""
+    return {entry.path if entry.sighting is None else place_of(entry.path).file for entry in entries}

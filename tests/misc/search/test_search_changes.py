@@ -17,7 +17,7 @@ from data.images.decode import load_image
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
-from misc.search.indexing import update
+from misc.search.indexing import encoding
 from misc.search.indexing.update import Update, update_index
 from misc.search.storage.store import Store
 from options import UserError
@@ -327,7 +327,7 @@ def test_an_index_can_be_searched_while_its_first_run_goes_on(
             seen.append(len(features))
             yield features
 
-    monkeypatch.setattr(update, "SECONDS_PER_PART", 0)
+    monkeypatch.setattr(encoding, "SECONDS_PER_PART", 0)
     monkeypatch.setattr(Encoder, "encode_batches", looking)
     assert updated(encoder, images, folder).new == 10
     assert seen == [4, 4, 2]

@@ -23,7 +23,7 @@ from misc.checkpoints.lock import LOCK, locked
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
-from misc.search.indexing import update
+from misc.search.indexing import encoding
 from misc.search.indexing.update import update_index
 from misc.search.ranking import engines
 from misc.search.storage.database import digest_of
@@ -49,8 +49,8 @@ def in_child(work: Callable[[], object], report: Path) -> int:
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A generation for each batch, decoded in the process itself."""
-    monkeypatch.setattr(update, "SECONDS_PER_PART", 0)
-    monkeypatch.setattr("misc.search.indexing.walk.num_cores", lambda: 0)
+    monkeypatch.setattr(encoding, "SECONDS_PER_PART", 0)
+    monkeypatch.setattr("misc.search.indexing.decoding.num_cores", lambda: 0)
 
 
 def assert_right(encoder: Encoder, folder: Path) -> Index:

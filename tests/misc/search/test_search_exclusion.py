@@ -42,7 +42,7 @@ def test_every_image_and_video_that_is_not_taken_is_counted_and_named(
     assert skipped(index) == {
         "broken.jpg": "it is a text that begins with '?'",
         "cam/b.gif": "excluded by '*.gif'",
-        "clip.MP4": "a video; save frames of it as images",
+        "clip.MP4": "a video; index --people finds the people in it",
         "old/": "excluded by 'old'",
         "x/.e.png": "hidden",
         "x/@eaDir/": "left out, as all folders of this name",
@@ -100,7 +100,7 @@ def test_a_jpeg_of_too_many_pixels_is_indexed_at_reduced_size_and_counted(
     whole = load_image(root / "large.jpg")
     monkeypatch.setattr(decode, "MAX_PIXELS", 50_000)
     monkeypatch.setattr(decode, "MAX_PROGRESSIVE", 75_000)
-    monkeypatch.setattr("misc.search.indexing.update.MAX_PIXELS", 50_000)
+    monkeypatch.setattr("misc.search.indexing.encoding.MAX_PIXELS", 50_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)  # Pillow refuses what is twice as large
     command = ["index", str(encoder.checkpoint), str(root), "--out", str(tmp_path / "index")]
     assert main([*command, "data.test_batch_size=4"]) == 0

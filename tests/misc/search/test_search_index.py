@@ -21,7 +21,7 @@ from data.images.decode import load_image
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index, check_identity
-from misc.search.indexing import update
+from misc.search.indexing import encoding
 from misc.search.indexing.update import update_index
 from misc.search.indexing.walk import find_images, image_suffixes
 from misc.search.ranking import engines
@@ -61,7 +61,7 @@ def test_worker_processes_decode_to_the_same_features(
     encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (images / "broken.png").write_bytes(b"no image")
-    monkeypatch.setattr("misc.search.indexing.walk.num_cores", lambda: 2)
+    monkeypatch.setattr("misc.search.indexing.decoding.num_cores", lambda: 2)
     found = update_index(encoder, images, tmp_path / "index")
     assert list(found.skipped) == ["broken.png"]
     assert_whole(encoder, tmp_path / "index")
@@ -203,7 +203,7 @@ def test_a_kill_at_any_write_leaves_a_whole_generation_and_the_next_run_ends_as_
     (images / "b" / "01.png").rename(images / "moved.png")
     for number in range(5):
         save_image(images / f"new {number}.png", 50 + number)
-    monkeypatch.setattr(update, "SECONDS_PER_PART", 0)
+    monkeypatch.setattr(encoding, "SECONDS_PER_PART", 0)
     shutil.copytree(index.folder, folder)
     update_index(encoder, images, folder)
     expected, names = content(folder), {file.suffix for file in folder.iterdir()}

@@ -19,7 +19,7 @@ from data.images.decode import load_image
 from misc.search.__main__ import main
 from misc.search.encoder import Encoder
 from misc.search.index import Index
-from misc.search.indexing import update
+from misc.search.indexing import encoding
 from misc.search.indexing.update import update_index
 from misc.search.ranking import milvus as ranking
 from misc.search.ranking.answer import answer
@@ -137,7 +137,7 @@ def test_renamed_copied_and_missing_images_are_not_encoded_again(
 def test_a_kill_at_any_write_leaves_right_rows_and_the_next_run_ends_as_one_undisturbed(
     encoder: Encoder, images: Path, place: MilvusPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(update, "SECONDS_PER_PART", 0.0)
+    monkeypatch.setattr(encoding, "SECONDS_PER_PART", 0.0)
     update_index(encoder, images, place)
     client, writes = milvus.connect(place), []
     for number in range(1, 20):
