@@ -2,7 +2,7 @@
 
 SOURCE a folder of photos: writes their boxes in COCO's format, FILE.json, which `main.py --evaluate` takes as
 `eval.detections`. SOURCE a video: writes tracks as MOT has them, FILE.txt, a line for each box: frame, track,
-left, top, width, height, score, 1, 1, where frame n is the one at (n - 1) x --every seconds.
+left, top, width, height, score, 1, 1, where frame n is that of the video at (n - 1) / average rate seconds.
 
 DETECTOR is "hog" (OpenCV's, nothing to download), or a model of object detection of transformers: its folder,
 or its id on the hub, such as ustc-community/dfine-small-coco.
@@ -119,20 +119,19 @@ def as_coco(photos: Iterable["Photo"], paths: Sequence[str], skipped: dict[str, 
 def in_video(path: Path, detector: "Detector", limits: "Limits", every: float) -> str:
     """The tracks of the people in a video, a line of MOT for each box."""
     from misc.detection.boxes import kept
-    from misc.detection.tracks import Tracker
+    from misc.detection.tracks import Motion, Tracker
     from misc.detection.video import sampled_frames
 
-    tracker, lines, num_frames, tracks = Tracker(), [], 0, set[int]()
+    tracker, lines, num_frames, tracks = Tracker(Motion.at(every)), [], 0, set[int]()
     for frame in _with_bar(sampled_frames(path, every), None, "frame"):
         (found,) = detector.detect([frame.image])
         boxes = kept(found, frame.image.size, limits, detector.min_score)
         numbers = tracker.update(frame.time, boxes)
         num_frames += 1
         tracks.update(numbers)
-        place = int(frame.time / every + 1e-6) + 1
         for number, (*box, score) in zip(numbers, boxes.tolist(), strict=True):
             shown = ",".join(f"{side:.2f}" for side in box)
-            lines.append(f"{place},{number + 1},{shown},{score:.4f},1,1\n")
+            lines.append(f"{frame.number},{number + 1},{shown},{score:.4f},1,1\n")
     logger.info(f"{len(lines)} boxes of {len(tracks)} tracks in {num_frames} frames")
     return "".join(lines)
 

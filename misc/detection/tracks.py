@@ -1,5 +1,6 @@
 """Boxes of the same person in the frames of a video, linked to tracks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,11 @@ class Motion:
     speed: float = 0.8
     max_growth: float = 1.5
     appearance: float = 2.0
+
+    @staticmethod
+    def at(every: float) -> "Motion":
+        """For frames that are so many seconds apart: a person may be missing in one of them."""
+        return Motion(max_gap=max(Motion.max_gap, 2.5 * every))
 
 
 @dataclass
@@ -69,6 +75,24 @@ class Tracker:
         return [
             self._put(found.get(n), time, centers[n], heights[n], None if features is None else features[n])
             for n in range(len(boxes))
+        ]
+
+    def state(self) -> dict[str, npt.NDArray[np.float64] | Features]:
+        """What `restore` takes, for a tracker whose boxes all have features, or none has."""
+        tracks, looks = self._tracks, [track.feature for track in self._tracks if track.feature is not None]
+        rows = [[t.number, t.time, *t.center, t.height, *t.velocity] for t in tracks]
+        return {
+            "num_tracks": np.array(float(self._num_tracks)),
+            "motions": np.array(rows, np.float64).reshape(-1, 7),
+            "looks": np.array(looks, np.float32).reshape(len(looks), -1 if looks else 0),
+        }
+
+    def restore(self, state: Mapping[str, npt.NDArray[np.float64] | Features]) -> None:
+        """Continue where the tracker was whose `state` this is."""
+        self._num_tracks, looks = int(state["num_tracks"]), state["looks"]
+        self._tracks = [
+            _Track(int(row[0]), row[1], row[2:4], row[4], row[5:7], looks[n] if len(looks) else None)
+            for n, row in enumerate(state["motions"])
         ]
 
     def _costs(

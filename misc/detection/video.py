@@ -3,6 +3,8 @@
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,86 +22,234 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts"}
 SUFFIXES |= {".webm", ".wmv"}
+RATE = 25.0  # frames a second, of a video that does not tell
+BEFORE = (1.0, 10.0)  # seconds by which a key frame is looked for before what is wanted
+YEARS = range(
+    1991, 2100
+)  # of recordings; there was no QuickTime before, and a clock that is not set says 1904
+TOLERANCE = 1e-6
 
 
 class Frame(NamedTuple):
-    """A frame: seconds since the first one of its video, and its pixels, upright."""
+    """A frame of a video.
+
+    Attributes:
+        time: seconds since the first one.
+        number: from 1, round(time x average rate) + 1, as MOT files have it.
+        image: its pixels, upright.
+    """
 
     time: float
+    number: int
     image: Image.Image
 
 
+class Facts(NamedTuple):
+    """What a video says of itself.
+
+    Attributes:
+        duration: in seconds; None: unknown.
+        rate: frames a second, on average.
+        taken: when it was recorded, in local time, as "2024-05-06 07:08:09"; None: unknown.
+    """
+
+    duration: float | None
+    rate: float
+    taken: str | None
+
+
 class BadVideoError(UserError):
-    """A file of which no frame can be decoded."""
+    """A file of which no frame, or not that frame, can be decoded; `reason` is without the file's name."""
+
+    reason = ""
+
+    @staticmethod
+    def of(path: Path, reason: str) -> "BadVideoError":
+        """The error of a file."""
+        error = BadVideoError(f"'{path}' {reason}")
+        error.reason = reason
+        return error
 
 
-def sampled_frames(path: Path, every: float) -> Iterator[Frame]:
+def sampled_frames(path: Path, every: float, start: float = 0) -> Iterator[Frame]:
     """Frames of a video: the first one at or after each multiple of `every` seconds.
 
     By their times, whatever the frame rate is, and constant or not. A frame that is damaged is left out; what
     follows a damaged part is decoded from the next one that can be. Held are some frames at a time, however
     long the video is.
 
+    Args:
+        start: only those at or after so many seconds; what is before is not decoded where the file can be
+            entered at a key frame.
+
     Raises:
         UserError: PyAV is not installed, or `every` is not positive.
         BadVideoError: the file cannot be opened, has no pictures, or none that can be decoded.
     """
+    if not (math.isfinite(every) and every > 0):
+        raise UserError(f"--every: expected seconds above 0, found {every}")
+    latest = -1
+    for time, number, frame in _frames_since(path, start):
+        multiple = math.floor(time / every + TOLERANCE)
+        if multiple > latest and time >= start - TOLERANCE:
+            yield Frame(time, number, _upright(frame))
+        latest = multiple
+
+
+def frame_at(path: Path, time: float) -> Image.Image:
+    """The frame of a video whose `Frame.time`, rounded to milliseconds, is `time`; upright.
+
+    Raises:
+        UserError: PyAV is not installed.
+        BadVideoError: the file cannot be read, or there is no such frame.
+    """
+    for found, _, frame in _frames_since(path, max(0.0, time - 0.001)):
+        if f"{found:.3f}" == f"{time:.3f}":
+            return _upright(frame)
+        if found > time + 0.001:
+            break
+    raise BadVideoError.of(path, f"has no frame at {time:.3f} seconds that can be decoded")
+
+
+def facts_of(path: Path) -> Facts:
+    """What a video says of itself; raises UserError, and BadVideoError, as `sampled_frames` does."""
+    with _opened(path) as (container, stream):
+        duration = stream.duration and float(stream.duration * stream.time_base)
+        duration = duration or (container.duration and container.duration / 1e6)
+        is_known = duration is not None and duration > 0
+        metadata = container.metadata | stream.metadata
+        taken = metadata.get("com.apple.quicktime.creationdate") or metadata.get("creation_time")
+        return Facts(duration if is_known else None, _rate(stream), taken and local_time(taken))
+
+
+def local_time(text: str) -> str | None:
+    """A time of ISO 8601 as "2024-05-06 07:08:09": that of the place where it tells the offset from UTC, else
+    of this machine; None: it is no time, or that of a clock that is not set.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+        if time.year not in YEARS:
+            return None
+        return (time if time.utcoffset() else time.astimezone()).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # of a time that the system cannot convert
+        return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     try:
         import av
     except ImportError as error:
         raise UserError(f"'{path}' is a video: PyAV is not installed; pip install av") from error
-    if not (math.isfinite(every) and every > 0):
-        raise UserError(f"--every: expected seconds above 0, found {every}")
     try:
         container = av.open(str(path))
-    except (OSError, ValueError) as error:  # FFmpeg's errors are both of these, or one
-        raise BadVideoError(f"'{path}' cannot be read as a video ({reason_of(error):.150})") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or reason_of(error)  # without the file's name
+        raise BadVideoError.of(path, f"cannot be read as a video ({reason:.150})") from error
     with container:
         streams = [
             each for each in container.streams.video if not each.disposition & each.disposition.attached_pic
         ]
         if not streams:
-            raise BadVideoError(f"'{path}' has no pictures, only sound or a cover")
-        streams[0].thread_type = "AUTO"
-        start, following, num_taken = None, 0, 0
-        for frame, time in _timed(container, streams[0], path):
-            start = time if start is None else start
-            if time - start < following * every - 1e-6:
-                continue
-            following = math.floor((time - start) / every + 1e-6) + 1
-            num_taken += 1
-            image = frame.to_image()
-            yield Frame(time - start, image.rotate(frame.rotation, expand=True) if frame.rotation else image)
-        if not num_taken:
-            raise BadVideoError(f"'{path}' has no frame that can be decoded")
+            raise BadVideoError.of(path, "has no pictures, only sound or a cover")
+        if streams[0].codec_context is None:
+            raise BadVideoError.of(path, "is of a format for which there is no decoder")
+        streams[0].thread_type = "NONE"  # else damaged frames look as the faster thread leaves them
+        yield container, streams[0]
+
+
+def _frames_since(path: Path, start: float) -> Iterator[tuple[float, int, "VideoFrame"]]:
+    """Frames with their times since the first one, and their numbers: from some frame before `start` on, or
+    from the first one.
+    """
+    if start > 0:
+        with _opened(path) as (container, stream):
+            first = next(_timed(container, stream, path), None)
+            if first and _stamp(stream, first[0]) is not None:
+                for before in BEFORE:
+                    frames = _timed(container, stream, path, first[1] + start - before)
+                    found = next(frames, None)
+                    if found and found[1] - first[1] < start - TOLERANCE:
+                        yield _numbered(found, first[1], stream)
+                        yield from (_numbered(each, first[1], stream) for each in frames)
+                        return
+    with _opened(path) as (container, stream):
+        first = None
+        for each in _timed(container, stream, path):
+            first = each[1] if first is None else first
+            yield _numbered(each, first, stream)
+        if first is None:
+            raise BadVideoError.of(path, "has no frame that can be decoded")
+
+
+def _numbered(
+    timed: tuple["VideoFrame", float], first: float, stream: "VideoStream"
+) -> tuple[float, int, "VideoFrame"]:
+    frame, time = timed
+    return time - first, round((time - first) * _rate(stream)) + 1, frame
 
 
 def _timed(
-    container: "InputContainer", stream: "VideoStream", path: Path
+    container: "InputContainer", stream: "VideoStream", path: Path, seek_to: float | None = None
 ) -> Iterator[tuple["VideoFrame", float]]:
-    """The frames that can be decoded, with their times in seconds, which never fall."""
-    step = float(1 / stream.average_rate) if stream.average_rate else 0.04
-    latest, num_damaged = -step, 0
+    """The frames that can be decoded, with their times in seconds, which never fall; from a key frame before
+    `seek_to` on, where there is one and the frames tell their times.
+    """
+    import av
+
+    errors = (av.FFmpegError, OSError, ValueError)
+    if seek_to is not None:
+        try:
+            container.seek(math.floor(seek_to / stream.time_base), stream=stream)
+        except errors:
+            return
+    step, is_waiting = 1 / _rate(stream), seek_to is not None
+    latest, num_damaged = None, 0
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 break
-        except (OSError, ValueError):  # the file ends here, or cannot be followed further
+        except errors:  # the file ends here, or cannot be followed further
             num_damaged += 1
             break
+        is_waiting = is_waiting and not packet.is_keyframe
+        if is_waiting:  # some decoders make up what is before
+            continue
         try:
             decoded = packet.decode()
-        except (OSError, ValueError):
+        except errors:
             num_damaged += 1
             continue
         for frame in decoded:
-            time = latest + step if frame.time is None else frame.time
-            if frame.is_corrupt or (time < latest and frame.time is not None):
+            stamp = _stamp(stream, frame)
+            if stamp is None and latest is None and seek_to is not None:
+                return
+            time = (0.0 if latest is None else latest + step) if stamp is None else stamp
+            if frame.is_corrupt or (latest is not None and time < latest):
                 num_damaged += 1
                 continue
             latest = time
             yield frame, time
     if num_damaged:
         logger.warning(f"'{path}': {num_damaged} damaged parts were left out, the rest was used")
+
+
+def _stamp(stream: "VideoStream", frame: "VideoFrame") -> float | None:
+    """The time of a frame in the file, in seconds, where it tells one.
+
+    An AVI file has no times of presentation. FFmpeg takes for them those of decoding, which are in another
+    order where there are B-frames.
+    """
+    is_in_order = stream.container.format.name != "avi" or not stream.codec_context.has_b_frames
+    return frame.time if is_in_order else None
+
+
+def _rate(stream: "VideoStream") -> float:
+    return float(stream.average_rate or stream.guessed_rate or RATE)
+
+
+def _upright(frame: "VideoFrame") -> Image.Image:
+    image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image

@@ -66,3 +66,23 @@ def test_what_is_far_away_or_of_another_size_is_somebody_else(other: list[float]
     tracker = Tracker()
     tracker.update(0, as_boxes([[100, 100, 50, 150, 1]]))
     assert tracker.update(0.2, as_boxes([other])) == [1]
+
+
+@pytest.mark.parametrize("looks", [None, np.eye(3, 4, dtype=np.float32)])
+def test_a_tracker_continues_from_its_state(looks: np.ndarray | None) -> None:
+    people = [(0, 100, 150, 90), (600, 110, 160, -80), (300, 90, 140, 10)]
+    whole, latest = Tracker(), Tracker()
+    for step in range(30):
+        boxes = walk(0.2 * step, people)[: 3 if step % 4 else 2]
+        continued = Tracker()
+        continued.restore(latest.state())
+        features = None if looks is None else looks[: len(boxes)]
+        expected = whole.update(0.2 * step, boxes, features)
+        assert continued.update(0.2 * step, boxes, features) == expected
+        assert all((continued.state()[name] == state).all() for name, state in whole.state().items())
+        latest = continued
+
+
+def test_who_is_missing_in_one_frame_is_found_again_however_far_apart_the_frames_are() -> None:
+    tracker, box = Tracker(Motion.at(10)), as_boxes([[100, 100, 50, 150, 1]])
+    assert [tracker.update(time, box) for time in (0, 20, 46)] == [[0], [0], [1]]
