@@ -106,6 +106,11 @@ class Index:
         """Whether the entries are people in photos and videos."""
         return bool(self.header.people)
 
+    @property
+    def margin(self) -> float:
+        """Of an index of people, the share of a box that was added on each side of it."""
+        return float(self.header.people.get("margin", 0))
+
     def files(self, rows: slice = slice(None)) -> list[str]:
         """The file of each of these entries, relative to the image root."""
         paths = self.paths[rows]

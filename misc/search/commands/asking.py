@@ -19,9 +19,11 @@ from misc.search.ranking.queries import Query, descriptions
 from misc.search.ranking.results import Listing, as_csv, as_json, file_list, find, table
 from options import UserError
 
+NAMED = 5  # people of a file, in a message
+
 logger = logging.getLogger(__name__)
 
-FILTERS = ("folder", "pattern", "since", "until", "min_size", "max_size")
+FILTERS = ("folder", "pattern", "since", "until", "hours", "min_size", "max_size")
 
 
 def ask(flags: argparse.Namespace, sentences: Sequence[str]) -> int:
@@ -35,9 +37,10 @@ def ask(flags: argparse.Namespace, sentences: Sequence[str]) -> int:
     with naming_flags():
         index.select(filters)  # before the model is loaded
     queries = queries_of(flags, sentences, index)
-    warn_of_flags(flags, queries[0])
+    warn_of_flags(flags, queries[0], index)
     encoder = index.load_encoder(flags.checkpoint)
-    ranking = {"k": flags.k, "filters": filters, "min_score": flags.min_score, "group": not flags.no_group}
+    ranking = {"k": flags.k, "filters": filters, "min_score": flags.min_score}
+    ranking |= {"group": not flags.no_group, "per_file": flags.per_file}
     names = [str(file) for file in flags.image]
     listings, warnings = find(index, encoder, queries, **ranking, image_names=names)
     output(flags, listings)
@@ -77,21 +80,37 @@ def queries_of(flags: argparse.Namespace, sentences: Sequence[str], index: Index
 
 
 def id_of(index: Index, path: str, flag: str) -> int:
-    """The id of an image that the user names as results do, or by a path of the file system."""
+    """The id of an entry that the user names as results do, or by a path of the file system; in an index of
+    people also by the name of its file, if that has no other one.
+    """
     for candidate in (path, os.path.relpath(path, index.image_root)):
-        row = bisect_left(index.paths, os.path.normpath(candidate))
-        if index.paths[row : row + 1] == [os.path.normpath(candidate)]:
-            return int(index.ids[row])
+        rows = rows_of(index, os.path.normpath(candidate))
+        if len(rows) == 1:
+            return int(index.ids[rows.start])
+        if rows:
+            names = [f"'{index.paths[row]}'" for row in rows[:NAMED]] + ["..."] * (len(rows) > NAMED)
+            raise UserError(f"--{flag}: '{path}' has {len(rows)} people; name one of {', '.join(names)}")
     raise UserError(
         f"--{flag}: '{path}' is not an image of the index; name it as results do, relative to "
         f"'{index.image_root}'"
     )
 
 
+def rows_of(index: Index, path: str) -> range:
+    """The row of an entry, or else those of a file; none if there is neither."""
+    row = bisect_left(index.paths, path)
+    if index.paths[row : row + 1] == [path]:
+        return range(row, row + 1)
+    # What begins with "x/" lies between "x/" and "x0": 0 is the character behind /.
+    start, stop = (bisect_left(index.paths, path + end) for end in "/0")
+    is_file = start < stop and index.place(start).file == path
+    return range(start, stop) if is_file else range(0)
+
+
 def output(flags: argparse.Namespace, listings: Sequence[Listing]) -> None:
     """Write the answers in each form that was asked for."""
     if flags.copy:  # first: it refuses to overwrite files
-        copy_images(listings, flags.copy)
+        copy_images(listings, flags.copy, flags.crops and listings[0].index.has_people)
     if flags.files_only:
         print_bytes(file_list(listings, "\0" if flags.null else "\n"))
     elif "-" not in (flags.json, flags.csv):
@@ -106,7 +125,7 @@ def output(flags: argparse.Namespace, listings: Sequence[Listing]) -> None:
         )
 
 
-def warn_of_flags(flags: argparse.Namespace, query: Query) -> None:
+def warn_of_flags(flags: argparse.Namespace, query: Query, index: Index) -> None:
     """Log a warning for each flag that has no effect beside the others."""
     if flags.image_weight is not None and not (query.images and query.texts):
         logger.warning("--image-weight has no effect without both a sentence and --image")
@@ -116,17 +135,23 @@ def warn_of_flags(flags: argparse.Namespace, query: Query) -> None:
         )
     if flags.null and not flags.files_only:
         logger.warning("--null has no effect without --files-only")
+    if flags.crops and not flags.copy:
+        logger.warning("--crops has no effect without --copy")
+    for name in ("per_file", "crops"):
+        if getattr(flags, name) and not index.has_people:
+            flag = name.replace("_", "-")
+            logger.warning(f"--{flag} has no effect: the index has whole images, no people in them")
 
 
 def states(index: Index, listings: Sequence[Listing]) -> list[str]:
     """What the user should know of the images."""
     warnings = []
-    if missing := len({r.path for each in listings for r in each.answer.results if r.rank in each.missing}):
-        warnings.append(f"{missing} of the images no longer exist; run the index command again")
+    missing = {each.file_of(r) for each in listings for r in each.answer.results if r.rank in each.missing}
+    if missing:
+        warnings.append(f"{len(missing)} of the files no longer exist; run the index command again")
     if not index.header.complete:
-        warnings.append(
-            f"{len(index.paths)} images are in the index so far: an index run goes on, or was interrupted"
-        )
+        number = f"{len(index.paths)} {'entries' if index.has_people else 'images'}"
+        warnings.append(f"{number} are in the index so far: an index run goes on, or was interrupted")
     if not listings[0].answer.matching:
         warnings.append("no image passes the filters")
     return warnings

@@ -1,4 +1,4 @@
-"""`query`: rank the images of an index."""
+"""`query`: rank the entries of an index, images or people in photos and videos."""
 
 import argparse
 import math
@@ -16,7 +16,7 @@ def add_flags(parser: Parser) -> None:
     add_index_argument(parser)
     add = parser.add_argument
     add("sentences", nargs="*", metavar="SENTENCE", help="a query each, in any language of the model")
-    add("-k", type=int, default=20, help="images per query (20)")
+    add("-k", type=int, default=20, help="results per query (20)")
     add("--sentences", type=Path, metavar="FILE", dest="file", help="a text file with a sentence per line")
     several = {"action": "append", "default": []}
     weighted = {"nargs": 2, "metavar": ("TEXT", "WEIGHT"), **several}
@@ -28,8 +28,12 @@ def add_flags(parser: Parser) -> None:
     texts = {"metavar": "TEXT", **several}
     add("--without", **texts, help="descriptions to avoid, divided by commas; can be repeated")
     paths = {"type": path_text, "metavar": "IMAGE", **several}
-    add("--like", **paths, help="an image of the index, to find more of its kind; can be repeated")
-    add("--unlike", **paths, help="an image of the index, to find less of its kind; can be repeated")
+    add(
+        "--like",
+        **paths,
+        help="an image or a person of the index, named as results are, to find more like it",
+    )
+    add("--unlike", **paths, help="the same, to find less like it; both can be repeated")
     add_filters(parser)
     add_outputs(parser)
 
@@ -37,13 +41,14 @@ def add_flags(parser: Parser) -> None:
 def add_filters(parser: Parser) -> None:
     """The flags that name the images to rank; those that are given hold together."""
     add = parser.add_argument
-    add("--folder", metavar="DIR", help="images below this folder of the image root")
-    add("--pattern", metavar="PATTERN", help="images of such a name, as '*.jpg'; with a /, of such a path")
+    add("--folder", metavar="DIR", help="files below this folder of the image root, such as a camera's")
+    add("--pattern", metavar="PATTERN", help="files of such a name, as '*.jpg'; with a /, of such a path")
     add("--since", metavar="TIME", help="images from 2024-05-06, or '2024-05-06 07:08', on")
     add("--until", metavar="TIME", help="images up to then; a date is the whole day")
+    add("--hours", metavar="SPAN", help="images from such hours of a day, as 08:00-17:30 or 22:00-06:00")
     sizes = {"type": pixels, "metavar": "WxH"}
-    add("--min-size", **sizes, help="images of at least this width and height, as 64x128")
-    add("--max-size", **sizes, help="images of at most this width and height")
+    add("--min-size", **sizes, help="at least this width and height, as 64x128; of people, of their boxes")
+    add("--max-size", **sizes, help="at most this width and height")
     add("--min-score", type=float, metavar="S", help="images of at least this score")
 
 
@@ -51,12 +56,14 @@ def add_outputs(parser: Parser) -> None:
     """The flags that say what becomes of the ranking."""
     add = parser.add_argument
     add("--no-group", action="store_true", help="give each duplicate of an image a place of its own")
+    add("--per-file", action="store_true", help="one result of a photo or video: the best of its people")
     to_file = {"type": path_text, "nargs": "?", "const": "-"}
     add("--json", **to_file, metavar="FILE.json", help="write JSON; to stdout without a name")
     add("--csv", **to_file, metavar="FILE.csv", help="write CSV; to stdout without a name")
     add("--files-only", action="store_true", help="print the files alone, one per line, for pipes")
     add("--null", action="store_true", help="with --files-only: end each with NUL, for xargs -0")
-    add("--copy", type=Path, metavar="DIR", help="copy the images there, with their ranks in the names")
+    add("--copy", type=Path, metavar="DIR", help="copy the files there, with their ranks in the names")
+    add("--crops", action="store_true", help="with --copy: people alone, as the model saw them, as JPEGs")
     add("--figure", type=Path, metavar="FILE.png", help="draw the images with ranks, scores and names")
     add("--explain", type=Path, metavar="DIR", help="draw the regions that each score depends on")
 
@@ -92,7 +99,7 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise UserError(f"--min-score: expected a number, found {flags.min_score}")
     for text, weight in flags.also:
         check_weight(text, weight)
-    for name in ("folder", "pattern", "since", "until"):
+    for name in ("folder", "pattern", "since", "until", "hours"):
         if getattr(flags, name) == "":
             raise UserError(f"--{name}: its value is empty; fill it in or leave the flag out")
     to_stdout = [name for name in ("json", "csv") if getattr(flags, name) == "-"]

@@ -1,4 +1,4 @@
-"""Pictures of the ranked images, and copies of their files."""
+"""Pictures of the ranked entries, and copies of their files."""
 
 import os
 import shutil
@@ -7,18 +7,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.images.decode import load_image
 from misc.process.logs import progress
 from misc.report.contact_sheet import IMAGE_SIZE, Block, Cell, draw_contact_sheet
 from misc.report.pictures import RULE
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.ranking.answer import Result
-from misc.search.ranking.results import Listing, printable
+from misc.search.ranking.results import Listing, numbers_of, printable, span_of
+from misc.search.views import load_view
 from options import UserError
 
 MAX_DRAWN = 200  # images of a figure
 MAX_NAME = 255  # bytes, on all common file systems
+QUALITY = 95  # of JPEGs
 
 
 def draw(listings: Sequence[Listing], out: Path) -> int:
@@ -39,8 +40,8 @@ def _cell(listing: Listing, result: Result) -> Cell:
     if image is None:
         image = Image.new("RGB", (100, 240), RULE)
     image.thumbnail(IMAGE_SIZE, Image.Resampling.LANCZOS)  # hundreds of photos need gigabytes
-    copies = [f"+{len(result.duplicates)} duplicates"] if result.duplicates else []
-    return Cell(image, f"{result.rank}.   {result.score:.4f}", [printable(result.path), *copies])
+    captions = [printable(result.path), *span_of(result), *numbers_of(result)]
+    return Cell(image, f"{result.rank}.   {result.score:.4f}", captions)
 
 
 def explain_all(listings: Sequence[Listing], encoder: Encoder, folder: Path) -> None:
@@ -58,25 +59,40 @@ def explain_all(listings: Sequence[Listing], encoder: Encoder, folder: Path) -> 
 
 
 def _load(listing: Listing, result: Result) -> Image.Image | None:
-    """The image, or None if it can no longer be read."""
+    """What the encoder saw, or None if it can no longer be read."""
     try:
-        return load_image(listing.file_of(result), truncated="accept")  # as the index did, if need be
+        return _view(listing, result)
     except UserError:
         return None
 
 
-def copy_images(listings: Sequence[Listing], folder: Path) -> None:
-    """Copy the images to RANK-NAME in a folder, or QUERY-RANK-NAME if there are several queries. Raises
-    UserError, before it copies any, if one of these files exists, or if a file cannot be copied.
+def _view(listing: Listing, result: Result) -> Image.Image:
+    index = listing.index
+    truncated = "accept"  # as the index did, if need be
+    return load_view(index.image_root, result.path, truncated, margin=index.margin)
+
+
+def copy_images(listings: Sequence[Listing], folder: Path, crops: bool = False) -> None:
+    """Copy the files to RANK-NAME in a folder, or QUERY-RANK-NAME if there are several queries, each once a
+    query. With `crops`, save what the encoder saw of each person, as JPEGs RANK-STEM-TIME-BOX.jpg.
+
+    Raises:
+        UserError: before any is copied, if one of these files exists; or if a file cannot be copied.
     """
-    pairs = list(_copies(listings, folder))
-    for _, target in pairs:
+    copies = list(_copies(listings, folder, crops))
+    for _, _, target in copies:
         if os.path.lexists(target):
             raise UserError(
                 f"--copy: '{folder}' has '{target.name}' already; name another folder: nothing is overwritten"
             )
-    for source, target in progress(pairs, "copying"):
+    for listing, result, target in progress(copies, "copying"):
+        source = listing.file_of(result)
         try:
+            if crops:
+                view = _view(listing, result)
+                with target.open("xb") as written:
+                    view.save(written, "JPEG", quality=QUALITY)
+                continue
             with source.open("rb") as read, target.open("xb") as written:
                 shutil.copyfileobj(read, written)
             shutil.copystat(source, target)
@@ -86,23 +102,28 @@ def copy_images(listings: Sequence[Listing], folder: Path) -> None:
             ) from error
 
 
-def _copies(listings: Sequence[Listing], folder: Path) -> Iterator[tuple[Path, Path]]:
-    """The file and its copy, for each image that exists."""
+def _copies(listings: Sequence[Listing], folder: Path, crops: bool) -> Iterator[tuple[Listing, Result, Path]]:
+    """What is copied, and where to."""
     for number, listing in enumerate(listings, start=1):
         results = listing.answer.results
         digits = len(str(len(results)))  # names sort by rank
         query = f"{number:0{len(str(len(listings)))}d}-" if len(listings) > 1 else ""
+        copied: set[Path] = set()
         for result in results:
-            if result.rank not in listing.missing:
-                source = listing.file_of(result)
-                prefix = f"{query}{result.rank:0{digits}d}-"
-                yield source, folder / (prefix + _shortened(source, MAX_NAME - len(prefix)))
+            source = listing.file_of(result)
+            if result.rank in listing.missing or (source in copied and not crops):
+                continue
+            copied.add(source)
+            prefix, ending = f"{query}{result.rank:0{digits}d}-", source.suffix
+            if crops:
+                ending = result.path.removeprefix(result.place.file).replace("/", "-") + ".jpg"
+            yield listing, result, folder / (prefix + _shortened(source.stem, ending, MAX_NAME - len(prefix)))
 
 
-def _shortened(file: Path, limit: int) -> str:
-    """The name of the file, with a shorter stem if it is longer than this many bytes."""
-    stem, suffix = os.fsencode(file.stem), os.fsencode(file.suffix)
-    stem = stem[: limit - len(suffix)]
-    if stem != os.fsencode(file.stem):
-        stem = stem.decode("utf-8", "ignore").encode()  # no half of a character at the end
-    return os.fsdecode(stem + suffix)
+def _shortened(stem: str, ending: str, limit: int) -> str:
+    """The stem, cut so that the name has at most this many bytes, and the ending."""
+    whole = os.fsencode(stem)
+    cut = whole[: limit - len(os.fsencode(ending))]
+    if cut != whole:
+        cut = cut.decode("utf-8", "ignore").encode()  # no half of a character at the end
+    return os.fsdecode(cut) + ending

@@ -1,4 +1,4 @@
-"""The ranked images of each query, as a table, JSON, CSV, or a list of files."""
+"""The ranked entries of each query, as a table, JSON, CSV, or a list of files."""
 
 import io
 import json
@@ -18,7 +18,8 @@ from misc.search.ranking.warnings import text_warnings
 from model.protocol import JsonObject
 
 MAX_TITLE = 100  # characters of a query in the table
-COLUMNS = ("query", "rank", "score", "image", "missing", "width", "height", "taken", "duplicates")
+COLUMNS = ("query", "rank", "score", "image", "missing", "width", "height", "taken")
+OF_PEOPLE = ("path", "box", "time", "first", "last", "detection", "crops")
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,23 @@ class Listing:
     Attributes:
         title: describes the query.
         settings: of the search: {"folder": ..., "min_score": ...}, those that were given.
-        missing: places of images whose files no longer exist.
-        duplicates: {id: path} of the duplicates of the results.
+        per_file: as in `rank`.
+        missing: places of entries whose files no longer exist.
+        sharing: {id: path} of what shares the places of the results.
     """
 
     title: str
     query: Query
     answer: Answer
-    image_root: Path
+    index: Index
     settings: dict[str, object]
+    per_file: bool
     missing: set[int]
-    duplicates: dict[int, str]
+    sharing: dict[int, str]
 
     def file_of(self, result: Result) -> Path:
-        """The file of an image."""
-        return self.image_root / result.path
+        """The file of an entry."""
+        return self.index.image_root / result.place.file
 
 
 def find(
@@ -54,23 +57,27 @@ def find(
     filters: Filters,
     min_score: float | None = None,
     group: bool = False,
+    per_file: bool = False,
     image_names: Sequence[str] = (),
 ) -> tuple[list[Listing], list[str]]:
-    """Answer the queries with k images each; returns what the user should know of them, too.
+    """Answer the queries with k places each; returns what the user should know of them, too.
 
     Args:
         image_names: how to name the images of a query.
     """
     features = query_features(encoder, queries, index)
-    answers = rank(index, features, queries, k=k, filters=filters, min_score=min_score, group=group)
+    ranking = {"k": k, "filters": filters, "min_score": min_score, "group": group, "per_file": per_file}
+    answers = rank(index, features, queries, **ranking)
     settings = {name: value for name, value in vars(filters).items() if value}
     settings |= {} if min_score is None else {"min_score": min_score}
+    files = {result.place.file for answer in answers for result in answer.results}
+    gone = {file for file in files if not (index.image_root / file).is_file()}
     listings = []
     for query, answer in zip(queries, answers, strict=True):
-        missing = {r.rank for r in answer.results if not (index.image_root / r.path).is_file()}
-        duplicates = index.paths_of([number for r in answer.results for number in r.duplicates])
+        missing = {r.rank for r in answer.results if r.place.file in gone}
+        sharing = index.paths_of([number for r in answer.results for number in (*r.duplicates, *r.others)])
         title = _title(query, index, image_names)
-        listings.append(Listing(title, query, answer, index.image_root, settings, missing, duplicates))
+        listings.append(Listing(title, query, answer, index, settings, per_file, missing, sharing))
     warnings = text_warnings(encoder, [text for query in queries for text in query.all_texts])
     return listings, [*warnings, *dict.fromkeys(text for answer in answers for text in answer.warnings)]
 
@@ -87,7 +94,7 @@ def _title(query: Query, index: Index, image_names: Sequence[str]) -> str:
 
 
 def table(listings: Sequence[Listing]) -> str:
-    """Aligned text with a row per image."""
+    """Aligned text with a row per place."""
     lines = []
     for listing in listings:
         title = listing.title
@@ -97,27 +104,46 @@ def table(listings: Sequence[Listing]) -> str:
             "rank   score  image",
         ]
         for result in listing.answer.results:
-            notes = f"  (+{len(result.duplicates)} duplicates)" if result.duplicates else ""
-            notes += "  (missing)" if result.rank in listing.missing else ""
-            lines.append(f"{result.rank:4d}  {result.score:6.4f}  {printable(result.path)}{notes}")
+            notes = [f"({note})" for note in numbers_of(result)]
+            notes += ["(missing)"] if result.rank in listing.missing else []
+            parts = [f"{result.score:6.4f}", printable(result.path), *span_of(result), *notes]
+            lines.append("  ".join([f"{result.rank:4d}", *parts]))
         if listing.settings:
-            lines.append(_summary(listing.answer))
+            lines.append(_summary(listing))
     return "\n".join(lines[1:])
 
 
-def _summary(answer: Answer) -> str:
-    summary = f"{answer.matching:,} of {answer.total:,} images pass the filters"
+def span_of(result: Result) -> list[str]:
+    """When a person is seen in the video, in words, where that is known."""
+    sighting = result.sighting
+    is_track = sighting is not None and sighting.first is not None
+    return [f"{sighting.first:.1f} to {sighting.last:.1f} s"] if is_track else []
+
+
+def numbers_of(result: Result) -> list[str]:
+    """How many share the place, in words."""
+    numbers = {"duplicates": len(result.duplicates), "others in the file": len(result.others)}
+    return [f"+{number} {name}" for name, number in numbers.items() if number]
+
+
+def _summary(listing: Listing) -> str:
+    answer, entries = listing.answer, "entries" if listing.index.has_people else "images"
+    summary = f"{answer.matching:,} of {answer.total:,} {entries} pass the filters"
     return summary if answer.passing is None else f"{summary}, {answer.passing:,} of these the minimum score"
 
 
 def as_json(listings: Sequence[Listing]) -> str:
     """A list with an object per query: {"query", "image_root", "filters", "total", "matching", "passing",
     "results": [{"rank", "score", "image", "missing", "width", "height", "taken", "duplicates": [paths]}]}.
+
+    In an index of people, "image" is the file, and there are "path" (of the entry), "box" [left, top, width,
+    height] in pixels, "time", "first" and "last" in seconds of the video, "detection" (the detector's score)
+    and "crops" [paths]. With `per_file` there is "others" [paths].
     """
     content = [
         {
             "query": listing.title,
-            "image_root": str(listing.image_root),
+            "image_root": str(listing.index.image_root),
             "filters": listing.settings,
             **{name: getattr(listing.answer, name) for name in ("total", "matching", "passing")},
             "results": _rows(listing),
@@ -128,39 +154,62 @@ def as_json(listings: Sequence[Listing]) -> str:
 
 
 def as_csv(listings: Sequence[Listing]) -> str:
-    """The columns of `COLUMNS`, image_root and filters, with a header; duplicates are counted."""
-    text = io.StringIO()
+    """What `as_json` has of each place, in a row, with a header; paths are counted, and a box is the text
+    "left,top,width,height".
+    """
+    text, (first, *_) = io.StringIO(), listings
+    columns = [*COLUMNS, *(OF_PEOPLE if first.index.has_people else ()), "duplicates"]
+    columns += ["others", "image_root", "filters"] if first.per_file else ["image_root", "filters"]
     rows = (
         {
             "query": listing.title,
-            **row,
-            "duplicates": len(row["duplicates"]),
-            "image_root": str(listing.image_root),
+            **{name: _cell(name, value) for name, value in row.items()},
+            "image_root": str(listing.index.image_root),
             "filters": json.dumps(listing.settings, ensure_ascii=False) if listing.settings else "",
         }
         for listing in listings
         for row in _rows(listing)
     )
-    write_csv(text, [*COLUMNS, "image_root", "filters"], rows, lineterminator="\n")
+    write_csv(text, columns, rows, lineterminator="\n")
     return text.getvalue()
 
 
+def _cell(name: str, value: object) -> object:
+    if name == "box":
+        return ",".join(map(str, value or ()))
+    return len(value) if isinstance(value, list) else value
+
+
 def _rows(listing: Listing) -> list[JsonObject]:
-    return [
-        {
-            "rank": result.rank,
-            "score": round(result.score, 6),
-            "image": result.path,
-            "missing": result.rank in listing.missing,
-            **{name: getattr(result, name) for name in ("width", "height", "taken")},
-            "duplicates": [listing.duplicates[number] for number in result.duplicates],
-        }
-        for result in listing.answer.results
-    ]
+    rows = []
+    for result in listing.answer.results:
+        sharing = {"duplicates": result.duplicates}
+        sharing |= {"others": result.others} if listing.per_file else {}
+        rows.append(
+            {
+                "rank": result.rank,
+                "score": round(result.score, 6),
+                "image": result.place.file,
+                "missing": result.rank in listing.missing,
+                **{name: getattr(result, name) for name in ("width", "height", "taken")},
+                **_whereabouts(result),
+                **{name: [listing.sharing[number] for number in ids] for name, ids in sharing.items()},
+            }
+        )
+    return rows
+
+
+def _whereabouts(result: Result) -> JsonObject:
+    """The values of `OF_PEOPLE`, in an index of people."""
+    if result.sighting is None:
+        return {}
+    (_, time, box), sighting = result.place, result.sighting
+    values = (result.path, box and list(box), time, sighting.first, sighting.last, sighting.score)
+    return dict(zip(OF_PEOPLE, (*values, list(sighting.crops)), strict=True))
 
 
 def file_list(listings: Sequence[Listing], end: str) -> bytes:
-    """The absolute paths of the images that exist, each once, with `end` behind each."""
+    """The absolute paths of the files that exist, each once, with `end` behind each."""
     files = dict.fromkeys(
         str(listing.file_of(result))
         for listing in listings
