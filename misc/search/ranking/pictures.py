@@ -1,5 +1,6 @@
 """Pictures of the ranked entries, and copies of their files."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from misc.search.ranking.answer import Result
 from misc.search.ranking.results import Listing, numbers_of, printable, span_of
 from misc.search.views import load_view
 from options import UserError
+
+logger = logging.getLogger(__name__)
 
 MAX_DRAWN = 200  # images of a figure
 MAX_NAME = 255  # bytes, on all common file systems
@@ -59,10 +62,13 @@ def explain_all(listings: Sequence[Listing], encoder: Encoder, folder: Path) -> 
 
 
 def _load(listing: Listing, result: Result) -> Image.Image | None:
-    """What the encoder saw, or None if it can no longer be read."""
+    """What the encoder saw, or None if it can no longer be read, with a warning unless the file is gone."""
+    if result.rank in listing.missing:
+        return None
     try:
         return _view(listing, result)
-    except UserError:
+    except UserError as error:
+        logger.warning(error)
         return None
 
 

@@ -122,7 +122,7 @@ def span_of(result: Result) -> list[str]:
 
 def numbers_of(result: Result) -> list[str]:
     """How many share the place, in words."""
-    numbers = {"duplicates": len(result.duplicates), "others in the file": len(result.others)}
+    numbers = {"duplicates": len(result.duplicates), "others": len(result.others)}
     return [f"+{number} {name}" for name, number in numbers.items() if number]
 
 

@@ -240,7 +240,7 @@ def test_a_photo_or_a_video_has_one_result_and_names_the_others(
     assert set(photo["others"]) == left
     command = ["query", str(sightings.folder), "a man", "--per-file"]
     assert main(command) == 0
-    assert f"{photo['path']}  (+1 duplicates)  (+2 others in the file)" in capsys.readouterr().out
+    assert f"{photo['path']}  (+1 duplicates)  (+2 others)" in capsys.readouterr().out
     assert main([*command, "--csv"]) == 0
     rows = {row["path"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
     assert (rows[photo["path"]]["duplicates"], rows[photo["path"]]["others"]) == ("1", "2")
@@ -300,6 +300,42 @@ def test_figures_and_explanations_show_the_person(
     assert sizes == {(24, 72)}
 
 
+def test_people_of_videos_are_shown_at_their_time(encoder: Encoder, search: Search, tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="no videos: pip install av")
+    shades = [30, 60, 90, 120, 150, 180]
+    with av.open(str(tmp_path / "walk.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2)
+        (stream.width, stream.height), stream.pix_fmt = (64, 96), "yuv420p"
+        for shade in shades:
+            frame = Image.new("RGB", (64, 96), (shade, shade, shade))
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode(None))
+    images = [sighted("walk.mp4/0.500s/10,10,20,60"), sighted("walk.mp4/2.000s/20,10,30,60")]
+    origin = {"checkpoint": str(encoder.checkpoint), "identity": encoder.identity, "people": PEOPLE}
+    origin |= {"options": to_dict(encoder.options), "image_root": str(tmp_path)}
+    text = encoder.encode_texts(["a man"]).numpy()
+    features = np.concatenate([text, encoder.encode_texts(["a woman"]).numpy()])
+    index = index_of(tmp_path / "index", features, images, **origin)
+    outputs = {"--copy": tmp_path / "crops", "--figure": tmp_path / "a.png", "--explain": tmp_path / "why"}
+    flags = [str(part) for pair in outputs.items() for part in pair]
+    search("a man", "--crops", *flags, folder=index.folder)
+    expected = {
+        "1-walk-0.500s-10,10,20,60.jpg": ((24, 72), 60),
+        "2-walk-2.000s-20,10,30,60.jpg": ((36, 72), 150),
+    }
+    assert {file.name for file in (tmp_path / "crops").iterdir()} == expected.keys()
+    with Image.open(tmp_path / "a.png") as figure:
+        pixels = np.asarray(figure.convert("L"), np.int64)
+    for number, (name, (size, shade)) in enumerate(expected.items(), start=1):
+        with (
+            Image.open(tmp_path / "crops" / name) as crop,
+            Image.open(tmp_path / f"why/1-{number}.png") as why,
+        ):
+            assert crop.size == why.size == size
+            assert np.asarray(crop).mean() == pytest.approx(shade, abs=4)
+        assert (abs(pixels - shade) < 5).sum() > 0.9 * 80 * 240
+
+
 def test_people_are_named_as_the_table_does_and_files_of_one_by_their_name(
     sightings: Index, query: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,10 +365,20 @@ def test_a_file_of_one_person_is_a_name_of_theirs(tmp_path: Path) -> None:
     assert [id_of(index, name, "like") for name in ("a.jpg", "b.jpg", "b.jpg/1,2,3,4")] == [0, 1, 1]
 
 
+def test_what_cannot_be_shown_is_told(
+    sightings: Index, search: Search, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    search("a man", "--pattern", "*.mp4", "--figure", str(tmp_path / "a.png"), folder=sightings.folder)
+    assert len(caplog.messages) == 2
+    assert all("walk.mp4' " in message for message in caplog.messages)
+
+
 def test_flags_for_people_have_no_effect_without_them(
     index: Index, sightings: Index, search: Search, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (plain,) = search("a man")
+    columns = ["rank", "score", "image", "missing", "width", "height", "taken", "duplicates"]
+    assert list(plain["results"][0]) == columns
     for flag in ("--per-file", "--crops"):
         caplog.clear()
         (answer,) = search("a man", flag, "--copy", str(tmp_path / flag))
