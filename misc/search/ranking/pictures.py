@@ -65,22 +65,18 @@ def _load(listing: Listing, result: Result) -> Image.Image | None:
     """What the encoder saw, or None if it can no longer be read, with a warning unless the file is gone."""
     if result.rank in listing.missing:
         return None
+    index, truncated = listing.index, "accept"  # as the index did, if need be
     try:
-        return _view(listing, result)
+        return load_view(index.image_root, result.path, truncated, margin=index.margin)
     except UserError as error:
         logger.warning(error)
         return None
 
 
-def _view(listing: Listing, result: Result) -> Image.Image:
-    index = listing.index
-    truncated = "accept"  # as the index did, if need be
-    return load_view(index.image_root, result.path, truncated, margin=index.margin)
-
-
 def copy_images(listings: Sequence[Listing], folder: Path, crops: bool = False) -> None:
     """Copy the files to RANK-NAME in a folder, or QUERY-RANK-NAME if there are several queries, each once a
-    query. With `crops`, save what the encoder saw of each person, as JPEGs RANK-STEM-TIME-BOX.jpg.
+    query. With `crops`, save what the encoder saw of each person, as JPEGs RANK-STEM-TIME-BOX.jpg; a warning
+    names those that can no longer be read.
 
     Raises:
         UserError: before any is copied, if one of these files exists; or if a file cannot be copied.
@@ -92,19 +88,18 @@ def copy_images(listings: Sequence[Listing], folder: Path, crops: bool = False) 
                 f"--copy: '{folder}' has '{target.name}' already; name another folder: nothing is overwritten"
             )
     for listing, result, target in progress(copies, "copying"):
-        source = listing.file_of(result)
+        source, view = listing.file_of(result), _load(listing, result) if crops else None
         try:
-            if crops:
-                view = _view(listing, result)
+            if view is not None:
                 with target.open("xb") as written:
                     view.save(written, "JPEG", quality=QUALITY)
-                continue
-            with source.open("rb") as read, target.open("xb") as written:
-                shutil.copyfileobj(read, written)
-            shutil.copystat(source, target)
+            elif not crops:
+                with source.open("rb") as read, target.open("xb") as written:
+                    shutil.copyfileobj(read, written)
+                shutil.copystat(source, target)
         except OSError as error:
             raise UserError(
-                f"--copy: '{source}' cannot be copied to '{folder}' ({error.strerror})"
+                f"--copy: '{source}' cannot be copied to '{folder}' ({error.strerror or error})"
             ) from error
 
 

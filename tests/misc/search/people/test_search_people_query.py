@@ -368,9 +368,12 @@ def test_a_file_of_one_person_is_a_name_of_theirs(tmp_path: Path) -> None:
 def test_what_cannot_be_shown_is_told(
     sightings: Index, search: Search, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    search("a man", "--pattern", "*.mp4", "--figure", str(tmp_path / "a.png"), folder=sightings.folder)
-    assert len(caplog.messages) == 2
-    assert all("walk.mp4' " in message for message in caplog.messages)
+    for flags in (["--figure", str(tmp_path / "a.png")], ["--copy", str(tmp_path / "crops"), "--crops"]):
+        caplog.clear()
+        search("a man", "--folder", "cam2", "-k", "9", *flags, folder=sightings.folder)
+        assert len(caplog.messages) == 2
+        assert all("walk.mp4' " in message for message in caplog.messages)
+    assert len(list((tmp_path / "crops").iterdir())) == 3, "the others"
 
 
 def test_flags_for_people_have_no_effect_without_them(
