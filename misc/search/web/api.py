@@ -1,23 +1,27 @@
 """The endpoints of the JSON API; the models of `misc.search.web.schema` say what they take and return."""
 
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from misc.search.web.access import SESSION, Access
-from misc.search.web.export import csv_of, zip_of
+from misc.search.web.export import csv_of, zip_of_crops, zip_of_files
 from misc.search.web.gate import session_in
 from misc.search.web.model_queue import ModelQueue
 from misc.search.web.page import Page
-from misc.search.web.pictures import THUMBNAIL, VIEW, Pictures, Size
+from misc.search.web.pictures import THUMBNAIL, VIEW, Pictures, Size, Source
 from misc.search.web.refusals import RefusedError
 from misc.search.web.schema import (
     MAX_EXPORTED,
     MAX_ID,
     About,
+    Details,
     ExplainRequest,
     ExportRequest,
     LoginRequest,
@@ -28,10 +32,23 @@ from misc.search.web.schema import (
     encodable,
 )
 
-Id = Annotated[int, Path(le=MAX_ID, description="the id of an image of the index")]
+Id = Annotated[int, PathParameter(le=MAX_ID, description="the id of an image of the index")]
+Crop = Annotated[
+    int, Query(ge=0, le=MAX_ID, description="0: the image, or the person; else another crop of the track")
+]
 KnownContent = Annotated[str | None, Header(alias="if-none-match", include_in_schema=False)]
 JPEG = {200: {"content": {"image/jpeg": {}}, "description": "a JPEG"}}
 SHOWN = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+UNKNOWN = "application/octet-stream"
+VIDEO_TYPES = {  # which browsers may play
+    **dict.fromkeys((".mp4", ".m4v"), "video/mp4"),
+    **dict.fromkeys((".mpeg", ".mpg"), "video/mpeg"),
+    **dict.fromkeys((".ts", ".mts", ".m2ts"), "video/mp2t"),
+    ".mov": "video/quicktime",
+    ".webm": "video/webm",
+    ".mkv": "video/x-matroska",
+    ".3gp": "video/3gpp",
+}
 ATTACHMENT = {
     200: {"content": {"application/zip": {}, "text/csv": {}}, "description": "a ZIP archive, or CSV"}
 }
@@ -53,8 +70,11 @@ class Api:
         router.add_api_route("/search", self.search, **add_post)
         router.add_api_route("/upload", self.upload, openapi_extra={"requestBody": UPLOADED}, **add_post)
         picture = {"response_class": Response, "responses": JPEG}
+        router.add_api_route("/images/{id}", self.details, methods=["GET"])
         router.add_api_route("/images/{id}/thumbnail", self.thumbnail, methods=["GET"], **picture)
         router.add_api_route("/images/{id}/view", self.view, methods=["GET"], **picture)
+        router.add_api_route("/images/{id}/scene", self.scene, methods=["GET"], **picture)
+        router.add_api_route("/images/{id}/video", self.video, methods=["GET"], response_class=FileResponse)
         router.add_api_route("/images/{id}/file", self.file, methods=["GET"], response_class=FileResponse)
         router.add_api_route("/images/{id}/explain", self.explain, methods=["POST"], **picture)
         attachment = {"response_class": Response, "responses": ATTACHMENT}
@@ -77,54 +97,60 @@ class Api:
         image = await self._pictures.run(self._page.read_upload, content, self._pictures)
         return Uploaded(upload=await self._models.run(self._page.keep_upload, content, image))
 
-    async def thumbnail(self, id: Id, known: KnownContent = None) -> Response:
-        """The image, upright, reduced to at most 400 x 640 pixels."""
-        return await self._picture(id, THUMBNAIL, known)
+    async def details(self, id: Id) -> Details:
+        """What is known of the image, or of the person in a photo or video."""
+        return await self._pictures.run(self._page.details, id, self._pictures)
 
-    async def view(self, id: Id, known: KnownContent = None) -> Response:
-        """The image, upright, reduced to at most 2,000 pixels a side."""
-        return await self._picture(id, VIEW, known)
+    async def thumbnail(self, id: Id, crop: Crop = 0, known: KnownContent = None) -> Response:
+        """The image, or the person with a margin, upright, reduced to at most 400 x 640 pixels."""
+        return await self._picture(await self._source(id, crop), THUMBNAIL, known)
+
+    async def view(self, id: Id, crop: Crop = 0, known: KnownContent = None) -> Response:
+        """The image, or the person with a margin, upright, reduced to at most 2,000 pixels a side."""
+        return await self._picture(await self._source(id, crop), VIEW, known)
+
+    async def scene(self, id: Id, crop: Crop = 0, known: KnownContent = None) -> Response:
+        """The whole photo or frame, upright, reduced to at most 2,000 pixels a side."""
+        source = await self._source(id, crop)
+        return await self._picture(source.scene, VIEW, known)
+
+    def video(self, id: Id) -> FileResponse:
+        """The video that the person is in, whole or the ranges of bytes that are asked for."""
+        source = self._page.source(id)
+        if source.place.time is None:
+            raise RefusedError(404, f"image {id} is not of a video")
+        return _response(source.file, "inline", VIDEO_TYPES.get(source.file.suffix.lower(), UNKNOWN))
 
     def file(self, id: Id, inline: Annotated[bool, Query(description="to be shown")] = False) -> FileResponse:
         """The file of the image, as an attachment; inline only if it is a JPEG, PNG, WebP or GIF."""
-        path = self._page.path_of(id)
-        name = encodable(path.name)
-        if not path.is_file():
-            raise RefusedError(404, f"image '{path}' cannot be read (it is not there)")
+        path = self._page.source(id).file
+        _check_file(path)
         with path.open("rb") as file:
             begin = file.read(12)
         kind = next((kind for start, kind in SHOWN.items() if begin.startswith(start)), None)
         is_shown = inline and kind is not None and (kind != "image/webp" or begin[8:] == b"WEBP")
-        disposition = "inline" if is_shown else "attachment"
-        headers = {
-            "content-disposition": f"{disposition}; filename*=utf-8''{quote(name, safe='')}",
-            "cache-control": "no-cache",
-        }
-        return FileResponse(
-            path, media_type=kind if is_shown else "application/octet-stream", headers=headers
-        )
+        return _response(path, "inline", kind) if is_shown else _response(path, "attachment", UNKNOWN)
 
     async def explain(self, id: Id, request: ExplainRequest) -> Response:
         """The image, overlaid with the regions that its score depends on; at most 400 x 640 pixels."""
-        path = await run_in_threadpool(self._page.path_of, id)
-        image = await self._pictures.run(self._pictures.load, path, THUMBNAIL)
+        image = await self._pictures.run(self._pictures.load, await self._source(id), THUMBNAIL)
         content = await self._models.run(self._page.explain, image, request.text)
         return Response(content, media_type="image/jpeg", headers={"cache-control": "no-store"})
 
     async def export(self, request: ExportRequest) -> Response:
-        """The files of images as a ZIP archive, or their paths as CSV, with ranks and scores of a search."""
-        root, paths = await run_in_threadpool(self._page.paths_of, request.ids)
-        name = f"images.{request.format}"
+        """The files or the pictures of images as a ZIP archive, or a table with ranks and scores of a search."""
+        images = await run_in_threadpool(self._page.exported, request.ids)
+        name = "images.csv" if request.format == "csv" else "images.zip"
         headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-        ids = list(dict.fromkeys(request.ids))
-        if request.format == "zip":
-            pieces = zip_of(root, [paths[number] for number in ids])
+        if request.format != "csv":
+            load = partial(self._pictures.load, at_most=VIEW)
+            pieces = zip_of_files(images) if request.format == "zip" else zip_of_crops(images, load)
             return StreamingResponse(pieces, media_type="application/zip", headers=headers)
         if request.query is None:
             raise RefusedError(400, "query: a CSV file needs the search that found the images")
         asked = request.query.model_copy(update={"k": MAX_EXPORTED, "offset": 0})
         answer = await self._models.search(asked)
-        content = csv_of(paths, ids, root, request.query, answer)
+        content = csv_of(images, request.query, answer)
         return Response(content, media_type="text/csv", headers=headers)
 
     def log_in(self, login: LoginRequest, request: Request, response: Response) -> None:
@@ -139,10 +165,25 @@ class Api:
             self._access.log_out(session_in(request.headers, self._access))
             response.delete_cookie(self._access.cookie, httponly=True, samesite="strict")
 
-    async def _picture(self, number: int, at_most: Size, known: str | None) -> Response:
-        path = await run_in_threadpool(self._page.path_of, number)
-        name, content = await self._pictures.jpeg(path, at_most)
+    async def _source(self, number: int, crop: int = 0) -> Source:
+        return await run_in_threadpool(self._page.source, number, crop)
+
+    async def _picture(self, source: Source, at_most: Size, known: str | None) -> Response:
+        name, content = await self._pictures.jpeg(source, at_most)
         headers = {"cache-control": "no-cache", "etag": f'"{name}"'}
         if known is not None and headers["etag"] in known:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type="image/jpeg", headers=headers)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise RefusedError(404, f"image '{path}' cannot be read (it is not there)")
+
+
+def _response(path: Path, disposition: str, kind: str) -> FileResponse:
+    """The file, or the ranges of its bytes that are asked for."""
+    _check_file(path)
+    name = quote(encodable(path.name), safe="")
+    headers = {"content-disposition": f"{disposition}; filename*=utf-8''{name}", "cache-control": "no-cache"}
+    return FileResponse(path, media_type=kind, headers=headers)

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from data.images.decode import BadImageError
+from misc.detection.video import BadVideoError
 from misc.search.web.access import Access
 from misc.search.web.api import Api
 from misc.search.web.cache import DiskCache, user_cache
@@ -62,7 +63,7 @@ def _answer_user_error(request: Request, error: Exception) -> Response:
         return problem(error.status, str(error), error.headers)
     if str(error).startswith("INDEX:"):  # it cannot be read now, or is damaged: not the client's error
         return problem(503, str(error))
-    return problem(404 if isinstance(error, BadImageError) else 400, str(error))
+    return problem(404 if isinstance(error, BadImageError | BadVideoError) else 400, str(error))
 
 
 def _answer_invalid(request: Request, error: RequestValidationError) -> Response:

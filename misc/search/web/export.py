@@ -1,13 +1,19 @@
-"""Attachments: the files of images as a ZIP archive, and rankings as CSV."""
+"""Attachments: the files or the pictures of images as a ZIP archive, and rankings as CSV."""
 
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
 
 from misc.process.csv_file import ENCODING, write_csv
-from misc.search.web.schema import SearchAnswer, SearchRequest, encodable
+from misc.search.storage.sightings import Sighting
+from misc.search.web.pictures import Source, encode_jpeg
+from misc.search.web.schema import SearchAnswer, SearchRequest, Whereabouts, encodable
+from options import UserError
 
 PART = 1 << 18  # bytes that are read at once
 NOT_EXPORTED = "not exported.txt"
@@ -35,15 +41,44 @@ class _Pieces(io.RawIOBase):
         return content
 
 
-def zip_of(image_root: Path, paths: Sequence[str]) -> Iterator[bytes]:
-    """A ZIP archive of these files, stored, in pieces; those that cannot be read are named in it."""
+class Exported(NamedTuple):
+    """An image to export; the attributes are those of `Details`, `Source` and `Entry`."""
+
+    id: int
+    path: str
+    source: Source
+    sighting: Sighting | None
+
+
+def zip_of_files(images: Iterable[Exported]) -> Iterator[bytes]:
+    """A ZIP archive of the files of these images, each once, stored, in pieces; those that cannot be read are
+    named in it.
+    """
+    files = {image.source.place.file: image.source.file for image in images}
+    return _zip_of(list(files), lambda archive, target, path, name: _add(archive, target, files[path], name))
+
+
+def zip_of_crops(images: Iterable[Exported], load: Callable[[Source], Image.Image]) -> Iterator[bytes]:
+    """As `zip_of_files`, of the pictures of these images, which `load` loads, as JPEG."""
+    sources = {f"{image.path}.jpg": image.source for image in images}
+
+    def add(archive: zipfile.ZipFile, target: _Pieces, path: str, name: str) -> Iterator[bytes]:
+        archive.writestr(name, encode_jpeg(load(sources[path])))
+        yield target.taken()
+
+    return _zip_of(list(sources), add)
+
+
+def _zip_of(
+    paths: Sequence[str], add: Callable[[zipfile.ZipFile, _Pieces, str, str], Iterator[bytes]]
+) -> Iterator[bytes]:
     target, failed = _Pieces(), []
     with zipfile.ZipFile(target, "w") as archive:
         for path, name in zip(paths, _names(paths), strict=True):
             try:
-                yield from _add(archive, target, image_root / path, name)
-            except OSError as error:
-                failed.append(f"{encodable(path)}: {error.strerror or error}")
+                yield from add(archive, target, path, name)
+            except (OSError, UserError) as error:
+                failed.append(f"{encodable(path)}: {getattr(error, 'strerror', None) or error}")
         if failed:
             archive.writestr(NOT_EXPORTED, "\n".join(failed) + "\n")
     yield target.taken()
@@ -75,14 +110,10 @@ def _names(paths: Iterable[str]) -> Iterator[str]:
         yield name
 
 
-def csv_of(
-    paths: Mapping[int, str],
-    ids: Sequence[int],
-    image_root: Path,
-    request: SearchRequest,
-    answer: SearchAnswer,
-) -> bytes:
-    """A CSV file of images, in the order of `ids`, with their ranks and scores in the answer to a search."""
+def csv_of(images: Sequence[Exported], request: SearchRequest, answer: SearchAnswer) -> bytes:
+    """A CSV file of images, in this order, with their ranks and scores in the answer to a search; of people
+    also where they are.
+    """
     found = {one.id: one for one in answer.results}
     found = {copy.id: one for one in answer.results for copy in one.duplicates} | found
     rows = [
@@ -90,14 +121,23 @@ def csv_of(
             "query": request.text,
             "without": ", ".join(request.without),
             "filters": request.filters.model_dump_json(exclude_defaults=True),
-            "rank": found[number].rank if number in found else "",
-            "score": round(found[number].score, 6) if number in found else "",
-            "id": number,
-            "image": encodable(paths[number]),
-            "root": encodable(str(image_root)),
+            "rank": found[image.id].rank if image.id in found else "",
+            "score": round(found[image.id].score, 6) if image.id in found else "",
+            "id": image.id,
+            "image": encodable(image.path),
+            "root": encodable(str(image.source.root)),
+            **_whereabouts(image),
         }
-        for number in ids
+        for image in images
     ]
     text = io.StringIO()
     write_csv(text, list(rows[0]), rows)
     return text.getvalue().encode(ENCODING)
+
+
+def _whereabouts(image: Exported) -> dict[str, object]:
+    if image.sighting is None:
+        return {}
+    found = vars(Whereabouts.of(image.source.place, image.sighting))
+    box = ",".join(map(str, found["box"] or ()))
+    return {"file": found["file"], "box": box, **{name: found[name] for name in ("time", "first", "last")}}

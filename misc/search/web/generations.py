@@ -2,16 +2,19 @@
 
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
+from data.images.regions import Place, place_of
 from misc.search.encoder import Encoder
 from misc.search.index import Index, check_identity
+from misc.search.storage.facts import Detail
+from misc.search.storage.sightings import Sighting
 from misc.search.truth import GroundTruth
+from misc.search.web.pictures import Source
 from misc.search.web.refusals import RefusedError
 from options import UserError
 
@@ -37,16 +40,32 @@ class Generation:
         """The first folders of the first two levels that hold images."""
         found: dict[str, None] = {}
         for path in self.index.paths:
-            parts = path.split("/")[:-1][:2]
+            parts = self.place(path).file.split("/")[:-1][:2]
             found.update(dict.fromkeys("/".join(parts[: number + 1]) for number in range(len(parts))))
             if len(found) >= MAX_FOLDERS:
                 break
         return sorted(found)[:MAX_FOLDERS]
 
-    def path_of(self, number: int) -> Path | None:
-        """The file of the image of this id, or None if there is none."""
-        path = self.paths_of([number]).get(number)
-        return None if path is None else self.index.image_root / path
+    @cached_property
+    def has_videos(self) -> bool:
+        """Whether entries are of videos."""
+        return self.index.has_people and any(place_of(path).time is not None for path in self.index.paths)
+
+    def place(self, path: str) -> Place:
+        """What the path of an entry names."""
+        return place_of(path) if self.index.has_people else Place(path)
+
+    def source(self, path: str) -> Source:
+        """What a picture of the entry of this path is of."""
+        margin = float(self.index.header.people.get("margin", 0))
+        return Source(self.index.image_root, self.place(path), margin)
+
+    def sightings_of(self, ids: Sequence[int]) -> dict[int, Sighting]:
+        """How these entries came about; empty if they are whole images."""
+        if not self.index.has_people:
+            return {}
+        details = self.index.facts.of(ids)
+        return {number: Sighting.of_text(details.get(number, Detail()).sighting) for number in ids}
 
     def paths_of(self, ids: Collection[int]) -> dict[int, str]:
         """The paths, relative to the image root, of those of these images that are in the index."""
@@ -85,9 +104,10 @@ class Generations:
                 )
             return self.current
 
-    def path_of(self, number: int) -> Path:
-        """The file of the image of this id; raises RefusedError if there is none."""
-        path = self.current.path_of(number) or self.latest().path_of(number)
-        if path is None:
-            raise RefusedError(404, f"There is no image {number} in the index; search again")
-        return path
+    def having(self, number: int) -> Generation:
+        """A generation that has the image of this id; raises RefusedError if there is none."""
+        if self.current.paths_of([number]):
+            return self.current
+        latest = self.latest()
+        latest.check_ids([number])
+        return latest

@@ -11,14 +11,18 @@ import numpy as np
 from PIL import Image
 
 from data.images.decode import BadImageError
+from data.images.regions import Place, place_of
 from data.types import language_name
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index
+from misc.search.storage.sightings import Sighting
 from misc.search.truth import GroundTruth
+from misc.search.web.export import Exported
 from misc.search.web.generations import Generations
-from misc.search.web.pictures import Pictures, encode_jpeg
-from misc.search.web.schema import MAX_RESULTS, About, SearchRequest
+from misc.search.web.pictures import Pictures, Source, encode_jpeg
+from misc.search.web.refusals import RefusedError
+from misc.search.web.schema import MAX_RESULTS, About, Crop, Details, SearchRequest, Whereabouts
 from misc.search.web.searching import Outcome, Searcher
 from options import UserError
 
@@ -68,6 +72,8 @@ class Page:
             max_results=MAX_RESULTS,
             examples=self._examples(truth),
             folders=generation.folders,
+            has_people=index.has_people,
+            has_videos=generation.has_videos,
             has_truth=truth is not None,
             has_times=True,
             protected=is_protected,
@@ -80,15 +86,41 @@ class Page:
         known = {language_name(name) for name in learned} & set(examples) or examples
         return [text for name in examples if name in known for text in examples[name]]
 
-    def path_of(self, number: int) -> Path:
-        """The file of the image of this id; raises RefusedError if there is none."""
-        return self._generations.path_of(number)
+    def source(self, number: int, crop: int = 0) -> Source:
+        """What a picture of the image of this id is of: 0 is the image, or the person; else one of the other
+        crops of the track, from 1. Raises RefusedError if there is none.
+        """
+        generation = self._generations.having(number)
+        if crop == 0:
+            return generation.source(generation.paths_of([number])[number])
+        sighting = generation.sightings_of([number]).get(number, Sighting())
+        if crop > len(sighting.crops):
+            raise RefusedError(404, f"There is no crop {crop} of image {number}")
+        return generation.source(sighting.crops[crop - 1])
 
-    def paths_of(self, ids: Sequence[int]) -> tuple[Path, dict[int, str]]:
-        """The image root and the paths of these images; raises RefusedError if one of them is unknown."""
+    def details(self, number: int, pictures: Pictures) -> Details:
+        """What is known of the image of this id; raises RefusedError if there is none."""
+        generation = self._generations.having(number)
+        path = generation.paths_of([number])[number]
+        source, sighting = generation.source(path), generation.sightings_of([number]).get(number)
+        crops = [place_of(crop) for crop in sighting.crops] if sighting else []
+        return Details(
+            **vars(Whereabouts.of(source.place, sighting)),
+            id=number,
+            path=path,
+            scene=pictures.scene_size(source),
+            crops=[Crop(time=crop.time, box=crop.box) for crop in crops],
+        )
+
+    def exported(self, ids: Sequence[int]) -> list[Exported]:
+        """What is exported of these images, each once; raises RefusedError if one of them is unknown."""
         generation = self._generations.latest()
         generation.check_ids(ids)
-        return generation.index.image_root, generation.paths_of(ids)
+        paths, sightings = generation.paths_of(ids), generation.sightings_of(ids)
+        return [
+            Exported(number, paths[number], generation.source(paths[number]), sightings.get(number))
+            for number in dict.fromkeys(ids)
+        ]
 
     def search_all(self, requests: Sequence[SearchRequest]) -> list[Outcome]:
         """The answer to each search, from the latest generation, or the UserError to raise."""
@@ -100,7 +132,8 @@ class Page:
             file.write(content)
             file.flush()
             try:
-                return pictures.load(Path(file.name), LARGEST_UPLOAD)
+                path = Path(file.name)
+                return pictures.load(Source(path.parent, Place(path.name)), LARGEST_UPLOAD)
             except BadImageError as error:
                 raise UserError(f"The file cannot be read as an image: {error.reason}") from error
 

@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from data.images.regions import Place
 from misc.search.ranking.queries import descriptions
+from misc.search.storage.sightings import Sighting
 
 MAX_RESULTS = 200
 MAX_PARTS = 32  # texts, images ... of one query, of each kind
@@ -96,10 +98,12 @@ class ExplainRequest(Asked):
 
 
 class ExportRequest(Asked):
-    """The images to export; `query` is written into the CSV file."""
+    """The images to export: their files ("zip"), their pictures as JPEG ("crops"), or a table ("csv"), into
+    which `query` is written.
+    """
 
     ids: list[Id] = Field(min_length=1, max_length=MAX_EXPORTED)
-    format: Literal["zip", "csv"] = Field(alias="as")
+    format: Literal["zip", "crops", "csv"] = Field(alias="as")
     query: SearchRequest | None = None
 
 
@@ -116,7 +120,53 @@ class Duplicate(BaseModel):
     path: Line
 
 
-class FoundImage(BaseModel):
+class Whereabouts(BaseModel):
+    """Where an entry of an index of people is; null: it is a whole image, or a photo.
+
+    `file` is relative to the image root. `box` is left, top, width and height in pixels of the upright photo
+    or frame, without margin. Times are seconds since the first frame of the video: `time` that of the picture,
+    `first` and `last` those of the track. `detection` is the detector's score.
+    """
+
+    file: Line | None = None
+    video: bool | None = None
+    box: tuple[int, int, int, int] | None = None
+    time: float | None = None
+    first: float | None = None
+    last: float | None = None
+    detection: float | None = None
+
+    @staticmethod
+    def of(place: Place, sighting: Sighting | None) -> "Whereabouts":
+        """Those of an entry; of a whole image there is no sighting."""
+        if sighting is None:
+            return Whereabouts()
+        file, time, box = place
+        track = {"first": sighting.first, "last": sighting.last, "detection": sighting.score}
+        return Whereabouts(file=file, video=time is not None, box=box, time=time, **track)
+
+
+class Crop(BaseModel):
+    """A crop of a track, at `time` seconds of its video."""
+
+    time: float | None
+    box: tuple[int, int, int, int] | None
+
+
+class Details(Whereabouts):
+    """An entry of the index.
+
+    `scene` is width and height of the whole photo or frame, upright, where it can be read; `crops` are other
+    good crops of its track, the best first.
+    """
+
+    id: int
+    path: Line
+    scene: tuple[int, int] | None = None
+    crops: list[Crop] = []
+
+
+class FoundImage(Whereabouts):
     """An image of a ranking.
 
     `taken` is EXIF's local time; `count` is 1 + the number of duplicates; `right` says whether it shows the
@@ -154,7 +204,11 @@ class SearchAnswer(BaseModel):
 
 
 class About(BaseModel):
-    """What is known before the first search."""
+    """What is known before the first search.
+
+    `folders` are some that hold images, as those of cameras; with `has_people` the entries are people in
+    photos, and with `has_videos` in videos.
+    """
 
     total: int
     missing: int
@@ -164,6 +218,8 @@ class About(BaseModel):
     max_results: int
     examples: list[Line]
     folders: list[Line]
+    has_people: bool
+    has_videos: bool
     has_truth: bool
     has_times: bool
     protected: bool

@@ -17,7 +17,14 @@ from misc.search.ranking.warnings import text_warnings
 from misc.search.truth import GroundTruth
 from misc.search.web.generations import Generation
 from misc.search.web.refusals import RefusedError
-from misc.search.web.schema import Duplicate, FoundImage, QueryImage, SearchAnswer, SearchRequest
+from misc.search.web.schema import (
+    Duplicate,
+    FoundImage,
+    QueryImage,
+    SearchAnswer,
+    SearchRequest,
+    Whereabouts,
+)
 from options import UserError
 
 MIN_RANKED = 10  # so that R@10 can be computed
@@ -156,6 +163,7 @@ def _alike(requests: Sequence[SearchRequest], queries: Sequence[Query]) -> list[
 def _found_image(result: Result, paths: Mapping[int, str], is_right: bool | None) -> FoundImage:
     named = [number for number in result.duplicates[:MAX_DUPLICATES] if number in paths]
     return FoundImage(
+        **vars(Whereabouts.of(result.place, result.sighting)),
         rank=result.rank,
         id=result.id,
         score=result.score,
