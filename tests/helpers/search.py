@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ import torch
 import uvicorn
 from PIL import Image
 
+from data.images.regions import Place, Region, place_of
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index
 from misc.search.indexing.update import update_index
 from misc.search.storage.database import Entry, Header
+from misc.search.storage.sightings import Sighting
 from misc.search.storage.store import Store, create, new_features_name
+from misc.search.views import crop_of
 from misc.search.web.app import build_app
 from misc.search.web.page import Page
 from misc.search.web.server import configuration
@@ -109,3 +113,81 @@ def ask(address: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def write_video(path: Path, frames: Sequence[Image.Image], rate: int) -> Path:
+    """A video of these frames, as most cameras write it: H.264."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"g": "5"})
+        (stream.width, stream.height), stream.pix_fmt = frames[0].size, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def street(
+    seed: int, *persons: tuple[Image.Image, Region], size: tuple[int, int] = (320, 240)
+) -> Image.Image:
+    """A street, and persons in these boxes of it."""
+    image = Image.linear_gradient("L").resize(size).rotate(45 * seed).convert("RGB")
+    for person, (left, top, width, height) in persons:
+        image.paste(person.resize((width, height)), (left, top))
+    return image
+
+
+MARGIN = 0.1
+FRAME_RATE, SPAN = 5, (1.0, 4.0)  # of the video; seconds at which the person is in it
+
+
+def draw_sightings(people: Path, root: Path) -> dict[str, tuple[Image.Image, Sighting]]:
+    """Two persons in each of four photos of two cameras, a photo of nobody, and where PyAV is installed a
+    video of six seconds with a person from `SPAN[0]` to `SPAN[1]`, below `root`: {path of the entry: the
+    photo or frame, and how the entry came about}.
+    """
+    persons = [Image.open(file).convert("RGB") for file in sorted((people / "imgs").rglob("*.jpg"))[:9]]
+    found: dict[str, tuple[Image.Image, Sighting]] = {}
+    for number in range(4):
+        file = f"{('entrance', 'yard')[number % 2]}/{number}.png"  # without loss: tests compare pixels
+        boxes = [(20 + 10 * number, 60, 50, 150), (200, 40, 60, 160)]
+        scene = street(number, *zip(persons[2 * number :], boxes, strict=False))
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        scene.save(root / file)
+        found |= {Place(file, None, box).path: (scene, Sighting(of=2, score=0.9)) for box in boxes}
+    street(5).save(root / "yard/nobody.png")
+    found["yard/nobody.png"] = street(5), Sighting()
+    if find_spec("av"):
+        boxes = [(20 + 8 * number, 50, 50, 150) for number in range(6 * FRAME_RATE)]
+        frames = [
+            street(3, (persons[8], box)) if SPAN[0] <= number / FRAME_RATE <= SPAN[1] else street(3)
+            for number, box in enumerate(boxes)
+        ]
+        write_video(root / "yard/walk.mp4", frames, FRAME_RATE)
+        best, *crops = (Place("yard/walk.mp4", n / FRAME_RATE, boxes[n]).path for n in (12, 8, 16))
+        track = Sighting(score=0.8, first=SPAN[0], last=SPAN[1], seen=16, crops=tuple(crops))
+        found[best] = frames[12], track
+    return found
+
+
+def people_page(people: Path, folder: Path) -> Page:
+    """A page of an index of `draw_sightings`, of photos and a video in `folder`/root."""
+    root, encoder = folder / "root", small_encoder(folder)
+    found = draw_sightings(people, root)
+    views, entries = [], []
+    for path, (scene, sighting) in found.items():
+        file, _, box = place_of(path)
+        views.append(crop_of(scene, box, MARGIN) if box else scene)
+        width, height = box[2:] if box else scene.size
+        status = (root / file).stat()
+        facts = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "width": width, "height": height}
+        entries.append({"path": path, "sighting": sighting.text, **facts})
+    header = {
+        "image_root": str(root),
+        "checkpoint": str(encoder.checkpoint),
+        "identity": encoder.identity,
+        "options": to_dict(encoder.options),
+        "people": {"detector": "hog", "margin": MARGIN, "every": 1 / FRAME_RATE},
+    }
+    return Page(index_of(folder / "index", encoder.encode_images(views).numpy(), entries, **header), encoder)

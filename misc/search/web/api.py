@@ -138,7 +138,7 @@ class Api:
         return Response(content, media_type="image/jpeg", headers={"cache-control": "no-store"})
 
     async def export(self, request: ExportRequest) -> Response:
-        """The files or the pictures of images as a ZIP archive, or a table with ranks and scores of a search."""
+        """Files or pictures of images as a ZIP archive, or a table with their ranks in a search."""
         images = await run_in_threadpool(self._page.exported, request.ids)
         name = "images.csv" if request.format == "csv" else "images.zip"
         headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}

@@ -123,9 +123,9 @@ class Duplicate(BaseModel):
 class Whereabouts(BaseModel):
     """Where an entry of an index of people is; null: it is a whole image, or a photo.
 
-    `file` is relative to the image root. `box` is left, top, width and height in pixels of the upright photo
-    or frame, without margin. Times are seconds since the first frame of the video: `time` that of the picture,
-    `first` and `last` those of the track. `detection` is the detector's score.
+    `file` is relative to the image root. `box` is left, top, width and height in pixels of the upright
+    photo or frame, without margin. Times are seconds since the first frame of the video: `time` that of the
+    picture, `first` and `last` those of the track. `detection` is the detector's score.
     """
 
     file: Line | None = None

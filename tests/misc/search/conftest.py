@@ -14,7 +14,7 @@ from misc.search.index import Index
 from misc.search.indexing.update import update_index
 from misc.search.truth import load_ground_truth
 from misc.search.web.page import Page
-from tests.helpers.search import Search, image_folder, running, small_encoder, small_page
+from tests.helpers.search import Search, image_folder, people_page, running, small_encoder, small_page
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +85,9 @@ def server(page: Page) -> Iterator[str]:
     """The address of `page`."""
     with running(page) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def page_of_people(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """A page of an index of people in photos and, where PyAV is installed, in a video: to be read."""
+    return people_page(people, tmp_path_factory.mktemp("sighted"))

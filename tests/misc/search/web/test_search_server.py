@@ -69,7 +69,8 @@ def test_the_document_lists_exactly_the_endpoints(page: Page, server: str) -> No
     assert document["openapi"].startswith("3.")
     listed = {(path, method) for path, methods in document["paths"].items() for method in methods}
     assert listed == {
-        *((f"/api/images/{{id}}/{part}", "get") for part in ("thumbnail", "view", "file")),
+        *((f"/api/images/{{id}}/{part}", "get") for part in ("thumbnail", "view", "scene", "video", "file")),
+        ("/api/images/{id}", "get"),
         *((f"/api/{name}", "post") for name in ("search", "upload", "export", "login", "logout")),
         ("/api/images/{id}/explain", "post"),
         ("/api/about", "get"),
