@@ -140,6 +140,8 @@ def street(
 
 MARGIN = 0.1
 FRAME_RATE, SPAN = 5, (1.0, 4.0)  # of the video; seconds at which the person is in it
+FILES = [*(f"{camera}/{n}.png" for n in (0, 2) for camera in ("entrance", "yard")), "yard/nobody.png"]
+HOURS = dict(zip((*FILES, "yard/walk.mp4"), range(6, 24, 3), strict=True))  # when they were taken
 
 
 def draw_sightings(people: Path, root: Path) -> dict[str, tuple[Image.Image, Sighting]]:
@@ -149,15 +151,14 @@ def draw_sightings(people: Path, root: Path) -> dict[str, tuple[Image.Image, Sig
     """
     persons = [Image.open(file).convert("RGB") for file in sorted((people / "imgs").rglob("*.jpg"))[:9]]
     found: dict[str, tuple[Image.Image, Sighting]] = {}
-    for number in range(4):
-        file = f"{('entrance', 'yard')[number % 2]}/{number}.png"  # without loss: tests compare pixels
+    for number, file in enumerate(FILES[:4]):  # PNG: tests compare pixels
         boxes = [(20 + 10 * number, 60, 50, 150), (200, 40, 60, 160)]
         scene = street(number, *zip(persons[2 * number :], boxes, strict=False))
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         scene.save(root / file)
         found |= {Place(file, None, box).path: (scene, Sighting(of=2, score=0.9)) for box in boxes}
-    street(5).save(root / "yard/nobody.png")
-    found["yard/nobody.png"] = street(5), Sighting()
+    street(5).save(root / FILES[4])
+    found[FILES[4]] = street(5), Sighting()
     if find_spec("av"):
         boxes = [(20 + 8 * number, 50, 50, 150) for number in range(6 * FRAME_RATE)]
         frames = [
@@ -182,7 +183,8 @@ def people_page(people: Path, folder: Path) -> Page:
         width, height = box[2:] if box else scene.size
         status = (root / file).stat()
         facts = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "width": width, "height": height}
-        entries.append({"path": path, "sighting": sighting.text, **facts})
+        taken = f"2024-05-06 {HOURS[file]:02d}:30:00"
+        entries.append({"path": path, "sighting": sighting.text, "taken": taken, **facts})
     header = {
         "image_root": str(root),
         "checkpoint": str(encoder.checkpoint),

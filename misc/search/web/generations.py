@@ -11,6 +11,7 @@ import numpy as np
 from data.images.regions import Place, place_of
 from misc.search.encoder import Encoder
 from misc.search.index import Index, check_identity
+from misc.search.storage.database import reporting_damage
 from misc.search.storage.facts import Detail
 from misc.search.storage.sightings import Sighting
 from misc.search.truth import GroundTruth
@@ -65,7 +66,8 @@ class Generation:
         if not self.index.has_people:
             return {}
         details = self.index.facts.of(ids)
-        return {number: Sighting.of_text(details.get(number, Detail()).sighting) for number in ids}
+        with reporting_damage(self.index.folder):
+            return {number: Sighting.of_text(details.get(number, Detail()).sighting) for number in ids}
 
     def paths_of(self, ids: Collection[int]) -> dict[int, str]:
         """The paths, relative to the image root, of those of these images that are in the index."""

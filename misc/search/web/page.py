@@ -16,6 +16,7 @@ from data.types import language_name
 from misc.search.encoder import Encoder
 from misc.search.explain import explain, overlay
 from misc.search.index import Index
+from misc.search.storage.facts import Detail
 from misc.search.storage.sightings import Sighting
 from misc.search.truth import GroundTruth
 from misc.search.web.export import Exported
@@ -103,11 +104,15 @@ class Page:
         generation = self._generations.having(number)
         path = generation.paths_of([number])[number]
         source, sighting = generation.source(path), generation.sightings_of([number]).get(number)
+        facts = generation.index.facts.of([number]).get(number, Detail())
         crops = [place_of(crop) for crop in sighting.crops] if sighting else []
         return Details(
             **vars(Whereabouts.of(source.place, sighting)),
             id=number,
             path=path,
+            width=facts.width,
+            height=facts.height,
+            taken=facts.taken,
             scene=pictures.scene_size(source),
             crops=[Crop(time=crop.time, box=crop.box) for crop in crops],
         )

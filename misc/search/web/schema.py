@@ -71,6 +71,7 @@ class AskedFilters(Asked):
     pattern: Text = ""
     since: Text = ""
     until: Text = ""
+    hours: Text = ""
     min_size: Size | None = None
     max_size: Size | None = None
 
@@ -89,6 +90,7 @@ class SearchRequest(Asked):
     k: int = Field(20, ge=1, le=MAX_RESULTS)
     offset: int = Field(0, ge=0, le=10**9)
     group: bool = Field(True, description="show equal images as one")
+    per_file: bool = Field(False, description="show one person of each photo or video")
 
 
 class ExplainRequest(Asked):
@@ -113,8 +115,8 @@ class LoginRequest(Asked):
     password: Text
 
 
-class Duplicate(BaseModel):
-    """An image equal to one of the results."""
+class Named(BaseModel):
+    """An image that shares the place of a result."""
 
     id: int
     path: Line
@@ -162,6 +164,9 @@ class Details(Whereabouts):
 
     id: int
     path: Line
+    width: int | None = None
+    height: int | None = None
+    taken: str | None = None
     scene: tuple[int, int] | None = None
     crops: list[Crop] = []
 
@@ -169,7 +174,8 @@ class Details(Whereabouts):
 class FoundImage(Whereabouts):
     """An image of a ranking.
 
-    `taken` is EXIF's local time; `count` is 1 + the number of duplicates; `right` says whether it shows the
+    `taken` is local time; `count` is 1 + the number of duplicates, `num_others` that of other people in the
+    same file where it has one place; of both, the first are named. `right` says whether it shows the
     described person, where annotations tell.
     """
 
@@ -181,7 +187,9 @@ class FoundImage(Whereabouts):
     height: int | None = None
     taken: str | None = None
     count: int = 1
-    duplicates: list[Duplicate] = []
+    duplicates: list[Named] = []
+    num_others: int = 0
+    others: list[Named] = []
     right: bool | None = None
 
 

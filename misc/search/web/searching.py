@@ -18,8 +18,8 @@ from misc.search.truth import GroundTruth
 from misc.search.web.generations import Generation
 from misc.search.web.refusals import RefusedError
 from misc.search.web.schema import (
-    Duplicate,
     FoundImage,
+    Named,
     QueryImage,
     SearchAnswer,
     SearchRequest,
@@ -28,7 +28,7 @@ from misc.search.web.schema import (
 from options import UserError
 
 MIN_RANKED = 10  # so that R@10 can be computed
-MAX_DUPLICATES = 100  # that are named for a result
+MAX_NAMED = 100  # images that share the place of a result, of each kind
 
 Outcome = SearchAnswer | Exception
 
@@ -79,8 +79,9 @@ class Searcher:
             first = requests[numbers[0]]
             filters = _filters(first)
             settings = {"offset": first.offset, "filters": filters, "min_score": first.min_score}
+            settings |= {"group": first.group, "per_file": first.per_file}
             chosen = [queries[number] for number in numbers]
-            ranked = rank(index, features[numbers], chosen, k=first.k, group=first.group, **settings)
+            ranked = rank(index, features[numbers], chosen, k=first.k, **settings)
             for number, found in zip(numbers, ranked, strict=True):
                 answers[number] = self._answer(generation, requests[number], queries[number], found)
         for number, answer in answers.items():
@@ -125,7 +126,12 @@ class Searcher:
         rows = [result.row for result in found.results]
         image = next((source for source, _ in query.images if isinstance(source, int)), None)
         right = _correct(generation, request.text, image, rows)
-        named = [number for result in found.results for number in result.duplicates[:MAX_DUPLICATES]]
+        named = [
+            number
+            for result in found.results
+            for numbers in (result.duplicates, result.others)
+            for number in numbers[:MAX_NAMED]
+        ]
         paths = generation.paths_of(named) if named else {}
         pairs = zip(found.results, right, strict=True)
         return SearchAnswer(
@@ -155,13 +161,16 @@ def _alike(requests: Sequence[SearchRequest], queries: Sequence[Query]) -> list[
     groups: dict[object, list[int]] = {}
     for number, (request, query) in enumerate(zip(requests, queries, strict=True)):
         settings = (request.filters.model_dump_json(), request.min_score, request.k, request.offset)
-        key = number if query.ids else (*settings, request.group)
+        key = number if query.ids else (*settings, request.group, request.per_file)
         groups.setdefault(key, []).append(number)
     return list(groups.values())
 
 
 def _found_image(result: Result, paths: Mapping[int, str], is_right: bool | None) -> FoundImage:
-    named = [number for number in result.duplicates[:MAX_DUPLICATES] if number in paths]
+    duplicates, others = (
+        [Named(id=number, path=paths[number]) for number in numbers[:MAX_NAMED] if number in paths]
+        for numbers in (result.duplicates, result.others)
+    )
     return FoundImage(
         **vars(Whereabouts.of(result.place, result.sighting)),
         rank=result.rank,
@@ -172,7 +181,9 @@ def _found_image(result: Result, paths: Mapping[int, str], is_right: bool | None
         height=result.height,
         taken=result.taken,
         count=1 + len(result.duplicates),
-        duplicates=[Duplicate(id=number, path=paths[number]) for number in named],
+        duplicates=duplicates,
+        num_others=len(result.others),
+        others=others,
         right=is_right,
     )
 

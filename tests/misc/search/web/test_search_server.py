@@ -146,6 +146,7 @@ def test_every_answer_keeps_other_sites_out(server: str, path: str) -> None:
         ("search", {"images": [{"id": 0, "upload": "0" * 32}]}, {}, 400),
         ("search", {"text": "a man", "filters": {"folder": "no such"}}, {}, 400),
         ("search", {"text": "a man", "filters": {"since": "yesterday"}}, {}, 400),
+        ("search", {"text": "a man", "filters": {"hours": "8 to 9"}}, {}, 400),
         ("search", {"text": "a man", "without": ["a hat," * 33]}, {}, 400),
         ("search", {"text": "a man", "without": [f"hat {n}" for n in range(60_000)]}, {}, 400),
         ("search", {"texts": [{"text": "a man", "weight": 1}] * 33}, {}, 400),

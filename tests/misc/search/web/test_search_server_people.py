@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from misc.search.web.access import Access
 from misc.search.web.gate import HEADERS
 from misc.search.web.page import Page
 from misc.search.web.pictures import THUMBNAIL, Source, picture_name
-from tests.helpers.search import FRAME_RATE, SPAN, ask, people_page, running
+from tests.helpers.search import FRAME_RATE, HOURS, SPAN, ask, people_page, running
 
 PHOTO, NOBODY = "entrance/0.png/20,60,50,150", "yard/nobody.png"
 BEST = "yard/walk.mp4/2.400s/116,50,50,150"
@@ -80,6 +81,33 @@ def test_results_say_where_people_are(page_of_people: Page, server: str) -> None
     assert {"file": NOBODY, "video": False, "box": None, "detection": None}.items() <= nobody.items()
 
 
+def test_a_photo_can_have_one_place_which_names_its_other_people(server: str) -> None:
+    all_, by_file = search(server), search(server, per_file=True)
+    best: dict[str, dict[str, Any]] = {}
+    for result in all_:
+        best.setdefault(result["file"], result)
+    assert [result["id"] for result in by_file] == [result["id"] for result in best.values()]
+    for result in by_file:
+        others = {one["id"]: one["path"] for one in all_ if one["file"] == result["file"]}
+        others.pop(result["id"])
+        assert result["num_others"] == len(others)
+        assert {one["id"]: one["path"] for one in result["others"]} == others
+        for number, path in others.items():
+            found = details(server, number)
+            assert (found["path"], found["file"]) == (path, result["file"])
+    assert {result["num_others"] for result in all_} == {0}
+
+
+@pytest.mark.parametrize(
+    ("hours", "wanted"),
+    [("08:00-12:30", {9, 12}), ("18:00-06:30", {18, 21, 6}), ("07:00-08:00", set())],
+)
+def test_hours_of_the_day_are_a_filter(server: str, hours: str, wanted: set[int]) -> None:
+    expected = {file for file, hour in HOURS.items() if hour in wanted}
+    found = {result["file"] for result in search(server, filters={"hours": hours})}
+    assert found == expected - (set() if find_spec("av") else {"yard/walk.mp4"})
+
+
 def test_results_of_whole_images_do_not(page: Page) -> None:
     with running(page) as server:
         result = search(server)[0]
@@ -112,7 +140,9 @@ def test_pictures_are_the_crop_with_its_margin_and_the_scene(page_of_people: Pag
     for part in ("thumbnail", "view"):
         expect_alike(picture(server, number, part), crop)
     expect_alike(picture(server, number, "scene"), pixels(scene))
-    assert details(server, number)["scene"] == [320, 240]
+    found = details(server, number)
+    assert [found[name] for name in ("scene", "width", "height")] == [[320, 240], 50, 150]
+    assert found["taken"] == f"2024-05-06 {HOURS['entrance/0.png']:02d}:30:00"
     whole = id_of(page_of_people, NOBODY)
     for part in ("thumbnail", "view", "scene"):
         expect_alike(picture(server, whole, part), pixels(Image.open(root / NOBODY)))
