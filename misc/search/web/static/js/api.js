@@ -55,9 +55,15 @@ export const upload = (file) => {
   const headers = { "Content-Type": "application/octet-stream" };
   return request("upload", { method: "POST", headers, body: file }, { seconds: SECONDS.upload });
 };
-export const explain = (id, text) => post(`images/${id}/explain`, { text }, { read: "blob", seconds: SECONDS.explain });
+export const details = (id) => request(`images/${id}`, {});
+export const explain = (id, text, crop) => post(`images/${id}/explain${ofCrop(crop)}`, { text }, { read: "blob", seconds: SECONDS.explain });
 export const exported = (body) => post("export", body, { read: "blob", seconds: SECONDS.export });
 
-export const thumbnail = (id) => `api/images/${id}/thumbnail`;
-export const view = (id) => `api/images/${id}/view`;
+// Crop 0 is the image, or the person; of a track there may be others.
+const ofCrop = (crop) => (crop ? `?crop=${crop}` : "");
+
+export const thumbnail = (id, crop = 0) => `api/images/${id}/thumbnail${ofCrop(crop)}`;
+export const view = (id, crop = 0) => `api/images/${id}/view${ofCrop(crop)}`;
+export const scene = (id, crop = 0) => `api/images/${id}/scene${ofCrop(crop)}`;
+export const video = (id) => `api/images/${id}/video`;
 export const file = (id, inline = false) => `api/images/${id}/file${inline ? "?inline=1" : ""}`;

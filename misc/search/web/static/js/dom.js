@@ -26,6 +26,19 @@ export const fileName = (path) => path.slice(path.lastIndexOf("/") + 1);
 export const folderOf = (path) => path.slice(0, Math.max(path.lastIndexOf("/"), 0));
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
+// Seconds as 0:12, or 1:02:03.
+export function clock(seconds) {
+  const [hours, minutes, rest] = [seconds / 3600, (seconds / 60) % 60, seconds % 60].map(Math.floor);
+  const parts = hours ? [hours, String(minutes).padStart(2, "0")] : [minutes];
+  return [...parts, String(rest).padStart(2, "0")].join(":");
+}
+
+// When the person of a track is seen: "0:12 to 0:17"; "" of others.
+export function span({ first, last }) {
+  if (first === null) return "";
+  return [...new Set([clock(first), clock(last)])].join(" to ");
+}
+
 export function setPressed(button, isPressed) {
   button.setAttribute("aria-pressed", String(isPressed));
 }

@@ -11,6 +11,11 @@ function readSize(name, without) {
   return width || height ? `${width || without}x${height || without}` : "";
 }
 
+function readHours() {
+  const [first, last] = [$("hours-first").value, $("hours-last").value];
+  return first || last ? `${first || "00:00"}-${last || "23:59"}` : "";
+}
+
 export function readFilters() {
   const [since, until] = SPANS.map((name) => {
     const date = $(`${name}-date`).value;
@@ -18,7 +23,8 @@ export function readFilters() {
   });
   return {
     folder: $("folder").value, pattern: $("pattern").value, since, until, min: $("min").value,
-    minSize: readSize("min", 1), maxSize: readSize("max", LARGEST), group: $("group").checked,
+    hours: readHours(), minSize: readSize("min", 1), maxSize: readSize("max", LARGEST),
+    group: $("group").checked, perFile: $("per-file").checked,
   };
 }
 
@@ -34,7 +40,11 @@ export function showFilters(state) {
     $(`${name}-width`).value = [1, LARGEST].includes(Number(width)) ? "" : width;
     $(`${name}-height`).value = [1, LARGEST].includes(Number(height)) ? "" : height;
   }
+  const [first, last = ""] = state.hours.split("-");
+  $("hours-first").value = first;
+  $("hours-last").value = last;
   $("group").checked = state.group;
+  $("per-file").checked = state.perFile;
 }
 
 function sizeInWords(size) {
@@ -47,6 +57,7 @@ function sizeInWords(size) {
 const WORDS = {
   folder: (text) => `Folder ${text}`, pattern: (text) => `Name ${text}`, min: (text) => `Score at least ${text}`,
   since: (text) => `From ${text}`, until: (text) => `Until ${text}`,
+  hours: (text) => `Hours ${text.replace("-", " to ")}`,
   minSize: (size) => `At least ${sizeInWords(size)}`, maxSize: (size) => `At most ${sizeInWords(size)}`,
 };
 

@@ -15,6 +15,8 @@ import * as selection from "./selection.js";
 import { setNotice, setProblem } from "./status.js";
 import { connectViewer, hideViewer, showViewer, viewedId } from "./viewer.js";
 
+const HASH = /^#image-(\d+)(?:\/(scene|video))?$/; // the opened image, and how it is shown
+
 const formState = () => address.empty({ text: $("text").value, without: $("without").value, ...queryParts(), ...readFilters() });
 
 function showForm(state) {
@@ -56,7 +58,8 @@ async function arrive({ isNew = false, scroll = 0 } = {}) {
 // The large view
 
 function followHash() {
-  const id = Number(/^#image-(\d+)$/.exec(location.hash)?.[1] ?? NaN);
+  const [, number, view = "person"] = HASH.exec(location.hash) ?? [];
+  const id = Number(number);
   const result = resultOf(id);
   if (!result) {
     const left = resultOf(viewedId());
@@ -67,17 +70,23 @@ function followHash() {
   }
   const all = shownResults(), at = all.indexOf(result), { text, more, less } = shownState();
   const isLast = at === all.length - 1 && !hasMore();
-  showViewer({ result, id, text, feedback: { more, less }, isFirst: at === 0, isLast, ...history.state });
+  showViewer({ result, id, view, text, feedback: { more, less }, isFirst: at === 0, isLast, ...history.state });
 }
 
-function open(id, toCopies = false) {
-  history.pushState({ isOpened: true, toCopies }, "", `${location.search}#image-${id}`);
+function open(id, to) {
+  history.pushState({ isOpened: true, to }, "", `${location.search}#image-${id}`);
   followHash();
 }
 
 function exchange(id) {
-  history.replaceState({ isOpened: history.state?.isOpened }, "", `${location.search}#image-${id}`);
+  const [, , view] = HASH.exec(location.hash) ?? [];
+  history.replaceState({ isOpened: history.state?.isOpened }, "", `${location.search}#image-${id}${view ? `/${view}` : ""}`);
   followHash();
+}
+
+function noteView(view) {
+  const end = view === "person" ? "" : `/${view}`;
+  history.replaceState(history.state, "", `${location.search}#image-${viewedId()}${end}`);
 }
 
 function close() {
@@ -95,8 +104,9 @@ async function step(by) {
 // What leads to another search
 
 async function similar(id) {
-  const { folder, pattern, since, until, minSize, maxSize, group } = shownState();
-  await go(address.empty({ images: [{ id, weight: 1 }], folder, pattern, since, until, minSize, maxSize, group }));
+  const { folder, pattern, since, until, hours, minSize, maxSize, group, perFile } = shownState();
+  const filters = { folder, pattern, since, until, hours, minSize, maxSize, group, perFile };
+  await go(address.empty({ images: [{ id, weight: 1 }], ...filters }));
   focusCard($("results").firstElementChild);
 }
 
@@ -164,7 +174,7 @@ function connectForm() {
 
 function connectResults() {
   const results = $("results");
-  results.addEventListener("open", ({ detail }) => open(detail.result.id, detail.toCopies));
+  results.addEventListener("open", ({ detail }) => open(detail.result.id, detail.to));
   results.addEventListener("similar", ({ detail }) => similar(detail.id));
   results.addEventListener("failed", ({ detail }) => setProblem(detail.message));
   results.addEventListener("click", (event) => {
@@ -177,6 +187,7 @@ function connectResults() {
   $("csv-all").onclick = () => saved(shownResults().map(({ id }) => id), "csv");
   $("select-all").onclick = () => shownResults().forEach((result) => selection.toggleSelected(result, true));
   $("csv").onclick = () => saved(selection.selectedIds(), "csv");
+  $("crops").onclick = () => saved(selection.selectedIds(), "crops");
   $("zip").onclick = () => saved(selection.selectedIds(), "zip");
   $("clear-selection").onclick = selection.clearSelection;
   for (const kind of ["more", "less"]) {
@@ -218,7 +229,7 @@ async function start() {
   connectFilters();
   connectResults();
   connectKeys();
-  connectViewer({ open: exchange, close, step, similar, feedback });
+  connectViewer({ open: exchange, close, step, similar, feedback, noteView });
   connectHistory((query) => {
     history.pushState({}, "", query);
     arrive({ isNew: true });
@@ -228,6 +239,7 @@ async function start() {
   try {
     const about = await loadAbout();
     offerFolders(about.folders, about.has_times);
+    for (const part of document.querySelectorAll(".of-people")) part.hidden = !about.has_people;
     offerExamples(about.examples);
     $("logout").hidden = !about.protected;
     await arrive({ scroll: history.state?.scroll });

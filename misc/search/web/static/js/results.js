@@ -2,7 +2,7 @@
 // "open", "similar", "failed"; its detail is the result, or the error.
 
 import * as api from "./api.js";
-import { $, fromTemplate, setPath } from "./dom.js";
+import { $, count, fromTemplate, setPath, span } from "./dom.js";
 import { toggleOverlay } from "./overlay.js";
 import { applySelection } from "./selection.js";
 
@@ -10,8 +10,10 @@ let results = [];
 
 export const shownResults = () => results;
 
-// The result that shows this image, itself or as one of its duplicates.
-export const resultOf = (id) => results.find((result) => result.id === id || result.duplicates.some((copy) => copy.id === id));
+// The images that share the place of a result: itself, its duplicates, and other people of its photo or video.
+export const sharing = (result) => [result, ...result.duplicates, ...result.others];
+
+export const resultOf = (id) => results.find((result) => sharing(result).some((one) => one.id === id));
 
 export const cardOf = (result) => $("results").children[results.indexOf(result)];
 
@@ -35,7 +37,8 @@ function setMark(item, right) {
 
 function connectImage(item, result) {
   const [button, image] = [item.querySelector(".image"), item.querySelector("img")];
-  button.setAttribute("aria-label", `Rank ${result.rank}, score ${result.score.toFixed(3)}, ${result.path}: open`);
+  const name = [result.file ?? result.path, span(result)].filter(Boolean).join(", ");
+  button.setAttribute("aria-label", `Rank ${result.rank}, score ${result.score.toFixed(3)}, ${name}: open`);
   button.onclick = () => tell(item, "open", { result });
   image.src = api.thumbnail(result.id);
   image.dataset.id = result.id;
@@ -47,11 +50,15 @@ function connectImage(item, result) {
 }
 
 function connectButtons(item, result, text) {
-  const [copies, similar, where] = [".copies", ".similar", ".where"].map((name) => item.querySelector(name));
+  const [copies, others, similar, where] = [".copies", ".others", ".similar", ".where"].map((name) => item.querySelector(name));
   copies.hidden = result.count < 2;
   copies.querySelector("span").textContent = `×${result.count}`;
   copies.setAttribute("aria-label", `Rank ${result.rank}: show its ${result.count} copies`);
-  copies.onclick = () => tell(item, "open", { result, toCopies: true });
+  copies.onclick = () => tell(item, "open", { result, to: "copies" });
+  others.hidden = !result.num_others;
+  others.querySelector("span").textContent = `+${result.num_others}`;
+  others.setAttribute("aria-label", `Rank ${result.rank}: show ${count(result.num_others, "other")} of this ${result.video ? "video" : "photo"}`);
+  others.onclick = () => tell(item, "open", { result, to: "others" });
   similar.setAttribute("aria-label", `Rank ${result.rank}: more like this`);
   similar.onclick = () => tell(item, "similar", result);
   where.hidden = !text.trim();
@@ -68,7 +75,9 @@ function card(result, text) {
   item.querySelector(".rank").textContent = result.rank;
   item.querySelector(".score").textContent = result.score.toFixed(3);
   item.querySelector("input").setAttribute("aria-label", `Select rank ${result.rank}`);
-  setPath(item.querySelector(".path"), result.path);
+  setPath(item.querySelector(".path"), result.file ?? result.path);
+  item.querySelector(".span").textContent = span(result);
+  item.querySelector(".span").hidden = !span(result);
   setMark(item, result.right);
   connectImage(item, result);
   connectButtons(item, result, text);

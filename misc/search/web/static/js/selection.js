@@ -41,9 +41,9 @@ export function applySelection(cards, results) {
   $("num-selected").textContent = selected.size ? `${selected.size} selected` : "";
 }
 
-// Download images as a table or an archive; `query` is the body of their search.
+// Download images as a table, or an archive of their files or crops; `query` is the body of their search.
 export async function download(ids, kind, query) {
   if (ids.length > MOST) throw new api.Failure(`${count(ids.length, "image")} are too many for one download: select at most ${MOST}.`);
   const blob = await api.exported({ ids, as: kind, query });
-  save(blob, kind === "csv" ? "results.csv" : "images.zip");
+  save(blob, { csv: "results.csv", zip: "images.zip", crops: "crops.zip" }[kind]);
 }

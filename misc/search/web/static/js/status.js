@@ -2,6 +2,8 @@
 
 import { $, count, element } from "./dom.js";
 
+let noun = ["image"]; // what the index has: singular, plural
+
 export function setStatus(text) {
   $("status").textContent = text;
 }
@@ -33,17 +35,19 @@ export function summary(state, answer, numShown) {
   const { total, matching, passing, seconds } = answer;
   const isFiltered = matching < total;
   const parts = [`${numShown.toLocaleString("en")} shown`];
-  if (isFiltered) parts.push(`${matching.toLocaleString("en")} of ${count(total, "image")} pass the filters`);
+  if (isFiltered) parts.push(`${matching.toLocaleString("en")} of ${count(total, ...noun)} pass the filters`);
   if (passing !== null) {
-    const whole = isFiltered ? "of these" : `of ${count(total, "image")}`;
+    const whole = isFiltered ? "of these" : `of ${count(total, ...noun)}`;
     parts.push(`${passing.toLocaleString("en")} ${whole} score at least ${state.min}`);
   }
-  if (!isFiltered && passing === null) parts.push(count(total, "image"));
+  if (!isFiltered && passing === null) parts.push(count(total, ...noun));
   return [...parts, `${Math.round(1000 * seconds)} ms`].join(" · ");
 }
 
 export function showAbout(about) {
-  const parts = [count(about.total, "image"), about.checkpoint];
+  if (about.has_people) noun = ["entry", "entries"];
+  const of = about.has_people ? ` of people in ${about.has_videos ? "photos and videos" : "photos"}` : "";
+  const parts = [count(about.total, ...noun) + of, about.checkpoint];
   if (about.missing) parts.splice(1, 0, `${about.missing.toLocaleString("en")} missing`);
   if (!about.complete) parts.splice(1, 0, "more are being indexed");
   $("about").textContent = parts.join(" · ");

@@ -1,12 +1,14 @@
 // The large view of one image. Its owner is told what the user wants by `on`: close(), step(by), similar(id),
-// feedback(kind, id).
+// feedback(kind, id), noteView(view).
 
 import * as api from "./api.js";
-import { $, copy, count, element, fileName, folderOf, setPressed } from "./dom.js";
+import { $, copy, count, element, fileName, folderOf, setPressed, span } from "./dom.js";
 import { toggleOverlay } from "./overlay.js";
+import { sharing } from "./results.js";
 import { isSelected, toggleSelected } from "./selection.js";
+import { connectStage, hideStage, setCrop, setView, showStage, shownCrop, tellStage, toggleScene } from "./stage.js";
 
-let shown = null; // {result, id, path, text}: id and path are of the result or of one of its duplicates
+let shown = null; // {result, id, path, file, text}: id, path and file are of the result or of what shares its place
 let on = {};
 
 export const viewedId = () => shown?.id ?? null;
@@ -15,11 +17,50 @@ function fact(name, value) {
   return element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }));
 }
 
-function showFacts({ width, height, taken }, id) {
-  const facts = [fact("Id", id)];
-  if (width && height) facts.unshift(fact("Size", `${width} × ${height} pixels`));
-  if (taken) facts.unshift(fact("Taken", taken.replace("T", " ")));
-  $("facts").replaceChildren(...facts);
+function showFacts({ width, height, taken, detection, time, ...track }, id) {
+  const facts = [
+    taken && fact("Taken", taken.replace("T", " ")),
+    span(track) && fact("Seen", span(track)),
+    time && fact("Picture", `at ${time.toFixed(1)} seconds`),
+    width && height && fact("Size", `${width} × ${height} pixels`),
+    typeof detection === "number" && fact("Detector", detection.toFixed(2)),
+    fact("Id", id),
+  ];
+  $("facts").replaceChildren(...facts.filter(Boolean));
+}
+
+// A row of small pictures, each a button: {source, name, isCurrent, act} of each.
+function showPictures(section, pictures) {
+  const list = $(section).querySelector("ul"), focused = [...list.children].findIndex((item) => item.contains(document.activeElement));
+  $(section).hidden = !pictures.length;
+  const items = pictures.map(({ source, name, isCurrent, act }) => {
+    const button = element("button", { type: "button", title: name }, element("img", { src: source, alt: name, loading: "lazy" }));
+    if (isCurrent) button.setAttribute("aria-current", "true");
+    button.onclick = act;
+    return element("li", {}, button);
+  });
+  list.replaceChildren(...items);
+  list.children[focused]?.querySelector("button").focus();
+}
+
+// The crops of a track.
+function showTrack(known) {
+  const { id } = shown, crops = known.crops.length ? [known, ...known.crops] : [];
+  showPictures("track", crops.map(({ time }, crop) => ({
+    source: api.thumbnail(id, crop), name: `At ${time.toFixed(1)} seconds`, isCurrent: crop === shownCrop(),
+    act: () => {
+      setCrop(crop);
+      showTrack(known);
+    },
+  })));
+}
+
+function showOthers({ result, id }) {
+  const people = result.num_others ? [result, ...result.others] : [];
+  $("others-title").textContent = `${count(1 + result.num_others, "person", "people")} of this ${result.video ? "video" : "photo"}`;
+  showPictures("others", people.map((one, at) => ({
+    source: api.thumbnail(one.id), name: `Person ${at + 1}`, isCurrent: one.id === id, act: () => on.open(one.id),
+  })));
 }
 
 function showCopies({ result, id }) {
@@ -27,8 +68,8 @@ function showCopies({ result, id }) {
   $("copies").hidden = copies.length < 2;
   $("copies-title").textContent = `${count(result.count, "copy", "copies")} of this image`;
   const items = copies.map((one) => {
-    const name = element("bdi", { textContent: fileName(one.path) });
-    const folder = element("bdi", { className: "folder", textContent: folderOf(one.path) });
+    const name = element("bdi", { textContent: fileName(one.file ?? one.path) });
+    const folder = element("bdi", { className: "folder", textContent: folderOf(one.file ?? one.path) });
     const button = element("button", { type: "button", className: "quiet" }, name, " ", folder);
     if (one.id === id) button.setAttribute("aria-current", "true");
     button.onclick = () => on.open(one.id);
@@ -37,24 +78,14 @@ function showCopies({ result, id }) {
   $("copies").querySelector("ul").replaceChildren(...items);
 }
 
-function showImage(id, path) {
-  const image = $("viewer-image");
-  image.hidden = false;
-  $("viewer-missing").hidden = true;
-  image.dataset.id = id;
-  image.src = api.view(id);
-  image.alt = path;
-}
-
-function showButtons({ result, id, text }, feedback) {
-  setPressed($("viewer-where"), false);
+function showButtons({ result, id, path, file, text }, feedback) {
   $("viewer-where").hidden = !text.trim();
   setPressed($("viewer-select"), isSelected(result));
   setPressed($("viewer-more"), feedback.more.includes(id));
   setPressed($("viewer-less"), feedback.less.includes(id));
   $("open-file").href = api.file(id, true);
   $("download-file").href = api.file(id);
-  $("download-file").download = fileName(shown.path);
+  $("download-file").download = fileName(file ?? path);
   $("viewer-status").textContent = "";
 }
 
@@ -63,31 +94,51 @@ function showRank({ rank, score, right }) {
   $("viewer-rank").textContent = `Rank ${rank} · score ${score.toFixed(3)}${mark}`;
 }
 
-// Show an image of a result: {result, id, text of the query, feedback: {more, less}, isFirst, isLast}.
-export function showViewer({ result, id, text, feedback, isFirst, isLast, toCopies = false }) {
-  const { path } = [result, ...result.duplicates].find((one) => one.id === id);
-  shown = { result, id, path, text };
-  $("viewer-name").textContent = fileName(path);
-  $("viewer-folder").textContent = folderOf(path);
+// What the results do not tell of a person.
+async function showDetails({ id }) {
+  try {
+    const known = await api.details(id);
+    if (shown?.id !== id) return; // the user went on
+    showFacts(known, id);
+    if (known.video) $("open-file").href = api.video(id);
+    tellStage(known);
+    showTrack(known);
+  } catch (error) {
+    if (shown?.id === id) $("viewer-status").textContent = error.message;
+  }
+}
+
+// Show an image of a result: {result, id, view, text of the query, feedback: {more, less}, isFirst, isLast}.
+export function showViewer({ result, id, view, text, feedback, isFirst, isLast, to }) {
+  const { path, file } = sharing(result).find((one) => one.id === id);
+  shown = { result, id, path, file, text };
+  $("viewer-name").textContent = fileName(file ?? path);
+  $("viewer-folder").textContent = folderOf(file ?? path);
   $("previous").disabled = isFirst;
   $("next").disabled = isLast;
   showRank(result);
-  showImage(id, path);
   showFacts(result, id);
   showButtons(shown, feedback);
+  showStage({ id, path: file ?? path, view, known: id === result.id && file ? { ...result, scene: null, crops: [] } : null });
   showCopies(shown);
+  showOthers(shown);
+  $("track").hidden = true;
+  if (file) showDetails(shown);
   if (!$("viewer").open) $("viewer").showModal();
-  if (toCopies) $("copies").querySelector("button").focus();
+  if (to) $(to).querySelector("button").focus();
+  if (!$("viewer").contains(document.activeElement)) $("close-viewer").focus(); // what had it is no longer there
 }
 
 export function hideViewer() {
   shown = null;
+  hideStage();
   if ($("viewer").open) $("viewer").close();
 }
 
 function where() {
-  const { id, text } = shown;
-  toggleOverlay($("viewer-where"), $("viewer-image"), id, text, api.view(id)).catch((error) => {
+  setView("person");
+  const { id, text } = shown, crop = shownCrop();
+  toggleOverlay($("viewer-where"), $("viewer-image"), id, text, api.view(id, crop), crop).catch((error) => {
     $("viewer-status").textContent = error.message;
   });
 }
@@ -104,7 +155,11 @@ function select() {
 
 function onKey(event) {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const acts = { ArrowLeft: () => on.step(-1), ArrowRight: () => on.step(1), s: () => on.similar(shown.id), x: select };
+  if (event.target === $("player") && event.key.startsWith("Arrow")) return; // they seek
+  const acts = {
+    ArrowLeft: () => on.step(-1), ArrowRight: () => on.step(1), s: () => on.similar(shown.id), x: select,
+    w: toggleScene, v: () => setView("video"),
+  };
   if (!$("viewer-where").hidden) acts.e = where;
   if (!acts[event.key]) return;
   event.preventDefault();
@@ -116,10 +171,7 @@ export function connectViewer(actions) {
   $("viewer").addEventListener("keydown", onKey);
   $("viewer").addEventListener("close", () => shown && on.close()); // by Esc
   $("viewer").addEventListener("click", (event) => event.target === $("viewer") && on.close()); // beside it
-  $("viewer-image").onerror = () => {
-    $("viewer-image").hidden = true;
-    $("viewer-missing").hidden = false;
-  };
+  connectStage(on.noteView);
   $("close-viewer").onclick = () => on.close();
   $("previous").onclick = () => on.step(-1);
   $("next").onclick = () => on.step(1);
