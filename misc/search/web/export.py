@@ -124,7 +124,7 @@ def csv_of(images: Sequence[Exported], request: SearchRequest, answer: SearchAns
             "rank": found[image.id].rank if image.id in found else "",
             "score": round(found[image.id].score, 6) if image.id in found else "",
             "id": image.id,
-            "image": encodable(image.path),
+            "image": encodable(image.source.place.file),
             "root": encodable(str(image.source.root)),
             **_whereabouts(image),
         }
@@ -136,8 +136,10 @@ def csv_of(images: Sequence[Exported], request: SearchRequest, answer: SearchAns
 
 
 def _whereabouts(image: Exported) -> dict[str, object]:
+    """The path of an entry of an index of people, and where it is."""
     if image.sighting is None:
         return {}
-    found = vars(Whereabouts.of(image.source.place, image.sighting))
+    found = dict(Whereabouts.of(image.source.place, image.sighting))
     box = ",".join(map(str, found["box"] or ()))
-    return {"file": found["file"], "box": box, **{name: found[name] for name in ("time", "first", "last")}}
+    times = {name: found[name] for name in ("time", "first", "last", "detection")}
+    return {"path": encodable(image.path), "box": box, **times}

@@ -107,7 +107,7 @@ class Page:
         facts = generation.index.facts.of([number]).get(number, Detail())
         crops = [place_of(crop) for crop in sighting.crops] if sighting else []
         return Details(
-            **vars(Whereabouts.of(source.place, sighting)),
+            **dict(Whereabouts.of(source.place, sighting)),
             id=number,
             path=path,
             width=facts.width,

@@ -172,7 +172,7 @@ def _found_image(result: Result, paths: Mapping[int, str], is_right: bool | None
         for numbers in (result.duplicates, result.others)
     )
     return FoundImage(
-        **vars(Whereabouts.of(result.place, result.sighting)),
+        **dict(Whereabouts.of(result.place, result.sighting)),
         rank=result.rank,
         id=result.id,
         score=result.score,

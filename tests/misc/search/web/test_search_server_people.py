@@ -319,10 +319,10 @@ def test_a_table_of_people_says_where_they_are(page_of_people: Page, server: str
     ids = [id_of(page_of_people, path) for path in (video, PHOTO, NOBODY)]
     body = {"ids": ids, "as": "csv", "query": {"text": SENTENCE}}
     rows = list(csv.DictReader(io.StringIO(ask(f"{server}/api/export", body)[1].decode("utf-8-sig"))))
-    assert [row["image"] for row in rows] == [video, PHOTO, NOBODY]
-    names = ("file", "box", "time", "first", "last")
+    assert [row["path"] for row in rows] == [video, PHOTO, NOBODY]
+    names = ("image", "box", "time", "first", "last", "detection")
     assert [[row[name] for name in names] for row in rows] == [
-        ["yard/walk.mp4", "116,50,50,150", "2.4", "1.0", "4.0"],
-        ["entrance/0.png", "20,60,50,150", "", "", ""],
-        [NOBODY, "", "", "", ""],
+        ["yard/walk.mp4", "116,50,50,150", "2.4", "1.0", "4.0", "0.8"],
+        ["entrance/0.png", "20,60,50,150", "", "", "", "0.9"],
+        [NOBODY, "", "", "", "", ""],
     ]

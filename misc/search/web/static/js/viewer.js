@@ -136,7 +136,7 @@ export function hideViewer() {
 }
 
 function where() {
-  setView("person");
+  if ($("viewer-image").hidden) setView("person");
   const { id, text } = shown, crop = shownCrop();
   toggleOverlay($("viewer-where"), $("viewer-image"), id, text, api.view(id, crop), crop).catch((error) => {
     $("viewer-status").textContent = error.message;
