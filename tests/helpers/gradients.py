@@ -31,9 +31,11 @@ def in_parts(
 
 
 def assert_same_gradients(
-    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5
+    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 5e-5
 ) -> None:
-    """Equal to `tolerance` times the largest entry of all."""
+    """Equal to `tolerance` times the largest entry of all. That is of the embeddings of the tokens, which are
+    some 0.02: the layer norm behind them magnifies the rounding of fp32 fifty times, to 1.6e-5 on some CPUs.
+    """
     assert found.keys() == expected.keys()
     largest = max(tensor.abs().max().item() for tensor in expected.values())
     for name, tensor in expected.items():

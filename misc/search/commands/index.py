@@ -65,7 +65,7 @@ def add_people_flags(parser: Parser) -> None:
     add("--min-height", type=float, metavar="PIXELS", help="least height of a box (32, yours: 1)")
     overlap = "largest overlap (intersection over union) with a better box (0.5, yours: 1)"
     add("--max-overlap", type=float, metavar="SHARE", help=overlap)
-    margin = "share of a box that is encoded around it, on each side (0.1)"
+    margin = "share of a box that is encoded around it, on each side (0)"
     add("--margin", type=float, metavar="SHARE", help=margin)
 
 

@@ -14,7 +14,7 @@ from misc.detection.detectors import Detector
 from misc.search.indexing.boxes import GivenBoxes
 from misc.search.views import crop_of, full_size
 
-MARGIN, EVERY = 0.1, 1.0
+MARGIN, EVERY = 0.0, 1.0
 
 
 class Found(NamedTuple):

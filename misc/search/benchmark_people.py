@@ -1,0 +1,144 @@
+"""People found in photos: python -m misc.search.benchmark_people CHECKPOINT SCENES
+
+SCENES is what `python -m data.synthetic --scenes N` wrote. Each English caption of a person in its photos is
+a query. A result is right if its photo shows the person; of one that is a box, it is also counted whether
+that overlaps the person's by half. Galleries: the whole photos, what a detector finds in them, the true
+boxes, and the true boxes cut out by hand, without margin and without an index. A photo is a result once, by
+its best entry.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.images.regions import place_of
+from misc.cli import Parser, exit_status, path_text
+from misc.detection.boxes import Limits, as_boxes, iou
+from misc.detection.detectors import HOG, load_detector
+from misc.search.encoder import Encoder, load_encoder
+from misc.search.index import Index
+from misc.search.indexing.boxes import GivenBoxes
+from misc.search.indexing.people import People
+from misc.search.indexing.update import update_index
+from misc.search.ranking.answer import rank
+from misc.search.ranking.queries import Query, query_features
+from options import UserError
+
+RANKS = (1, 5)
+LEAST_OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Photos with their people.
+
+    Attributes:
+        root: the folder of the photos.
+        persons: {photo: {person: box}}.
+        captions: (sentence, person) of all people in all photos.
+    """
+
+    root: Path
+    persons: dict[str, dict[int, tuple[float, ...]]]
+    captions: list[tuple[str, int]]
+
+    def with_person(self, person: int) -> set[str]:
+        """The photos that show a person."""
+        return {photo for photo, people in self.persons.items() if person in people}
+
+
+def read_scenes(folder: Path) -> Scenes:
+    """The set in a folder; raises UserError if there is none."""
+    try:
+        content = json.loads((folder / "boxes.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"SCENES: '{folder}' has no boxes.json; make one with data.synthetic --scenes"
+        ) from error
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    scenes = Scenes(folder / "frames", {name: {} for name in names.values()}, [])
+    for item in content["annotations"]:
+        scenes.persons[names[item["image_id"]]][item["person_id"]] = tuple(item["bbox"])
+        scenes.captions.extend((text, item["person_id"]) for text in item["captions"].get("en", ()))
+    return scenes
+
+
+def row(name: str, num_entries: int, photos: Sequence[Sequence[str]], scenes: Scenes, right: str) -> str:
+    """A row of the table; `photos` are the best ones of each caption."""
+    shares = []
+    for number in RANKS:
+        found = zip(photos, scenes.captions, strict=True)
+        hits = [bool(scenes.with_person(person) & set(best[:number])) for best, (_, person) in found]
+        shares.append(f"{100 * np.mean(hits):.1f}")
+    return f"| {name} | {num_entries} | {' | '.join(shares)} | {right} |"
+
+
+def of_index(name: str, encoder: Encoder, scenes: Scenes, people: People | None) -> str:
+    """The row of an index."""
+    with tempfile.TemporaryDirectory() as folder:
+        update_index(encoder, scenes.root, Path(folder, "index"), people=people)
+        index = Index.open(Path(folder, "index"))
+        queries = [Query(((text, 1.0),)) for text, _ in scenes.captions]
+        answers = rank(index, query_features(encoder, queries), queries, k=max(RANKS), per_file=True)
+    photos = [[place_of(result.path).file for result in answer.results] for answer in answers]
+    first = (place_of(answer.results[0].path) for answer in answers)
+    pairs = zip(first, scenes.captions, strict=True)
+    right = [
+        place.box is not None
+        and person in scenes.persons[place.file]
+        and iou(as_boxes([[*place.box, 0]]), as_boxes([[*scenes.persons[place.file][person], 0]])).item()
+        >= LEAST_OVERLAP
+        for place, (_, person) in pairs
+    ]
+    return row(name, len(index.paths), photos, scenes, f"{100 * np.mean(right):.1f}" if people else "")
+
+
+def by_hand(encoder: Encoder, scenes: Scenes) -> str:
+    """The row of the true boxes, cut out."""
+    crops, photos = [], []
+    for photo, people in scenes.persons.items():
+        with Image.open(scenes.root / photo) as image:
+            for left, top, width, height in people.values():
+                crops.append(image.convert("RGB").crop((left, top, left + width, top + height)))
+                photos.append(photo)
+    scores = encoder.encode_texts([text for text, _ in scenes.captions]) @ encoder.encode_images(crops).T
+    best = [
+        list(dict.fromkeys(photos[number] for number in order))[: max(RANKS)]
+        for order in scores.argsort(dim=1, descending=True).tolist()
+    ]
+    return row("true boxes cut out by hand", len(crops), best, scenes, "")
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """Print the table."""
+    parser = Parser(prog="python -m misc.search.benchmark_people", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of the encoder")
+    parser.add_argument("scenes", type=Path, metavar="SCENES", help="a folder of data.synthetic --scenes")
+    parser.add_argument("--detector", type=path_text, default=HOG, help="hog, a model folder, or a hub id")
+    flags = parser.parse_args(arguments)
+    scenes, encoder = read_scenes(flags.scenes), load_encoder(flags.checkpoint)
+    detector = load_detector(flags.detector, str(encoder.device))
+    given = GivenBoxes(flags.scenes / "boxes.json")
+    chance = np.mean([len(scenes.with_person(person)) for _, person in scenes.captions]) / len(scenes.persons)
+    print(f"{len(scenes.captions)} captions, {len(scenes.persons)} photos; chance: R@1 {100 * chance:.1f}\n")
+    print("| gallery | entries | R@1 | R@5 | R@1, right person |\n|---|---|---|---|---|")
+    print(of_index("whole photos", encoder, scenes, None))
+    print(of_index(flags.detector, encoder, scenes, People(detector, None, Limits())))
+    limits = Limits(min_height=1, max_overlap=1, min_inside=0)
+    print(of_index("true boxes", encoder, scenes, People(None, given, limits)))
+    print(by_hand(encoder, scenes))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 and an error line for a user error."""
+    return exit_status(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
