@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts"}
-SUFFIXES |= {".webm", ".wmv"}
 RATE = 25.0  # frames a second, of a video that does not tell
 BEFORE = (1.0, 10.0)  # seconds by which a key frame is looked for before what is wanted
 YEARS = range(
@@ -92,7 +90,7 @@ def sampled_frames(path: Path, every: float, start: float = 0) -> Iterator[Frame
     for time, number, frame in _frames_since(path, start):
         multiple = math.floor(time / every + TOLERANCE)
         if multiple > latest and time >= start - TOLERANCE:
-            yield Frame(time, number, _upright(frame))
+            yield Frame(time, number, _upright(frame, path))
         latest = multiple
 
 
@@ -105,7 +103,7 @@ def frame_at(path: Path, time: float) -> Image.Image:
     """
     for found, _, frame in _frames_since(path, max(0.0, time - 0.001)):
         if f"{found:.3f}" == f"{time:.3f}":
-            return _upright(frame)
+            return _upright(frame, path)
         if found > time + 0.001:
             break
     raise BadVideoError.of(path, f"has no frame at {time:.3f} seconds that can be decoded")
@@ -250,6 +248,12 @@ def _rate(stream: "VideoStream") -> float:
     return float(stream.average_rate or stream.guessed_rate or RATE)
 
 
-def _upright(frame: "VideoFrame") -> Image.Image:
-    image = frame.to_image()
+def _upright(frame: "VideoFrame", path: Path) -> Image.Image:
+    import av
+
+    try:
+        image = frame.to_image()
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = f"has frames that cannot be converted ({reason_of(error):.150})"
+        raise BadVideoError.of(path, reason) from error
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

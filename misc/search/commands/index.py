@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OF_PEOPLE = ("detector", "boxes", "whole", "min_score", "min_height", "max_overlap", "margin")
+OF_PEOPLE = ("detector", "boxes", "whole", "min_score", "min_height", "max_overlap", "margin", "every")
 MAX_MINUTES = 7 * 24 * 60  # that a machine waits for the others, whose shares can take longer
 
 
@@ -42,7 +42,7 @@ def add_flags(parser: Parser) -> None:
 def add_people_flags(parser: Parser) -> None:
     """How the people of an index of people are found."""
     add = parser.add_argument
-    add("--people", action="store_true", help="an entry for each person in a photo, not for each photo")
+    add("--people", action="store_true", help="an entry for each person in a photo or a video")
     add(
         "--detector",
         type=path_text,
@@ -67,6 +67,7 @@ def add_people_flags(parser: Parser) -> None:
     add("--max-overlap", type=float, metavar="SHARE", help=overlap)
     margin = "share of a box that is encoded around it, on each side (0)"
     add("--margin", type=float, metavar="SHARE", help=margin)
+    add("--every", type=float, metavar="SECONDS", help="of a video, between two frames (1)")
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -110,6 +111,8 @@ def check_people_flags(flags: argparse.Namespace) -> None:
         raise UserError("--boxes: your boxes take the place of a detector; leave out one of the two")
     if flags.margin is not None and not 0 <= flags.margin <= 2:
         raise UserError(f"--margin: expected 0 to 2, found {flags.margin}")
+    if flags.every is not None and not 0 < flags.every < math.inf:
+        raise UserError(f"--every: expected seconds above 0, found {flags.every}")
     if flags.max_overlap is not None and not 0 <= flags.max_overlap <= 1:
         raise UserError(f"--max-overlap: expected 0 to 1, found {flags.max_overlap}")
     for name in ("min_score", "min_height"):
@@ -129,8 +132,8 @@ def people_of(flags: argparse.Namespace, device: str) -> "People":
     limits = replace(limits, **{name: value for name, value in named.items() if value is not None})
     given = GivenBoxes(flags.boxes) if flags.boxes else None
     detector = None if given else load_detector(flags.detector or HOG, device)
-    margin = {} if flags.margin is None else {"margin": flags.margin}
-    return People(detector, given, limits, whole=flags.whole, **margin)
+    others = {name: getattr(flags, name) for name in ("margin", "every") if getattr(flags, name) is not None}
+    return People(detector, given, limits, whole=flags.whole, **others)
 
 
 def report(update: "Update", index: str, prune: bool) -> None:

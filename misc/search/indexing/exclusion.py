@@ -10,7 +10,7 @@ from options import UserError
 
 # Files of these kinds are named as skipped: somebody who searches for images expects them.
 VIDEOS = {".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
-VIDEOS |= {".mpg", ".mts", ".mxf", ".ogv", ".vob", ".webm", ".wmv"}
+VIDEOS |= {".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 OTHERS = "ai cdr djvu emf eps exr hdr jxr psb svg svgz wdp wmf xcf"
 REASONS = dict.fromkeys(VIDEOS, "a video; index --people finds the people in it")
 REASONS |= {f".{name}": f"an image in a format that is not decoded ({name})" for name in OTHERS.split()}

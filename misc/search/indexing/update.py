@@ -24,6 +24,7 @@ from misc.search.indexing.files import IndexedFiles
 from misc.search.indexing.matching import Matches, missing
 from misc.search.indexing.outcome import Update, is_folder, merged, num_files
 from misc.search.indexing.people import People
+from misc.search.indexing.video_entries import encode_videos, is_video
 from misc.search.indexing.walk import Content, ImageFile, find_images
 from misc.search.storage import legacy
 from misc.search.storage.database import DATABASE, Entry, Header, reporting_writes
@@ -129,7 +130,7 @@ def _update(
     people: People | None,
 ) -> Update:
     """Update the images of this process's share."""
-    found, skipped, excluded = _on_all(lambda: _find(image_root, store.folder, exclusion))
+    found, skipped, excluded = _on_all(lambda: _find(image_root, store.folder, exclusion, people is not None))
     unlisted = tuple(path for path in skipped if is_folder(path))
     if not distributed.is_main():  # each process has found the same
         skipped, excluded = {}, {}
@@ -147,7 +148,12 @@ def _update(
     store.remove([entry.id for number in matches.removed for entry in files.of(store.entries[number])])
     store.reserve(len(matches.copied) + len(matches.to_encode))
     _copy_features(store, matches.copied, files)
-    encoded = encode_images(store, encoder, image_root, matches.to_encode, replaced, skipped, people)
+    photos = [file for file in matches.to_encode if not (people and is_video(file))]
+    encoded = encode_images(store, encoder, image_root, photos, replaced, skipped, people)
+    if people:
+        videos = [file for file in matches.to_encode if is_video(file)]
+        paths = encode_videos(store, encoder, image_root, videos, replaced, skipped, people)
+        encoded |= dict.fromkeys(paths, False)
     unread_now = (path for path in replaced if path not in encoded)
     store.put(missing(entry for path in unread_now for entry in replaced[path]))
     _write_skipped(store.skipped, distributed.gather_objects(skipped | excluded))
@@ -208,14 +214,14 @@ def _origin(encoder: Encoder, image_root: Path) -> dict[str, str | JsonObject]:
 
 
 def _find(
-    image_root: Path, folder: Path | MilvusPlace, exclusion: Exclusion
+    image_root: Path, folder: Path | MilvusPlace, exclusion: Exclusion, with_videos: bool
 ) -> tuple[list[ImageFile], dict[str, str], dict[str, str]]:
     """The images of the root, sorted, and {path: reason} of what is skipped and excluded; raises UserError if
     there is no image.
     """
     problems: dict[str, str] = {}
     own = folder.folder if isinstance(folder, MilvusPlace) else folder
-    walk, hide = find_images(image_root, own, problems, exclusion), not sys.stderr.isatty()
+    walk, hide = find_images(image_root, own, problems, exclusion, with_videos), not sys.stderr.isatty()
     found = sorted(tqdm(walk, desc="scanning", unit="image", leave=False, disable=hide))
     if not found:
         reason = f" ({min(problems)} {problems[min(problems)]})" if problems else ""
