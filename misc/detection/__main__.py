@@ -126,7 +126,7 @@ def in_video(path: Path, detector: "Detector", limits: "Limits", every: float) -
     for frame in _with_bar(sampled_frames(path, every), None, "frame"):
         (found,) = detector.detect([frame.image])
         boxes = kept(found, frame.image.size, limits, detector.min_score)
-        numbers = tracker.update(frame.time, boxes)
+        numbers = tracker.update(frame.time, boxes, size=frame.image.size)
         num_frames += 1
         tracks.update(numbers)
         for number, (*box, score) in zip(numbers, boxes.tolist(), strict=True):

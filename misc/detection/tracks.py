@@ -1,5 +1,6 @@
 """Boxes of the same person in the frames of a video, linked to tracks."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +23,8 @@ class Motion:
         reach, speed: a person is looked for within reach + speed x seconds of where the motion so far leads.
         max_growth: largest ratio of the heights.
         appearance: weight of 1 minus the cosine of the features, beside the distance as a share of the reach.
+        cut: most of the cost of growth and appearance together where the edge of the frame cuts the person in
+            one of the two frames; the heights may have any ratio then.
     """
 
     max_gap: float = 2.0
@@ -29,6 +32,7 @@ class Motion:
     speed: float = 0.8
     max_growth: float = 1.5
     appearance: float = 2.0
+    cut: float = 1.0
 
     @staticmethod
     def at(every: float) -> "Motion":
@@ -40,8 +44,8 @@ class Motion:
 class _Track:
     number: int
     time: float
-    center: npt.NDArray[np.float64]
-    height: float
+    box: npt.NDArray[np.float64]  # left, top, width, height
+    is_cut: np.bool_  # by an edge of the frame
     velocity: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     feature: Features | None = None
 
@@ -56,34 +60,41 @@ class Tracker:
     def __init__(self, motion: Motion = Motion()) -> None:
         self.motion, self._tracks, self._num_tracks = motion, list[_Track](), 0
 
-    def update(self, time: float, boxes: Boxes, features: Features | None = None) -> list[int]:
+    def update(
+        self,
+        time: float,
+        boxes: Boxes,
+        features: Features | None = None,
+        size: tuple[float, float] = (math.inf, math.inf),
+    ) -> list[int]:
         """The number of the track of each box, from 0.
 
         Args:
             time: of the frame in seconds, later than that of the frame before.
             features: of what the boxes show.
+            size: width and height of the frame, whose edges cut people who come and go.
         """
         self._tracks = [track for track in self._tracks if time - track.time <= self.motion.max_gap]
-        centers, heights = boxes[:, :2] + boxes[:, 2:4] / 2, boxes[:, 3]
+        are_cut = touch_edge(boxes, size)
         costs = np.full((len(self._tracks), len(boxes)), IMPOSSIBLE)
         for row, track in enumerate(self._tracks):
-            costs[row] = self._costs(track, time, centers, heights, features)
+            costs[row] = self._costs(track, time, boxes[:, :4], are_cut, features)
         found: dict[int, _Track] = {}
         for row, column in zip(*linear_sum_assignment(costs), strict=True):
             if costs[row, column] < IMPOSSIBLE:
                 found[column] = self._tracks[row]
         return [
-            self._put(found.get(n), time, centers[n], heights[n], None if features is None else features[n])
-            for n in range(len(boxes))
+            self._put(found.get(n), time, box[:4], are_cut[n], None if features is None else features[n])
+            for n, box in enumerate(boxes)
         ]
 
     def state(self) -> dict[str, npt.NDArray[np.float64] | Features]:
         """What `restore` takes, for a tracker whose boxes all have features, or none has."""
         tracks, looks = self._tracks, [track.feature for track in self._tracks if track.feature is not None]
-        rows = [[t.number, t.time, *t.center, t.height, *t.velocity] for t in tracks]
+        rows = [[t.number, t.time, *t.box, t.is_cut, *t.velocity] for t in tracks]
         return {
             "num_tracks": np.array(float(self._num_tracks)),
-            "motions": np.array(rows, np.float64).reshape(-1, 7),
+            "motions": np.array(rows, np.float64).reshape(-1, 9),
             "looks": np.array(looks, np.float32).reshape(len(looks), -1 if looks else 0),
         }
 
@@ -91,7 +102,7 @@ class Tracker:
         """Continue where the tracker was whose `state` this is."""
         self._num_tracks, looks = int(state["num_tracks"]), state["looks"]
         self._tracks = [
-            _Track(int(row[0]), row[1], row[2:4], row[4], row[5:7], looks[n] if len(looks) else None)
+            _Track(int(row[0]), row[1], row[2:6], row[6] > 0, row[7:9], looks[n] if len(looks) else None)
             for n, row in enumerate(state["motions"])
         ]
 
@@ -99,39 +110,53 @@ class Tracker:
         self,
         track: _Track,
         time: float,
-        centers: npt.NDArray[np.float64],
-        heights: npt.NDArray[np.float64],
+        boxes: npt.NDArray[np.float64],
+        are_cut: npt.NDArray[np.bool_],
         features: Features | None,
     ) -> npt.NDArray[np.float64]:
-        motion, seconds = self.motion, time - track.time
-        expected = track.center + track.velocity * seconds
-        reach = (motion.reach + motion.speed * seconds) * track.height
-        costs = np.linalg.norm(centers - expected, axis=1) / reach
-        growth = np.maximum(heights / track.height, track.height / heights)
-        impossible = (costs > 1) | (growth > motion.max_growth)
-        costs += growth - 1
+        motion, seconds, height = self.motion, time - track.time, track.box[3]
+        expected = track.box[:2] + track.velocity * seconds
+        offsets = np.abs(boxes[:, :2] + boxes[:, 2:] / 2 - expected - track.box[2:] / 2)
+        gaps = np.maximum(offsets - (boxes[:, 2:] + track.box[2:]) / 2, 0)
+        growth = np.maximum(boxes[:, 3] / height, height / boxes[:, 3])
+        others = growth - 1
         if features is not None and track.feature is not None:
-            costs += motion.appearance * (1 - features @ track.feature)
-        return np.where(impossible, IMPOSSIBLE, costs)
+            others = others + motion.appearance * (1 - features @ track.feature)
+        either = (
+            are_cut | track.is_cut
+        )  # then it is not known how high the person is, and where the middle is
+        heights = np.where(either, np.maximum(boxes[:, 3], height), height)
+        reach = (motion.reach + motion.speed * seconds) * heights
+        costs = np.linalg.norm(np.where(either[:, None], gaps, offsets), axis=1) / reach
+        impossible = (costs > 1) | (~either & (growth > motion.max_growth))
+        return np.where(
+            impossible, IMPOSSIBLE, costs + np.where(either, np.minimum(others, motion.cut), others)
+        )
 
     def _put(
         self,
         track: _Track | None,
         time: float,
-        center: npt.NDArray[np.float64],
-        height: float,
+        box: npt.NDArray[np.float64],
+        is_cut: np.bool_,
         feature: Features | None,
     ) -> int:
         if track is None:
-            track = _Track(self._num_tracks, time, center, height, feature=feature)
+            track = _Track(self._num_tracks, time, box, is_cut, feature=feature)
             self._num_tracks += 1
             self._tracks.append(track)
             return track.number
-        latest = (center - track.center) / (time - track.time)
-        is_second = not track.velocity.any()
+        moved = box[:2] + box[2:] / 2 - track.box[:2] - track.box[2:] / 2
+        latest, is_second = moved / (time - track.time), not track.velocity.any()
         track.velocity = latest if is_second else 0.5 * track.velocity + 0.5 * latest
-        track.time, track.center, track.height = time, center, height
-        if feature is not None and track.feature is not None:
-            mean = 0.8 * track.feature + 0.2 * feature
+        if feature is not None and track.feature is not None and not is_cut:
+            mean = feature if track.is_cut else 0.8 * track.feature + 0.2 * feature
             track.feature = mean / np.linalg.norm(mean)
+        track.time, track.box, track.is_cut = time, box, is_cut
         return track.number
+
+
+def touch_edge(boxes: Boxes, size: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    """(n,) whether boxes reach an edge of their frame, whose width and height `size` is."""
+    ends = boxes[:, :2] + boxes[:, 2:4]
+    return (boxes[:, :2] < 1).any(axis=1) | (ends > np.array(size) - 1).any(axis=1)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data.images.regions import Region, rounded
 from misc.detection.boxes import Boxes
-from misc.detection.tracks import Features, Motion, Tracker
+from misc.detection.tracks import Features, Motion, Tracker, touch_edge
 from misc.process.durable import replacing
 
 Feature = npt.NDArray[np.float16]
@@ -117,7 +117,7 @@ class Tracks:
         `numbers`, where there are.
         """
         if numbers is None:
-            numbers = self._tracker.update(time, boxes, features)
+            numbers = self._tracker.update(time, boxes, features, size)
         qualities = quality_of(boxes, size)
         for number, box, quality, feature in zip(numbers, boxes, qualities, features, strict=True):
             if number not in self._people:
@@ -183,5 +183,4 @@ def quality_of(boxes: Boxes, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     covered = np.prod(np.maximum(common, 0), axis=2) / np.prod(boxes[:, None, 2:4], axis=2)
     is_behind = ends[:, None, 1] < ends[None, :, 1]
     free = np.maximum(1 - np.sum(covered * is_behind, axis=1), 0.1)
-    touches = (starts < 1).any(axis=1) | (ends > np.array(size) - 1).any(axis=1)
-    return boxes[:, 3] * free**2 * np.where(touches, 0.1, 1.0)
+    return boxes[:, 3] * free**2 * np.where(touch_edge(boxes, size), 0.1, 1.0)

@@ -68,6 +68,17 @@ def test_what_is_far_away_or_of_another_size_is_somebody_else(other: list[float]
     assert tracker.update(0.2, as_boxes([other])) == [1]
 
 
+def test_who_comes_into_the_frame_or_leaves_it_is_the_same_whatever_part_was_seen() -> None:
+    """Of somebody at an edge a detector, or a true box, has the foot that is in the frame."""
+    tracker, size = Tracker(), (800, 600)
+    boxes = [[790, 400, 10, 20], [690, 240, 90, 200], [560, 240, 90, 200]]
+    leaving = [[190, 240, 90, 200], [60, 240, 90, 200], [0, 390, 12, 30]]
+    for step, (first, second) in enumerate(zip(boxes, leaving, strict=True)):
+        found = tracker.update(step, as_boxes([[*second, 1], [*first, 1]]), size=size)
+        assert found == [0, 1]
+    assert Tracker().update(0, as_boxes([[*boxes[0], 1]])) == [0]
+
+
 @pytest.mark.parametrize("looks", [None, np.eye(3, 4, dtype=np.float32)])
 def test_a_tracker_continues_from_its_state(looks: np.ndarray | None) -> None:
     people = [(0, 100, 150, 90), (600, 110, 160, -80), (300, 90, 140, 10)]
