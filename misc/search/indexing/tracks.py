@@ -1,6 +1,7 @@
 """The tracks of the people of a video while it is read: features and good crops, also in a file."""
 
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -126,9 +127,14 @@ class Tracks:
             self._people[number].add(crop, feature)
         self._num_samples += 1
 
-    def tracks(self) -> list[Track]:
-        """The tracks, in the order in which they begin."""
-        return [person.track() for person in self._people.values()]
+    def tracks(self, least_alone: float = -math.inf) -> list[Track]:
+        """The tracks, in the order in which they begin; without those of a single frame, if others were
+        sampled, of a score below `least_alone`.
+        """
+        tracks = [person.track() for person in self._people.values()]
+        return [
+            each for each in tracks if each.seen > 1 or self._num_samples < 2 or each.score >= least_alone
+        ]
 
     def save(self, path: Path, settings: str) -> None:
         """Write all of this to a file, completely or not at all; `settings`: what it depends on."""

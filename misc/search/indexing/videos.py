@@ -32,6 +32,7 @@ from model.protocol import Processor
 T = TypeVar("T")
 BoxesOf = Callable[[Frame], tuple[Boxes, list[int] | None]]
 PART = 8  # sampled frames, whose people are encoded together, wherever a run began
+ALONE = 1.5  # times `Detector.min_score`: the least score of a person whom a detector finds in one frame only
 SECONDS_PER_STATE = 20.0
 
 
@@ -118,7 +119,8 @@ def people_of_video(
                     tracks.save(state, settings)
                 saved = time.monotonic()
     duration = facts.duration or tracks.done.last
-    return VideoPeople(*tracks.size, facts.taken, duration, tracks.tracks(), tracks.whole)
+    found = tracks.tracks(-np.inf if given else ALONE * people.detector.min_score)
+    return VideoPeople(*tracks.size, facts.taken, duration, found, tracks.whole)
 
 
 def _add(part: Part, encoder: Encoder, tracks: Tracks) -> None:
