@@ -26,7 +26,7 @@ from misc.search.indexing.videos import VideoPeople, people_of_video
 from misc.search.storage.sightings import Sighting
 from misc.search.views import crop_of, load_view
 from tests.helpers.search import save_run
-from tests.helpers.videos import COLORS, SIZE, ByColor, draw, walk, write_video
+from tests.misc.search.people.drawn import COLORS, SIZE, ByColor, draw, walk, write_video
 
 av = pytest.importorskip("av", reason="no videos: pip install av")
 TIMES = [n / 10 for n in range(120)]
