@@ -4,8 +4,10 @@ BIN := .venv/bin
 DEMO := datasets/demo
 WEIGHTS := runs/demo/checkpoint_best.pth
 SEARCHED := runs/demo-search
+SCENES := datasets/demo-scenes
+PEOPLE := runs/demo-scenes
 
-.PHONY: demo demo-altclip demo-search demo-pretrain $(DEMO) study verify-release bench test test-all drill fuzz lint clean
+.PHONY: demo demo-altclip demo-search demo-scenes demo-pretrain $(DEMO) study verify-release bench test test-all drill fuzz lint clean
 
 # One run of the main job on rendered pedestrians: data, training on two processes, evaluation, pictures.
 # DEMO_FLAGS="--resume auto" resumes an earlier demo.
@@ -35,6 +37,15 @@ $(WEIGHTS):
 
 $(DEMO): .venv/ready
 	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
+
+# Search the people in drawn street photos and videos in the same way, found by OpenCV's detector.
+demo-scenes: $(PEOPLE)/index/index.db .venv/ready
+	$(BIN)/python -m misc.search serve $(PEOPLE)/index --browse
+
+$(PEOPLE)/index/index.db: $(WEIGHTS) .venv/ready-people
+	$(BIN)/python -m data.synthetic --out $(SCENES) --scenes 40 --videos 4 --seed 31
+	rm -rf $(PEOPLE)
+	$(BIN)/python -m misc.search index $(WEIGHTS) $(SCENES) --out $(PEOPLE)/index --people --exclude img1
 
 # Recipes compared by fine-tuning one small pretrained model, on every core. A stopped study resumes.
 # STUDY_FLAGS=--quick shows the shape of it in some minutes.
@@ -90,7 +101,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs/demo runs/demo-altclip runs/demo-pretrain $(PRETRAINING) $(SEARCHED) weights/tiny-altclip runs/study runs/study-quick datasets/study runs/bench $(DEMO)
+	rm -rf .venv runs/demo runs/demo-altclip runs/demo-pretrain $(PRETRAINING) $(SEARCHED) $(SCENES) $(PEOPLE) weights/tiny-altclip runs/study runs/study-quick datasets/study runs/bench $(DEMO)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -101,6 +112,10 @@ clean:
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.venv/ready-dev: requirements-dev.txt .venv/ready
+.venv/ready-people: requirements-people.txt .venv/ready
+	$(BIN)/python -m pip install --quiet -r requirements-people.txt
+	touch $@
+
+.venv/ready-dev: requirements-dev.txt requirements-people.txt .venv/ready
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@

@@ -7,6 +7,7 @@ boxes, and the true boxes cut out by hand, without margin and without an index. 
 its best entry.
 """
 
+import argparse
 import json
 import sys
 import tempfile
@@ -115,13 +116,17 @@ def by_hand(encoder: Encoder, scenes: Scenes) -> str:
     return row("true boxes cut out by hand", len(crops), best, scenes, "")
 
 
-def run(arguments: Sequence[str] | None) -> None:
-    """Print the table."""
+def build_parser() -> Parser:
+    """The command line."""
     parser = Parser(prog="python -m misc.search.benchmark_people", description=__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of the encoder")
     parser.add_argument("scenes", type=Path, metavar="SCENES", help="a folder of data.synthetic --scenes")
     parser.add_argument("--detector", type=path_text, default=HOG, help="hog, a model folder, or a hub id")
-    flags = parser.parse_args(arguments)
+    return parser
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Print the table."""
     scenes, encoder = read_scenes(flags.scenes), load_encoder(flags.checkpoint)
     detector = load_detector(flags.detector, str(encoder.device))
     given = GivenBoxes(flags.scenes / "boxes.json")
@@ -137,7 +142,7 @@ def run(arguments: Sequence[str] | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 and an error line for a user error."""
-    return exit_status(lambda: run(arguments))
+    return exit_status(lambda: run(build_parser().parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import misc.export.__main__
 import misc.quick_start_altclip
 import misc.search.__main__
 import misc.search.benchmark
+import misc.search.benchmark_people
 import misc.study.__main__
 import misc.tiny_altclip
 import misc.verify_release
@@ -46,6 +47,7 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "misc.detection": misc.detection.__main__.build_parser,
     "misc.export": misc.export.__main__.build_parser,
     "misc.quick_start_altclip": misc.quick_start_altclip.build_parser,
+    "misc.search.benchmark_people": misc.search.benchmark_people.build_parser,
     "misc.search.benchmark": misc.search.benchmark.build_parser,
     "misc.study": misc.study.__main__.build_parser,
     "misc.tiny_altclip": misc.tiny_altclip.build_parser,
@@ -66,7 +68,19 @@ WORDS = {
     "languages",
     "overrides",
     "precision",
-    *("exclude", "also", "folder", "pattern", "since", "until", "min_size", "max_size", "host", "allow_host"),
+    *(
+        "exclude",
+        "also",
+        "folder",
+        "pattern",
+        "since",
+        "until",
+        "hours",
+        "min_size",
+        "max_size",
+        "host",
+        "allow_host",
+    ),
 }
 
 

@@ -32,6 +32,7 @@ from misc.quick_start_altclip import build_parser as altclip_parser
 from misc.search.__main__ import COMMANDS
 from misc.search.__main__ import parse as parse_search
 from misc.search.benchmark import build_parser as search_benchmark_parser
+from misc.search.benchmark_people import build_parser as people_benchmark_parser
 from misc.search.storage.store import SKIPPED
 from misc.study.__main__ import build_parser as study_parser
 from options import IMAGE_AUGMENTATIONS, LOSSES, TEXT_AUGMENTATIONS, load_options
@@ -63,6 +64,7 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], object]] = {
     "misc.detection": lambda words: detection_parser().parse_args(words),
     "misc.export": lambda words: export_parser().parse_intermixed_args(words),
     "misc.search": parse_search,
+    "misc.search.benchmark_people": lambda words: people_benchmark_parser().parse_args(words),
     "misc.search.benchmark": lambda words: search_benchmark_parser().parse_args(words),
     "misc.study": lambda words: study_parser().parse_args(words),
     "misc/quick_start.py": lambda words: quick_start_parser().parse_intermixed_args(words),
@@ -72,7 +74,9 @@ WITHOUT_ARGUMENTS = {"config"}
 MADE = {*RUN_FILES, LOCK, checkpoint.LAST, checkpoint.BEST, SKIPPED, "tensorboard/", "findings.txt"}
 MADE |= {"shards.json", "train-en.arrow"}  # by data.shards
 MADE |= {"runs.jsonl", "study.csv", "study.tex", "runs.png", "noise.png"}  # by misc.study
-MADE_BY_USERS = re.compile(r"^(datasets|runs|weights|exports)/|^/|^\.venv|^config/mine\.yaml$|_reid|reid_raw")
+MADE_BY_USERS = re.compile(
+    r"^(datasets|runs|weights|exports|VIDEO)/|^VIDEO\.txt$|^/|^\.venv|^config/mine\.yaml$|_reid|reid_raw"
+)
 METHOD, RUNNING, PERFORMANCE = (TEXTS[f"docs/{name}.md"] for name in ("method", "running", "performance"))
 OPTION = re.compile(rf"(?<![\w/.,-])((?:{'|'.join(SECTIONS)})\.[a-z]\w*)(?![\w.]*\()")
 DOTTED = re.compile(rf"((?:{'|'.join(ROOMS)})(?:\.\w+)*\.(?!py\b|yaml\b|\d)\w+)(?:\(.*\))?")
