@@ -115,12 +115,12 @@ def ask(address: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def write_video(path: Path, frames: Sequence[Image.Image], rate: int) -> Path:
+def write_video(path: Path, frames: Sequence[Image.Image], rate: int, codec: str = "libx264") -> Path:
     """A video of these frames, as most cameras write it: H.264."""
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"g": "5"})
+        stream = container.add_stream(codec, rate=rate, options={"g": "5"})
         (stream.width, stream.height), stream.pix_fmt = frames[0].size, "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))

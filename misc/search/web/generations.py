@@ -17,6 +17,7 @@ from misc.search.storage.sightings import Sighting
 from misc.search.truth import GroundTruth
 from misc.search.web.pictures import Source
 from misc.search.web.refusals import RefusedError
+from misc.search.web.schema import Named
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,14 @@ class Generation:
         """What a picture of the entry of this path is of."""
         margin = float(self.index.header.people.get("margin", 0))
         return Source(self.index.image_root, self.place(path), margin)
+
+    def named(self, ids: Collection[int]) -> dict[int, Named]:
+        """Those of these images that are in the index, as answers name them."""
+        has_people = self.index.has_people
+        return {
+            number: Named(id=number, path=path, file=place_of(path).file if has_people else None)
+            for number, path in self.paths_of(ids).items()
+        }
 
     def sightings_of(self, ids: Sequence[int]) -> dict[int, Sighting]:
         """How these entries came about; empty if they are whole images."""

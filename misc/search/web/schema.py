@@ -116,10 +116,11 @@ class LoginRequest(Asked):
 
 
 class Named(BaseModel):
-    """An image that shares the place of a result."""
+    """An image that shares the place of a result; `file` as in `Whereabouts`."""
 
     id: int
     path: Line
+    file: Line | None = None
 
 
 class Whereabouts(BaseModel):

@@ -132,11 +132,11 @@ class Searcher:
             for numbers in (result.duplicates, result.others)
             for number in numbers[:MAX_NAMED]
         ]
-        paths = generation.paths_of(named) if named else {}
+        sharing = generation.named(named) if named else {}
         pairs = zip(found.results, right, strict=True)
         return SearchAnswer(
             generation=generation.index.header.generation,
-            results=[_found_image(result, paths, is_right) for result, is_right in pairs],
+            results=[_found_image(result, sharing, is_right) for result, is_right in pairs],
             total=found.total,
             matching=found.matching,
             passing=found.passing,
@@ -166,9 +166,9 @@ def _alike(requests: Sequence[SearchRequest], queries: Sequence[Query]) -> list[
     return list(groups.values())
 
 
-def _found_image(result: Result, paths: Mapping[int, str], is_right: bool | None) -> FoundImage:
+def _found_image(result: Result, named: Mapping[int, Named], is_right: bool | None) -> FoundImage:
     duplicates, others = (
-        [Named(id=number, path=paths[number]) for number in numbers[:MAX_NAMED] if number in paths]
+        [named[number] for number in numbers[:MAX_NAMED] if number in named]
         for numbers in (result.duplicates, result.others)
     )
     return FoundImage(

@@ -71,3 +71,17 @@ def gallery_view(browser: Any, gallery_server: str) -> Iterator[Any]:
     """That page in a window."""
     with opened(browser, gallery_server) as page:
         yield page
+
+
+@pytest.fixture(scope="session")
+def people_server(page_of_people: Page) -> Iterator[str]:
+    """The address of a page of people in photos and a video."""
+    with running(page_of_people) as address:
+        yield address
+
+
+@pytest.fixture
+def people_view(browser: Any, people_server: str) -> Iterator[Any]:
+    """That page in a window."""
+    with opened(browser, people_server) as page:
+        yield page

@@ -13,6 +13,7 @@ from tests.misc.search.browser.window import (
     LONG_FOLDER,
     PHONE,
     WIDE_NAME,
+    expect_no_violations,
     images,
     open_filters,
     opened,
@@ -21,16 +22,7 @@ from tests.misc.search.browser.window import (
 )
 
 expect = pytest.importorskip("playwright.sync_api").expect
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
 pytestmark = pytest.mark.slow
-
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-
-
-def expect_no_violations(view: Any) -> None:
-    """Of the rules of WCAG 2.2 AA that axe can check, and of its best practices."""
-    found = axe.Axe().run(view, options=RULES)
-    assert not found.response["violations"], found.generate_report()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

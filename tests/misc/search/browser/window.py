@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 ENGLISH, CHINESE = "a woman in a red coat with a black bag", "一名穿红色外套的女子"
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 WIDE_NAME = "panorama.png"
 LONG_FOLDER = "archive 2024/warehouse, north entrance/camera 17 (upper floor)"
 ARABIC_NAME = "صورة شخص.png"
@@ -82,3 +85,11 @@ def open_filters(view: Any) -> None:
 def query_of(view: Any) -> str:
     """The part of the address from the question mark on."""
     return view.evaluate("location.search + location.hash")
+
+
+def expect_no_violations(view: Any) -> None:
+    """Of the rules of WCAG 2.2 AA that axe can check, and of its best practices; `bypass_csp` lets it in."""
+    name = "axe_playwright_python.sync_playwright"
+    axe = pytest.importorskip(name, reason="pip install axe-playwright-python")
+    found = axe.Axe().run(view, options=RULES)
+    assert not found.response["violations"], found.generate_report()

@@ -92,6 +92,7 @@ def test_a_photo_can_have_one_place_which_names_its_other_people(server: str) ->
         others.pop(result["id"])
         assert result["num_others"] == len(others)
         assert {one["id"]: one["path"] for one in result["others"]} == others
+        assert {one["file"] for one in result["others"]} <= {result["file"]}
         for number, path in others.items():
             found = details(server, number)
             assert (found["path"], found["file"]) == (path, result["file"])

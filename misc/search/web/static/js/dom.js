@@ -35,7 +35,7 @@ export function clock(seconds) {
 
 // When the person of a track is seen: "0:12 to 0:17"; "" of others.
 export function span({ first, last }) {
-  if (first === null) return "";
+  if (typeof first !== "number") return "";
   return [...new Set([clock(first), clock(last)])].join(" to ");
 }
 

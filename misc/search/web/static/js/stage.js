@@ -52,7 +52,7 @@ function showScene() {
 }
 
 function render() {
-  const view = current(), possible = views(), { known } = shown;
+  const view = current(), possible = views(), focused = document.activeElement, { known } = shown;
   $("viewer-missing").hidden = true;
   $("views").hidden = possible.length < 2;
   for (const name of VIEWS) {
@@ -71,7 +71,8 @@ function render() {
   if (view === "scene") showScene();
   if (view !== "video") stop();
   else play({ id: shown.id, first: known.first, last: known.last });
-  if (document.activeElement.closest("#stage [hidden]")) $("close-viewer").focus(); // keys go to what has it
+  // Keys would go nowhere if what had the focus is hidden.
+  if (focused.closest("#stage [hidden]")) $(possible.length > 1 ? `view-${view}` : "close-viewer").focus();
 }
 
 // Show an image, or a person of whom `known` tells more: {id, path, view, known}.

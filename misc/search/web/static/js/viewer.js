@@ -111,15 +111,16 @@ async function showDetails({ id }) {
 // Show an image of a result: {result, id, view, text of the query, feedback: {more, less}, isFirst, isLast}.
 export function showViewer({ result, id, view, text, feedback, isFirst, isLast, to }) {
   const { path, file } = sharing(result).find((one) => one.id === id);
+  const isKnown = !file || id === result.id; // else it is another person
   shown = { result, id, path, file, text };
   $("viewer-name").textContent = fileName(file ?? path);
   $("viewer-folder").textContent = folderOf(file ?? path);
   $("previous").disabled = isFirst;
   $("next").disabled = isLast;
   showRank(result);
-  showFacts(result, id);
+  showFacts(isKnown ? result : {}, id);
   showButtons(shown, feedback);
-  showStage({ id, path: file ?? path, view, known: id === result.id && file ? { ...result, scene: null, crops: [] } : null });
+  showStage({ id, path: file ?? path, view, known: file && isKnown ? { ...result, scene: null, crops: [] } : null });
   showCopies(shown);
   showOthers(shown);
   $("track").hidden = true;
