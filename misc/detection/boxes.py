@@ -50,13 +50,25 @@ def kept(boxes: Boxes, size: tuple[int, int], limits: Limits, min_score: float) 
     return cut[chosen]
 
 
+def without_parts(boxes: Boxes, share: float) -> Boxes:
+    """The boxes, best first, but those of which at least this share lies within one with a higher score."""
+    boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")]
+    shares = _common(boxes, boxes) / (boxes[:, 2] * boxes[:, 3])[:, None]
+    return boxes[np.tril(shares, -1).max(axis=1, initial=0) < share]
+
+
 def iou(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(n, m) intersection over union of n and of m boxes (left, top, width, height, ...)."""
-    starts = np.maximum(first[:, None, :2], second[None, :, :2])
-    ends = np.minimum(first[:, None, :2] + first[:, None, 2:4], second[None, :, :2] + second[None, :, 2:4])
-    common = np.prod(np.maximum(ends - starts, 0), axis=2)
+    common = _common(first, second)
     areas = [boxes[:, 2] * boxes[:, 3] for boxes in (first, second)]
     return common / np.maximum(areas[0][:, None] + areas[1] - common, np.finfo(float).tiny)
+
+
+def _common(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(n, m) areas that n and m boxes have in common."""
+    starts = np.maximum(first[:, None, :2], second[None, :, :2])
+    ends = np.minimum(first[:, None, :2] + first[:, None, 2:4], second[None, :, :2] + second[None, :, 2:4])
+    return np.prod(np.maximum(ends - starts, 0), axis=2)
 
 
 def as_boxes(rows: Sequence[Sequence[float]]) -> Boxes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from misc.detection.boxes import Boxes
+from misc.detection.boxes import Boxes, without_parts
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 LONGEST = 1536  # pixels; a higher resolution finds hardly more people in drawn scenes and takes twice as long
 MAX_ENLARGED = 2.0  # beyond that there is nothing more to be seen
 PERSON = (0.6, 0.75)  # the part of a window, 64 x 128 pixels, that its person takes
+PART = 0.8  # the share of a box within a better one from which on it shows a part of that person
 
 
 class HogDetector:
@@ -38,7 +39,7 @@ class HogDetector:
                 f"--detector hog: OpenCV {cv2.__version__} has no HOGDescriptor; "
                 'pip install "opencv-python-headless<5"'
             )
-        self.identity = f"hog {LONGEST} {PERSON}"
+        self.identity = f"hog {LONGEST} {PERSON} {PART}"
         logger.info(
             "detector hog: it misses people who are small, hidden, sitting or seen from above, and takes "
             "other upright things for people; a model of transformers (D-FINE, RT-DETR v2) finds more"
@@ -64,4 +65,5 @@ class HogDetector:
         )
         windows = np.array(found, np.float64).reshape(-1, 4) / (width / image.size[0])
         sides = windows[:, 2:] * PERSON
-        return np.hstack([windows[:, :2] + (windows[:, 2:] - sides) / 2, sides, np.reshape(scores, (-1, 1))])
+        starts = windows[:, :2] + (windows[:, 2:] - sides) / 2
+        return without_parts(np.hstack([starts, sides, np.reshape(scores, (-1, 1))]), PART)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from misc.detection.boxes import Limits, as_boxes, iou, kept
+from misc.detection.boxes import Limits, as_boxes, iou, kept, without_parts
 
 
 def overlap(a: list[float], b: list[float]) -> float:
@@ -62,3 +62,25 @@ def test_a_score_of_the_user_takes_the_place_of_the_detectors() -> None:
     assert len(kept(boxes, (200, 200), Limits(), 0.3)) == 1
     assert len(kept(boxes, (200, 200), Limits(min_score=0.1), 0.3)) == 2
     assert kept(as_boxes([]), (200, 200), Limits(), 0.3).shape == (0, 5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_boxes_that_lie_within_better_ones_are_left_out(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    boxes = np.hstack([rng.integers(0, 50, (30, 2)), rng.integers(5, 60, (30, 2)), rng.random((30, 1))])
+
+    def common(first: np.ndarray, second: np.ndarray) -> float:
+        pixels = np.zeros((2, 120, 120), bool)
+        for mask, (left, top, width, height) in zip(pixels, (first[:4], second[:4]), strict=True):
+            mask[int(top) : int(top + height), int(left) : int(left + width)] = True
+        return float((pixels[0] & pixels[1]).sum())
+
+    expected = [
+        box
+        for box in boxes
+        if all(common(box, other) < 0.8 * box[2] * box[3] for other in boxes if other[4] > box[4])
+    ]
+    expected.sort(key=lambda box: -box[4])
+    assert 0 < len(expected) < 30
+    assert without_parts(boxes, 0.8).tolist() == np.array(expected).tolist()
+    assert without_parts(as_boxes([]), 0.8).shape == (0, 5)
