@@ -1,8 +1,13 @@
 """Tracks: people who walk past each other keep their numbers."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from data.synthetic.__main__ import main as draw
 from misc.detection.boxes import Boxes, as_boxes
 from misc.detection.tracks import Motion, Tracker
 
@@ -97,3 +102,40 @@ def test_a_tracker_continues_from_its_state(looks: np.ndarray | None) -> None:
 def test_who_is_missing_in_one_frame_is_found_again_however_far_apart_the_frames_are() -> None:
     tracker, box = Tracker(Motion.at(10)), as_boxes([[100, 100, 50, 150, 1]])
     assert [tracker.update(time, box) for time in (0, 20, 46)] == [[0], [0], [1]]
+
+
+def looks(image: Image.Image, boxes: Boxes) -> np.ndarray:
+    """(n, 36) normalised: the mean colors of 12 parts of each box, in place of features."""
+    parts = [
+        np.asarray(image.resize((2, 6), Image.Resampling.BOX, (left, top, left + width, top + height)), float)
+        for left, top, width, height, _ in boxes.tolist()
+    ]
+    colors = np.array(parts, np.float32).reshape(-1, 36) - 128
+    return colors / np.linalg.norm(colors, axis=1, keepdims=True)
+
+
+@pytest.mark.slow
+def test_at_most_a_tenth_of_the_crossings_of_drawn_videos_change_numbers(tmp_path: Path) -> None:
+    """With the true boxes, of whatever part of a person is seen, but without the true tracks."""
+    assert draw(["--videos", "10", "--out", str(tmp_path)]) == 0
+    changes, crossings = 0, 0
+    for video in sorted(path.parent.parent for path in tmp_path.glob("videos/*/gt/gt.txt")):
+        rows = np.loadtxt(video / "gt" / "gt.txt", delimiter=",")
+        middles = {
+            person: {row[0]: row[2] + row[4] / 2 for row in rows if row[1] == person}
+            for person in np.unique(rows[:, 1])
+        }
+        for step in (5, 10):  # every half a second, and every second
+            tracker, numbers = Tracker(Motion.at(step / 10)), dict[float, int]()
+            for frame in range(1, 101, step):
+                seen = rows[rows[:, 0] == frame]
+                boxes = seen[:, 2:7]  # behind a box the file has a score of 1
+                image = Image.open(video / "img1" / f"{frame:06d}.jpg")
+                found = tracker.update(frame / 10, boxes, looks(image, boxes), image.size)
+                changes += sum(numbers.get(who, n) != n for who, n in zip(seen[:, 1], found, strict=True))
+                numbers.update(zip(seen[:, 1], found, strict=True))
+            for first, second in itertools.combinations(middles.values(), 2):
+                order = [first[frame] > second[frame] for frame in sorted(first.keys() & second.keys())]
+                crossings += sum(one != other for one, other in itertools.pairwise(order))
+    assert crossings > 40
+    assert changes <= crossings / 10
