@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -140,7 +141,7 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     except ImportError as error:
         raise UserError(f"'{path}' is a video: PyAV is not installed; pip install av") from error
     try:
-        container = av.open(str(path))
+        container = av.open(os.path.abspath(path))  # no protocol, such as of "concat:a.mp4"
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or reason_of(error)  # without the file's name
         raise BadVideoError.of(path, f"cannot be read as a video ({reason:.150})") from error

@@ -106,6 +106,20 @@ def test_a_run_from_the_middle_has_the_frames_of_one_from_the_beginning(tmp_path
         assert frame_at(path, round(frame.time, 3)).tobytes() == frame.image.tobytes()
 
 
+def test_a_run_from_the_middle_of_a_varying_rate_that_begins_late(tmp_path: Path) -> None:
+    """Of a file that has an odd name, too."""
+    rng = np.random.default_rng(0)
+    times = 5 + np.round(np.cumsum(rng.choice([0.04, 0.1, 0.7], 80)), 3)
+    times[40:] += 9  # a pause
+    path = write_video(tmp_path / "concat:\udcff.mkv", times.tolist(), list(range(0, 240, 3)))
+    whole = list(sampled_frames(path, 0.2))
+    for frame in whole[::5]:
+        found = list(sampled_frames(path, 0.2, frame.time))
+        assert [each[:2] for each in found] == [each[:2] for each in whole if each.time >= frame.time]
+        assert found[0].image.tobytes() == frame.image.tobytes()
+        assert frame_at(path, round(frame.time, 3)).tobytes() == frame.image.tobytes()
+
+
 def test_a_run_from_the_middle_does_not_decode_what_is_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

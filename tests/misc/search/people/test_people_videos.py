@@ -14,10 +14,10 @@ from PIL import Image
 
 from data.images.regions import place_of
 from misc.detection.boxes import Limits, as_boxes
-from misc.detection.video import Frame, frame_at, sampled_frames
+from misc.detection.video import Facts, Frame, frame_at, sampled_frames
 from misc.search.encoder import Encoder
 from misc.search.index import Index
-from misc.search.indexing import videos
+from misc.search.indexing import video_entries, videos
 from misc.search.indexing.outcome import Update
 from misc.search.indexing.people import People
 from misc.search.indexing.tracks import Tracks, quality_of
@@ -280,6 +280,25 @@ def test_an_index_has_the_tracks_of_videos_and_tells_which_ones_cannot_be_read(
     assert update(encoder, root).moved == 1
     moved = entries(root.parent / "index")
     assert {path.replace("street", "moved") for path in tracks} < moved.keys()
+
+
+def test_a_person_of_a_video_has_the_time_of_its_crop_and_without_pyav_videos_are_skipped(
+    root: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = Facts(12.0, 10.0, "2024-05-06 23:59:57")
+    monkeypatch.setattr(videos, "facts_of", lambda path: recorded)
+    update(encoder, root)
+    index = Index.open(root.parent / "index")
+    details = index.facts.of(index.ids.tolist())
+    for path, number in zip(index.paths, index.ids.tolist(), strict=True):
+        detail, seconds = details[number], place_of(path).time
+        if seconds is not None:
+            day, second = (6, 57 + int(seconds)) if seconds < 3 else (7, int(seconds) - 3)
+            assert detail.taken == f"2024-05-{day:02d} {'23:59' if day == 6 else '00:00'}:{second:02d}"
+    monkeypatch.setattr(video_entries, "find_spec", lambda name: None)
+    (root / "street.mp4").write_bytes((root / "empty.mp4").read_bytes()[:-1])
+    found = update(encoder, root)
+    assert found.skipped["street.mp4"] == "PyAV is not installed; pip install av"
 
 
 def test_an_interrupted_update_continues_in_the_middle_of_a_video(
