@@ -150,7 +150,7 @@ def measure_indexing(encoder: Encoder, image_root: Path, count: int) -> None:
             os.symlink((image_root / image.path).absolute(), root / f"{number}{Path(image.path).suffix}")
         paths = [image.path for image in find_images(root, Path(temporary), {})]
         settings = (encoder.processor, encoder.batch_size, encoder.on_gpu)
-        batches = [batch.pixels for batch in decode(root, paths, *settings)]
+        batches = [batch.pixels for batch in decode(root, paths, *settings) if batch.indices]
         list(encoder.encode_batches(batches[:1]))
         for turn in range(NUM_ROUNDS):
             forward, _ = timed(list, encoder.encode_batches(batches))

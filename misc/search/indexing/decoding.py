@@ -1,7 +1,8 @@
 """The pixels of image files, decoded by worker processes, and of the people in them."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,19 @@ class Decoded(NamedTuple):
     pixels: Tensor
     problems: dict[int, str]
 
+    def of(self, files: slice) -> "Decoded":
+        """Some of the files that were read."""
+        counts = [len(entries) for entries in self.entries]
+        start, stop, _ = files.indices(len(counts))
+        rows = slice(sum(counts[:start]), sum(counts[:stop]))
+        return Decoded(self.indices[files], self.facts[files], self.entries[files], self.pixels[rows], {})
+
+    def followed_by(self, other: "Decoded") -> "Decoded":
+        """Both batches as one."""
+        pixels = torch.cat([part for part in (self.pixels, other.pixels) if len(part)] or [self.pixels])
+        lists = (mine + theirs for mine, theirs in zip(self[:3], other[:3], strict=True))
+        return Decoded(*lists, pixels, self.problems | other.problems)
+
 
 class Read(NamedTuple):
     """A file: its facts and its entries with their pixels (n, 3, H, W); or its pixels alone, if a detector on
@@ -62,21 +76,62 @@ def decode(
 ) -> Iterator[Decoded]:
     """Decode files in batches, prefetched by one worker per core, which also look for people on CPU cores.
 
+    Each batch has `batch_size` files that were read, the last one what is left: so which files are encoded
+    together, and with that the last bit of their features, depends neither on files that cannot be read nor
+    on where an earlier run was interrupted, which always is between two batches.
+
     Args:
         pin_memory: whether the pixels will be copied to a GPU.
         truncated: as `data.truncated`.
         people: None: each file is one entry.
     """
+    kept: Decoded | None = None
+    for batch in _decoded(root, paths, processor, batch_size, pin_memory, truncated, people):
+        kept = kept.followed_by(batch) if kept else batch
+        if len(kept.indices) >= batch_size:
+            yield kept.of(slice(batch_size))._replace(problems=kept.problems)
+            kept = kept.of(slice(batch_size, None)) if len(kept.indices) > batch_size else None
+    if kept:
+        yield kept
+
+
+def _decoded(
+    root: Path,
+    paths: Sequence[str],
+    processor: Processor,
+    batch_size: int,
+    pin_memory: bool,
+    truncated: str,
+    people: People | None,
+) -> Iterator[Decoded]:
+    """`decode`, but the files of a batch that could not be read may count."""
     workers = min(num_cores(), len(paths) // batch_size)
     settings = {"batch_size": batch_size, "num_workers": workers, "pin_memory": pin_memory}
-    for batch in Loader(_Images(root, paths, processor, truncated, people), list, **settings):
-        images = {read.index: read.pixels for read in batch if isinstance(read.pixels, Image.Image)}
-        if images:
-            assert people is not None
-            boxes = people.boxes_in(list(images.values()), [paths[index] for index in images])
-            found = dict(zip(images, boxes, strict=True))
-            batch = [_with_people(read, found, people, processor) for read in batch]
-        yield _collate(batch)
+    images = _Images(root, paths, processor, truncated, people)
+    if people is None or people.detects_in_workers:
+        yield from Loader(images, _collate, **settings)
+        return
+    for batch in _of_one_size(Loader(images, list, **settings), batch_size):
+        read = [each for each in batch if not each.problem]
+        boxes = people.boxes_in([each.pixels for each in read], [paths[each.index] for each in read])
+        found = [
+            _encoded(each.index, each.facts, each.pixels, boxes_of_it, people, processor)
+            for each, boxes_of_it in zip(read, boxes, strict=True)
+        ]
+        yield _collate([*found, *(each for each in batch if each.problem)])
+
+
+def _of_one_size(batches: Iterable[Sequence[Read]], size: int) -> Iterator[list[Read]]:
+    """Batches of as many files that were read, and any number of others."""
+    batch, missing = [], size
+    for each in chain.from_iterable(batches):
+        batch.append(each)
+        missing -= not each.problem
+        if not missing:
+            yield batch
+            batch, missing = [], size
+    if batch:
+        yield batch
 
 
 class _Images(Dataset[Read]):
@@ -107,13 +162,6 @@ class _Images(Dataset[Read]):
             return Read(index, problem=error.strerror or str(error))
         except Exception as error:  # whatever a decoder raises, one file must not end the update
             return Read(index, problem=f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-def _with_people(read: Read, found: dict[int, Boxes], people: People, processor: Processor) -> Read:
-    """A file in whose image these people were found."""
-    if read.index not in found:
-        return read
-    return _encoded(read.index, read.facts, read.pixels, found[read.index], people, processor)
 
 
 def _encoded(

@@ -72,7 +72,7 @@ class People:
         else:
             found = [
                 _enlarged(boxes, image)
-                for boxes, image in zip(self.detector.detect(images), images, strict=True)
+                for boxes, image in zip(self.detector.detect(images) if images else [], images, strict=True)
             ]
             least = self.detector.min_score
         sizes = [full_size(image) for image in images]

@@ -5,12 +5,13 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.images import decode
@@ -408,3 +409,42 @@ def test_without_opencv_the_message_says_what_to_install(
     assert main([*command, "--people"]) == 2
     assert 'pip install "opencv-python-headless<5"' in capsys.readouterr().err
     assert main([*command]) == 0
+
+
+@pytest.mark.parametrize("kind", [None, ByColour, OnDevice])
+def test_an_interrupted_run_encodes_the_batches_of_one_undisturbed_whatever_cannot_be_read(
+    kind: type[ByColour] | None, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bit of a feature can depend on what is encoded beside it."""
+    monkeypatch.setattr("misc.search.indexing.decoding.num_cores", lambda: 0)
+    monkeypatch.setattr(encoding, "SECONDS_PER_PART", 0)
+    monkeypatch.setattr(encoding, "PHOTOS_AT_ONCE", 4)
+    for number in range(19):
+        file = save_image(tmp_path / "photos" / f"{number:02d}.png", number, SIZE)
+        if number in (1, 6, 7, 18):
+            file.write_bytes(file.read_bytes()[:200])
+    batches: list[bytes] = []
+    real, left = Encoder.encode_batches, [99]
+
+    def recording(self: Encoder, given: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for batch in given:
+            if not left[0]:
+                raise Kill
+            left[0] -= 1
+            batches.append(batch.numpy().tobytes())
+            yield from real(self, [batch])
+
+    monkeypatch.setattr(Encoder, "encode_batches", recording)
+    people = kind and People(kind(), None, Limits(min_height=1))
+    update(encoder, tmp_path / "photos", people)
+    undisturbed = batches.copy()
+    assert len(undisturbed) >= 4
+    for before in range(1, len(undisturbed)):
+        shutil.rmtree(tmp_path / "index")
+        batches.clear()
+        left[0] = before
+        with pytest.raises(Kill):
+            update(encoder, tmp_path / "photos", people)
+        left[0] = 99
+        update(encoder, tmp_path / "photos", people)
+        assert [batch for number, batch in enumerate(batches) if batch not in batches[:number]] == undisturbed
