@@ -45,7 +45,8 @@ def serve(
     with _listen(host, port) as listening:
         address, actual_port = listening.getsockname()[:2]
         url = f"http://{f'[{address}]' if ':' in address else address}:{actual_port}"
-        print(f"{len(page.index.paths)} images at {url} (Ctrl-C ends)", flush=True)
+        entries = "entries" if page.index.has_people else "images"
+        print(f"{len(page.index.paths)} {entries} at {url} (Ctrl-C ends)", flush=True)
         if browse:  # in a thread: a text browser would block until it is closed
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         own = LOCAL if is_loopback(host) else (*LOCAL, socket.gethostname())

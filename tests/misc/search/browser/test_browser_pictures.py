@@ -1,5 +1,5 @@
-"""Pictures of the page. Those of the README are of the index that `make demo-search` leaves:
-SEARCH_PICTURE=docs names the folder that they are written into.
+"""Pictures of the page. Those of the docs are of the indexes that `make demo-search` and `make demo-scenes`
+leave: SEARCH_PICTURE=docs names the folder that they are written into.
 """
 
 import os
@@ -37,6 +37,16 @@ def pictured_server(annotated_page: Page) -> Iterator[str]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def scenes_server(page_of_people: Page) -> Iterator[str]:
+    page = page_of_people
+    if PICTURE in os.environ:
+        index = Index.open(Path("runs/demo-scenes/index"))
+        page = Page(index, index.load_encoder())
+    with running(page) as server:
+        yield server
+
+
 def save(view: Any, folder: Path, name: str) -> None:
     view.wait_for_load_state("networkidle")
     view.mouse.move(0, 0)
@@ -63,3 +73,12 @@ def test_a_picture_of_the_phone(browser: Any, pictured_server: str, tmp_path: Pa
     with opened(browser, pictured_server, color_scheme="dark", **PHONE) as view:
         search(view, SENTENCE)
         save(view, tmp_path, "search-phone.png")
+
+
+def test_a_picture_of_the_scene(browser: Any, scenes_server: str, tmp_path: Path) -> None:
+    with opened(browser, scenes_server, **DESKTOP) as view:
+        search(view, SENTENCE)
+        view.locator("#results li:not(:has-text('nobody')) .image").first.click()
+        view.locator("#view-scene").click()
+        expect(view.locator("#scene-box")).to_be_visible()
+        save(view, tmp_path, "search-scene.png")

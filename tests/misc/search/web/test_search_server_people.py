@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,18 @@ from PIL import Image
 from data.images.regions import place_of
 from misc.search.explain import explain, overlay
 from misc.search.web.access import Access
+from misc.search.web.cache import DiskCache
 from misc.search.web.gate import HEADERS
 from misc.search.web.page import Page
-from misc.search.web.pictures import THUMBNAIL, Source, picture_name
-from tests.helpers.search import FRAME_RATE, HOURS, SPAN, ask, people_page, running
+from misc.search.web.pictures import (
+    FRAMES_HELD,
+    THUMBNAIL,
+    Pictures,
+    PixelBudget,
+    Source,
+    picture_name,
+)
+from tests.helpers.search import FRAME_RATE, HOURS, MARGIN, SPAN, ask, people_page, running
 
 PHOTO, NOBODY = "entrance/0.png/20,60,50,150", "yard/nobody.png"
 BEST = "yard/walk.mp4/2.400s/116,50,50,150"
@@ -194,6 +203,17 @@ def test_cached_pictures_of_a_file_differ_by_place_and_margin(page_of_people: Pa
     # A whole photo, and a whole frame at each of two times, have no margin.
     assert len(names) == 2 * (2 * 4 + 3)
     assert all("/" not in name for name in names)
+
+
+def test_the_budget_counts_the_whole_scene(
+    page_of_people: Page, tmp_path: Path, video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(PixelBudget, "taken", lambda self, number: nullcontext(counted.append(number)))
+    pictures, root = Pictures(DiskCache(tmp_path), "error"), page_of_people.index.image_root
+    for path in (PHOTO, video):
+        pictures.load(Source(root, place_of(path), MARGIN), THUMBNAIL)
+    assert counted == [320 * 240, FRAMES_HELD * 320 * 240]
 
 
 def test_an_explanation_is_of_the_crop(page_of_people: Page, server: str) -> None:
