@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 PICTURE = "SEARCH_PICTURE"  # an environment variable
 SENTENCE = "a woman in a red dress with a white handbag"
+WALKING = "a woman in a pink dress with a yellow backpack"
 DESKTOP = {"viewport": {"width": 1280, "height": 860}}
 PHONE = {"viewport": {"width": 390, "height": 860}, "is_mobile": True, "has_touch": True}
 
@@ -77,7 +78,7 @@ def test_a_picture_of_the_phone(browser: Any, pictured_server: str, tmp_path: Pa
 
 def test_a_picture_of_the_scene(browser: Any, scenes_server: str, tmp_path: Path) -> None:
     with opened(browser, scenes_server, **DESKTOP) as view:
-        search(view, SENTENCE)
+        search(view, WALKING)
         view.locator("#results li:not(:has-text('nobody')) .image").first.click()
         view.locator("#view-scene").click()
         expect(view.locator("#scene-box")).to_be_visible()
