@@ -27,6 +27,7 @@ YEARS = range(
     1991, 2100
 )  # of recordings; there was no QuickTime before, and a clock that is not set says 1904
 TOLERANCE = 1e-6
+LONG_PAUSE = 1.0  # seconds without a frame; a later time is believed if the frame after that is not earlier
 
 
 class Frame(NamedTuple):
@@ -134,6 +135,9 @@ def local_time(text: str) -> str | None:
         return None
 
 
+Timed = tuple["VideoFrame", float]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     try:
@@ -181,19 +185,43 @@ def _frames_since(path: Path, start: float) -> Iterator[tuple[float, int, "Video
             raise BadVideoError.of(path, "has no frame that can be decoded")
 
 
-def _numbered(
-    timed: tuple["VideoFrame", float], first: float, stream: "VideoStream"
-) -> tuple[float, int, "VideoFrame"]:
+def _numbered(timed: Timed, first: float, stream: "VideoStream") -> tuple[float, int, "VideoFrame"]:
     frame, time = timed
     return time - first, round((time - first) * _rate(stream)) + 1, frame
 
 
 def _timed(
     container: "InputContainer", stream: "VideoStream", path: Path, seek_to: float | None = None
-) -> Iterator[tuple["VideoFrame", float]]:
+) -> Iterator[Timed]:
     """The frames that can be decoded, with their times in seconds, which never fall; from a key frame before
     `seek_to` on, where there is one and the frames tell their times.
     """
+    latest, doubtful, num_damaged = -math.inf, None, 0
+    for timed in _decoded(container, stream, seek_to):
+        if timed is None:
+            num_damaged += 1
+            continue
+        if doubtful and timed[1] >= doubtful[1]:
+            yield doubtful
+            latest = doubtful[1]
+        elif doubtful:  # its time was damaged
+            num_damaged += 1
+        doubtful = timed if timed[1] > latest + LONG_PAUSE else None
+        if timed[1] < latest:
+            num_damaged += 1
+        elif not doubtful:
+            yield timed
+            latest = timed[1]
+    if doubtful:
+        yield doubtful
+    if num_damaged:
+        logger.warning(f"'{path}': {num_damaged} damaged parts were left out, the rest was used")
+
+
+def _decoded(
+    container: "InputContainer", stream: "VideoStream", seek_to: float | None
+) -> Iterator[Timed | None]:
+    """The frames with their times, in the order of the file; None: a damaged part."""
     import av
 
     errors = (av.FFmpegError, OSError, ValueError)
@@ -202,37 +230,32 @@ def _timed(
             container.seek(math.floor(seek_to / stream.time_base), stream=stream)
         except errors:
             return
-    step, is_waiting = 1 / _rate(stream), seek_to is not None
-    latest, num_damaged = None, 0
+    step, is_waiting, latest = 1 / _rate(stream), seek_to is not None, None
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
-            if packet is None:
-                break
         except errors:  # the file ends here, or cannot be followed further
-            num_damaged += 1
-            break
+            yield None
+            return
+        if packet is None:
+            return
         is_waiting = is_waiting and not packet.is_keyframe
         if is_waiting:  # some decoders make up what is before
             continue
         try:
             decoded = packet.decode()
         except errors:
-            num_damaged += 1
+            yield None
             continue
         for frame in decoded:
-            stamp = _stamp(stream, frame)
-            if stamp is None and latest is None and seek_to is not None:
+            time = _stamp(stream, frame)
+            if time is None and latest is None and seek_to is not None:
                 return
-            time = (0.0 if latest is None else latest + step) if stamp is None else stamp
-            if frame.is_corrupt or (latest is not None and time < latest):
-                num_damaged += 1
-                continue
+            if time is None:
+                time = 0.0 if latest is None else latest + step
             latest = time
-            yield frame, time
-    if num_damaged:
-        logger.warning(f"'{path}': {num_damaged} damaged parts were left out, the rest was used")
+            yield None if frame.is_corrupt else (frame, time)
 
 
 def _stamp(stream: "VideoStream", frame: "VideoFrame") -> float | None:

@@ -209,6 +209,20 @@ def test_a_damaged_frame_costs_frames_up_to_the_next_key_frame_and_a_cut_file_it
     assert 15 <= len(list(sampled_frames(cut, 0.1))) <= 45
 
 
+@pytest.mark.parametrize(("number", "seconds"), [(20, 1000), (20, 3), (20, -1), (59, 9)])
+def test_a_damaged_time_costs_that_frame(tmp_path: Path, number: int, seconds: int) -> None:
+    path = write_video(tmp_path / "a.ts", [n / 10 for n in range(60)], [4 * n for n in range(60)], gap=6)
+    content = bytearray(path.read_bytes())
+    heads = [at for at in range(len(content)) if content[at : at + 4] == b"\x00\x00\x01\xe0"]
+    at = heads[number] + 9  # the time, 33 bits of 90 kHz with a bit behind the upper 3, 15 and 15 of them
+    time_of_frame = int(90_000 * (number / 10 + seconds))
+    bits = [0x21 | (time_of_frame >> 30) << 1, time_of_frame >> 22, time_of_frame >> 14 | 1]
+    content[at : at + 5] = bytes(byte & 255 for byte in [*bits, time_of_frame >> 7, time_of_frame << 1 | 1])
+    path.write_bytes(content)
+    found = [round(shade(frame.image) / 4) for frame in sampled_frames(path, 0.01)]
+    assert found == [n for n in range(60) if n != number or n == 59]  # nothing tells of the last one
+
+
 def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty.mp4").write_bytes(b"")
