@@ -98,7 +98,7 @@ def run(flags: argparse.Namespace) -> int:
         raise
     finally:
         distributed.stop()
-    report(update, str(flags.out), flags.prune)
+    report(update, str(flags.out), flags.prune, flags.people)
     return 0
 
 
@@ -136,7 +136,7 @@ def people_of(flags: argparse.Namespace, device: str) -> "People":
     return People(detector, given, limits, whole=flags.whole, **others)
 
 
-def report(update: "Update", index: str, prune: bool) -> None:
+def report(update: "Update", index: str, prune: bool, has_people: bool) -> None:
     """Log what an update has done."""
     from data.images.decode import MAX_PIXELS
     from misc.search.ranking.results import printable
@@ -148,9 +148,9 @@ def report(update: "Update", index: str, prune: bool) -> None:
     )
     hidden = f" ({update.hidden} of them excluded)" if update.hidden else ""
     dropped = f", {update.dropped} dropped" if prune else ""
-    entries = f" with {update.entries} entries" if update.entries != update.total else ""
+    of_people = f"photos and videos with {update.entries} entries"
     logger.info(
-        f"{index}: {update.total} images{entries}, {update.encoded} encoded, {update.missing} missing{hidden}"
+        f"{index}: {update.total} {of_people if has_people else 'images'}, {update.encoded} encoded, {update.missing} missing{hidden}"
         f"{dropped}, {update.kind} search"
     )
     if update.reduced:

@@ -398,7 +398,7 @@ def test_a_model_of_transformers_finds_the_people_of_an_index(
         expected |= {f"{name}/{','.join(map(str, region))}" for region in regions} or {name}
     assert set(paths(root)) == expected
     assert any("," in path for path in expected)
-    assert "4 images with" in capsys.readouterr().out
+    assert "4 photos and videos with" in capsys.readouterr().out
 
 
 def test_without_opencv_the_message_says_what_to_install(
