@@ -148,10 +148,11 @@ def report(update: "Update", index: str, prune: bool, has_people: bool) -> None:
     )
     hidden = f" ({update.hidden} of them excluded)" if update.hidden else ""
     dropped = f", {update.dropped} dropped" if prune else ""
-    of_people = f"photos and videos with {update.entries} entries"
+    total = f"{update.total} {'photos and videos' if has_people else 'images'}"
+    entries = f" with {update.entries} entries" if has_people else ""
     logger.info(
-        f"{index}: {update.total} {of_people if has_people else 'images'}, {update.encoded} encoded, {update.missing} missing{hidden}"
-        f"{dropped}, {update.kind} search"
+        f"{index}: {total}{entries}, {update.encoded} encoded, {update.missing} missing{hidden}{dropped}, "
+        f"{update.kind} search"
     )
     if update.reduced:
         logger.info(f"{update.reduced} of them have more than {MAX_PIXELS:,} pixels: read at reduced size")
