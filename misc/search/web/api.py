@@ -33,7 +33,7 @@ from misc.search.web.schema import (
 )
 
 Id = Annotated[int, PathParameter(le=MAX_ID, description="the id of an image of the index")]
-Crop = Annotated[
+CropNumber = Annotated[
     int, Query(ge=0, le=MAX_ID, description="0: the image, or the person; else another crop of the track")
 ]
 KnownContent = Annotated[str | None, Header(alias="if-none-match", include_in_schema=False)]
@@ -101,15 +101,15 @@ class Api:
         """What is known of the image, or of the person in a photo or video."""
         return await self._pictures.run(self._page.details, id, self._pictures)
 
-    async def thumbnail(self, id: Id, crop: Crop = 0, known: KnownContent = None) -> Response:
+    async def thumbnail(self, id: Id, crop: CropNumber = 0, known: KnownContent = None) -> Response:
         """The image, or the person with a margin, upright, reduced to at most 400 x 640 pixels."""
         return await self._picture(await self._source(id, crop), THUMBNAIL, known)
 
-    async def view(self, id: Id, crop: Crop = 0, known: KnownContent = None) -> Response:
+    async def view(self, id: Id, crop: CropNumber = 0, known: KnownContent = None) -> Response:
         """The image, or the person with a margin, upright, reduced to at most 2,000 pixels a side."""
         return await self._picture(await self._source(id, crop), VIEW, known)
 
-    async def scene(self, id: Id, crop: Crop = 0, known: KnownContent = None) -> Response:
+    async def scene(self, id: Id, crop: CropNumber = 0, known: KnownContent = None) -> Response:
         """The whole photo or frame, upright, reduced to at most 2,000 pixels a side."""
         source = await self._source(id, crop)
         return await self._picture(source.scene, VIEW, known)
@@ -131,9 +131,9 @@ class Api:
         is_shown = inline and kind is not None and (kind != "image/webp" or begin[8:] == b"WEBP")
         return _response(path, "inline", kind) if is_shown else _response(path, "attachment", UNKNOWN)
 
-    async def explain(self, id: Id, request: ExplainRequest) -> Response:
+    async def explain(self, id: Id, request: ExplainRequest, crop: CropNumber = 0) -> Response:
         """The image, overlaid with the regions that its score depends on; at most 400 x 640 pixels."""
-        image = await self._pictures.run(self._pictures.load, await self._source(id), THUMBNAIL)
+        image = await self._pictures.run(self._pictures.load, await self._source(id, crop), THUMBNAIL)
         content = await self._models.run(self._page.explain, image, request.text)
         return Response(content, media_type="image/jpeg", headers={"cache-control": "no-store"})
 
@@ -165,7 +165,7 @@ class Api:
             self._access.log_out(session_in(request.headers, self._access))
             response.delete_cookie(self._access.cookie, httponly=True, samesite="strict")
 
-    async def _source(self, number: int, crop: int = 0) -> Source:
+    async def _source(self, number: int, crop: int) -> Source:
         return await run_in_threadpool(self._page.source, number, crop)
 
     async def _picture(self, source: Source, at_most: Size, known: str | None) -> Response:

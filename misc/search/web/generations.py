@@ -59,8 +59,7 @@ class Generation:
 
     def source(self, path: str) -> Source:
         """What a picture of the entry of this path is of."""
-        margin = float(self.index.header.people.get("margin", 0))
-        return Source(self.index.image_root, self.place(path), margin)
+        return Source(self.index.image_root, self.place(path), self.index.margin)
 
     def named(self, ids: Collection[int]) -> dict[int, Named]:
         """Those of these images that are in the index, as answers name them."""

@@ -225,6 +225,19 @@ def test_an_explanation_is_of_the_crop(page_of_people: Page, server: str) -> Non
     expect_alike(pixels(Image.open(io.BytesIO(content))), pixels(expected))
 
 
+def test_an_explanation_of_another_crop_of_a_track_is_of_that(
+    page_of_people: Page, server: str, video: str
+) -> None:
+    frame = all_frames(page_of_people.index.image_root / "yard/walk.mp4")[16]
+    crop = Image.fromarray(frame).crop((20 + 8 * 16 - 5, 50 - 15, 20 + 8 * 16 + 55, 200 + 15))
+    expected = overlay(crop, explain(page_of_people.encoder, crop, SENTENCE))
+    address = f"{server}/api/images/{id_of(page_of_people, video)}/explain"
+    found, of_best = (ask(f"{address}{query}", {"text": SENTENCE})[1] for query in ("?crop=2", ""))
+    expect_alike(pixels(Image.open(io.BytesIO(found))), pixels(expected))
+    assert found != of_best
+    assert ask(f"{address}?crop=3", {"text": SENTENCE})[0] == 404
+
+
 def get(address: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
