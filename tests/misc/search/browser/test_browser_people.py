@@ -139,6 +139,7 @@ def test_the_video_plays_from_where_the_person_comes_to_where_the_person_goes(
     assert now == pytest.approx(SPAN[1], abs=0.1)
     assert query_of(view).endswith(f"#image-{number}/video")
     view.get_by_role("button", name="Repeat").click()
+    view.wait_for_function("() => !player.paused && player.currentTime < 3.9")
     view.evaluate("player.starts = 0; player.onseeked = () => player.starts++; player.playbackRate = 4")
     view.locator("#player").focus()
     view.keyboard.press("ArrowLeft")  # is the player's

@@ -44,9 +44,12 @@ function atTime() {
 export function connectPlayer(failed) {
   onFailure = failed;
   const player = $("player");
-  player.onloadedmetadata = () => (player.videoWidth ? begin() : onFailure()); // it may know the sound only
+  player.onloadedmetadata = () => track && (player.videoWidth ? begin() : onFailure()); // it may know the sound only
   player.onerror = () => track && onFailure();
   player.ontimeupdate = atTime;
   for (const event of ["seeked", "play"]) player.addEventListener(event, () => (isWithin = track && player.currentTime < track.last));
-  $("repeat").onclick = () => setPressed($("repeat"), !isPressed($("repeat")));
+  $("repeat").onclick = () => {
+    setPressed($("repeat"), !isPressed($("repeat")));
+    if (isPressed($("repeat")) && player.paused) begin();
+  };
 }

@@ -72,7 +72,7 @@ function render() {
   if (view !== "video") stop();
   else play({ id: shown.id, first: known.first, last: known.last });
   // Keys would go nowhere if what had the focus is hidden.
-  if (focused.closest("#stage [hidden]")) $(possible.length > 1 ? `view-${view}` : "close-viewer").focus();
+  if (focused?.closest("#stage [hidden]")) $(possible.length > 1 ? `view-${view}` : "close-viewer").focus();
 }
 
 // Show an image, or a person of whom `known` tells more: {id, path, view, known}.
