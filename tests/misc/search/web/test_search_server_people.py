@@ -122,8 +122,12 @@ def test_results_of_whole_images_do_not(page: Page) -> None:
     with running(page) as server:
         result = search(server)[0]
         about = json.loads(ask(f"{server}/api/about")[1])
+        found = details(server, result["id"])
+        for part in ("view?crop=1", "video"):
+            assert ask(f"{server}/api/images/{result['id']}/{part}")[0] == 404
     names = ("file", "video", "box", "time", "first", "last", "detection")
-    assert [result[name] for name in names] == [None] * len(names)
+    assert [result[name] for name in names] == [found[name] for name in names] == [None] * len(names)
+    assert found["scene"] == [result["width"], result["height"]]
     assert (about["has_people"], about["has_videos"]) == (False, False)
 
 
