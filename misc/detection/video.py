@@ -142,8 +142,10 @@ Timed = tuple["VideoFrame", float]
 def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     try:
         import av
+        from av.stream import Disposition
     except ImportError as error:
-        raise UserError(f"'{path}' is a video: PyAV is not installed; pip install av") from error
+        reason = "PyAV is not installed, or is older than 14.2; pip install -U av"
+        raise UserError(f"'{path}' is a video: {reason}") from error
     try:
         container = av.open(os.path.abspath(path))  # no protocol, such as of "concat:a.mp4"
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -151,7 +153,7 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         raise BadVideoError.of(path, f"cannot be read as a video ({reason:.150})") from error
     with container:
         streams = [
-            each for each in container.streams.video if not each.disposition & each.disposition.attached_pic
+            each for each in container.streams.video if not each.disposition & Disposition.attached_pic
         ]
         if not streams:
             raise BadVideoError.of(path, "has no pictures, only sound or a cover")

@@ -61,7 +61,8 @@ def encode_images(
         encoded.update((file.path, facts.width * facts.height > MAX_PIXELS) for file, facts, _ in part)
 
     started = time.monotonic()
-    with tqdm(total=len(new), desc="encoding", unit="image", disable=not sys.stderr.isatty()) as bar:
+    hide = not new or not sys.stderr.isatty()
+    with tqdm(total=len(new), desc="encoding", unit="image", disable=hide) as bar:
         try:
             for batch, features in _encoded(encoder, root, new, skipped, people):
                 photos += batch

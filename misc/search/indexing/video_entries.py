@@ -58,7 +58,8 @@ def encode_videos(
         return []
     encoded, state = [], store.folder / STATE
     settings = {"total": sum(file.size for file in new), "unit": "B", "unit_scale": True}
-    with tqdm(desc="videos", disable=not sys.stderr.isatty(), **settings) as bar:
+    hide = not new or not sys.stderr.isatty()
+    with tqdm(desc="videos", disable=hide, **settings) as bar:
         for number, file in enumerate(new):
             begin = bar.n
             bar.set_postfix_str(f"{number + 1} of {len(new)}", refresh=False)

@@ -243,7 +243,7 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path, monkeypatch: py
         with pytest.raises(UserError, match=r"--every: expected seconds above 0"):
             next(sampled_frames(tmp_path / "text.mp4", every))
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError, match=r"pip install av"):
+    with pytest.raises(UserError, match=r"pip install -U av"):
         next(sampled_frames(tmp_path / "text.mp4", 1))
 
 
