@@ -118,6 +118,16 @@ def test_the_quality_of_a_crop_falls_where_others_are_before_it_or_the_frame_end
     np.testing.assert_allclose(quality_of(boxes, SIZE), [60 * free**2, 60, 0.1 * 100])
 
 
+def test_people_of_a_turned_video_are_upright(encoder: Encoder, tmp_path: Path) -> None:
+    path = turned(write_video(tmp_path / "a.mp4", PEOPLE, TIMES))
+    result = tracks_of(path, encoder, tmp_path / "state")
+    assert (result.width, result.height) == SIZE[::-1]
+    for track in result.tracks:
+        assert track.box[2] > 1.5 * track.box[3]  # who stands in the file lies in what is shown
+        assert color_of(crop_of(frame_at(path, track.time), track.box, 0)) in (0, 1, 2)
+    assert len(result.tracks) == 3
+
+
 def test_tracks_of_the_user_are_taken_as_they_are(street: Path, encoder: Encoder, tmp_path: Path) -> None:
     """Two people are one for the user, and boxes are not looked for in the frames."""
 
@@ -166,9 +176,27 @@ def damaged(path: Path) -> Path:
     return path
 
 
+def cut(path: Path) -> Path:
+    """The first two thirds of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    return path
+
+
+def turned(path: Path) -> Path:
+    """The same as a phone on its side writes it, with a matrix in the header of the track."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 44
+    quarter = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+    content[at : at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in quarter)
+    path.write_bytes(content)
+    return path
+
+
 VIDEOS: dict[str, Callable[[Path], Path]] = {
     "whole": lambda path: write_video(path / "a.mp4", PEOPLE, TIMES),
     "damaged": lambda path: damaged(write_video(path / "a.ts", PEOPLE, TIMES, gap=10)),
+    "cut": lambda path: cut(write_video(path / "a.ts", PEOPLE, TIMES, gap=10)),
+    "turned": lambda path: turned(write_video(path / "a.mp4", PEOPLE, TIMES)),
     "of one group of pictures": lambda path: write_video(path / "a.mkv", PEOPLE, TIMES, gap=500),
     "of a varying rate": lambda path: write_video(path / "a.mkv", PEOPLE, [*TIMES[::3], 12.0, 12.7, 14.1]),
 }
