@@ -210,8 +210,10 @@ def draw_twin(rng: random.Random, identity: Identity, taste: Weights = NEUTRAL) 
     return replace(identity, skin=stranger.skin, **changed)
 
 
-def draw_identities(seed: int | str, count: int, taste: Weights = NEUTRAL) -> list[Identity]:
-    """`count` different people; about every second one is a near twin of the one before.
+def draw_identities(
+    seed: int | str, count: int, taste: Weights = NEUTRAL, twins: float = TWIN_SHARE
+) -> list[Identity]:
+    """`count` different people; a share of them, `twins`, are near twins of the one before.
 
     No two agree in all that a caption can say (season and skin are not among it). Raises RuntimeError
     should the draws run dry, which at millions of combinations they do not.
@@ -221,7 +223,7 @@ def draw_identities(seed: int | str, count: int, taste: Weights = NEUTRAL) -> li
     for index in range(count):
         rng = random.Random(f"{seed}:identity:{index}")
         for _ in range(1000):
-            is_twin = people and rng.random() < TWIN_SHARE
+            is_twin = people and rng.random() < twins
             person = draw_twin(rng, people[-1], taste) if is_twin else draw_identity(rng, taste=taste)
             key = astuple(replace(person, season="", skin=0))
             if key not in seen:

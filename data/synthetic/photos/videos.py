@@ -94,11 +94,13 @@ class Video:
 
 
 def plan_videos(parameters: Parameters) -> list[Video]:
-    """The videos: every person is in about two, of several cameras, and in no photo."""
+    """The videos: every person is in about two, of several cameras, and in no photo. None is a near twin of
+    another, whom a description of clothes may not tell apart.
+    """
     seed = f"{parameters.root}:videos"
     rng = random.Random(seed)
     number = max(PEOPLE, math.ceil(PEOPLE * parameters.videos / 2)) if parameters.videos else 0
-    identities = draw_identities(seed, number, DOMAINS[parameters.domain].taste)
+    identities = draw_identities(seed, number, DOMAINS[parameters.domain].taste, twins=0)
     people = list(enumerate(identities, start=1001))  # photos have other persons, and lower ids
     dealt = deal(people, [PEOPLE] * parameters.videos, rng)
     return [

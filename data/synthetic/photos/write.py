@@ -22,7 +22,7 @@ from data.synthetic.render import SUPERSAMPLING
 from misc.process.workers import in_processes
 
 # Increase whenever the same parameters give other files.
-VERSION = 1
+VERSION = 2
 SIZE = (1024, 768)  # of a photo
 MAGNIFIED = 3.5  # times that a photo is as high as a crop of a person in it, about
 OCCLUDED = 0.6  # of the photos have something that stands before a person
