@@ -6,6 +6,10 @@ that overlaps the person's by half. Galleries: the whole photos, what a detector
 boxes, and the true boxes cut out by hand, without margin and without an index. A photo is a result once, by
 its best entry.
 
+Of videos, where SCENES has some (--videos N): the true boxes without their tracks are linked to tracks; the
+captions of an appearance of a person, together, are a query, and a track of the person is right, in whatever
+video.
+
 With --overlap N it measures, instead, how long N photos of 12 megapixels take to be indexed, and how long
 their decoding, the search for people and the encoder take alone, each on all cores.
 """
@@ -24,10 +28,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from data.images.decode import load_image
 from data.images.regions import place_of
+from data.synthetic.photos.videos import FRAME_RATE
 from misc.cli import Parser, exit_status, path_text
 from misc.detection.boxes import Limits, as_boxes, iou
 from misc.detection.detectors import HOG, Detector, load_detector
@@ -129,6 +136,55 @@ def by_hand(encoder: Encoder, scenes: Scenes) -> str:
     return row("true boxes cut out by hand", len(crops), best, scenes, "")
 
 
+def of_videos(encoder: Encoder, folder: Path) -> str:
+    """What is found of the persons of videos."""
+    persons = json.loads((folder / "persons.json").read_bytes())
+    truth = {
+        video: read_mot(folder / video / "gt" / "gt.txt") for video in {each["video"] for each in persons}
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        boxes = Path(temporary, "boxes")
+        boxes.mkdir()
+        for video, rows in truth.items():
+            lines = (f"{frame},-1,{','.join(map(str, box))},1,1\n" for frame, _, *box in rows)
+            (boxes / f"{video}.txt").write_text("".join(lines))
+        people = People(None, GivenBoxes(boxes), Limits(min_height=1, max_overlap=1, min_inside=0))
+        update_index(encoder, folder, Path(temporary, "index"), people=people, exclude=["img1"])
+        index = Index.open(Path(temporary, "index"))
+        features = torch.from_numpy(index.features_of(range(len(index.paths))).astype(np.float32))
+        videos = [Path(file).stem for file in index.files()]
+        shown = [person_in(truth[video], path) for video, path in zip(videos, index.paths, strict=True)]
+    texts = [F.normalize(encoder.encode_texts(each["captions"]["en"]).mean(0), dim=0) for each in persons]
+    scores = torch.stack(texts) @ features.T
+    own = torch.tensor([[video == each["video"] for video in videos] for each in persons])
+    lines = [
+        f"{len(persons)} appearances of {len({each['person_id'] for each in persons})} persons in videos"
+    ]
+    lines[0] += f", {len(index.paths)} tracks; found first, of"
+    for name, among in (("all tracks", scores), ("those of the video", scores.masked_fill(~own, -2))):
+        pairs = zip(among.argmax(dim=1).tolist(), persons, strict=True)
+        hits = [shown[best] == each["person_id"] for best, each in pairs]
+        lines.append(f"{name}: {100 * np.mean(hits):.1f} %")
+    return "\n".join(lines)
+
+
+def read_mot(file: Path) -> list[tuple[float, ...]]:
+    """(frame, track, left, top, width, height) of each line."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [
+        tuple(map(int, values[:2])) + tuple(map(float, values[2:6]))
+        for values in (line.split(",") for line in lines)
+    ]
+
+
+def person_in(rows: Sequence[tuple[float, ...]], path: str) -> int:
+    """Whose box overlaps most with that of an entry of a video."""
+    place = place_of(path)
+    same = [each for each in rows if each[0] == 1 + round(place.time * FRAME_RATE)]
+    overlaps = iou(as_boxes([[*place.box, 0]]), as_boxes([[*each[2:], 0] for each in same]))
+    return same[overlaps.argmax()][1]
+
+
 def measure_overlap(encoder: Encoder, detector: Detector, scenes: Scenes, count: int) -> None:
     """Print the seconds of an index run, and of its three parts alone."""
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(num_cores()) as pool:
@@ -195,6 +251,8 @@ def run(flags: argparse.Namespace) -> None:
     limits = Limits(min_height=1, max_overlap=1, min_inside=0)
     print(of_index("true boxes", encoder, scenes, People(None, given, limits)))
     print(by_hand(encoder, scenes))
+    if (flags.scenes / "videos").is_dir():
+        print(f"\n{of_videos(encoder, flags.scenes / 'videos')}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

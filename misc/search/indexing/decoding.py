@@ -88,9 +88,12 @@ def decode(
     kept: Decoded | None = None
     for batch in _decoded(root, paths, processor, batch_size, pin_memory, truncated, people):
         kept = kept.followed_by(batch) if kept else batch
-        if len(kept.indices) >= batch_size:
+        if len(kept.indices) > batch_size:
             yield kept.of(slice(batch_size))._replace(problems=kept.problems)
-            kept = kept.of(slice(batch_size, None)) if len(kept.indices) > batch_size else None
+            kept = kept.of(slice(batch_size, None))
+        elif len(kept.indices) == batch_size:
+            yield kept
+            kept = None
     if kept:
         yield kept
 

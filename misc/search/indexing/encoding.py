@@ -117,7 +117,8 @@ def _encoded(
             skipped.update({new[index].path: reason for index, reason in batch.problems.items()})
             if batch.indices:
                 files = (new[index] for index in batch.indices)
-                parts = batch.pixels.split(encoder.batch_size)
+                starts = range(0, len(batch.pixels), encoder.batch_size)
+                parts = [batch.pixels[start : start + encoder.batch_size] for start in starts]
                 pending.append((list(zip(files, batch.facts, batch.entries, strict=True)), len(parts)))
                 yield from parts
 

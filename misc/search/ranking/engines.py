@@ -18,6 +18,7 @@ SAMPLES_PER_LIST = 64
 MAX_CODE_BYTES = 64
 LISTS_PROBED = 128
 MIN_CANDIDATES, CANDIDATES_PER_RESULT = 1000, 10
+LARGE_SHARE = 0.4  # of the slots: FAISS compares these faster alone, and more of them slower than all
 COUNTED_AT_ONCE = 1024  # rows: in fp32 they fit into the caches
 
 
@@ -95,26 +96,34 @@ class Engine:
         return number
 
 
-class ExactEngine(Engine):
-    """Compares each query with every image, by a flat FAISS index, which holds the fp16 features.
+def flat_index(
+    read_into: Callable[[np.ndarray], object], num_slots: int, width: int
+) -> "faiss.IndexScalarQuantizer":
+    """A flat FAISS index of (num_slots, width) fp16 features, which `read_into` fills in: not held twice."""
+    import faiss
 
-    Args:
-        read_into: fills a (num_slots, E) fp16 array with the features, which are not held twice.
-    """
+    index = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index.codes.resize(2 * num_slots * width)
+    index.ntotal = num_slots
+    read_into(_codes(index))
+    return index
+
+
+def _codes(index: "faiss.IndexScalarQuantizer") -> np.ndarray:
+    """Its (num_slots, E) fp16 features."""
+    import faiss
+
+    codes = faiss.rev_swig_ptr(index.codes.data(), 2 * index.ntotal * index.d)
+    return codes.view(np.float16).reshape(index.ntotal, index.d)
+
+
+class ExactEngine(Engine):
+    """Compares each query with every image, by what `flat_index` returned."""
 
     num_free = 10_000
 
-    def __init__(self, read_into: Callable[[np.ndarray], object], rows: Rows, width: int) -> None:
-        import faiss
-
-        self.rows, shape = rows, (len(rows.row_of), width)
-        fp16, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        self._index = faiss.IndexScalarQuantizer(width, fp16, metric)
-        self._index.codes.resize(2 * shape[0] * shape[1])
-        self._index.ntotal = shape[0]
-        codes = faiss.rev_swig_ptr(self._index.codes.data(), 2 * shape[0] * shape[1])
-        self._features = codes.view(np.float16).reshape(shape)
-        read_into(self._features)
+    def __init__(self, index: "faiss.IndexScalarQuantizer", rows: Rows) -> None:
+        self._index, self._features, self.rows = index, _codes(index), rows
 
     def search(
         self, queries: np.ndarray, k: int, selection: Selection | None = None
@@ -125,15 +134,35 @@ class ExactEngine(Engine):
         selection = self.rows.all if selection is None else selection
         settings = faiss.SearchParameters(sel=selection.selector) if selection.selector else None
         total, requested = len(selection), k + 1
-        while True:
+        found = self._among_all(queries, k, selection) if settings else None
+        while found is None:
             requested = min(requested, total)
             scores, slots = self._index.search(queries, requested, params=settings)
             if requested == total or (scores[:, -1] < scores[:, k - 1]).all():
-                break
+                found = scores, slots
             requested *= 4  # FAISS keeps arbitrary ones of the images tied for the last place: request all
+        scores, slots = found
         rows = self.rows.row_of[slots]
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+    def _among_all(
+        self, queries: np.ndarray, k: int, selection: Selection
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Scores and slots of the k best selected images and one more, or of all that are tied with the last;
+        None: they are not among the best of all images, or it would take longer to look there.
+        """
+        share = len(selection) / len(selection.is_selected)
+        number = int(1.5 * (k + 1) / share) + 16
+        if share < LARGE_SHARE or not number < min(self.num_free, self._index.ntotal):
+            return None
+        scores, slots = self._index.search(queries, number)
+        is_selected = selection.is_selected[slots]
+        scores = np.where(is_selected, scores, -np.inf)
+        best = -np.sort(-scores, axis=1)[:, : k + 1]
+        if not (best[:, k] < best[:, k - 1]).all() or np.isneginf(best[:, k]).any():
+            return None
+        return scores, slots
 
 
 class ApproximateEngine(Engine):

@@ -6,6 +6,7 @@ transaction makes a generation: a kill leaves it or the previous one, and a read
 transaction, too, sees one of them. An approximate index has `approximate-*.faiss` as well.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -203,6 +204,20 @@ def reporting_writes(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def without_collector() -> Iterator[None]:
+    """Make millions of tuples in the block: the garbage collector would look through all of them again and
+    again, which takes more than half of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
 def connected(folder: Path) -> Iterator[sqlite3.Connection]:
     """The database of an index, in a read transaction: what it shows does not change in the block."""
     with closing(connect(folder / DATABASE)) as database:
@@ -234,6 +249,7 @@ def read_header(folder: Path) -> Header:
         return header_in(database)
 
 
+@without_collector()
 def images_in(
     database: sqlite3.Connection, header: Header
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:

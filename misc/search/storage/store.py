@@ -33,6 +33,7 @@ from misc.search.storage.database import (
     images_in,
     reporting_damage,
     reporting_writes,
+    without_collector,
 )
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with reporting_damage(folder), connected(folder) as database:
+        with reporting_damage(folder), connected(folder) as database, without_collector():
             self.header = header_in(database)
             images_in(database, self.header)
             rows = database.execute(f"SELECT {', '.join(self.header.columns)} FROM images")

@@ -25,7 +25,7 @@ from misc.search.indexing import encoding
 from misc.search.indexing.update import update_index
 from misc.search.indexing.walk import find_images, image_suffixes
 from misc.search.ranking import engines
-from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, build_approximate
+from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, build_approximate, flat_index
 from misc.search.storage import store
 from options import UserError
 from tests.helpers.search import save_image, save_run, small_encoder
@@ -412,7 +412,8 @@ def ranked(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
 def exact(features: np.ndarray, slots: np.ndarray | None = None) -> ExactEngine:
     """An engine of the rows with these slots, or of all."""
     slots = np.arange(len(features)) if slots is None else slots
-    return ExactEngine(lambda into: np.copyto(into, features), Rows(slots, len(features)), features.shape[1])
+    flat = flat_index(lambda into: np.copyto(into, features), *features.shape)
+    return ExactEngine(flat, Rows(slots, len(features)))
 
 
 def test_exact_search_is_a_sort_of_all_scores() -> None:
@@ -447,6 +448,23 @@ def test_slots_of_no_row_are_not_ranked_and_ties_keep_the_order_of_the_rows(k: i
         assert pairs == sorted(pairs)
     tied = (features[slots] == features[300]).all(axis=1).nonzero()[0]
     assert rows[1, : len(tied)].tolist() == tied[:k].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 7, 300])
+@pytest.mark.parametrize("share", [0.05, 0.41, 0.9, 0.999])
+@pytest.mark.parametrize("is_against", [False, True])
+def test_a_filter_ranks_as_a_sort_of_the_selected_images_does(share: float, k: int, is_against: bool) -> None:
+    """Also where the best images of all are those that it leaves out."""
+    features, queries = clustered(3000, 32, 1), clustered(9, 32, 2).astype(np.float32)
+    engine = exact(features)
+    order = (queries[0] @ features.T).argsort() if is_against else np.random.default_rng(0).permutation(3000)
+    mask = np.zeros(3000, bool)
+    mask[order[: int(3000 * share)]] = True
+    k, chosen = min(k, mask.sum()), mask.nonzero()[0]
+    scores, rows = engine.search(queries, k, engine.rows.select(mask))
+    expected, expected_rows = ranked(features[mask], queries, k)
+    assert scores == pytest.approx(expected, abs=1e-5)
+    assert (rows == chosen[expected_rows]).mean() > 0.999
 
 
 def test_approximate_search_finds_nearly_all_with_their_exact_scores(
