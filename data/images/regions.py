@@ -8,9 +8,10 @@ time, in seconds since the first one: `walk.mp4/12.500s`, and a region of it `wa
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from data.types import Box
+if TYPE_CHECKING:
+    from data.types import Box  # which imports torch: a third of a gigabyte that a large index may need
 
 Region = tuple[int, int, int, int]  # left, top, width and height in pixels
 PLACE = re.compile(r"(.+?\.\w{2,5})(?:/(\d+\.\d{3})s)?(?:/(-?\d+),(-?\d+),(\d+),(\d+))?", re.DOTALL)
@@ -40,14 +41,14 @@ def place_of(path: str | Path) -> Place:
     return Place(file, time and float(time), tuple(map(int, box)) if box[0] else None)
 
 
-def rounded(box: Box) -> Region:
+def rounded(box: "Box") -> Region:
     """The box in whole pixels, at least one in each direction."""
     left, top = round(box[0]), round(box[1])
     width, height = (max(1, round(box[i] + box[i + 2]) - round(box[i])) for i in (0, 1))
     return left, top, width, height
 
 
-def region_path(image: str, box: Box) -> str:
+def region_path(image: str, box: "Box") -> str:
     """The path of a region of an image; the box is rounded to whole pixels, at least one."""
     return Place(image, None, rounded(box)).path
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.images.regions import Place, place_of
-from misc.search.ranking.engines import ApproximateEngine, Engine, ExactEngine, Rows, Selection, flat_index
+from misc.search.ranking.engines import ApproximateEngine, Engine, ExactEngine, Rows, Selection
 from misc.search.ranking.filters import Filters, mask_of
 from misc.search.ranking.milvus import MilvusEngine, MilvusFacts
 from misc.search.storage import database, legacy, milvus
@@ -72,26 +71,19 @@ class Index:
             raise UserError(
                 f"INDEX: '{folder}' contains no index; create one with python -m misc.search index"
             )
-        with (
-            ThreadPoolExecutor(1) as thread,
-            database.reporting_damage(folder),
-            database.connected(folder) as connection,
-        ):
+        with database.reporting_damage(folder), database.connected(folder) as connection:
             header = database.header_in(connection)
+            ids, slots, missing, paths = database.images_in(connection, header)
             features = Features(folder / header.features, header.num_slots, header.embed_dim)
             features.check()
-            flat = None
-            if header.kind == database.EXACT:  # a gigabyte for a million images, read meanwhile
-                flat = thread.submit(flat_index, features.read_into, header.num_slots, header.embed_dim)
-            ids, slots, missing, paths = database.images_in(connection, header)
             by_path = sorted(np.flatnonzero(~missing).tolist(), key=paths.__getitem__)
             _check_images(folder, len(by_path))
             present, order = [paths[row] for row in by_path], np.array(by_path)
-            del by_path, paths  # a FAISS index needs the memory
+            del by_path, paths  # the features need the memory
             rows = Rows(slots[order], header.num_slots)
             # Still in the transaction: an update removes the files of a generation once nobody reads it.
-            if flat:
-                engine = ExactEngine(flat.result(), rows)
+            if header.kind == database.EXACT:
+                engine = ExactEngine(features.read_into, rows, header.embed_dim)
             else:
                 file = folder / header.approximate
                 engine = ApproximateEngine(file, features.mapped(), rows, header.digest)
@@ -191,8 +183,9 @@ def _open_legacy(folder: Path) -> Index:
     _check_images(folder, header.generation)
     entries, features = legacy.read(folder, header)
     with database.reporting_damage(folder):
-        flat = flat_index(features.read_into, len(entries), header.embed_dim)
-        engine = ExactEngine(flat, Rows(np.arange(len(entries)), len(entries)))
+        engine = ExactEngine(
+            features.read_into, Rows(np.arange(len(entries)), len(entries)), header.embed_dim
+        )
     paths, ids = [entry.path for entry in entries], np.arange(len(entries))
     return Index(folder, header, paths, ids, 0, engine, LegacyFacts(entries))
 

@@ -96,34 +96,26 @@ class Engine:
         return number
 
 
-def flat_index(
-    read_into: Callable[[np.ndarray], object], num_slots: int, width: int
-) -> "faiss.IndexScalarQuantizer":
-    """A flat FAISS index of (num_slots, width) fp16 features, which `read_into` fills in: not held twice."""
-    import faiss
-
-    index = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    index.codes.resize(2 * num_slots * width)
-    index.ntotal = num_slots
-    read_into(_codes(index))
-    return index
-
-
-def _codes(index: "faiss.IndexScalarQuantizer") -> np.ndarray:
-    """Its (num_slots, E) fp16 features."""
-    import faiss
-
-    codes = faiss.rev_swig_ptr(index.codes.data(), 2 * index.ntotal * index.d)
-    return codes.view(np.float16).reshape(index.ntotal, index.d)
-
-
 class ExactEngine(Engine):
-    """Compares each query with every image, by what `flat_index` returned."""
+    """Compares each query with every image, by a flat FAISS index, which holds the fp16 features.
+
+    Args:
+        read_into: fills a (num_slots, E) fp16 array with the features, which are not held twice.
+    """
 
     num_free = 10_000
 
-    def __init__(self, index: "faiss.IndexScalarQuantizer", rows: Rows) -> None:
-        self._index, self._features, self.rows = index, _codes(index), rows
+    def __init__(self, read_into: Callable[[np.ndarray], object], rows: Rows, width: int) -> None:
+        import faiss
+
+        self.rows, shape = rows, (len(rows.row_of), width)
+        fp16, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        self._index = faiss.IndexScalarQuantizer(width, fp16, metric)
+        self._index.codes.resize(2 * shape[0] * shape[1])
+        self._index.ntotal = shape[0]
+        codes = faiss.rev_swig_ptr(self._index.codes.data(), 2 * shape[0] * shape[1])
+        self._features = codes.view(np.float16).reshape(shape)
+        read_into(self._features)
 
     def search(
         self, queries: np.ndarray, k: int, selection: Selection | None = None

@@ -17,11 +17,12 @@ import numpy as np
 from misc.process.failures import reason_of
 from misc.search.storage.database import FORMAT, Entry, Header
 from misc.search.storage.places import MilvusPlace
-from model.protocol import JsonObject
 from options import UserError
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
+
+    from model.protocol import JsonObject  # which imports torch
 
 WINDOW = 10_000  # ids that are read at once
 ROWS_AT_ONCE = 1000  # with features, which Milvus limits to 64 MB a message
@@ -167,14 +168,14 @@ def features_of(client: "MilvusClient", place: MilvusPlace, ids: list[int], widt
     return features
 
 
-def scalars_of(entry: Entry) -> JsonObject:
+def scalars_of(entry: Entry) -> "JsonObject":
     """The columns of an image but its feature."""
     row = {name: value for name, value in entry._asdict().items() if name in ("id", *SCALARS)}
     row |= {name: value for name, value in UNKNOWN.items() if row[name] is None}
     return row | {"path": _stored(entry.path), "digest": entry.digest.hex() if entry.digest else ""}
 
 
-def _entry(row: JsonObject) -> Entry:
+def _entry(row: "JsonObject") -> Entry:
     values = {name: row[name] for name in SCALARS}
     values |= {name: None for name, value in UNKNOWN.items() if values[name] == value}
     digest = bytes.fromhex(values["digest"]) if values["digest"] else None

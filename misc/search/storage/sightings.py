@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from model.protocol import JsonObject
+if TYPE_CHECKING:
+    from model.protocol import JsonObject  # which imports torch
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,7 +27,7 @@ from misc.search.indexing import encoding
 from misc.search.indexing.update import update_index
 from misc.search.indexing.walk import find_images, image_suffixes
 from misc.search.ranking import engines
-from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, build_approximate, flat_index
+from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, build_approximate
 from misc.search.storage import store
 from options import UserError
 from tests.helpers.search import save_image, save_run, small_encoder
@@ -412,8 +414,7 @@ def ranked(features: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
 def exact(features: np.ndarray, slots: np.ndarray | None = None) -> ExactEngine:
     """An engine of the rows with these slots, or of all."""
     slots = np.arange(len(features)) if slots is None else slots
-    flat = flat_index(lambda into: np.copyto(into, features), *features.shape)
-    return ExactEngine(flat, Rows(slots, len(features)))
+    return ExactEngine(lambda into: np.copyto(into, features), Rows(slots, len(features)), features.shape[1])
 
 
 def test_exact_search_is_a_sort_of_all_scores() -> None:
@@ -524,3 +525,9 @@ def test_the_identity_is_that_of_indexes_written_before_data_cleaning_was_an_opt
     features = dict(zip(keys, values, strict=True)) | {"experiment.use_altclip_processor": False}
     written = json.dumps([hashlib.sha256(encoder.checkpoint.read_bytes()).hexdigest(), features])
     assert encoder.identity == hashlib.sha256(written.encode()).hexdigest()
+
+
+def test_opening_an_index_does_not_load_torch() -> None:
+    """Its third of a gigabyte may be needed for the features."""
+    code = "import sys, misc.search.index; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
