@@ -149,6 +149,7 @@ def test_every_flag_named_exists(name: str, capsys: pytest.CaptureFixture[str]) 
             parse_search([command, "--help"])
     helps = [check_parser(), benchmark_parser(), export_parser(), search_benchmark_parser(), altclip_parser()]
     helps += [shards_parser(), synthetic_parser(), study_parser(), detection_parser()]
+    helps += [people_benchmark_parser()]
     known = capsys.readouterr().out + "".join(parser.format_help() for parser in helps)
     inline = {flag for span in spans(TEXTS[name]) for flag in re.findall(r"^--[a-z][\w-]*", span)}
     assert not {flag for flag in inline if flag not in known and not FLAGS_OF_OTHERS.fullmatch(flag)}
