@@ -57,6 +57,15 @@ def without_parts(boxes: Boxes, share: float) -> Boxes:
     return boxes[np.tril(shares, -1).max(axis=1, initial=0) < share]
 
 
+def free_shares(boxes: Boxes) -> npt.NDArray[np.float64]:
+    """(n,) the share of each box that no box nearer to the camera covers: one whose lower edge is below. What
+    several cover counts as often.
+    """
+    ends = boxes[:, 1] + boxes[:, 3]
+    covered = _common(boxes, boxes) / (boxes[:, 2] * boxes[:, 3])[:, None]
+    return np.maximum(1 - np.sum(covered * (ends[:, None] < ends), axis=1), 0)
+
+
 def iou(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(n, m) intersection over union of n and of m boxes (left, top, width, height, ...)."""
     common = _common(first, second)

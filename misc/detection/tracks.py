@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from misc.detection.boxes import Boxes
+from misc.detection.boxes import Boxes, free_shares
 
 Features = npt.NDArray[np.float32]  # (n, E), normalised
 IMPOSSIBLE = 1e6  # a cost
@@ -22,16 +22,17 @@ class Motion:
         max_gap: seconds that a person may be hidden.
         reach, speed: a person is looked for within reach + speed x seconds of where the motion so far leads.
         max_growth: largest ratio of the heights.
-        appearance: weight of 1 minus the cosine of the features, beside the distance as a share of the reach.
-        cut: most of the cost of growth and appearance together where the edge of the frame cuts the person in
-            one of the two frames; the heights may have any ratio then.
+        appearance: weight of 1 minus the cosine of the features, beside the distance as a share of the reach,
+            times the share of the box that nobody nearer covers.
+        cut: most of the cost of growth, and of that of appearance, where the edge of the frame cuts the
+            person in one of the two frames; the heights may have any ratio then.
     """
 
     max_gap: float = 2.0
     reach: float = 0.3
     speed: float = 0.8
     max_growth: float = 1.5
-    appearance: float = 2.0
+    appearance: float = 2.5
     cut: float = 1.0
 
     @staticmethod
@@ -75,10 +76,10 @@ class Tracker:
             size: width and height of the frame, whose edges cut people who come and go.
         """
         self._tracks = [track for track in self._tracks if time - track.time <= self.motion.max_gap]
-        are_cut = touch_edge(boxes, size)
+        are_cut, free = touch_edge(boxes, size), free_shares(boxes)
         costs = np.full((len(self._tracks), len(boxes)), IMPOSSIBLE)
         for row, track in enumerate(self._tracks):
-            costs[row] = self._costs(track, time, boxes[:, :4], are_cut, features)
+            costs[row] = self._costs(track, time, boxes[:, :4], are_cut, free, features)
         found: dict[int, _Track] = {}
         for row, column in zip(*linear_sum_assignment(costs), strict=True):
             if costs[row, column] < IMPOSSIBLE:
@@ -112,6 +113,7 @@ class Tracker:
         time: float,
         boxes: npt.NDArray[np.float64],
         are_cut: npt.NDArray[np.bool_],
+        free: npt.NDArray[np.float64],
         features: Features | None,
     ) -> npt.NDArray[np.float64]:
         motion, seconds, height = self.motion, time - track.time, track.box[3]
@@ -119,19 +121,17 @@ class Tracker:
         offsets = np.abs(boxes[:, :2] + boxes[:, 2:] / 2 - expected - track.box[2:] / 2)
         gaps = np.maximum(offsets - (boxes[:, 2:] + track.box[2:]) / 2, 0)
         growth = np.maximum(boxes[:, 3] / height, height / boxes[:, 3])
-        others = growth - 1
+        # Of people who are cut it is not known how high they are, and where the middle is.
+        either = are_cut | track.is_cut
+        most = np.where(either, motion.cut, math.inf)
+        others = np.minimum(growth - 1, most)
         if features is not None and track.feature is not None:
-            others = others + motion.appearance * (1 - features @ track.feature)
-        either = (
-            are_cut | track.is_cut
-        )  # then it is not known how high the person is, and where the middle is
+            others += np.minimum(motion.appearance * free * (1 - features @ track.feature), most)
         heights = np.where(either, np.maximum(boxes[:, 3], height), height)
         reach = (motion.reach + motion.speed * seconds) * heights
         costs = np.linalg.norm(np.where(either[:, None], gaps, offsets), axis=1) / reach
         impossible = (costs > 1) | (~either & (growth > motion.max_growth))
-        return np.where(
-            impossible, IMPOSSIBLE, costs + np.where(either, np.minimum(others, motion.cut), others)
-        )
+        return np.where(impossible, IMPOSSIBLE, costs + others)
 
     def _put(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.images.regions import Region, rounded
-from misc.detection.boxes import Boxes
+from misc.detection.boxes import Boxes, free_shares
 from misc.detection.tracks import Features, Motion, Tracker, touch_edge
 from misc.process.durable import replacing
 
@@ -184,9 +184,5 @@ def quality_of(boxes: Boxes, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     The height, times the square of the share of the box that no box nearer to the camera covers, whose lower
     edge is below; a tenth of that where the box touches the edge of the frame.
     """
-    starts, ends = boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]
-    common = np.minimum(ends[:, None], ends[None]) - np.maximum(starts[:, None], starts[None])
-    covered = np.prod(np.maximum(common, 0), axis=2) / np.prod(boxes[:, None, 2:4], axis=2)
-    is_behind = ends[:, None, 1] < ends[None, :, 1]
-    free = np.maximum(1 - np.sum(covered * is_behind, axis=1), 0.1)
+    free = np.maximum(free_shares(boxes), 0.1)
     return boxes[:, 3] * free**2 * np.where(touch_edge(boxes, size), 0.1, 1.0)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from misc.detection.boxes import Limits, as_boxes, iou, kept, without_parts
+from misc.detection.boxes import Limits, as_boxes, free_shares, iou, kept, without_parts
 
 
 def overlap(a: list[float], b: list[float]) -> float:
@@ -84,3 +84,11 @@ def test_boxes_that_lie_within_better_ones_are_left_out(seed: int) -> None:
     assert 0 < len(expected) < 30
     assert without_parts(boxes, 0.8).tolist() == np.array(expected).tolist()
     assert without_parts(as_boxes([]), 0.8).shape == (0, 5)
+
+
+def test_what_is_free_of_a_box_is_what_lower_boxes_leave_of_it() -> None:
+    boxes = as_boxes([[0, 0, 10, 100, 1], [5, 50, 10, 70, 1], [0, 90, 100, 5, 1], [200, 0, 5, 5, 1]])
+    # The second, of the lowest edge, covers a quarter of the first; both cover a tenth of the third.
+    assert free_shares(boxes).tolist() == [1 - 0.25, 1, 1 - 0.2, 1]
+    assert free_shares(as_boxes([[0, 0, 9, 9, 1], [0, 1, 9, 9, 1], [0, 2, 9, 20, 1]]))[0] == 0
+    assert free_shares(as_boxes([])).shape == (0,)
