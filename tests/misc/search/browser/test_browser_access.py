@@ -50,6 +50,12 @@ def test_no_state_of_the_page_violates_accessibility(
             view.get_by_role("button", name=name).click()
             expect_no_violations(view)
             view.keyboard.press("Escape")
+        view.route("**/api/search", lambda route: None)  # never answered
+        text_field(view).fill("a third")
+        text_field(view).press("Enter")
+        view.locator("#results[aria-busy=true]").wait_for()
+        expect_no_violations(view)  # earlier results during a search
+        view.unroute("**/api/search")
         view.route("**/api/search", lambda route: route.fulfill(status=503, json={"error": "Busy"}))
         text_field(view).fill("another")
         text_field(view).press("Enter")
