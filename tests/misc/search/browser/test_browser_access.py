@@ -128,8 +128,10 @@ def test_arrow_keys_move_in_two_dimensions(view: Any) -> None:
             if round(box["y"]) == tops[row]
         }
         assert at == min(distances, key=distances.get)
+    number = images(view).count()
     view.keyboard.press("End")
-    expect(images(view).last).to_be_focused()
+    at = view.evaluate("[...document.querySelectorAll('.image')].indexOf(document.activeElement)")
+    assert at >= number - 1  # scrolling there loads more
     view.keyboard.press("Home")
     expect(images(view).first).to_be_focused()
     view.keyboard.press("ArrowUp")
