@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, Uni
 
 from data.images import raw
 from data.images.contained import place_of, read_content, read_image
-from data.images.regions import region_of, whole_image
+from data.images.regions import region_of, whole_image, within
 from misc.process.failures import reason_of
 from misc.process.libraries import quieten
 from misc.process.sniff import NUM_BYTES, describe_bytes, describe_file
@@ -223,11 +223,10 @@ def _cropped(path: str, box: tuple[int, int, int, int]) -> Image.Image:
     """The part of a box (left, top, width, height) that is within the image at `path`."""
     status = os.stat(place[0] if (place := place_of(path)) else path)
     whole = _last_decoded(path, (status.st_size, status.st_mtime_ns), ImageFile.LOAD_TRUNCATED_IMAGES)
-    left, top, right, bottom = max(0, box[0]), max(0, box[1]), box[0] + box[2], box[1] + box[3]
-    right, bottom = min(right, whole.width), min(bottom, whole.height)
-    if right <= left or bottom <= top:
+    corners = within((box[0], box[1], box[0] + box[2], box[1] + box[3]), whole.size)
+    if corners is None:
         raise ValueError(f"the region is outside of the image of {whole.width} x {whole.height} pixels")
-    part = whole.crop((left, top, right, bottom))
+    part = whole.crop(corners)
     part.info.clear()  # its EXIF tags are the whole image's, which was turned already
     return part
 

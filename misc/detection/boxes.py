@@ -26,6 +26,9 @@ class Limits:
     min_inside: float = 0.5
 
 
+ALL = Limits(min_height=1, max_overlap=1, min_inside=0)  # of the user's own boxes, unless the user says less
+
+
 def kept(boxes: Boxes, size: tuple[int, int], limits: Limits, min_score: float) -> Boxes:
     """The boxes within the limits, cut to the image, the highest scores first.
 
@@ -53,8 +56,7 @@ def kept(boxes: Boxes, size: tuple[int, int], limits: Limits, min_score: float) 
 def without_parts(boxes: Boxes, share: float) -> Boxes:
     """The boxes, best first, but those of which at least this share lies within one with a higher score."""
     boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")]
-    shares = _common(boxes, boxes) / (boxes[:, 2] * boxes[:, 3])[:, None]
-    return boxes[np.tril(shares, -1).max(axis=1, initial=0) < share]
+    return boxes[np.tril(_shares_within(boxes), -1).max(axis=1, initial=0) < share]
 
 
 def free_shares(boxes: Boxes) -> npt.NDArray[np.float64]:
@@ -62,8 +64,12 @@ def free_shares(boxes: Boxes) -> npt.NDArray[np.float64]:
     several cover counts as often.
     """
     ends = boxes[:, 1] + boxes[:, 3]
-    covered = _common(boxes, boxes) / (boxes[:, 2] * boxes[:, 3])[:, None]
-    return np.maximum(1 - np.sum(covered * (ends[:, None] < ends), axis=1), 0)
+    return np.maximum(1 - np.sum(_shares_within(boxes) * (ends[:, None] < ends), axis=1), 0)
+
+
+def _shares_within(boxes: Boxes) -> npt.NDArray[np.float64]:
+    """(n, n) the share of each box that lies within each other one."""
+    return _common(boxes, boxes) / (boxes[:, 2] * boxes[:, 3])[:, None]
 
 
 def iou(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -23,9 +23,7 @@ logger = logging.getLogger(__name__)
 
 RATE = 25.0  # frames a second, of a video that does not tell
 BEFORE = (1.0, 10.0)  # seconds by which a key frame is looked for before what is wanted
-YEARS = range(
-    1991, 2100
-)  # of recordings; there was no QuickTime before, and a clock that is not set says 1904
+YEARS = range(1991, 2100)  # of recordings: no QuickTime before, and a clock that is not set says 1904
 TOLERANCE = 1e-6
 LONG_PAUSE = 1.0  # seconds without a frame; a later time is believed if the frame after that is not earlier
 

@@ -19,13 +19,11 @@ import itertools
 import json
 import sys
 import tempfile
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,9 +34,10 @@ from data.images.decode import load_image
 from data.images.regions import place_of
 from data.synthetic.photos.videos import FRAME_RATE
 from misc.cli import Parser, exit_status, path_text
-from misc.detection.boxes import Limits, as_boxes, iou
+from misc.detection.boxes import ALL, Limits, as_boxes, iou
 from misc.detection.detectors import HOG, Detector, load_detector
 from misc.process.workers import num_cores
+from misc.search.benchmark import timed
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index
 from misc.search.indexing.boxes import GivenBoxes
@@ -48,7 +47,6 @@ from misc.search.ranking.answer import rank
 from misc.search.ranking.queries import Query, query_features
 from options import UserError
 
-T = TypeVar("T")
 RANKS = (1, 5)
 PHOTO = (4000, 3000)  # pixels
 AT_HAND = 8  # photos that are in memory while people are looked for in them
@@ -148,7 +146,7 @@ def of_videos(encoder: Encoder, folder: Path) -> str:
         for video, rows in truth.items():
             lines = (f"{frame},-1,{','.join(map(str, box))},1,1\n" for frame, _, *box in rows)
             (boxes / f"{video}.txt").write_text("".join(lines))
-        people = People(None, GivenBoxes(boxes), Limits(min_height=1, max_overlap=1, min_inside=0))
+        people = People(None, GivenBoxes(boxes), ALL)
         update_index(encoder, folder, Path(temporary, "index"), people=people, exclude=["img1"])
         index = Index.open(Path(temporary, "index"))
         features = torch.from_numpy(index.features_of(range(len(index.paths))).astype(np.float32))
@@ -218,13 +216,6 @@ def enlarge(source: Path, target: Path, number: int) -> None:
     image.save(target, quality=90)
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """The seconds that a call took, and what it returned."""
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
-
-
 def build_parser() -> Parser:
     """The command line."""
     parser = Parser(prog="python -m misc.search.benchmark_people", description=__doc__)
@@ -248,8 +239,7 @@ def run(flags: argparse.Namespace) -> None:
     print("| gallery | entries | R@1 | R@5 | R@1, right person |\n|---|---|---|---|---|")
     print(of_index("whole photos", encoder, scenes, None))
     print(of_index(flags.detector, encoder, scenes, People(detector, None, Limits())))
-    limits = Limits(min_height=1, max_overlap=1, min_inside=0)
-    print(of_index("true boxes", encoder, scenes, People(None, given, limits)))
+    print(of_index("true boxes", encoder, scenes, People(None, given, ALL)))
     print(by_hand(encoder, scenes))
     if (flags.scenes / "videos").is_dir():
         print(f"\n{of_videos(encoder, flags.scenes / 'videos')}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.images.decode import SIZE_IN_FILE, load_image
-from data.images.regions import Region, place_of, widened
+from data.images.regions import Region, place_of, widened, within
 from options import UserError
 
 
@@ -58,11 +58,10 @@ def crop_of(image: Image.Image, box: Region, margin: float) -> Image.Image:
     left, top, width, height = widened(box, margin)
     scale = image.width / full_size(image)[0]
     corners = (left, top, left + width, top + height)
-    left, top, right, bottom = (round(scale * corner) for corner in corners)
-    left, top, right, bottom = max(0, left), max(0, top), min(right, image.width), min(bottom, image.height)
-    if right <= left or bottom <= top:
+    inside = within(tuple(round(scale * corner) for corner in corners), image.size)
+    if inside is None:
         raise UserError(f"the box {box} is outside of its image of {image.width} x {image.height} pixels")
-    return image.crop((left, top, right, bottom))
+    return image.crop(inside)
 
 
 def full_size(image: Image.Image) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import uvicorn
 from PIL import Image
@@ -22,6 +24,7 @@ from data.images.regions import Place, Region, place_of
 from misc.search.encoder import Encoder, load_encoder
 from misc.search.index import Index
 from misc.search.indexing.update import update_index
+from misc.search.storage import store
 from misc.search.storage.database import Entry, Header
 from misc.search.storage.sightings import Sighting
 from misc.search.storage.store import Store, create, new_features_name
@@ -67,6 +70,30 @@ def image_folder(folder: Path, count: int = 10) -> Path:
     for number in range(count):
         save_image(folder / "ab"[number % 2] / f"{number:02d}.png", number)
     return folder
+
+
+class Kill(BaseException):
+    """Simulates the end of the process: nothing handles it."""
+
+
+@contextlib.contextmanager
+def killed_at_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Raise `Kill` in place of this write of the block, counted from 0, and of all later ones."""
+    left = [number]
+
+    def killed(work: Callable[..., object]) -> Callable[..., object]:
+        def instead(*arguments: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Kill
+            return work(*arguments)
+
+        return instead
+
+    with monkeypatch.context() as patch:
+        for place, name in ((os, "fsync"), (Path, "replace"), (store, "_write")):
+            patch.setattr(place, name, killed(getattr(place, name)))
+        yield
 
 
 def index_of(folder: Path, features: np.ndarray, images: Sequence[dict[str, Any]], **header: Any) -> Index:

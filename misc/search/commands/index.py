@@ -122,12 +122,12 @@ def check_people_flags(flags: argparse.Namespace) -> None:
 
 def people_of(flags: argparse.Namespace, device: str) -> "People":
     """How the people of the index are found; raises UserError if the detector or the boxes cannot be used."""
-    from misc.detection.boxes import Limits
+    from misc.detection.boxes import ALL, Limits
     from misc.detection.detectors import HOG, load_detector
     from misc.search.indexing.boxes import GivenBoxes
     from misc.search.indexing.people import People
 
-    limits = Limits(min_height=1, max_overlap=1, min_inside=0) if flags.boxes else Limits()
+    limits = ALL if flags.boxes else Limits()
     named = {name: getattr(flags, name) for name in ("min_score", "min_height", "max_overlap")}
     limits = replace(limits, **{name: value for name, value in named.items() if value is not None})
     given = GivenBoxes(flags.boxes) if flags.boxes else None

@@ -13,7 +13,7 @@ from data.detections import coco_boxes
 from data.types import Box
 from misc.detection.boxes import Boxes, as_boxes
 from misc.process.failures import reason_of
-from misc.search.indexing.exclusion import VIDEOS
+from misc.search.indexing.exclusion import is_video
 from options import UserError
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def _names(file: str, with_folders: bool) -> Iterator[tuple[str, str, int | None
     """The names that boxes of a file may have, the file or the sequence of frames, and the frame of it."""
     place = PurePosixPath(file)
     yield (file if with_folders else place.name), file, None
-    if place.suffix.lower() in VIDEOS:
+    if is_video(file):
         yield (str(place.with_suffix("")) if with_folders else place.stem), file, None
     elif place.parent.name == "img1" and place.stem.isdecimal():
         sequence = place.parent.parent

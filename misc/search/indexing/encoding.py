@@ -81,7 +81,7 @@ def _entries(
     file: ImageFile, facts: Facts, found: Sequence[Found], slots: Iterator[int], people: People | None
 ) -> list[Entry]:
     """The entries of a photo, without ids."""
-    boxes = people.given.digest(file.path) if people and people.given else ""
+    boxes = people.boxes_digest(file.path) if people else ""
     entries = []
     for box, score in found:
         size = (facts.width, facts.height) if box is None else box[2:]

@@ -16,6 +16,11 @@ REASONS = dict.fromkeys(VIDEOS, "a video; index --people finds the people in it"
 REASONS |= {f".{name}": f"an image in a format that is not decoded ({name})" for name in OTHERS.split()}
 
 
+def is_video(path: str) -> bool:
+    """Whether a file is a video, by its name."""
+    return os.path.splitext(path)[1].lower() in VIDEOS
+
+
 @dataclass(frozen=True)
 class Exclusion:
     """Hidden files and folders, those of `NO_IMAGES`, and those that match one of these patterns, as in

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator
 
 from data.images.regions import place_of
-from misc.search.indexing.boxes import GivenBoxes
+from misc.search.indexing.people import People
 from misc.search.storage.database import Entry
 from misc.search.storage.sightings import Sighting
 
@@ -16,8 +16,7 @@ class IndexedFiles:
 
     Args:
         entries: of the index.
-        has_people: whether a file may have several; otherwise each entry is of a file of its own.
-        given: the boxes that the user gives now.
+        people: of an index of people, how they are found now; None: each entry is of a file of its own.
 
     Attributes:
         first: for each file the entry that stands for all, with the path of the file. Its digest is also that
@@ -25,10 +24,10 @@ class IndexedFiles:
             kill may leave it, or they are of other boxes, its size is `NEVER` and it has no digest.
     """
 
-    def __init__(self, entries: Collection[Entry], has_people: bool, given: GivenBoxes | None = None) -> None:
-        self.first, self._given = entries, given
+    def __init__(self, entries: Collection[Entry], people: People | None) -> None:
+        self.first, self._people = entries, people
         self._all: dict[int, list[Entry]] = {}
-        if has_people:
+        if people:
             by_file: dict[str, list[Entry]] = {}
             for entry in sorted(entries):
                 by_file.setdefault(place_of(entry.path).file, []).append(entry)
@@ -38,17 +37,13 @@ class IndexedFiles:
     def _standing_for(self, file: str, entries: list[Entry]) -> Entry:
         first = entries[0]._replace(path=file)
         sighting = Sighting.of_text(first.sighting)
-        if sighting.of != len(entries) or sighting.boxes != self.boxes(file):
+        if sighting.of != len(entries) or sighting.boxes != self._people.boxes_digest(file):
             return first._replace(size=NEVER, digest=None)
         return first._replace(digest=first.digest and _with_boxes(first.digest, sighting.boxes))
 
-    def boxes(self, file: str) -> str:
-        """The digest of the boxes that the user gives for a file; "": none."""
-        return self._given.digest(file) if self._given else ""
-
     def digest(self, file: str, content: bytes) -> bytes:
         """The digest of a file of this content, as `first` has it."""
-        return _with_boxes(content, self.boxes(file))
+        return _with_boxes(content, self._people.boxes_digest(file) if self._people else "")
 
     def of(self, first: Entry) -> list[Entry]:
         """All entries of a file."""

@@ -54,6 +54,10 @@ class People:
         others = {"margin": self.margin, "whole": self.whole, "every": self.every}
         return {"detector": detector, **asdict(self.limits), **others}
 
+    def boxes_digest(self, file: str) -> str:
+        """What tells the user's boxes of a file from others; "": a detector finds people."""
+        return self.given.digest(file) if self.given else ""
+
     @property
     def detects_in_workers(self) -> bool:
         """Whether the processes that decode look for people, too."""

@@ -19,12 +19,12 @@ from misc.process.durable import leftovers, replacing
 from misc.search.encoder import Encoder
 from misc.search.index import check_identity, read_header
 from misc.search.indexing.encoding import encode_images
-from misc.search.indexing.exclusion import Exclusion
+from misc.search.indexing.exclusion import Exclusion, is_video
 from misc.search.indexing.files import IndexedFiles
 from misc.search.indexing.matching import Matches, missing
 from misc.search.indexing.outcome import Update, is_folder, merged, num_files
 from misc.search.indexing.people import People
-from misc.search.indexing.video_entries import encode_videos, is_video
+from misc.search.indexing.video_entries import encode_videos
 from misc.search.indexing.walk import Content, ImageFile, find_images
 from misc.search.storage import legacy
 from misc.search.storage.database import DATABASE, Entry, Header, reporting_writes
@@ -135,10 +135,9 @@ def _update(
     if not distributed.is_main():  # each process has found the same
         skipped, excluded = {}, {}
     unread, own = set(skipped), [file for file in found if store.is_own(file.path)]
-    given = people.given if people else None
-    if given:
-        given.assign([file.path for file in found])
-    files = IndexedFiles(store.entries.values(), people is not None, given)
+    if people and people.given:
+        people.given.assign([file.path for file in found])
+    files = IndexedFiles(store.entries.values(), people)
     matches = Matches(files.first, own, image_root, store.others, files.digest)
     num_known = sum(distributed.gather_objects(matches.num_known))
     _on_all(lambda: _check_root(store, found, num_known, image_root))
@@ -148,10 +147,10 @@ def _update(
     store.remove([entry.id for number in matches.removed for entry in files.of(store.entries[number])])
     store.reserve(len(matches.copied) + len(matches.to_encode))
     _copy_features(store, matches.copied, files)
-    photos = [file for file in matches.to_encode if not (people and is_video(file))]
+    photos = [file for file in matches.to_encode if not (people and is_video(file.path))]
     encoded = encode_images(store, encoder, image_root, photos, replaced, skipped, people)
     if people:
-        videos = [file for file in matches.to_encode if is_video(file)]
+        videos = [file for file in matches.to_encode if is_video(file.path)]
         paths = encode_videos(store, encoder, image_root, videos, replaced, skipped, people)
         encoded |= dict.fromkeys(paths, False)
     unread_now = (path for path in replaced if path not in encoded)

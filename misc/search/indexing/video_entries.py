@@ -18,7 +18,6 @@ from misc.detection.video import BadVideoError, Frame
 from misc.process.durable import leftovers
 from misc.search.encoder import Encoder
 from misc.search.indexing.encoding import put_file
-from misc.search.indexing.exclusion import VIDEOS
 from misc.search.indexing.people import People
 from misc.search.indexing.videos import VideoPeople, people_of_video
 from misc.search.indexing.walk import Content, ImageFile, content_of, state_of
@@ -30,11 +29,6 @@ logger = logging.getLogger(__name__)
 
 STATE = "video.npz"  # in the folder of the index: what has been done of the video that is being encoded
 TIME = "%Y-%m-%d %H:%M:%S"
-
-
-def is_video(file: ImageFile) -> bool:
-    """Whether a file is a video, by its name."""
-    return os.path.splitext(file.path)[1].lower() in VIDEOS
 
 
 def encode_videos(
@@ -63,7 +57,7 @@ def encode_videos(
         for number, file in enumerate(new):
             begin = bar.n
             bar.set_postfix_str(f"{number + 1} of {len(new)}", refresh=False)
-            boxes = people.given.digest(file.path) if people.given else ""
+            boxes = people.boxes_digest(file.path)
             given = partial(_boxes_of, people.given.in_video(file.path)) if people.given else None
             try:
                 content = content_of(root / file.path)

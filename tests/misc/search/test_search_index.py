@@ -30,7 +30,7 @@ from misc.search.ranking import engines
 from misc.search.ranking.engines import ApproximateEngine, ExactEngine, Rows, build_approximate
 from misc.search.storage import store
 from options import UserError
-from tests.helpers.search import save_image, save_run, small_encoder
+from tests.helpers.search import Kill, killed_at_write, save_image, save_run, small_encoder
 
 
 def assert_whole(encoder: Encoder, folder: Path, original: Index | None = None) -> Index:
@@ -155,10 +155,6 @@ def test_images_with_names_that_are_not_utf8_are_indexed(encoder: Encoder, tmp_p
     assert {f"images/{path}" for path in assert_whole(encoder, tmp_path / "index").paths} == set(odd)
 
 
-class Kill(BaseException):
-    """Simulates the end of the process."""
-
-
 def test_what_an_interrupted_update_encoded_is_not_encoded_again(
     encoder: Encoder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,25 +206,11 @@ def test_a_kill_at_any_write_leaves_a_whole_generation_and_the_next_run_ends_as_
     update_index(encoder, images, folder)
     expected, names = content(folder), {file.suffix for file in folder.iterdir()}
     kills, seen = 0, set()
-    real = {(os, "fsync"): os.fsync, (Path, "replace"): Path.replace, (store, "_write"): store._write}
     while True:
         shutil.rmtree(folder)
         shutil.copytree(index.folder, folder)
-        left = [kills]
-
-        def killed(work: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
-            def instead(*arguments: object) -> object:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Kill
-                return work(*arguments)
-
-            return instead
-
         try:
-            with monkeypatch.context() as patch:
-                for (place, name), work in real.items():
-                    patch.setattr(place, name, killed(work))
+            with killed_at_write(kills, monkeypatch):
                 update_index(encoder, images, folder)
             break
         except Kill:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -24,11 +24,10 @@ from misc.search.indexing.boxes import GivenBoxes
 from misc.search.indexing.outcome import Update
 from misc.search.indexing.people import People
 from misc.search.indexing.update import update_index
-from misc.search.storage import store
 from misc.search.storage.places import MilvusPlace
 from misc.search.storage.sightings import Sighting
 from options import UserError
-from tests.helpers.search import save_image
+from tests.helpers.search import Kill, killed_at_write, save_image
 from tests.helpers.towers.detectors import save_detector
 
 SIZE = (120, 90)
@@ -295,10 +294,6 @@ def test_a_photo_decoded_at_reduced_size_has_boxes_in_pixels_of_its_file(
     assert index.features_of([0]) == pytest.approx(expected, abs=1e-3)
 
 
-class Kill(BaseException):
-    """Ends an update as a kill would: nothing handles it."""
-
-
 def test_a_kill_at_any_write_leaves_whole_photos_and_the_next_run_ends_as_one_undisturbed(
     encoder: Encoder, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,25 +313,11 @@ def test_a_kill_at_any_write_leaves_whole_photos_and_the_next_run_ends_as_one_un
 
     update(encoder, root, changed)
     expected, kills = content(), 0
-    real = {(os, "fsync"): os.fsync, (Path, "replace"): Path.replace, (store, "_write"): store._write}
     while True:
         shutil.rmtree(folder)
         shutil.copytree(root.parent / "before", folder)
-        left = [kills]
-
-        def killed(work: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
-            def instead(*arguments: object) -> object:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Kill
-                return work(*arguments)
-
-            return instead
-
         try:
-            with monkeypatch.context() as patch:
-                for (place, name), work in real.items():
-                    patch.setattr(place, name, killed(work))
+            with killed_at_write(kills, monkeypatch):
                 update(encoder, root, changed)
             break
         except Kill:
