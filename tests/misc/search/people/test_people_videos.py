@@ -363,42 +363,37 @@ def test_an_interrupted_update_continues_in_the_middle_of_a_video(
 def test_killed_processes_leave_an_index_that_becomes_that_of_an_undisturbed_one(
     root: Path, tmp_path: Path
 ) -> None:
-    """kill -9 at random moments, some of them while a video is encoded."""
+    """kill -9 while a video is encoded, before and behind a write of what has been done."""
     for number in range(3):
         write_video(root / f"{number}.mp4", PEOPLE[number:], [n / 10 for n in range(300)])
     checkpoint = save_run(tmp_path / "run.pth")
     script = tmp_path / "index.py"
     script.write_text(
-        "import sys; from pathlib import Path\n"
+        "import os, signal, sys; from pathlib import Path\n"
         "from misc.search.indexing import videos; videos.SECONDS_PER_STATE = 0.0; videos.PART = 2\n"
-        "from tests.misc.search.people.test_people_videos import people\n"
+        "from misc.search.indexing.tracks import Tracks\n"
         "from misc.search.indexing.update import update_index\n"
         "from misc.search.encoder import load_encoder\n"
-        "print('ready', flush=True)\n"
-        "checkpoint, root, folder = map(Path, sys.argv[1:])\n"
+        "from tests.misc.search.people.test_people_videos import people\n"
+        "left, save = int(sys.argv[4]), Tracks.save\n"
+        "def killed(tracks, *arguments):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    if sys.argv[5] == 'behind' or left: save(tracks, *arguments)\n"
+        "    if not left: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Tracks.save = killed\n"
+        "checkpoint, root, folder = map(Path, sys.argv[1:4])\n"
         "update_index(load_encoder(checkpoint), root, folder, people=people())\n"
     )
 
-    def start(folder: str) -> subprocess.Popen:
-        command = [sys.executable, str(script), str(checkpoint), str(root), str(tmp_path / folder)]
-        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": "."}, stdout=subprocess.PIPE)
-        process.stdout.readline()
-        return process
+    def status(folder: str, write: int, side: str = "behind") -> int:
+        command = [sys.executable, script, checkpoint, root, tmp_path / folder, str(write), side]
+        return subprocess.run(command, env=os.environ | {"PYTHONPATH": "."}, check=False).returncode
 
-    assert start("whole").wait() == 0
-    rng, num_killed = np.random.default_rng(0), 0
-    while True:
-        process = start("killed")
-        try:
-            if num_killed < 4:
-                process.wait(timeout=rng.uniform(0.2, 3))
-            assert process.wait(timeout=300 if num_killed >= 4 else 0.01) == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            num_killed += 1
-    assert num_killed
+    assert status("whole", -1) == 0
+    for write, side in ((1, "before"), (3, "behind"), (14, "before"), (7, "behind")):
+        assert status("killed", write, side) == -signal.SIGKILL
+    assert status("killed", -1) == 0
     assert entries(tmp_path / "whole") == entries(tmp_path / "killed")
     features = []
     for name in ("whole", "killed"):
