@@ -3,6 +3,7 @@
 import os
 import stat
 import threading
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib import import_module
 from io import BytesIO
@@ -26,7 +27,7 @@ MAX_JPEG, MAX_PROGRESSIVE = 4 * MAX_PIXELS, 3 * MAX_PIXELS // 2
 REDUCED = 4  # they have a quarter of their width and height
 SIZE_IN_FILE = "size in the file"  # the key in `info` of such a JPEG
 
-STRIP = 1 << 20  # pixels converted at once where an image is reduced
+STRIP = 1 << 20  # pixels converted at once where an image is reduced or has transparency
 
 # Pillow knows these by name, but needs another program to decode them, or cannot.
 NOT_DECODED = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -190,8 +191,9 @@ def _decode(
         turn = UPRIGHT.get(number := orientation(file))
         if at_most:
             image = _reduced(file, at_most[::-1] if number in QUARTER_TURNS else at_most)
-            return image if turn is None else image.transpose(turn)
-        return _to_rgb(file if turn is None else file.transpose(turn))
+        else:
+            image = _to_rgb(file)
+        return image if turn is None else image.transpose(turn)
 
 
 def _reduced(file: Image.Image, at_most: tuple[int, int]) -> Image.Image:
@@ -199,12 +201,19 @@ def _reduced(file: Image.Image, at_most: tuple[int, int]) -> Image.Image:
     width, height = file.size
     factor = max(1, int(max(width / at_most[0], height / at_most[1])))
     image = Image.new("RGB", (-(-width // factor), -(-height // factor)))
-    rows = factor * max(1, STRIP // (factor * width))
-    for top in range(0, height, rows):  # the conversion of all pixels at once takes several times the memory
-        strip = file.crop((0, top, width, min(top + rows, height)))
+    for top, strip in _strips(file, factor):
         image.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
     image.thumbnail(at_most)
     return image
+
+
+def _strips(image: Image.Image, factor: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """Parts of a multiple of `factor` rows, and where they begin: to convert all pixels at once takes several
+    times the memory.
+    """
+    rows = factor * max(1, STRIP // (factor * image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _quarter(file: Image.Image, wanted: bool) -> None:
@@ -282,6 +291,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             raise ValueError("pixels of 32 bits, of which nothing says what is white")
         return Image.fromarray((pixels >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:  # what lies under transparent pixels is arbitrary
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        opaque = Image.new("RGB", image.size)
+        for top, strip in _strips(image):
+            white = Image.new("RGBA", strip.size, "white")
+            opaque.paste(Image.alpha_composite(white, strip.convert("RGBA")).convert("RGB"), (0, top))
+        return opaque
     return image if image.mode == "RGB" else image.convert("RGB")

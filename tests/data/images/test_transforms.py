@@ -2,6 +2,8 @@
 
 import io
 import random
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +64,32 @@ def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
     else:
         Image.new(mode, (4, 4), 0).save(tmp_path / "a.png")
     assert np.asarray(load_image(tmp_path / "a.png")).min() == 255
+
+
+def test_transparency_is_blended_with_white_in_every_part_of_a_large_image(tmp_path: Path) -> None:
+    """The image holds more than two strips, and is turned."""
+    rng = np.random.default_rng(0)
+    pixels = np.tile(rng.integers(0, 256, (60, 40, 4), np.uint8), (42, 32, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif, compress_level=1)
+    colors, share = pixels[..., :3].astype(float), pixels[..., 3:] / 255
+    expected = (255 + (colors - 255) * share)[::-1, ::-1]
+    assert np.abs(np.asarray(load_image(tmp_path / "a.png")) - expected).max() <= 1
+
+
+def test_a_large_image_with_transparency_takes_little_more_memory_than_its_pixels(tmp_path: Path) -> None:
+    Image.new("RGBA", (6000, 6000), (10, 20, 30, 100)).save(tmp_path / "a.png", compress_level=1)
+    program = (
+        "import sys, numpy\nfrom data.images.decode import load_image\n"
+        "from misc.process.workers import memory_of_process\n"
+        "load_image(sys.argv[2])\nbefore = memory_of_process()\nload_image(sys.argv[1])\n"
+        "print(memory_of_process() - before)"
+    )
+    Image.new("RGBA", (4, 4)).save(tmp_path / "b.png")
+    command = [sys.executable, "-c", program, tmp_path / "a.png", tmp_path / "b.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 9 * 6000 * 6000, "4 bytes a pixel as it is in the file, and 3 of RGB"
 
 
 def a_jpeg() -> bytes:
