@@ -100,12 +100,13 @@ class Tracker:
         }
 
     def restore(self, state: Mapping[str, npt.NDArray[np.float64] | Features]) -> None:
-        """Continue where the tracker was whose `state` this is."""
-        self._num_tracks, looks = int(state["num_tracks"]), state["looks"]
+        """Continue where the tracker was whose `state` this is; an error changes nothing."""
+        looks, num_tracks = state["looks"], int(state["num_tracks"])
         self._tracks = [
             _Track(int(row[0]), row[1], row[2:6], row[6] > 0, row[7:9], looks[n] if len(looks) else None)
             for n, row in enumerate(state["motions"])
         ]
+        self._num_tracks = num_tracks
 
     def _costs(
         self,

@@ -3,7 +3,8 @@
 import json
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from data.images.regions import Region, rounded
 from misc.detection.boxes import Boxes, free_shares
 from misc.detection.tracks import Features, Motion, Tracker, touch_edge
 from misc.process.durable import replacing
+from misc.search.storage.database import READ_ERRORS
+from model.protocol import JsonObject
 
 Feature = npt.NDArray[np.float16]
 MAX_CROPS = 4  # of a track, the best one included
@@ -158,24 +161,27 @@ class Tracks:
 
     def load(self, path: Path, settings: str) -> None:
         """Continue from the state in a file; one of other settings, or damaged, is ignored."""
-        try:
+        with suppress(*READ_ERRORS, zipfile.BadZipFile):
             with np.load(path, allow_pickle=False) as file:
                 state = {name: file[name] for name in file.files}
             about = json.loads(str(state["about"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return
-        if about["settings"] != settings:
-            return
-        self.size, self.done = tuple(about["size"]), Done(*about["done"])
-        self.whole, self._num_samples = state["whole"], about["samples"]
-        self._tracker.restore(state)
+            if about["settings"] == settings:
+                self._restore(about, state)
+
+    def _restore(self, about: JsonObject, state: Mapping[str, npt.NDArray[np.float64]]) -> None:
+        """Changes nothing where it raises one of `READ_ERRORS`."""
         people = [
             _Person(first, last, int(seen), total)
             for (first, last, seen), total in zip(state["spans"].tolist(), state["totals"], strict=True)
         ]
         for n, time, sample, *box, score, quality in state["crops"].tolist():
             people[int(n)].crops.append(Crop(time, int(sample), tuple(map(int, box)), score, quality))
-        self._people = dict(zip(state["numbers"].tolist(), people, strict=True))
+        by_number = dict(zip(state["numbers"].tolist(), people, strict=True))
+        size, done, whole = tuple(about["size"]), Done(*about["done"]), state["whole"]
+        num_samples = about["samples"]
+        self._tracker.restore(state)
+        self.size, self.done, self.whole = size, done, whole
+        self._people, self._num_samples = by_number, num_samples
 
 
 def quality_of(boxes: Boxes, size: tuple[int, int]) -> npt.NDArray[np.float64]:

@@ -20,7 +20,7 @@ from misc.search.index import Index
 from misc.search.indexing import video_entries, videos
 from misc.search.indexing.outcome import Update
 from misc.search.indexing.people import People
-from misc.search.indexing.tracks import Tracks, quality_of
+from misc.search.indexing.tracks import Done, Tracks, quality_of
 from misc.search.indexing.update import update_index
 from misc.search.indexing.videos import VideoPeople, people_of_video
 from misc.search.storage.sightings import Sighting
@@ -252,6 +252,25 @@ def test_a_state_of_another_video_of_other_settings_or_damaged_is_ignored(
     changed[len(content) // 2] ^= 255
     state.write_bytes(changed)
     assert same(tracks_of(street, encoder, state), expected)
+
+
+@pytest.mark.parametrize("bit", [1, 16, 128])
+def test_no_damaged_byte_of_a_state_is_an_error(bit: int, tmp_path: Path) -> None:
+    """What is read from one is all of it, or nothing."""
+    tracks, state, features = Tracks(1.0), tmp_path / "state", np.eye(2, 4, dtype=np.float32)
+    tracks.size, tracks.whole, tracks.done = SIZE, np.ones(4, np.float16), Done(0.0, 3.0, "ab")
+    for time in range(4):
+        boxes = as_boxes([[10 + time, 10, 20, 60, 0.9], [90, 20, 20, 50, 0.8]])
+        tracks.add(float(time), SIZE, boxes, features)
+    tracks.save(state, "settings")
+    content = state.read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= bit
+        state.write_bytes(damaged)
+        loaded = Tracks(1.0)
+        loaded.load(state, "settings")
+        assert len(loaded.tracks()) == (0 if loaded.done is None else 2)
 
 
 def update(encoder: Encoder, root: Path, **settings: object) -> Update:
