@@ -27,7 +27,7 @@ def read_detections(path: Path, frames: Sequence[str]) -> list[tuple[int, Box]]:
     for name, box, score in coco_boxes(path, "eval.detections"):
         frame = numbers.get(PurePosixPath(name).name)
         if frame is not None:  # a file may be of all splits
-            found.append((frame, -score, box))
+            found.append((frame, -1.0 if score is None else -score, box))
     if not found:
         raise UserError(
             f"eval.detections: '{path}' has no person in the {len(frames)} frames of the test split "
@@ -36,8 +36,9 @@ def read_detections(path: Path, frames: Sequence[str]) -> list[tuple[int, Box]]:
     return [(frame, box) for frame, _, box in sorted(found)]
 
 
-def coco_boxes(path: Path, option: str) -> Iterator[tuple[str, Box, float]]:
-    """(name of the image, box, score) of each person in a file; boxes without an area are left out.
+def coco_boxes(path: Path, option: str) -> Iterator[tuple[str, Box, float | None]]:
+    """(name of the image, box, score if it has one) of each person in a file; boxes without an area are left
+    out.
 
     The file is an object of COCO (`images` with `id` and `file_name`, `annotations` with `image_id`, `bbox`
     and, if need be, `score`), or a list of such annotations whose `image_id` is the name of the image. Where
@@ -102,8 +103,10 @@ def _numbers(frames: Iterable[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _score(item: dict[str, object], where: str) -> float:
-    score = item.get("score", 1.0)
+def _score(item: dict[str, object], where: str) -> float | None:
+    if "score" not in item:
+        return None
+    score = item["score"]
     if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) < float("inf"):
         raise UserError(f"{where}: field 'score' should be a number, found {score!r:.40}")
     return float(score)

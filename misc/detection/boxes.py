@@ -1,5 +1,6 @@
 """Boxes around people, in pixels of an upright image: which of a detector's are kept."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class Limits:
     min_inside: float = 0.5
 
 
+UNSCORED = math.inf  # the score of a box that the user gives without one: no limit leaves it out
 ALL = Limits(min_height=1, max_overlap=1, min_inside=0)  # of the user's own boxes, unless the user says less
 
 

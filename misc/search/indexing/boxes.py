@@ -5,13 +5,13 @@ import hashlib
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data.detections import coco_boxes
 from data.types import Box
-from misc.detection.boxes import Boxes, as_boxes
+from misc.detection.boxes import UNSCORED, Boxes, as_boxes
 from misc.process.failures import reason_of
 from misc.search.indexing.exclusion import is_video
 from options import UserError
@@ -26,11 +26,11 @@ PEDESTRIAN = 1  # the class, in the true boxes of MOTChallenge
 class Given(NamedTuple):
     """A box; of a video, also the number of the frame, from 1, and that of the track where the file has one.
 
-    `track` -1: the file does not say.
+    `score` None, `track` -1: the file does not say.
     """
 
     box: Box
-    score: float = 1.0
+    score: float | None = None
     frame: int | None = None
     track: int = -1
 
@@ -52,7 +52,7 @@ class GivenBoxes:
         self.path, self._boxes = path, defaultdict[str, list[Given]](list)
         self._name_of: dict[str, tuple[str, int | None]] = {}
         for name, given in _read(path):
-            self._boxes[name].append(given)
+            self._boxes[name.replace("\\", "/").removeprefix("./")].append(given)
         if not self._boxes:
             raise UserError(f"--boxes: '{path}' has no boxes of people")
 
@@ -84,11 +84,11 @@ class GivenBoxes:
         logger.info(f"--boxes: of {len(self._name_of)} of {len(files)} files")
 
     def in_photo(self, file: str) -> Boxes:
-        """The boxes (n, 5) of a photo."""
-        return as_boxes([[*given.box, given.score] for given in self._of(file)])
+        """The boxes (n, 5) of a photo, the score `UNSCORED` where they have none."""
+        return _as_rows(self._of(file))
 
     def in_video(self, file: str) -> Mapping[int, tuple[Boxes, list[int] | None]]:
-        """{number of the frame, from 1: its boxes (n, 5), and their tracks where all of them are known}."""
+        """{number of the frame, from 1: its boxes as `in_photo`, and their tracks where all are known}."""
         by_frame = defaultdict[int, list[Given]](list)
         for given in self._of(file):
             if given.frame is None:
@@ -97,7 +97,7 @@ class GivenBoxes:
         are_known = all(given.track >= 0 for given in self._of(file))
         return {
             frame: (
-                as_boxes([[*given.box, given.score] for given in boxes]),
+                _as_rows(boxes),
                 [given.track for given in boxes] if are_known else None,
             )
             for frame, boxes in by_frame.items()
@@ -111,6 +111,10 @@ class GivenBoxes:
         name, frame = self._name_of.get(file, ("", None))
         found = self._boxes[name] if name else []
         return found if frame is None else [given for given in found if given.frame == frame]
+
+
+def _as_rows(boxes: Sequence[Given]) -> Boxes:
+    return as_boxes([[*each.box, UNSCORED if each.score is None else each.score] for each in boxes])
 
 
 def _names(file: str, with_folders: bool) -> Iterator[tuple[str, str, int | None]]:
@@ -160,35 +164,43 @@ def _mot(path: Path) -> Iterator[Given]:
             raise UserError(
                 f"{where}: expected frame, track, left, top, width, height ..., found {line!r:.60}"
             )
-        frame, track, *box, score, kind = (_number(value, where) for value in (*values[:8], "1", "1")[:8])
-        is_ignored = track >= 0 and score == 0  # of true boxes: not to be evaluated
+        frame, track, *box, score, kind = (_number(value, where) for value in (*values[:8], "-1", "-1")[:8])
+        is_ignored = track >= 0 and score == 0  # of true boxes 0 and 1 say whether they are evaluated
+        has_score = score >= 0 and not (track >= 0 and score == 1)
         if frame < 1 or frame != int(frame) or track != int(track):
             raise UserError(f"{where}: expected a frame from 1, and a track, found {line!r:.60}")
         is_person = track < 0 or kind <= 0 or kind == PEDESTRIAN  # not every file has the class
         if is_person and not is_ignored and min(box[2:]) > 0:
-            yield Given(tuple(box), score if score >= 0 else 1.0, int(frame), int(track))
+            yield Given(tuple(box), score if has_score else None, int(frame), int(track))
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Given]]:
     reader = csv.DictReader(_lines(path))
-    columns = set(reader.fieldnames or ())
-    if not {"file", *SIDES} <= columns <= COLUMNS:
-        raise UserError(
-            f"--boxes: '{path}' should have the columns file, {', '.join(SIDES)}, and may have score, frame "
-            f"and track; it has {', '.join(map(str, reader.fieldnames or ('none',))):.100}"
-        )
-    for row in reader:
-        where = f"--boxes: '{path}' line {reader.line_num}"
-        if None in row or None in row.values():
-            raise UserError(f"{where}: expected {len(columns)} values, as in the first line")
-        box = tuple(_number(row[side], where) for side in SIDES)
-        score = _number(row["score"], where) if row.get("score") else 1.0
-        frame, track = (_whole(row.get(name), where) for name in ("frame", "track"))
-        if min(box[2:]) > 0:
-            yield (
-                row["file"].replace("\\", "/").removeprefix("./"),
-                Given(box, score, frame, -1 if track is None else track),
+    try:
+        columns = set(reader.fieldnames or ())
+        if not {"file", *SIDES} <= columns <= COLUMNS:
+            raise UserError(
+                f"--boxes: '{path}' should have the columns file, {', '.join(SIDES)}, and may have score, "
+                f"frame and track; it has {', '.join(map(str, reader.fieldnames or ('none',))):.100}"
             )
+        for row in reader:
+            where = f"--boxes: '{path}' line {reader.line_num}"
+            if None in row or None in row.values():
+                raise UserError(f"{where}: expected {len(columns)} values, as in the first line")
+            given = _given(row, where)
+            if min(given.box[2:]) > 0:
+                yield row["file"], given
+    except csv.Error as error:
+        raise UserError(f"--boxes: '{path}' line {reader.line_num}: it is no CSV ({error})") from error
+
+
+def _given(row: Mapping[str, str], where: str) -> Given:
+    box = tuple(_number(row[side], where) for side in SIDES)
+    score = _number(row["score"], where) if row.get("score") else None
+    frame, track = (_whole(row.get(name), where) for name in ("frame", "track"))
+    if frame is not None and frame < 1:
+        raise UserError(f"{where}: expected a frame from 1, found {frame}")
+    return Given(box, score, frame, -1 if track is None else track)
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data.images.regions import Region, rounded
-from misc.detection.boxes import Boxes, Limits, kept
+from misc.detection.boxes import UNSCORED, Boxes, Limits, kept
 from misc.detection.detectors import Detector
 from misc.search.indexing.boxes import GivenBoxes
 from misc.search.views import crop_of, full_size
@@ -18,7 +18,7 @@ MARGIN, EVERY = 0.0, 1.0
 
 
 class Found(NamedTuple):
-    """A person in a photo, with the detector's score; or the whole photo, without both."""
+    """A person in a photo, with the score where there is one; or the whole photo, without both."""
 
     box: Region | None = None
     score: float | None = None
@@ -89,12 +89,17 @@ class People:
         scores: dict[Region, float] = {}
         for *box, score in boxes.tolist():
             scores.setdefault(rounded(tuple(box)), score)
-        people = [Found(box, score) for box, score in scores.items()]
+        people = [Found(box, known_score(score)) for box, score in scores.items()]
         return people + WHOLE if self.whole or not people else people
 
     def crops(self, image: Image.Image, entries: Sequence[Found]) -> list[Image.Image]:
         """What the encoder sees of each entry of a photo."""
         return [image if entry.box is None else crop_of(image, entry.box, self.margin) for entry in entries]
+
+
+def known_score(score: float) -> float | None:
+    """The score of a box; None: it has none."""
+    return None if score == UNSCORED else score
 
 
 def _enlarged(boxes: Boxes, image: Image.Image) -> Boxes:

@@ -18,7 +18,7 @@ from misc.detection.video import BadVideoError, Frame
 from misc.process.durable import leftovers
 from misc.search.encoder import Encoder
 from misc.search.indexing.encoding import put_file
-from misc.search.indexing.people import People
+from misc.search.indexing.people import People, known_score
 from misc.search.indexing.videos import VideoPeople, people_of_video
 from misc.search.indexing.walk import Content, ImageFile, content_of, state_of
 from misc.search.storage.database import Entry
@@ -58,7 +58,8 @@ def encode_videos(
             begin = bar.n
             bar.set_postfix_str(f"{number + 1} of {len(new)}", refresh=False)
             boxes = people.boxes_digest(file.path)
-            given = partial(_boxes_of, people.given.in_video(file.path)) if people.given else None
+            boxes_of = people.given.in_video(file.path) if people.given else {}
+            given = partial(_boxes_of, boxes_of) if people.given else None
             try:
                 content = content_of(root / file.path)
                 report = partial(_advance, bar, begin, file.size)
@@ -76,6 +77,11 @@ def encode_videos(
                 put_file(store, replaced.get(file.path, ()), list(placed))
                 store.commit()
                 encoded.append(file.path)
+                if boxes_of and not found.tracks:
+                    logger.warning(
+                        f"--boxes: '{file.path}' has boxes in {len(boxes_of)} frames, but within the limits "
+                        f"none in a frame that is looked at, each {people.every:g} seconds; see --every"
+                    )
             _advance(bar, begin, file.size, 1.0)
     for unused in (state, *leftovers(state)):
         unused.unlink(missing_ok=True)
@@ -103,7 +109,7 @@ def _entries(
         path, taken = Place(file, track.time, track.box).path, _later(found.taken, track.time)
         crops = tuple(Place(file, *crop).path for crop in track.crops)
         span = (round(track.first, 3), round(track.last, 3))
-        sighting = Sighting(num_entries, track.score, *span, track.seen, crops, boxes)
+        sighting = Sighting(num_entries, known_score(track.score), *span, track.seen, crops, boxes)
         entries.append(Entry(0, 0, path, *content, *track.box[2:], taken, None, sighting.text))
         features.append(track.feature)
     if len(entries) < num_entries:

@@ -137,8 +137,8 @@ def as_json(listings: Sequence[Listing]) -> str:
     "results": [{"rank", "score", "image", "missing", "width", "height", "taken", "duplicates": [paths]}]}.
 
     In an index of people, "image" is the file, and there are "path" (of the entry), "box" [left, top, width,
-    height] in pixels, "time", "first" and "last" in seconds of the video, "detection" (the detector's score)
-    and "crops" [paths]. With `per_file` there is "others" [paths].
+    height] in pixels, "time", "first" and "last" in seconds of the video, "detection" (the score of the
+    box) and "crops" [paths]. With `per_file` there is "others" [paths].
     """
     content = [
         {

@@ -14,7 +14,7 @@ class Sighting:
 
     Attributes:
         of: how many entries its file has.
-        score: the detector's; None: the whole image, or a box of unknown score.
+        score: of the box, by the detector or the user; None: the whole image, or a box without one.
         first, last: of a track, seconds of the video at which the person is seen; None: a photo.
         seen: of a track, number of frames in which the person was found.
         crops: of a track, the paths of other good crops relative to the image root, best first.

@@ -128,7 +128,8 @@ class Whereabouts(BaseModel):
 
     `file` is relative to the image root. `box` is left, top, width and height in pixels of the upright
     photo or frame, without margin. Times are seconds since the first frame of the video: `time` that of the
-    picture, `first` and `last` those of the track. `detection` is the detector's score.
+    picture, `first` and `last` those of the track. `detection` is the score of the box,
+    where it has one.
     """
 
     file: Line | None = None

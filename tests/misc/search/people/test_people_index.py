@@ -165,6 +165,16 @@ def test_boxes_in_csv_and_mot_are_those_of_coco(encoder: Encoder, root: Path) ->
         ("boxes.csv", "file,left\na.png,1", "should have the columns file, left, top, width, height"),
         ("boxes.csv", "file,left,top,width,height\na.png,1,2,x,4", "line 2: expected a number, found 'x'"),
         ("boxes.csv", "file,left,top,width,height\na.png,1,2", "line 2: expected 5 values"),
+        (
+            "boxes.csv",
+            "file,left,top,width,height,frame\na.mp4,1,2,3,4,0",
+            "expected a frame from 1, found 0",
+        ),
+        (
+            "boxes.csv",
+            'file,left,top,width,height\n"a.png,1,2,3,4' + 40_000 * "\na,,,",
+            "it is no CSV (field",
+        ),
         ("boxes.txt", "1,-1,3", "line 1: expected frame, track, left"),
         ("boxes.txt", "0,-1,1,2,3,4", "line 1: expected a frame from 1"),
         ("boxes.txt", "1,-1,nan,2,3,4", "line 1: expected a number, found 'nan'"),
@@ -177,6 +187,37 @@ def test_boxes_that_are_none_are_refused(name: str, text: str | None, reason: st
     with pytest.raises(UserError, match=r"--boxes: ") as raised:
         GivenBoxes(tmp_path / name)
     assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "scores"),
+    [
+        (
+            "boxes.csv",
+            "file,left,top,width,height,score\nwalk.mp4,1,2,3,4,0.5\nwalk.mp4,1,2,3,4,",
+            [0.5, None],
+        ),
+        ("boxes.csv", "file,left,top,width,height\n.\\walk.mp4,1,2,3,4", [None]),
+        ("boxes.json", '[{"image_id": "./walk.mp4", "bbox": [1, 2, 3, 4]}]', [None]),
+        ("boxes.json", '[{"image_id": "walk.mp4", "bbox": [1, 2, 3, 4], "score": 1}]', [1]),
+        ("walk.txt", "1,-1,1,2,3,4\n1,-1,1,2,3,4,-1\n1,-1,1,2,3,4,1", [None, None, 1]),
+        # In true boxes 1 says that they count; in tracks it is what was detected.
+        ("walk.txt", "1,5,1,2,3,4,1,1,0.9\n1,6,1,2,3,4,0.75,-1,-1,-1", [None, 0.75]),
+    ],
+)
+def test_a_box_has_the_score_that_the_user_gave_or_none(
+    name: str, text: str, scores: list[float | None], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    boxes = GivenBoxes(tmp_path / name)
+    boxes.assign(["walk.mp4"])
+    people = People(None, boxes, Limits(min_score=0.9, min_height=1, max_overlap=1))
+    found = boxes.in_photo("walk.mp4")
+    found[:, 0] += range(len(found))  # else they were one entry
+    assert [entry.score for entry in people.entries_of(found)] == scores
+    limited = [score for score in scores if score is None or score >= 0.9]
+    (kept,) = people.boxes_in([Image.new("RGB", SIZE)], ["walk.mp4"])
+    assert len(kept) == len(limited)
 
 
 def test_boxes_name_a_file_without_doubt(

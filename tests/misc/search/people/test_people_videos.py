@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from data.images.regions import place_of
-from misc.detection.boxes import Limits, as_boxes
+from misc.detection.boxes import ALL, Limits, as_boxes
 from misc.detection.video import Facts, Frame, frame_at, sampled_frames
 from misc.search.encoder import Encoder
 from misc.search.index import Index
 from misc.search.indexing import video_entries, videos
+from misc.search.indexing.boxes import GivenBoxes
 from misc.search.indexing.outcome import Update
 from misc.search.indexing.people import People
 from misc.search.indexing.tracks import Done, Tracks, quality_of
@@ -346,6 +347,29 @@ def test_a_person_of_a_video_has_the_time_of_its_crop_and_without_pyav_videos_ar
     (root / "street.mp4").write_bytes((root / "empty.mp4").read_bytes()[:-1])
     found = update(encoder, root)
     assert found.skipped["street.mp4"] == "PyAV is not installed; pip install av"
+
+
+def test_boxes_of_the_user_are_taken_in_the_frames_that_are_looked_at_with_a_word_if_there_are_none(
+    encoder: Encoder, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of ten frames a second the first and the eleventh."""
+    lines = [f"street.mp4,{10 * frame},20,30,40,{frame}" for frame in (1, 2, 11, 12)]
+    lines += [f"empty.mp4,10,20,30,40,{frame}" for frame in (2, 12)]
+    file = root.parent / "boxes.csv"
+    file.write_text("\n".join(["file,left,top,width,height,frame", *lines]))
+    given = People(None, GivenBoxes(file), ALL)
+    update_index(encoder, root, root.parent / "index", people=given)
+    known = entries(root.parent / "index")
+    places = [
+        "empty.mp4/0.000s",
+        "photo.png",
+        "street.mp4/0.000s/10,20,30,40",
+        "street.mp4/1.000s/110,20,30,40",
+    ]
+    assert sorted(known) == places
+    assert [known[path].score for path in places] == 4 * [None]
+    assert "--boxes: 'empty.mp4' has boxes in 2 frames, but" in caplog.text
+    assert "'street.mp4' has" not in caplog.text
 
 
 def test_an_interrupted_update_continues_in_the_middle_of_a_video(
