@@ -9,6 +9,8 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from misc.search.web.access import SESSION, Access
 from misc.search.web.export import csv_of, zip_of_crops, zip_of_files
@@ -16,7 +18,7 @@ from misc.search.web.gate import session_in
 from misc.search.web.model_queue import ModelQueue
 from misc.search.web.page import Page
 from misc.search.web.pictures import THUMBNAIL, VIEW, Pictures, Size, Source
-from misc.search.web.refusals import RefusedError
+from misc.search.web.refusals import RefusedError, problem
 from misc.search.web.schema import (
     MAX_EXPORTED,
     MAX_ID,
@@ -181,9 +183,32 @@ def _check_file(path: Path) -> None:
         raise RefusedError(404, f"image '{path}' cannot be read (it is not there)")
 
 
+class _File(FileResponse):
+    """A file, or the ranges of its bytes that are asked for; others are refused as requests are, in JSON."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        refusal: Message | None = None
+
+        async def send_unless_refused(message: Message) -> None:
+            nonlocal refusal
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                refusal = message
+            if refusal is None:
+                await send(message)
+
+        await super().__call__(scope, receive, send_unless_refused)
+        if refusal is not None:
+            found = Headers(raw=refusal["headers"]).get("content-range")
+            headers = {"content-range": found} if found else None
+            await problem(refusal["status"], "range: expected bytes of the file", headers)(
+                scope, receive, send
+            )
+
+
 def _response(path: Path, disposition: str, kind: str) -> FileResponse:
     """The file, or the ranges of its bytes that are asked for."""
     _check_file(path)
     name = quote(encodable(path.name), safe="")
     headers = {"content-disposition": f"{disposition}; filename*=utf-8''{name}", "cache-control": "no-cache"}
-    return FileResponse(path, media_type=kind, headers=headers)
+    return _File(path, media_type=kind, headers=headers)

@@ -277,9 +277,13 @@ def test_a_video_is_served_by_ranges_of_bytes(page_of_people: Page, server: str,
     assert headers["content-type"].startswith("multipart/byteranges; boundary=")
     for start, end in ((0, 4), (100, 104), (size - 2, size)):
         assert f"bytes {start}-{end - 1}/{size}\r\n\r\n".encode() + content[start:end] + b"\r\n" in body
-    status, headers, _ = get(address, range=f"bytes={size}-")
+    status, headers, body = get(address, range=f"bytes={size}-")
     assert (status, headers["content-range"]) == (416, f"bytes */{size}")
+    assert json.loads(body) == {"error": "range: expected bytes of the file"}
     assert HEADERS.items() <= headers.items()
+    status, headers, body = get(address, range="pages=1-2")
+    assert (status, json.loads(body).keys()) == (400, {"error"})
+    assert headers["content-type"] == "application/json"
     tag = get(address)[1]["etag"]
     assert get(address, range="bytes=1-2", **{"if-range": tag})[0] == 206
     assert get(address, range="bytes=1-2", **{"if-range": '"another"'})[0] == 200
