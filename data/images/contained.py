@@ -46,11 +46,20 @@ def split_path(image: str) -> tuple[str, str]:
 def place_of(path: str | Path) -> tuple[Path, str] | None:
     """The file and the place in it, of a path that names something inside a file."""
     folder, name = split_path(os.fspath(path).replace(os.sep, "/"))
-    inside = folder.lower().endswith(ENDINGS) and os.path.isfile(folder)
-    return (_file(folder), name) if inside else None
+    if not folder.lower().endswith(ENDINGS):
+        return None
+    try:
+        return _file(folder), name
+    except FileNotFoundError:
+        return None
 
 
-_file = lru_cache(maxsize=1024)(Path)  # of many images in one
+@lru_cache(maxsize=1024)  # of many images in one
+def _file(path: str) -> Path:
+    """Raises FileNotFoundError where there is no such file: this is not kept, for it may come to be there."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(path)
+    return Path(path)
 
 
 def read_content(path: Path) -> bytes:

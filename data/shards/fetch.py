@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 PIPE = "pipe:"
 ATTEMPTS = 3
 TIMEOUT = 60  # seconds without a byte
+AHEAD = 1 << 22  # bytes read at once
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,14 @@ class Preparer:
 
 
 def _read_ahead(file: Path) -> None:
-    """Let the system read a file in order, rather than the samples of the window one by one."""
-    if hasattr(os, "posix_fadvise"):
-        with file.open("rb") as stream:
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    """Read a file in order, so that the system keeps it, rather than the samples of the window one by one.
+
+    Linux follows the advice to do so itself (`posix_fadvise`) for a few megabytes at most.
+    """
+    buffer = bytearray(AHEAD)
+    with file.open("rb", buffering=0) as stream:
+        while stream.readinto(buffer):
+            pass
 
 
 def _check_end(file: Path) -> None:

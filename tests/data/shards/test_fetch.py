@@ -4,6 +4,7 @@ import functools
 import http.server
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import pytest
 
 from data.annotations import load_data
 from data.shards.__main__ import main as write
-from data.shards.fetch import Fetcher, Preparer
+from data.shards.fetch import AHEAD, Fetcher, Preparer
 from main import main
 from options import UserError, load_options
 from tests.helpers.tiny_config import write_config
 from tests.helpers.whole_runs import read_metrics, status_and_error, timeless
 
 END = bytes(1024)
+COUNTS = Path("/proc/self/io")
 
 
 @pytest.fixture
@@ -83,6 +85,20 @@ def test_a_preparer_copies_in_the_background_and_leaves_errors_to_others(
     prepare([0, 1])
     while not (fetcher.folder / "1.tar").exists():
         pass
+
+
+@pytest.mark.skipif(not COUNTS.exists(), reason="the system does not count what a process reads")
+def test_a_preparer_reads_the_whole_shard(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(bytes(10 * AHEAD + 1))
+    before = bytes_read()
+    Preparer(tmp_path, ["0.tar"], None)([0])
+    while bytes_read() - before <= 10 * AHEAD:
+        time.sleep(0.01)
+
+
+def bytes_read() -> int:
+    """By this process, since it began."""
+    return int(COUNTS.read_text().split("rchar:")[1].split()[0])
 
 
 def test_a_run_on_shards_that_are_elsewhere_is_that_on_shards_here(people: Path, tmp_path: Path) -> None:
