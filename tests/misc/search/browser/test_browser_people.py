@@ -1,5 +1,6 @@
 """The page of an index of people: the scene around a person, the video, one place per file, hours."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def test_one_place_per_photo_or_video_whose_count_opens_the_others(people_view: 
     others = view.get_by_role("button", name="show 1 other of this photo")
     expect(others).to_have_count(4)
     others.first.click()
-    expect(view.locator("#others h3")).to_have_text("2 people of this photo")
+    expect(view.locator("#others h3")).to_have_text("Found in this photo")
     people = view.locator("#others button")
     expect(people.nth(0)).to_have_attribute("aria-current", "true")
     before = query_of(view)
@@ -217,6 +218,101 @@ def test_one_place_per_photo_or_video_whose_count_opens_the_others(people_view: 
     view.go_back()
     expect(images(view)).to_have_count(everyone)
     expect(view.get_by_label("One per photo or video")).not_to_be_checked()
+
+
+def open_other(view: Any) -> str:
+    """Open the second person of the first photo that has others, one place per file; returns its id."""
+    view.get_by_role("button", name="show 1 other of this photo").first.click()
+    view.locator("#others button").nth(1).click()
+    expect(view.locator("#others button").nth(1)).to_have_attribute("aria-current", "true")
+    return view.locator("#viewer-image").get_attribute("data-id")
+
+
+def test_who_is_shown_in_the_large_view_is_selected_not_the_best_person_of_the_photo(
+    page_of_people: Page, people_view: Any, tmp_path: Path
+) -> None:
+    view = people_view
+    view.goto(f"{view.url}?q={ENGLISH}&per_file=1")
+    number = open_other(view)
+    expect(view.locator("#viewer-select")).to_have_attribute("aria-pressed", "false")
+    view.keyboard.press("x")
+    expect(view.locator("#viewer-select")).to_have_attribute("aria-pressed", "true")
+    view.keyboard.press("Escape")
+    expect(view.locator("#num-selected")).to_have_text("1 selected")
+    assert view.locator("#results li.selected").count() == 0
+    with view.expect_download() as download:
+        view.get_by_role("group", name="Selected images").get_by_role("button", name="CSV").click()
+    download.value.save_as(tmp_path / "results.csv")
+    with (tmp_path / "results.csv").open(encoding="utf-8-sig", newline="") as lines:
+        (row,) = csv.DictReader(lines)
+    assert (row["id"], row["path"]) == (number, page_of_people.index.paths_of([int(number)])[int(number)])
+    assert (row["rank"], row["score"]) == ("", "")  # it has no place of its own
+
+
+def test_an_explanation_that_comes_late_does_not_replace_that_of_another_crop(
+    page_of_people: Page, people_view: Any, video: str
+) -> None:
+    view, waiting = people_view, []
+    open_person(view, page_of_people, video)
+    pictures, image = view.locator("#track button"), view.locator("#viewer-image")
+    expect(pictures).to_have_count(3)
+    view.route("**/explain", lambda route: waiting.append(route))  # of the best crop
+    view.keyboard.press("e")
+    pictures.nth(2).click()
+    view.keyboard.press("e")
+    expect(image).to_have_attribute("src", re.compile("^blob:"))
+    shown = image.get_attribute("src")
+    with view.expect_response("**/explain"):
+        waiting[0].continue_()
+    view.wait_for_load_state("networkidle")
+    assert image.get_attribute("src") == shown
+    expect(view.locator("#viewer-where")).not_to_have_attribute("aria-busy", "true")
+
+
+def test_a_picture_that_fails_late_does_not_hide_the_view_that_is_shown(
+    page_of_people: Page, people_view: Any
+) -> None:
+    view, waiting = people_view, []
+    view.route("**/view", lambda route: waiting.append(route))
+    open_person(view, page_of_people, PHOTO)
+    view.keyboard.press("w")
+    expect_marked(view, (20, 60, 50, 150))
+    waiting[0].abort()
+    view.wait_for_function("document.querySelector('#viewer-image').complete")
+    expect(view.locator("#viewer-missing")).to_be_hidden()
+    expect(view.locator("#scene-box")).to_be_visible()
+
+
+def test_the_large_view_opens_where_there_are_no_others_any_more(people_view: Any) -> None:
+    """As after an update of the index."""
+    view = people_view
+    view.goto(f"{view.url}?q={ENGLISH}&per_file=1")
+    view.get_by_role("button", name="show 1 other of this photo").first.click()
+    expect(view.locator("#others")).to_be_visible()
+    view.evaluate("history.replaceState(history.state, '', location.href.replace('&per_file=1', ''))")
+    view.reload()
+    expect(view.get_by_role("dialog")).to_be_visible()
+    expect(view.locator("#others")).to_be_hidden()
+    expect(view.locator("#problem")).to_be_hidden()
+
+
+def test_a_picture_at_the_start_of_a_video_says_so(
+    page_of_people: Page, people_view: Any, video: str
+) -> None:
+    view = people_view
+    view.route("**/api/images/*", lambda route: route.fulfill(json={**route.fetch().json(), "time": 0}))
+    open_person(view, page_of_people, video)
+    expect(view.locator("#facts")).to_contain_text("at 0.0 seconds")
+
+
+def test_hours_in_any_spelling_of_the_api_are_those_of_the_form(people_view: Any) -> None:
+    view = people_view
+    view.goto(f"{view.url}?q={ENGLISH}&hours=8:00 – 17:30")
+    open_filters(view)
+    expect(view.get_by_label("Hours, from")).to_have_value("08:00")
+    expect(view.get_by_label("Hours, until")).to_have_value("17:30")
+    view.get_by_label("One per photo or video").check()
+    expect(view.get_by_role("button", name="Hours 08:00 to 17:30")).to_be_visible()
 
 
 def test_hours_of_the_day_may_wrap_around_midnight(people_view: Any) -> None:

@@ -161,7 +161,7 @@ def test_searches_of_this_browser_are_kept_until_they_are_cleared(view: Any) -> 
     expect(entries).to_have_text([CHINESE, ENGLISH])
     entries.nth(1).click()
     expect(text_field(view)).to_have_value(ENGLISH)
-    expect(images(view)).to_have_count(40)
+    view.locator("#results[aria-busy=false]").wait_for()
     view.get_by_role("button", name="History").click()
     expect(entries).to_have_text([ENGLISH, CHINESE])
     view.get_by_role("button", name="Clear history").click()

@@ -57,6 +57,36 @@ def test_the_next_image_after_the_last_one_is_fetched(view: Any) -> None:
     expect(view.locator("#viewer-rank")).to_contain_text("Rank 41")
 
 
+def test_results_that_come_late_do_not_open_what_the_user_has_closed(view: Any) -> None:
+    waiting = []
+    view.set_viewport_size({"width": 500, "height": 500})
+    search(view, ENGLISH)
+    view.route("**/api/search", lambda route: waiting.append(route))
+    images(view).nth(39).click()
+    expect(view.locator("#viewer-rank")).to_contain_text("Rank 40")
+    view.keyboard.press("ArrowRight")
+    view.keyboard.press("Escape")
+    expect(view.get_by_role("dialog")).to_be_hidden()
+    waiting[0].continue_()
+    expect(images(view)).to_have_count(45)
+    expect(view.get_by_role("dialog")).to_be_hidden()
+    assert "#" not in query_of(view)
+
+
+def test_results_that_come_late_leave_the_address_of_what_the_user_has_opened(view: Any) -> None:
+    waiting = []
+    view.set_viewport_size({"width": 500, "height": 500})
+    search(view, ENGLISH)
+    view.route("**/api/search", lambda route: waiting.append(route))
+    view.evaluate("document.querySelector('#show-more').click()")
+    images(view).first.click()
+    expect(view.get_by_role("dialog")).to_be_visible()
+    before = query_of(view).partition("#")[2]
+    waiting[0].continue_()
+    expect(images(view)).to_have_count(45)
+    expect(view).to_have_url(re.compile(f"k=45#{before}$"))
+
+
 def test_the_address_keeps_the_opened_image_and_back_closes_it(view: Any) -> None:
     search(view, ENGLISH)
     images(view).nth(3).click()

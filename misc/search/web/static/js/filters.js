@@ -40,7 +40,7 @@ export function showFilters(state) {
     $(`${name}-width`).value = [1, LARGEST].includes(Number(width)) ? "" : width;
     $(`${name}-height`).value = [1, LARGEST].includes(Number(height)) ? "" : height;
   }
-  const [first, last = ""] = state.hours.split("-");
+  const [first = "", last = ""] = (state.hours.match(/\d+:\d+/g) ?? []).map((time) => time.padStart(5, "0"));
   $("hours-first").value = first;
   $("hours-last").value = last;
   $("group").checked = state.group;

@@ -96,9 +96,9 @@ function close() {
 }
 
 async function step(by) {
-  const at = shownResults().indexOf(resultOf(viewedId())) + by;
+  const id = viewedId(), at = shownResults().indexOf(resultOf(id)) + by;
   if (at >= shownResults().length) await more();
-  if (shownResults()[at]) exchange(shownResults()[at].id);
+  if (viewedId() === id && shownResults()[at]) exchange(shownResults()[at].id); // else the user went on
 }
 
 // What leads to another search
@@ -122,9 +122,8 @@ function feedback(kind, ids) {
 // More results
 
 async function more() {
-  const start = location.hash;
   if (!(await continueSearch())) return false;
-  history.replaceState(history.state, "", address.write(shownState()) + start);
+  history.replaceState(history.state, "", address.write(shownState()) + location.hash);
   watchEnd();
   return true;
 }
@@ -185,7 +184,7 @@ function connectResults() {
   document.addEventListener("selected", () => selection.applySelection(results.children, shownResults()));
   $("show-more").onclick = showMore;
   $("csv-all").onclick = () => saved(shownResults().map(({ id }) => id), "csv");
-  $("select-all").onclick = () => shownResults().forEach((result) => selection.toggleSelected(result, true));
+  $("select-all").onclick = () => shownResults().forEach(({ id }) => selection.toggleSelected(id, true));
   $("csv").onclick = () => saved(selection.selectedIds(), "csv");
   $("crops").onclick = () => saved(selection.selectedIds(), "crops");
   $("zip").onclick = () => saved(selection.selectedIds(), "zip");

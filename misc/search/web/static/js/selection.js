@@ -4,17 +4,17 @@ import * as api from "./api.js";
 import { $, count, save } from "./dom.js";
 
 const MOST = 1000; // images of one export
-const selected = new Map(); // id -> result
+const selected = new Set(); // ids
 let last = -1; // the card that was selected last: the start of a range
 
 const changed = () => document.dispatchEvent(new Event("selected"));
 
-export const isSelected = ({ id }) => selected.has(id);
-export const selectedIds = () => [...selected.keys()];
+export const isSelected = (id) => selected.has(id);
+export const selectedIds = () => [...selected];
 
-export function toggleSelected(result, isOn = !isSelected(result)) {
-  if (isOn) selected.set(result.id, result);
-  else selected.delete(result.id);
+export function toggleSelected(id, isOn = !isSelected(id)) {
+  if (isOn) selected.add(id);
+  else selected.delete(id);
   changed();
 }
 
@@ -27,14 +27,14 @@ export function clearSelection() {
 export function pick(results, at, isOn, isRange) {
   const from = isRange && last >= 0 ? Math.min(last, at) : at;
   const to = isRange && last >= 0 ? Math.max(last, at) : at;
-  for (const result of results.slice(from, to + 1)) toggleSelected(result, isOn);
+  for (const { id } of results.slice(from, to + 1)) toggleSelected(id, isOn);
   last = at;
 }
 
 export function applySelection(cards, results) {
-  results.forEach((result, at) => {
-    cards[at].querySelector(".pick input").checked = isSelected(result);
-    cards[at].classList.toggle("selected", isSelected(result));
+  results.forEach(({ id }, at) => {
+    cards[at].querySelector(".pick input").checked = isSelected(id);
+    cards[at].classList.toggle("selected", isSelected(id));
   });
   $("selection").hidden = !selected.size;
   $("results").classList.toggle("selecting", selected.size > 0);

@@ -128,6 +128,7 @@ export function connectStage(viewed) {
   };
   for (const name of ["viewer-image", "scene-image"]) {
     $(name).onerror = () => {
+      if ($(name).closest("[hidden]")) return; // the user went on
       $("viewer-image").hidden = $("scene").hidden = true;
       $("viewer-missing").hidden = false;
     };

@@ -21,7 +21,7 @@ function showFacts({ width, height, taken, detection, time, ...track }, id) {
   const facts = [
     taken && fact("Taken", taken.replace("T", " ")),
     span(track) && fact("Seen", span(track)),
-    time && fact("Picture", `at ${time.toFixed(1)} seconds`),
+    typeof time === "number" && fact("Picture", `at ${time.toFixed(1)} seconds`),
     width && height && fact("Size", `${width} × ${height} pixels`),
     typeof detection === "number" && fact("Detector", detection.toFixed(2)),
     fact("Id", id),
@@ -57,9 +57,9 @@ function showTrack(known) {
 
 function showOthers({ result, id }) {
   const people = result.num_others ? [result, ...result.others] : [];
-  $("others-title").textContent = `${count(1 + result.num_others, "person", "people")} of this ${result.video ? "video" : "photo"}`;
+  $("others-title").textContent = `Found in this ${result.video ? "video" : "photo"}`;
   showPictures("others", people.map((one, at) => ({
-    source: api.thumbnail(one.id), name: `Person ${at + 1}`, isCurrent: one.id === id, act: () => on.open(one.id),
+    source: api.thumbnail(one.id), name: `${at + 1} of ${people.length}`, isCurrent: one.id === id, act: () => on.open(one.id),
   })));
 }
 
@@ -78,9 +78,9 @@ function showCopies({ result, id }) {
   $("copies").querySelector("ul").replaceChildren(...items);
 }
 
-function showButtons({ result, id, path, file, text }, feedback) {
+function showButtons({ id, path, file, text }, feedback) {
   $("viewer-where").hidden = !text.trim();
-  setPressed($("viewer-select"), isSelected(result));
+  setPressed($("viewer-select"), isSelected(id));
   setPressed($("viewer-more"), feedback.more.includes(id));
   setPressed($("viewer-less"), feedback.less.includes(id));
   $("open-file").href = api.file(id, true);
@@ -126,7 +126,7 @@ export function showViewer({ result, id, view, text, feedback, isFirst, isLast, 
   $("track").hidden = true;
   if (file) showDetails(shown);
   if (!$("viewer").open) $("viewer").showModal();
-  if (to) $(to).querySelector("button").focus();
+  if (to) $(to).querySelector("button")?.focus();
   if (!$("viewer").contains(document.activeElement)) $("close-viewer").focus(); // what had it is no longer there
 }
 
@@ -150,8 +150,8 @@ async function copyPath() {
 }
 
 function select() {
-  toggleSelected(shown.result);
-  setPressed($("viewer-select"), isSelected(shown.result));
+  toggleSelected(shown.id);
+  setPressed($("viewer-select"), isSelected(shown.id));
 }
 
 function onKey(event) {
