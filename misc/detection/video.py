@@ -121,14 +121,14 @@ def facts_of(path: Path) -> Facts:
 
 
 def local_time(text: str) -> str | None:
-    """A time of ISO 8601 as "2024-05-06 07:08:09": that of the place where it tells the offset from UTC, else
-    of this machine; None: it is no time, or that of a clock that is not set.
+    """A time of ISO 8601 as "2024-05-06 07:08:09", in local time: of this machine where it ends in "Z", which
+    says nothing of the place, else as it stands; None: it is no time, or that of a clock that is not set.
     """
     try:
         time = datetime.fromisoformat(text)
         if time.year not in YEARS:
             return None
-        return (time if time.utcoffset() else time.astimezone()).strftime("%Y-%m-%d %H:%M:%S")
+        return (time.astimezone() if text.endswith("Z") else time).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):  # of a time that the system cannot convert
         return None
 

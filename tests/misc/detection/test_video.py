@@ -171,6 +171,8 @@ def test_what_a_video_says_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
                     target.mux(packet)
         assert facts_of(moved).taken == "2024-05-07 07:08:09"
         assert local_time("2024-05-06T22:08:09+0200") == "2024-05-06 22:08:09"  # as phones tell it
+        assert local_time("2024-01-06T22:08:09+0000") == "2024-01-06 22:08:09"  # in London, in winter
+        assert local_time("2024-05-06T22:08:09") == "2024-05-06 22:08:09"
         for text in ("1904-01-01T00:00:00.000000Z", "9999-12-31T23:59:59Z", "yesterday", ""):
             assert local_time(text) is None
     finally:
