@@ -56,9 +56,9 @@ def run(flags: argparse.Namespace) -> None:
         raise UserError(f"--out: expected a file name in {suffix} for {kind}, found '{flags.out}'")
     if not os.access(flags.out.absolute().parent, os.W_OK):
         raise UserError(f"--out: '{flags.out}' cannot be written; name a file in a writable folder")
-    if not 0 <= flags.max_overlap <= 1:
-        raise UserError(f"--max-overlap: expected 0 to 1, found {flags.max_overlap}")
-    from misc.detection.boxes import Limits
+    from misc.detection.boxes import Limits, check_limits
+
+    check_limits(flags.min_score, flags.min_height, flags.max_overlap)
     from misc.detection.detectors import load_detector
     from misc.process.device import start_device
     from misc.process.durable import replacing

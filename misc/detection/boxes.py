@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from options import UserError
+
 Boxes = npt.NDArray[np.float64]  # (n, 5): left, top, width, height, score
 
 
@@ -29,6 +31,15 @@ class Limits:
 
 UNSCORED = math.inf  # the score of a box that the user gives without one: no limit leaves it out
 ALL = Limits(min_height=1, max_overlap=1, min_inside=0)  # of the user's own boxes, unless the user says less
+
+
+def check_limits(min_score: float | None, min_height: float | None, max_overlap: float | None) -> None:
+    """Raise UserError for the flag that has no such limit; None: it was not given."""
+    for flag, value in (("--min-score", min_score), ("--min-height", min_height)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{flag}: expected a number, found {value}")
+    if max_overlap is not None and not 0 <= max_overlap <= 1:
+        raise UserError(f"--max-overlap: expected 0 to 1, found {max_overlap}")
 
 
 def kept(boxes: Boxes, size: tuple[int, int], limits: Limits, min_score: float) -> Boxes:

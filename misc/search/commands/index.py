@@ -104,7 +104,10 @@ def run(flags: argparse.Namespace) -> int:
 
 def check_people_flags(flags: argparse.Namespace) -> None:
     """Raise UserError for invalid flags before a model is loaded."""
-    given = [name for name in OF_PEOPLE if getattr(flags, name) not in (None, False)]
+    from misc.detection.boxes import check_limits
+
+    values = {name: getattr(flags, name) for name in OF_PEOPLE}
+    given = [name for name, value in values.items() if value is not None and value is not False]
     if given and not flags.people:
         raise UserError(f"--{given[0].replace('_', '-')}: expected --people beside it; or leave it out")
     if flags.boxes and flags.detector:
@@ -113,11 +116,7 @@ def check_people_flags(flags: argparse.Namespace) -> None:
         raise UserError(f"--margin: expected 0 to 2, found {flags.margin}")
     if flags.every is not None and not 0 < flags.every < math.inf:
         raise UserError(f"--every: expected seconds above 0, found {flags.every}")
-    if flags.max_overlap is not None and not 0 <= flags.max_overlap <= 1:
-        raise UserError(f"--max-overlap: expected 0 to 1, found {flags.max_overlap}")
-    for name in ("min_score", "min_height"):
-        if getattr(flags, name) is not None and not math.isfinite(getattr(flags, name)):
-            raise UserError(f"--{name.replace('_', '-')}: expected a number, found {getattr(flags, name)}")
+    check_limits(flags.min_score, flags.min_height, flags.max_overlap)
 
 
 def people_of(flags: argparse.Namespace, device: str) -> "People":

@@ -87,6 +87,8 @@ def test_the_boxes_are_written_in_the_format_of_coco(
         (["hog", "{}", "--out", "/nowhere/b.json"], "--out: '/nowhere/b.json' cannot be written"),
         (["hog", "{}/none", "--out", "b.json"], "SOURCE: '.*' does not exist"),
         (["hog", "{}", "--out", "b.json", "--max-overlap", "2"], "--max-overlap: expected 0 to 1"),
+        (["hog", "{}", "--out", "b.json", "--min-score", "nan"], "--min-score: expected a number, found nan"),
+        (["hog", "{}", "--out", "b.json", "--min-height", "inf"], "--min-height: expected a number"),
         (["hog", "{}", "--out", "b.json"], "SOURCE: no image below"),
     ],
 )

@@ -390,6 +390,7 @@ def test_an_update_finds_people_as_the_index_was_made_with(
     command = ["index", str(encoder.checkpoint), str(root), "--out", str(folder)]
     for flags, reason in {
         ("--margin", "0.2"): "--margin: expected --people beside it",
+        ("--min-score", "0"): "--min-score: expected --people beside it",
         ("--people", "--boxes", str(file), "--detector", "hog"): "leave out one of the two",
         ("--people", "--margin", "-1"): "--margin: expected 0 to 2",
         ("--people", "--max-overlap", "2"): "--max-overlap: expected 0 to 1",
