@@ -63,7 +63,8 @@ def encode_videos(
             try:
                 content = content_of(root / file.path)
                 report = partial(_advance, bar, begin, file.size)
-                found = people_of_video(root / file.path, encoder, people, state, report, given, boxes)
+                digest = content.digest.hex() + boxes
+                found = people_of_video(root / file.path, digest, encoder, people, state, report, given)
                 if state_of(os.stat(root / file.path)) != content[:2]:
                     raise OSError("it was changed while it was read")
             except BadVideoError as error:

@@ -83,12 +83,12 @@ class Part(NamedTuple):
 
 def people_of_video(
     path: Path,
+    digest: str,
     encoder: Encoder,
     people: People,
     state: Path,
     report: Callable[[float], None],
     given: BoxesOf | None = None,
-    digest: str = "",
 ) -> VideoPeople:
     """The people of a video, found in a frame every `people.every` seconds.
 
@@ -96,16 +96,16 @@ def people_of_video(
     for bit. A file of another video or other settings, or a damaged one, is ignored. The caller removes it.
 
     Args:
+        digest: what tells the video, and the user's boxes for it, from others.
         report: called with the share of the video that is done, where its duration is known.
         given: the user's boxes in a frame, and the numbers of their tracks if there are; None: a detector
             finds people.
-        digest: of all boxes of the user for this video.
 
     Raises:
         BadVideoError: no frame can be decoded.
         UserError: the state cannot be written.
     """
-    facts, settings = facts_of(path), _settings(path, encoder, people, digest)
+    facts, settings = facts_of(path), _settings(encoder, people, digest)
     tracks, saved = Tracks(people.every), time.monotonic()
     tracks.load(state, settings)
     groups = _ahead(_groups(path, people.every, tracks.done))
@@ -135,11 +135,10 @@ def _add(part: Part, encoder: Encoder, tracks: Tracks) -> None:
     tracks.done = part.done
 
 
-def _settings(path: Path, encoder: Encoder, people: People, digest: str) -> str:
+def _settings(encoder: Encoder, people: People, digest: str) -> str:
     """What the result depends on."""
-    file = path.stat()
     model = [encoder.identity, encoder.batch_size, str(encoder.device), str(encoder.precision)]
-    return json.dumps([file.st_size, file.st_mtime_ns, model, people.settings, digest])
+    return json.dumps([digest, model, people.settings])
 
 
 def _groups(path: Path, every: float, done: Done | None) -> Iterator[list[Frame]]:

@@ -24,6 +24,7 @@ from misc.search.indexing.people import People
 from misc.search.indexing.tracks import Done, Tracks, quality_of
 from misc.search.indexing.update import update_index
 from misc.search.indexing.videos import VideoPeople, people_of_video
+from misc.search.storage.database import digest_of
 from misc.search.storage.sightings import Sighting
 from misc.search.views import crop_of, load_view
 from tests.helpers.search import save_run
@@ -49,7 +50,7 @@ def people(**settings: object) -> People:
 
 
 def tracks_of(path: Path, encoder: Encoder, state: Path, **settings: object) -> VideoPeople:
-    return people_of_video(path, encoder, people(**settings), state, lambda share: None)
+    return people_of_video(path, digest_of(path), encoder, people(**settings), state, lambda share: None)
 
 
 def color_of(image: Image.Image) -> int:
@@ -71,7 +72,9 @@ def test_each_person_is_a_track_from_when_it_is_seen_first_to_when_it_is_seen_la
     street: Path, encoder: Encoder, tmp_path: Path, every: float
 ) -> None:
     found, shares = [], []
-    result = people_of_video(street, encoder, people(every=every), tmp_path / "state", shares.append)
+    result = people_of_video(
+        street, "street", encoder, people(every=every), tmp_path / "state", shares.append
+    )
     assert result[:4] == (*SIZE, None, 12.0)
     for track in result.tracks:
         person = color_of(crop_of(frame_at(street, track.time), track.box, 0))
@@ -140,7 +143,9 @@ def test_tracks_of_the_user_are_taken_as_they_are(street: Path, encoder: Encoder
         return [person.get(round(moment, 1)) for person in PEOPLE]
 
     settings = People(None, None, Limits(min_height=1, max_overlap=1, min_inside=0))
-    result = people_of_video(street, encoder, settings, tmp_path / "state", lambda share: None, given)
+    result = people_of_video(
+        street, "street", encoder, settings, tmp_path / "state", lambda share: None, given
+    )
     assert [(track.first, track.last, track.seen) for track in result.tracks] == [(1, 11, 16), (8, 10, 3)]
 
 
@@ -164,7 +169,7 @@ def test_a_detector_on_the_device_of_the_encoder_gives_the_same(
     street: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     on_device = People(ByColor(takes_device=True), None, Limits(min_height=10))
-    result = people_of_video(street, encoder, on_device, tmp_path / "state", lambda share: None)
+    result = people_of_video(street, "street", encoder, on_device, tmp_path / "state", lambda share: None)
     assert same(result, tracks_of(street, encoder, tmp_path / "state"))
 
 
@@ -370,6 +375,38 @@ def test_boxes_of_the_user_are_taken_in_the_frames_that_are_looked_at_with_a_wor
     assert [known[path].score for path in places] == 4 * [None]
     assert "--boxes: 'empty.mp4' has boxes in 2 frames, but" in caplog.text
     assert "'street.mp4' has" not in caplog.text
+
+
+def test_a_video_that_took_the_place_of_an_interrupted_one_is_read_from_its_start(
+    street: Path, root: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same size and time, as a camera that reserves the space of its files leaves them."""
+    monkeypatch.setattr(videos, "SECONDS_PER_STATE", 0.0)
+    other = write_video(root.parent / "other.mp4", PEOPLE[2:], TIMES[:-1]).read_bytes()
+    contents = [street.read_bytes(), other]
+    size = max(map(len, contents)) + 8
+    padded = [part + (size - len(part)).to_bytes(4, "big") + b"free" for part in contents]
+
+    def place(content: bytes) -> None:
+        (root / "street.mp4").write_bytes(content.ljust(size, b"\0"))
+        os.utime(root / "street.mp4", (1e9, 1e9))
+
+    def save(self: Tracks, *arguments: object) -> None:
+        original(self, *arguments)
+        raise KeyboardInterrupt
+
+    place(padded[0])
+    original = Tracks.save
+    (root / "empty.mp4").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracks, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            update(encoder, root)
+    place(padded[1])
+    update(encoder, root)
+    found = {path: sighting for path, sighting in entries(root.parent / "index").items() if "," in path}
+    (person,) = found.values()
+    assert (person.first, person.last) == (8, 10)
 
 
 def test_an_interrupted_update_continues_in_the_middle_of_a_video(
