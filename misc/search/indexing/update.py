@@ -114,8 +114,9 @@ def _check_people(folder: Path, header: Header, people: Mapping[str, object]) ->
     for name, value in people.items():
         before = header.people.get(name)
         if before != value:
+            made_with, now = ("--boxes" if each == "" else repr(each) for each in (before, value))
             raise UserError(
-                f"--{name.replace('_', '-')}: '{folder}' was made with {before!r}, this run has {value!r}; "
+                f"--{name.replace('_', '-')}: '{folder}' was made with {made_with}, this run has {now}; "
                 "give the same, or name another folder with --out"
             )
 

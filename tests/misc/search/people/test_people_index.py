@@ -380,7 +380,7 @@ def test_an_update_finds_people_as_the_index_was_made_with(
         update(encoder, root, None)
     with pytest.raises(UserError, match=r"--margin: '.*' was made with 0.0, this run has 0.3"):
         update(encoder, root, given(file, margin=0.3))
-    with pytest.raises(UserError, match=r"--detector: '.*' was made with '', this run has 'by colour'"):
+    with pytest.raises(UserError, match=r"--detector: '.*' was made with --boxes, this run has 'by colour'"):
         update(encoder, root, People(ByColour(), None, given(file).limits))
     update_index(encoder, root, root.parent / "whole")
     with pytest.raises(UserError, match=r"--people: '.*' has whole images as entries; leave it out"):
