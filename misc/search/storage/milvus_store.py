@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from misc.process import distributed
 from misc.search.storage import milvus
+from misc.search.storage.changes import Changes
 from misc.search.storage.database import EXACT, Entry, Header
 from misc.search.storage.milvus import FIRST_LOCK, ROWS_AT_ONCE, header_collection, reporting
 from misc.search.storage.places import MilvusPlace
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 PERIOD, PATIENCE = 5.0, 20.0  # seconds between signs of life of a writer, and until it counts as gone
 
 
-class MilvusStore:
+class MilvusStore(Changes):
     """An index in Milvus opened for writing, as `Store`. In a world of several processes each has one, for
     the entries of its share.
 
@@ -42,9 +43,9 @@ class MilvusStore:
         self.client, self.folder = client, place
         self.header = milvus.read_header(client, place)
         everything = milvus.read_entries(client, place, self.header)
-        self.entries = {entry.id: entry for entry in everything if self.is_own(entry.path)}
+        super().__init__(entry for entry in everything if self.is_own(entry.path))
         self.others = [entry for entry in everything if not self.is_own(entry.path)]
-        self._opened, self._changed = self.header, set()
+        self._opened = self.header
         self._new: dict[int, np.ndarray] = {}
         self._num_appended, self._next_id = 0, self.header.next_id
 
@@ -95,24 +96,11 @@ class MilvusStore:
         self._next_id += distributed.world_size()
         return self._next_id - distributed.world_size()
 
-    def put(self, entries: Iterable[Entry]) -> None:
-        """Add images, or replace those of the same ids."""
-        for entry in entries:
-            self.entries[entry.id] = entry
-            self._changed.add(entry.id)
-
-    def remove(self, ids: Iterable[int]) -> None:
-        """Remove images."""
-        for number in ids:
-            del self.entries[number]
-            self._changed.add(number)
-
     def commit(self) -> None:
         """Write the changes, what is removed first: else another image could have its path meanwhile."""
         if not self._changed:
             return
-        removed = sorted(self._changed - self.entries.keys())
-        put = [self.entries[number] for number in sorted(self._changed & self.entries.keys())]
+        put, removed = self._changes()
         whole = [entry for entry in put if entry.slot in self._new]
         partial = [entry for entry in put if entry.slot not in self._new]
         with reporting(self.folder):

@@ -15,6 +15,7 @@ import numpy as np
 
 from misc.process.durable import leftovers, replacing, sync_folder
 from misc.search.ranking.engines import build_approximate
+from misc.search.storage.changes import Changes
 from misc.search.storage.database import (
     APPROXIMATE,
     CHUNK,
@@ -103,13 +104,11 @@ def append_features(path: Path, first: int, features: np.ndarray) -> None:
         sync_folder(path.parent)
 
 
-class Store:
+class Store(Changes):
     """An index opened for writing, by the one process that holds its lock.
 
-    Changes take effect, together, at the next `commit`. Raises UserError if the index is damaged.
-
-    Attributes:
-        entries: {id: image}, with the changes.
+    Changes take effect, together, at the next `commit`; the features of removed images stay, unused, until
+    `compact`. Raises UserError if the index is damaged.
     """
 
     others: tuple[Entry, ...] = ()
@@ -120,10 +119,8 @@ class Store:
             self.header = header_in(database)
             images_in(database, self.header)
             rows = database.execute(f"SELECT {', '.join(self.header.columns)} FROM images")
-            entries = (Entry(*row)._replace(path=os.fsdecode(row[2])) for row in rows)
-            self.entries = {entry.id: entry for entry in entries}
+            super().__init__(Entry(*row)._replace(path=os.fsdecode(row[2])) for row in rows)
             self.features.check()
-        self._changed: set[int] = set()
         self._next_id = self.header.next_id
         self._opened = self.header, self.slots()
 
@@ -160,18 +157,6 @@ class Store:
         self._next_id += 1
         return self._next_id - 1
 
-    def put(self, entries: Iterable[Entry]) -> None:
-        """Add images, or replace those of the same ids."""
-        for entry in entries:
-            self.entries[entry.id] = entry
-            self._changed.add(entry.id)
-
-    def remove(self, ids: Iterable[int]) -> None:
-        """Remove images; their features stay, unused, until `compact`."""
-        for number in ids:
-            del self.entries[number]
-            self._changed.add(number)
-
     def num_present(self) -> int:
         """How many images are not missing."""
         return len(self.slots())
@@ -201,9 +186,8 @@ class Store:
         numbers["generation"] = self.header.generation + 1
         state = {"kind": kind, "approximate": approximate, "digest": digest, "complete": complete}
         header = replace(self.header, **numbers, **state)
-        put = [self.entries[number] for number in sorted(self._changed & self.entries.keys())]
         with reporting_writes(self.folder), closing(connect(self.folder / DATABASE)) as database:
-            _write(database, header, put, self._changed - self.entries.keys())
+            _write(database, header, *self._changes())
         self.header, self._changed = header, set()
 
     def finish(self, approximate: bool | None) -> str:
