@@ -59,6 +59,17 @@ def test_a_late_answer_to_an_earlier_search_is_dropped(view: Any) -> None:
     expect(view.get_by_role("alert")).to_be_hidden()
 
 
+def test_an_update_between_two_parts_of_an_answer_starts_it_over(view: Any, annotated_server: str) -> None:
+    """The second part, of the index after the update, is behind its last result."""
+    changes = [{"has_more": True}, {"results": [], "generation": 99}, {"generation": 99}]
+    left = iter(changes)
+    view.route(SEARCHES, lambda route: route.fulfill(json=route.fetch().json() | next(left)))
+    view.goto(f"{annotated_server}/?q={ENGLISH}&k=400")
+    expect(images(view)).to_have_count(45)
+    expect(view.locator("#notice")).to_contain_text("The index was updated")
+    assert not list(left)
+
+
 def test_no_answer_in_time_is_said_and_can_be_tried_again(browser: Any, annotated_server: str) -> None:
     with opened(browser, annotated_server) as view:
         search(view, ENGLISH)

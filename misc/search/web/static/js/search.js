@@ -37,13 +37,14 @@ export async function isUpdated() {
 // Ask for as many results as the state shows; an update in between starts over.
 async function ask(wanted, signal) {
   const found = [];
-  let last = null;
+  let last = null, isOther = false;
   do {
     const next = await api.search(address.body(wanted, Math.min(MOST, wanted.k - found.length), found.length), signal);
-    if (last && next.generation !== last.generation) found.length = 0;
+    isOther = last !== null && next.generation !== last.generation;
+    if (isOther) found.length = 0;
     else found.push(...next.results);
     last = next;
-  } while (last.has_more && found.length < wanted.k);
+  } while ((isOther || last.has_more) && found.length < wanted.k);
   return { ...last, results: found };
 }
 
