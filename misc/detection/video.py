@@ -109,6 +109,16 @@ def frame_at(path: Path, time: float) -> Image.Image:
     raise BadVideoError.of(path, f"has no frame at {time:.3f} seconds that can be decoded")
 
 
+def lacking() -> str | None:
+    """What has to be installed before a video can be read; None: nothing."""
+    try:
+        import av  # noqa: F401
+        from av.stream import Disposition  # noqa: F401
+    except ImportError:
+        return "PyAV is not installed, or is older than 14.2; pip install -U av"
+    return None
+
+
 def facts_of(path: Path) -> Facts:
     """What a video says of itself; raises UserError, and BadVideoError, as `sampled_frames` does."""
     with _opened(path) as (container, stream):
@@ -138,12 +148,11 @@ Timed = tuple["VideoFrame", float]
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    try:
-        import av
-        from av.stream import Disposition
-    except ImportError as error:
-        reason = "PyAV is not installed, or is older than 14.2; pip install -U av"
-        raise UserError(f"'{path}' is a video: {reason}") from error
+    if reason := lacking():
+        raise UserError(f"'{path}' is a video: {reason}")
+    import av
+    from av.stream import Disposition
+
     try:
         container = av.open(os.path.abspath(path))  # no protocol, such as of "concat:a.mp4"
     except (av.FFmpegError, OSError, ValueError) as error:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from data.images.regions import Place
 from misc.detection.boxes import Boxes, as_boxes
-from misc.detection.video import BadVideoError, Frame
+from misc.detection.video import BadVideoError, Frame, lacking
 from misc.process.durable import leftovers
 from misc.search.encoder import Encoder
 from misc.search.indexing.encoding import put_file
@@ -47,8 +46,8 @@ def encode_videos(
         replaced: the entries so far of files that the index has; they keep their ids.
         skipped: {path: reason} of the files that cannot be read are added.
     """
-    if find_spec("av") is None:
-        skipped.update(dict.fromkeys((file.path for file in new), "PyAV is not installed; pip install av"))
+    if reason := lacking():
+        skipped.update(dict.fromkeys((file.path for file in new), reason))
         return []
     encoded, state = [], store.folder / STATE
     settings = {"total": sum(file.size for file in new), "unit": "B", "unit_scale": True}

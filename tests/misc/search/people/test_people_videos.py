@@ -17,7 +17,7 @@ from misc.detection.boxes import ALL, Limits, as_boxes
 from misc.detection.video import Facts, Frame, frame_at, sampled_frames
 from misc.search.encoder import Encoder
 from misc.search.index import Index
-from misc.search.indexing import video_entries, videos
+from misc.search.indexing import videos
 from misc.search.indexing.boxes import GivenBoxes
 from misc.search.indexing.outcome import Update
 from misc.search.indexing.people import People
@@ -348,10 +348,13 @@ def test_a_person_of_a_video_has_the_time_of_its_crop_and_without_pyav_videos_ar
         if seconds is not None:
             day, second = (6, 57 + int(seconds)) if seconds < 3 else (7, int(seconds) - 3)
             assert detail.taken == f"2024-05-{day:02d} {'23:59' if day == 6 else '00:00'}:{second:02d}"
-    monkeypatch.setattr(video_entries, "find_spec", lambda name: None)
+    monkeypatch.delattr("av.stream.Disposition")  # as in a version before 14.2
     (root / "street.mp4").write_bytes((root / "empty.mp4").read_bytes()[:-1])
     found = update(encoder, root)
-    assert found.skipped["street.mp4"] == "PyAV is not installed; pip install av"
+    expected = "PyAV is not installed, or is older than 14.2; pip install -U av"
+    assert found.skipped["street.mp4"] == expected
+    monkeypatch.setitem(sys.modules, "av.stream", None)
+    assert update(encoder, root).skipped["street.mp4"] == expected
 
 
 def test_boxes_of_the_user_are_taken_in_the_frames_that_are_looked_at_with_a_word_if_there_are_none(
