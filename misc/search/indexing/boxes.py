@@ -58,7 +58,8 @@ class GivenBoxes:
 
     def assign(self, files: Collection[str]) -> None:
         """Find out which boxes are of which files: those that name its path relative to the image root, or
-        its name alone. Raises UserError if that is not clear, or there are none.
+        its name alone. Raises UserError if that is not clear, there are none, or a video has boxes without
+        the numbers of their frames.
         """
         for with_folders in (True, False):
             owners, taken = defaultdict[str, set[str]](set), {name for name, _ in self._name_of.values()}
@@ -81,6 +82,11 @@ class GivenBoxes:
                 f"--boxes: {len(unknown)} names of '{self.path}' are no files of IMAGE_ROOT (first: "
                 f"'{min(unknown)}')"
             )
+        for file in filter(is_video, self._name_of):
+            if any(given.frame is None for given in self._of(file)):
+                raise UserError(
+                    f"--boxes: '{self.path}' has boxes of the video '{file}' without their frames"
+                )
         logger.info(f"--boxes: of {len(self._name_of)} of {len(files)} files")
 
     def in_photo(self, file: str) -> Boxes:
@@ -91,8 +97,6 @@ class GivenBoxes:
         """{number of the frame, from 1: its boxes as `in_photo`, and their tracks where all are known}."""
         by_frame = defaultdict[int, list[Given]](list)
         for given in self._of(file):
-            if given.frame is None:
-                raise UserError(f"--boxes: '{self.path}' names no frame of the video '{file}'")
             by_frame[given.frame].append(given)
         are_known = all(given.track >= 0 for given in self._of(file))
         return {

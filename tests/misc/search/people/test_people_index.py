@@ -194,12 +194,12 @@ def test_boxes_that_are_none_are_refused(name: str, text: str | None, reason: st
     [
         (
             "boxes.csv",
-            "file,left,top,width,height,score\nwalk.mp4,1,2,3,4,0.5\nwalk.mp4,1,2,3,4,",
+            "file,left,top,width,height,score\nwalk.png,1,2,3,4,0.5\nwalk.png,1,2,3,4,",
             [0.5, None],
         ),
-        ("boxes.csv", "file,left,top,width,height\n.\\walk.mp4,1,2,3,4", [None]),
-        ("boxes.json", '[{"image_id": "./walk.mp4", "bbox": [1, 2, 3, 4]}]', [None]),
-        ("boxes.json", '[{"image_id": "walk.mp4", "bbox": [1, 2, 3, 4], "score": 1}]', [1]),
+        ("boxes.csv", "file,left,top,width,height\n.\\walk.png,1,2,3,4", [None]),
+        ("boxes.json", '[{"image_id": "./walk.png", "bbox": [1, 2, 3, 4]}]', [None]),
+        ("boxes.json", '[{"image_id": "walk.png", "bbox": [1, 2, 3, 4], "score": 1}]', [1]),
         ("walk.txt", "1,-1,1,2,3,4\n1,-1,1,2,3,4,-1\n1,-1,1,2,3,4,1", [None, None, 1]),
         # In true boxes 1 says that they count; in tracks it is what was detected.
         ("walk.txt", "1,5,1,2,3,4,1,1,0.9\n1,6,1,2,3,4,0.75,-1,-1,-1", [None, 0.75]),
@@ -209,15 +209,22 @@ def test_a_box_has_the_score_that_the_user_gave_or_none(
     name: str, text: str, scores: list[float | None], tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(text)
-    boxes = GivenBoxes(tmp_path / name)
-    boxes.assign(["walk.mp4"])
+    boxes, file = GivenBoxes(tmp_path / name), "walk.mp4" if name == "walk.txt" else "walk.png"
+    boxes.assign([file])
     people = People(None, boxes, Limits(min_score=0.9, min_height=1, max_overlap=1))
-    found = boxes.in_photo("walk.mp4")
+    found = boxes.in_photo(file)
     found[:, 0] += range(len(found))  # else they were one entry
     assert [entry.score for entry in people.entries_of(found)] == scores
     limited = [score for score in scores if score is None or score >= 0.9]
-    (kept,) = people.boxes_in([Image.new("RGB", SIZE)], ["walk.mp4"])
+    (kept,) = people.boxes_in([Image.new("RGB", SIZE)], [file])
     assert len(kept) == len(limited)
+
+
+def test_boxes_of_a_video_need_their_frames(tmp_path: Path) -> None:
+    lines = "file,left,top,width,height,frame\na.mp4,1,2,3,4,1\na.mp4,1,2,3,4,"
+    (tmp_path / "boxes.csv").write_text(lines)
+    with pytest.raises(UserError, match=r"--boxes: '.*' has boxes of the video 'a.mp4' without frames"):
+        GivenBoxes(tmp_path / "boxes.csv").assign(["a.mp4"])
 
 
 def test_boxes_name_a_file_without_doubt(
