@@ -223,7 +223,7 @@ def test_a_box_has_the_score_that_the_user_gave_or_none(
 def test_boxes_of_a_video_need_their_frames(tmp_path: Path) -> None:
     lines = "file,left,top,width,height,frame\na.mp4,1,2,3,4,1\na.mp4,1,2,3,4,"
     (tmp_path / "boxes.csv").write_text(lines)
-    with pytest.raises(UserError, match=r"--boxes: '.*' has boxes of the video 'a.mp4' without frames"):
+    with pytest.raises(UserError, match=r"--boxes: '.*' has boxes of the video 'a.mp4' without their"):
         GivenBoxes(tmp_path / "boxes.csv").assign(["a.mp4"])
 
 
