@@ -1,5 +1,6 @@
 """Pictures of the entries of an index, whatever part of a photo or a video they are."""
 
+import math
 from pathlib import Path
 
 from PIL import Image
@@ -47,7 +48,7 @@ def load_scene(
 
 
 def crop_of(image: Image.Image, box: Region, margin: float) -> Image.Image:
-    """The part of a region, with a margin, that is within the image.
+    """The part of a region, with a margin, that is within the image: the pixels of which it has a part.
 
     Args:
         box: in pixels of the file; `load_image` may have decoded it at reduced size.
@@ -56,12 +57,19 @@ def crop_of(image: Image.Image, box: Region, margin: float) -> Image.Image:
         UserError: no part of it is within the image.
     """
     left, top, width, height = widened(box, margin)
-    scale = image.width / full_size(image)[0]
-    corners = (left, top, left + width, top + height)
-    inside = within(tuple(round(scale * corner) for corner in corners), image.size)
+    across, down = scale_of(image)
+    starts = math.floor(left * across), math.floor(top * down)
+    ends = math.ceil((left + width) * across), math.ceil((top + height) * down)
+    inside = within((*starts, *ends), image.size)
     if inside is None:
         raise UserError(f"the box {box} is outside of its image of {image.width} x {image.height} pixels")
     return image.crop(inside)
+
+
+def scale_of(image: Image.Image) -> tuple[float, float]:
+    """Width and height of an image as shares of those in its file."""
+    width, height = full_size(image)
+    return image.width / width, image.height / height
 
 
 def full_size(image: Image.Image) -> tuple[int, int]:

@@ -65,8 +65,8 @@ def encode_images(
     with tqdm(total=len(new), desc="encoding", unit="image", disable=hide) as bar:
         try:
             for batch, features in _encoded(encoder, root, new, skipped, people):
+                blocks.append(features)  # first: an interrupt must not leave photos without
                 photos += batch
-                blocks.append(features)
                 bar.update(len(batch))
                 if time.monotonic() - started > SECONDS_PER_PART:
                     end_part()

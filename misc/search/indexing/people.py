@@ -12,7 +12,7 @@ from data.images.regions import Region, rounded
 from misc.detection.boxes import UNSCORED, Boxes, Limits, kept
 from misc.detection.detectors import Detector
 from misc.search.indexing.boxes import GivenBoxes
-from misc.search.views import crop_of, full_size
+from misc.search.views import crop_of, full_size, scale_of
 
 MARGIN, EVERY = 0.0, 1.0
 
@@ -104,5 +104,4 @@ def known_score(score: float) -> float | None:
 
 def _enlarged(boxes: Boxes, image: Image.Image) -> Boxes:
     """Boxes of an image that may have been decoded at reduced size, in pixels of its file."""
-    scale = full_size(image)[0] / image.width
-    return np.hstack([boxes[:, :4] * scale, boxes[:, 4:]])
+    return np.hstack([boxes[:, :4] / (2 * scale_of(image)), boxes[:, 4:]])

@@ -51,6 +51,10 @@ VIDEO_TYPES = {  # which browsers may play
     ".mkv": "video/x-matroska",
     ".3gp": "video/3gpp",
 }
+FILE = {
+    200: {"content": {"*/*": {}}, "description": "the file"},
+    206: {"content": {"*/*": {}}, "description": "the ranges of its bytes that were asked for"},
+}
 ATTACHMENT = {
     200: {"content": {"application/zip": {}, "text/csv": {}}, "description": "a ZIP archive, or CSV"}
 }
@@ -76,8 +80,9 @@ class Api:
         router.add_api_route("/images/{id}/thumbnail", self.thumbnail, methods=["GET"], **picture)
         router.add_api_route("/images/{id}/view", self.view, methods=["GET"], **picture)
         router.add_api_route("/images/{id}/scene", self.scene, methods=["GET"], **picture)
-        router.add_api_route("/images/{id}/video", self.video, methods=["GET"], response_class=FileResponse)
-        router.add_api_route("/images/{id}/file", self.file, methods=["GET"], response_class=FileResponse)
+        of_file = {"response_class": FileResponse, "responses": FILE}
+        router.add_api_route("/images/{id}/video", self.video, methods=["GET"], **of_file)
+        router.add_api_route("/images/{id}/file", self.file, methods=["GET"], **of_file)
         router.add_api_route("/images/{id}/explain", self.explain, methods=["POST"], **picture)
         attachment = {"response_class": Response, "responses": ATTACHMENT}
         router.add_api_route("/export", self.export, methods=["POST"], **attachment)

@@ -26,6 +26,7 @@ from misc.search.indexing.people import People
 from misc.search.indexing.update import update_index
 from misc.search.storage.places import MilvusPlace
 from misc.search.storage.sightings import Sighting
+from misc.search.views import crop_of
 from options import UserError
 from tests.helpers.search import Kill, killed_at_write, save_image
 from tests.helpers.towers.detectors import save_detector
@@ -340,6 +341,15 @@ def test_a_photo_decoded_at_reduced_size_has_boxes_in_pixels_of_its_file(
     assert reduced.size == (100, 75)
     expected = encoder.encode_images([reduced.crop((10, 20, 40, 60))]).numpy()
     assert index.features_of([0]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_smallest_box_of_a_photo_decoded_at_reduced_size_has_a_pixel() -> None:
+    reduced = Image.effect_noise((101, 75), 50).convert("RGB")
+    reduced.info[decode.SIZE_IN_FILE] = (401, 300)
+    for left, top in ((0, 0), (201, 102), (400, 299)):
+        crop = crop_of(reduced, (left, top, 1, 1), 0)
+        assert crop.size == (1, 1)
+        assert crop.getpixel((0, 0)) == reduced.getpixel((int(left * 101 / 401), top // 4))
 
 
 def test_a_kill_at_any_write_leaves_whole_photos_and_the_next_run_ends_as_one_undisturbed(
