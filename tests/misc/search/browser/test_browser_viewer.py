@@ -160,6 +160,10 @@ def test_the_overlay_in_the_grid_and_none_without_a_sentence(view: Any) -> None:
     card.locator(".similar").click()
     expect(view.locator("#parts li")).to_have_count(1)
     expect(view.locator(".where").first).to_be_hidden()
+    images(view).first.focus()
+    view.keyboard.press("e")
+    view.wait_for_load_state("networkidle")
+    expect(view.get_by_role("alert")).to_be_hidden()
     images(view).first.click()
     expect(view.locator("#viewer-where")).to_be_hidden()
 

@@ -46,9 +46,10 @@ function onKey(event) {
   if (isWriting || event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
   const items = [...$("results").children], at = items.indexOf(event.target.closest("#results > li"));
   const to = at < 0 ? undefined : target(items, at, event.key);
+  const control = at < 0 || !CLICKS[event.key] ? null : items[at].querySelector(CLICKS[event.key]);
   if (event.key === "/") $("text").focus();
   else if (to !== undefined) focusCard(items[to]);
-  else if (at >= 0 && CLICKS[event.key]) items[at].querySelector(CLICKS[event.key]).click();
+  else if (control && !control.hidden) control.click();
   else return;
   event.preventDefault();
 }
