@@ -59,6 +59,21 @@ def test_a_late_answer_to_an_earlier_search_is_dropped(view: Any) -> None:
     expect(view.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_search_that_is_given_up_does_not_take_the_focus(view: Any) -> None:
+    search(view, CHINESE)
+    waiting = []
+    view.route(SEARCHES, lambda route: waiting.append(route))
+    view.locator("#results .similar").first.click()
+    text_field(view).fill(ENGLISH)
+    text_field(view).press("Enter")
+    view.wait_for_function("() => document.title.startsWith('a woman')")
+    view.evaluate("new Promise(setTimeout)")  # the first search has ended
+    expect(text_field(view)).to_be_focused()
+    waiting[1].continue_()
+    view.locator("#results[aria-busy=false]").wait_for()
+    expect(text_field(view)).to_be_focused()
+
+
 def test_an_update_between_two_parts_of_an_answer_starts_it_over(view: Any, annotated_server: str) -> None:
     """The second part, of the index after the update, is behind its last result."""
     changes = [{"has_more": True}, {"results": [], "generation": 99}, {"generation": 99}]

@@ -40,7 +40,7 @@ async function go(state) {
   return arrive({ isNew: true });
 }
 
-// Show what the address says.
+// Show what the address says; returns whether there are new results.
 async function arrive({ isNew = false, scroll = 0 } = {}) {
   const state = address.read(location.search);
   document.title = titleOf(state);
@@ -48,11 +48,12 @@ async function arrive({ isNew = false, scroll = 0 } = {}) {
   showForm(state);
   hideViewer();
   if (!address.isQuery(state)) return showNothing();
-  if (!(await search(state))) return;
+  if (!(await search(state))) return false;
   setCurrent($("results").firstElementChild);
   watchEnd();
   scrollTo({ top: scroll });
   followHash();
+  return true;
 }
 
 // The large view
@@ -106,8 +107,7 @@ async function step(by) {
 async function similar(id) {
   const { folder, pattern, since, until, hours, minSize, maxSize, group, perFile } = shownState();
   const filters = { folder, pattern, since, until, hours, minSize, maxSize, group, perFile };
-  await go(address.empty({ images: [{ id, weight: 1 }], ...filters }));
-  focusCard($("results").firstElementChild);
+  if (await go(address.empty({ images: [{ id, weight: 1 }], ...filters }))) focusCard($("results").firstElementChild);
 }
 
 // Add images to those that results should be nearer to ("more") or further from ("less"), or take them away.
