@@ -51,8 +51,11 @@ class GivenBoxes:
     def __init__(self, path: Path) -> None:
         self.path, self._boxes = path, defaultdict[str, list[Given]](list)
         self._name_of: dict[str, tuple[str, int | None]] = {}
-        for name, given in _read(path):
-            self._boxes[name.replace("\\", "/").removeprefix("./")].append(given)
+        self._in_frame = defaultdict[tuple[str, int | None], list[Given]](list)
+        for named, given in _read(path):
+            name = named.replace("\\", "/").removeprefix("./")
+            self._boxes[name].append(given)
+            self._in_frame[name, given.frame].append(given)
         if not self._boxes:
             raise UserError(f"--boxes: '{path}' has no boxes of people")
 
@@ -113,8 +116,7 @@ class GivenBoxes:
 
     def _of(self, file: str) -> list[Given]:
         name, frame = self._name_of.get(file, ("", None))
-        found = self._boxes[name] if name else []
-        return found if frame is None else [given for given in found if given.frame == frame]
+        return self._boxes.get(name, []) if frame is None else self._in_frame.get((name, frame), [])
 
 
 def _as_rows(boxes: Sequence[Given]) -> Boxes:
