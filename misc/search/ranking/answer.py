@@ -33,7 +33,8 @@ class Result:
         taken: local time, as "2024-05-06 07:08:09", see `Entry`; None: not known.
         sighting: of an index of people, how the entry came about.
         duplicates: ids of the images that share the place, as they are equal.
-        others: ids of other people that share it, as they are in the same file, or a copy of it.
+        others: ids of other entries that share it, people or the whole photo, as they are of the same file,
+            or of a copy of it.
     """
 
     rank: int

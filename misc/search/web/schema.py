@@ -90,7 +90,7 @@ class SearchRequest(Asked):
     k: int = Field(20, ge=1, le=MAX_RESULTS)
     offset: int = Field(0, ge=0, le=10**9)
     group: bool = Field(True, description="show equal images as one")
-    per_file: bool = Field(False, description="show one person of each photo or video")
+    per_file: bool = Field(False, description="show one entry of each photo or video")
 
 
 class ExplainRequest(Asked):
@@ -176,7 +176,7 @@ class Details(Whereabouts):
 class FoundImage(Whereabouts):
     """An image of a ranking.
 
-    `taken` is local time; `count` is 1 + the number of duplicates, `num_others` that of other people in the
+    `taken` is local time; `count` is 1 + the number of duplicates, `num_others` that of other entries of the
     same file where it has one place; of both, the first are named. `right` says whether it shows the
     described person, where annotations tell.
     """
