@@ -5,9 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.images.decode import SIZE_IN_FILE, load_image
+from data.images.decode import SIZE_IN_FILE, BadImageError, load_image
 from data.images.regions import Region, place_of, widened, within
-from options import UserError
 
 
 def load_view(
@@ -54,7 +53,7 @@ def crop_of(image: Image.Image, box: Region, margin: float) -> Image.Image:
         box: in pixels of the file; `load_image` may have decoded it at reduced size.
 
     Raises:
-        UserError: no part of it is within the image.
+        BadImageError: no part of it is within the image.
     """
     left, top, width, height = widened(box, margin)
     across, down = scale_of(image)
@@ -62,7 +61,10 @@ def crop_of(image: Image.Image, box: Region, margin: float) -> Image.Image:
     ends = math.ceil((left + width) * across), math.ceil((top + height) * down)
     inside = within((*starts, *ends), image.size)
     if inside is None:
-        raise UserError(f"the box {box} is outside of its image of {image.width} x {image.height} pixels")
+        width, height = full_size(image)
+        error = BadImageError(f"the box {box} is outside of its image of {width} x {height} pixels")
+        error.reason = str(error)
+        raise error
     return image.crop(inside)
 
 

@@ -177,6 +177,17 @@ def test_a_photo_that_is_turned_is_cropped_upright_and_a_large_one_is_reduced(
         assert details(server, number)["scene"] == [3000, 2400]
 
 
+def test_a_photo_that_became_smaller_than_its_boxes_cannot_be_read(people: Path, tmp_path: Path) -> None:
+    page = people_page(people, tmp_path)
+    path, number = page.index.image_root / "entrance/0.png", id_of(page, PHOTO)
+    Image.new("RGB", (12, 30)).save(path)
+    with running(page) as server:
+        for part in ("thumbnail", "view"):
+            status, content = ask(f"{server}/api/images/{number}/{part}")
+            expected = "the box (20, 60, 50, 150) is outside of its image of 12 x 30 pixels"
+            assert (status, json.loads(content)) == (404, {"error": expected})
+
+
 def test_pictures_of_a_track_are_its_frames(page_of_people: Page, server: str, video: str) -> None:
     number = id_of(page_of_people, video)
     frames = all_frames(page_of_people.index.image_root / "yard/walk.mp4")
