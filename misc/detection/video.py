@@ -3,9 +3,10 @@
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 RATE = 25.0  # frames a second, of a video that does not tell
 BEFORE = (1.0, 10.0)  # seconds by which a key frame is looked for before what is wanted
+# Of ISO 8601: Python 3.10 reads only a part of it.
+MOMENT = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:[.,]\d+)?(Z|[+-]\d\d:?\d\d)?")
 YEARS = range(1991, 2100)  # of recordings: no QuickTime before, and a clock that is not set says 1904
 TOLERANCE = 1e-6
 LONG_PAUSE = 1.0  # seconds without a frame; a later time is believed if the frame after that is not earlier
@@ -134,11 +137,13 @@ def local_time(text: str) -> str | None:
     """A time of ISO 8601 as "2024-05-06 07:08:09", in local time: of this machine where it ends in "Z", which
     says nothing of the place, else as it stands; None: it is no time, or that of a clock that is not set.
     """
+    match = MOMENT.fullmatch(text)
     try:
-        time = datetime.fromisoformat(text)
-        if time.year not in YEARS:
+        time = datetime.fromisoformat(match[1]) if match else None
+        if time is None or time.year not in YEARS:
             return None
-        return (time.astimezone() if text.endswith("Z") else time).strftime("%Y-%m-%d %H:%M:%S")
+        time = time.replace(tzinfo=timezone.utc).astimezone() if match[2] == "Z" else time
+        return time.strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):  # of a time that the system cannot convert
         return None
 
