@@ -36,7 +36,7 @@ $(WEIGHTS):
 	$(MAKE) demo
 
 $(DEMO): .venv/ready
-	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 4400 --val-identities 100 --test-identities 100 --seed 1
+	$(BIN)/python -m data.synthetic --out $(DEMO) --identities 8800 --val-identities 100 --test-identities 100 --seed 1
 
 # Search the people in drawn street photos and videos in the same way, found by OpenCV's detector.
 demo-scenes: $(PEOPLE)/index/index.db .venv/ready
