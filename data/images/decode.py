@@ -84,8 +84,8 @@ def load_image(
         truncated: as `data.truncated`; with "accept" what a truncated file lacks is gray or black.
         at_most: reduce the image to fit this width and height. It is reduced as it is decoded, or else as it
             is converted, so that it takes at most some 4 bytes of memory for each pixel of the file.
-        large: decode a JPEG of more than `MAX_PIXELS` pixels, too, at a quarter of its width and height;
-            `info[SIZE_IN_FILE]` is then its width and height, upright. So it is with `at_most`.
+        large: decode a JPEG of more than `MAX_PIXELS` pixels, too, at a quarter of its width and height, as
+            with `at_most`; without that, `info[SIZE_IN_FILE]` is then its width and height, upright.
         content: that of the file, where the caller has read it.
 
     Raises:
