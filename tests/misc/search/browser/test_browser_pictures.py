@@ -22,8 +22,8 @@ expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.slow
 
 PICTURE = "SEARCH_PICTURE"  # an environment variable
-SENTENCE = "a woman in a red dress with a white handbag"
-WALKING = "a woman in a pink dress with a yellow backpack"
+SENTENCE = "a woman in a blue dress with a yellow bag"
+WALKING = "a woman in a sky blue jumper and dark blue trousers, with a white handbag"
 DESKTOP = {"viewport": {"width": 1280, "height": 860}}
 PHONE = {"viewport": {"width": 390, "height": 860}, "is_mobile": True, "has_touch": True}
 
