@@ -28,6 +28,7 @@ BEFORE = (1.0, 10.0)  # seconds by which a key frame is looked for before what i
 MOMENT = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:[.,]\d+)?(Z|[+-]\d\d:?\d\d)?")
 YEARS = range(1991, 2100)  # of recordings: no QuickTime before, and a clock that is not set says 1904
 TOLERANCE = 1e-6
+UNEVEN = 0.25  # of the time between two frames
 LONG_PAUSE = 1.0  # seconds without a frame; a later time is believed if the frame after that is not earlier
 
 
@@ -37,11 +38,13 @@ class Frame(NamedTuple):
     Attributes:
         time: seconds since the first one.
         number: from 1, round(time x average rate) + 1, as MOT files have it.
+        is_sure: whether the frames so far are where that rate has them, and none is missing.
         image: its pixels, upright.
     """
 
     time: float
     number: int
+    is_sure: bool
     image: Image.Image
 
 
@@ -89,11 +92,13 @@ def sampled_frames(path: Path, every: float, start: float = 0) -> Iterator[Frame
     """
     if not (math.isfinite(every) and every > 0):
         raise UserError(f"--every: expected seconds above 0, found {every}")
-    latest = -1
-    for time, number, frame in _frames_since(path, start):
+    latest, expected, is_sure = -1, None, True
+    for time, place, frame in _frames_since(path, start):
+        is_sure = is_sure and abs(place - (round(place) if expected is None else expected)) < UNEVEN
+        expected = round(place) + 1
         multiple = math.floor(time / every + TOLERANCE)
         if multiple > latest and time >= start - TOLERANCE:
-            yield Frame(time, number, _upright(frame, path))
+            yield Frame(time, round(place) + 1, is_sure, _upright(frame, path))
         latest = multiple
 
 
@@ -175,10 +180,8 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         yield container, streams[0]
 
 
-def _frames_since(path: Path, start: float) -> Iterator[tuple[float, int, "VideoFrame"]]:
-    """Frames with their times since the first one, and their numbers: from some frame before `start` on, or
-    from the first one.
-    """
+def _frames_since(path: Path, start: float) -> Iterator[tuple[float, float, "VideoFrame"]]:
+    """(time since the first one, that x average rate, frame), from some frame before `start` on."""
     if start > 0:
         with _opened(path) as (container, stream):
             first = next(_timed(container, stream, path), None)
@@ -187,21 +190,21 @@ def _frames_since(path: Path, start: float) -> Iterator[tuple[float, int, "Video
                     frames = _timed(container, stream, path, first[1] + start - before)
                     found = next(frames, None)
                     if found and found[1] - first[1] < start - TOLERANCE:
-                        yield _numbered(found, first[1], stream)
-                        yield from (_numbered(each, first[1], stream) for each in frames)
+                        yield _placed(found, first[1], stream)
+                        yield from (_placed(each, first[1], stream) for each in frames)
                         return
     with _opened(path) as (container, stream):
         first = None
         for each in _timed(container, stream, path):
             first = each[1] if first is None else first
-            yield _numbered(each, first, stream)
+            yield _placed(each, first, stream)
         if first is None:
             raise BadVideoError.of(path, "has no frame that can be decoded")
 
 
-def _numbered(timed: Timed, first: float, stream: "VideoStream") -> tuple[float, int, "VideoFrame"]:
+def _placed(timed: Timed, first: float, stream: "VideoStream") -> tuple[float, float, "VideoFrame"]:
     frame, time = timed
-    return time - first, round((time - first) * _rate(stream)) + 1, frame
+    return time - first, (time - first) * _rate(stream), frame
 
 
 def _timed(

@@ -5,6 +5,7 @@ What has been done of a video is kept in a file, from which the next run continu
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ from misc.search.indexing.tracks import Done, Feature, Track, Tracks
 from misc.search.storage.database import reporting_writes
 from misc.search.views import crop_of
 from model.protocol import Processor
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 BoxesOf = Callable[[Frame], tuple[Boxes, list[int] | None]]
@@ -79,6 +82,7 @@ class Part(NamedTuple):
 
     seen: list[Seen]
     done: Done
+    are_sure: bool  # the numbers of the frames
 
 
 def people_of_video(
@@ -106,18 +110,24 @@ def people_of_video(
         UserError: the state cannot be written.
     """
     facts, settings = facts_of(path), _settings(encoder, people, digest)
-    tracks, saved = Tracks(people.every), time.monotonic()
+    tracks, saved, are_sure = Tracks(people.every), time.monotonic(), True
     tracks.load(state, settings)
     groups = _ahead(_groups(path, people.every, tracks.done))
     with ThreadPoolExecutor(num_cores()) as pool:
         for part in _ahead(_part(group, encoder, people, given, pool) for group in groups):
             _add(part, encoder, tracks)
+            are_sure = are_sure and part.are_sure
             if facts.duration:
                 report(min(1.0, part.done.last / facts.duration))
             if time.monotonic() - saved >= SECONDS_PER_STATE:
                 with reporting_writes(state.parent):
                     tracks.save(state, settings)
                 saved = time.monotonic()
+    if given and not are_sure:
+        logger.warning(
+            f"--boxes: the frames of '{path}' are not evenly spaced: boxes are assigned to them by their "
+            "times and the average rate, and may be those of other frames"
+        )
     duration = facts.duration or tracks.done.last
     found = tracks.tracks(-np.inf if given else ALONE * people.detector.min_score)
     return VideoPeople(*tracks.size, facts.taken, duration, found, tracks.whole)
@@ -183,7 +193,8 @@ def _part(
             for boxes, image in zip(detected, images, strict=True)
         ]
     seen = list(pool.map(partial(_seen, encoder.processor, people.margin), group, found))
-    return Part(seen, Done(group[0].time, group[-1].time, _digest(group)))
+    done = Done(group[0].time, group[-1].time, _digest(group))
+    return Part(seen, done, all(frame.is_sure for frame in group))
 
 
 def _given(frame: Frame, people: People, given: BoxesOf) -> tuple[Boxes, list[int] | None]:

@@ -154,6 +154,17 @@ def test_frames_are_numbered_by_the_average_rate_where_the_rate_varies_or_frames
     assert [frame.number for frame in found] == [round(frame.time * rate) + 1 for frame in found]
 
 
+def test_numbers_of_frames_are_sure_up_to_a_gap_whichever_frames_are_sampled(tmp_path: Path) -> None:
+    even = write_video(tmp_path / "even.mkv", [n / 30 for n in range(90)], [0] * 90, rate=30)
+    assert len(list(sampled_frames(even, 0.1))) == 30  # of times in milliseconds
+    assert all(frame.is_sure for frame in sampled_frames(even, 0.1))
+    times = [n / 10 for n in range(40) if n not in (11, 12, 25)]
+    for name, rate in (("a.mkv", 10), ("a.mp4", 10), ("wrong.mkv", 20)):
+        path = write_video(tmp_path / name, times, [0] * len(times), rate=rate)
+        (_, second, *_, last) = sampled_frames(path, 1)
+        assert (second.is_sure, last.is_sure) == (name == "a.mkv", False)
+
+
 def test_what_a_video_says_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()

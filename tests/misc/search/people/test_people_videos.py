@@ -380,6 +380,20 @@ def test_boxes_of_the_user_are_taken_in_the_frames_that_are_looked_at_with_a_wor
     assert "'street.mp4' has" not in caplog.text
 
 
+@pytest.mark.parametrize("missing", [0, 6])
+def test_boxes_of_frames_that_are_not_evenly_spaced_are_told(
+    encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: int
+) -> None:
+    times = [time for n, time in enumerate(TIMES[:40]) if n % 5 or n // 5 >= missing]
+    root = tmp_path / "root"
+    root.mkdir()
+    write_video(root / "a.mp4", [walk(0, 4, 30, 10)], times)
+    (tmp_path / "a.txt").write_text("".join(f"{n},-1,10,20,30,40,1\n" for n in range(1, 41)))
+    given = People(None, GivenBoxes(tmp_path / "a.txt"), ALL)
+    update_index(encoder, root, tmp_path / "index", people=given)
+    assert ("not evenly spaced" in caplog.text) == (missing > 0)
+
+
 def test_a_video_that_took_the_place_of_an_interrupted_one_is_read_from_its_start(
     street: Path, root: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
