@@ -63,7 +63,7 @@ def assert_right(encoder: Encoder, folder: Path) -> Index:
     return index
 
 
-@pytest.mark.parametrize("pairs", [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_of_two_runs_at_once_one_writes_and_kills_leave_an_index_that_the_next_completes(
     pairs: int, encoder: Encoder, tmp_path: Path, parts: None
 ) -> None:
@@ -144,7 +144,7 @@ def change(rng: random.Random, images: Path, away: Path) -> None:
         (away / f"{content} {name}").rename(images / content / name)
 
 
-@pytest.mark.parametrize("updates", [20, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("updates", [20, pytest.param(2000, marks=pytest.mark.slow)])
 def test_queries_beside_updates_see_whole_generations_and_no_damage(
     updates: int, encoder: Encoder, tmp_path: Path, parts: None
 ) -> None:
