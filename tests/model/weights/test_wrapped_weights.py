@@ -222,7 +222,10 @@ class Config:
 class Settings(dict):
     """As yacs and addict make them: a dict of a class of its own."""
 
-    __getattr__ = dict.get
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # pickle asks for methods
+            raise AttributeError(name)
+        return self.get(name)
 
 
 OBJECTS: dict[str, object] = {
