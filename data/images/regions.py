@@ -41,11 +41,9 @@ def place_of(path: str | Path) -> Place:
     return Place(file, time and float(time), tuple(map(int, box)) if box[0] else None)
 
 
-def within(region: Region, size: tuple[int, int]) -> Region | None:
-    """The corners (left, top, right, bottom) of a region, cut to an image of this width and height; None:
-    nothing of it is within.
-    """
-    left, top, right, bottom = region
+def within(corners: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) cut to an image of this width and height; None: nothing of it is within."""
+    left, top, right, bottom = corners
     left, top, right, bottom = max(0, left), max(0, top), min(right, size[0]), min(bottom, size[1])
     return (left, top, right, bottom) if left < right and top < bottom else None
 

@@ -123,17 +123,16 @@ def in_video(path: Path, detector: "Detector", limits: "Limits", every: float) -
     from misc.detection.video import sampled_frames
 
     tracker, lines, num_frames, tracks = Tracker(Motion.at(every)), [], 0, set[int]()
-    are_sure = True
     for frame in _with_bar(sampled_frames(path, every), None, "frame"):
         (found,) = detector.detect([frame.image])
         boxes = kept(found, frame.image.size, limits, detector.min_score)
         numbers = tracker.update(frame.time, boxes, size=frame.image.size)
-        num_frames, are_sure = num_frames + 1, are_sure and frame.is_sure
+        num_frames += 1
         tracks.update(numbers)
         for number, (*box, score) in zip(numbers, boxes.tolist(), strict=True):
             shown = ",".join(f"{side:.2f}" for side in box)
             lines.append(f"{frame.number},{number + 1},{shown},{score:.4f},1,1\n")
-    if not are_sure:
+    if not frame.is_sure:
         logger.warning(
             f"'{path}': its frames are not evenly spaced; they are numbered by their times and the average "
             "rate, and may be others"

@@ -109,7 +109,7 @@ def test_two_processes_find_and_train_what_one_does(config: Path, whole: Path, t
     assert run_in_processes(main, 2, tmp_path, arguments) == [0, 0]
     np.testing.assert_allclose(losses(two), losses(whole), rtol=1e-4)
     for epoch in (1, 2, 3):  # training magnifies the rounding of sums; other captions are 0.29 and more apart
-        np.testing.assert_allclose(state(two, epoch), state(whole, epoch), atol=1e-2)
+        np.testing.assert_allclose(state(two, epoch), state(whole, epoch), atol=2e-3 * epoch)
 
 
 class CrashError(Exception):

@@ -82,7 +82,7 @@ class Part(NamedTuple):
 
     seen: list[Seen]
     done: Done
-    are_sure: bool  # the numbers of the frames
+    is_sure: bool  # as `Frame.is_sure` of the last one
 
 
 def people_of_video(
@@ -110,20 +110,20 @@ def people_of_video(
         UserError: the state cannot be written.
     """
     facts, settings = facts_of(path), _settings(encoder, people, digest)
-    tracks, saved, are_sure = Tracks(people.every), time.monotonic(), True
+    tracks, saved, is_sure = Tracks(people.every), time.monotonic(), True
     tracks.load(state, settings)
     groups = _ahead(_groups(path, people.every, tracks.done))
     with ThreadPoolExecutor(num_cores()) as pool:
         for part in _ahead(_part(group, encoder, people, given, pool) for group in groups):
             _add(part, encoder, tracks)
-            are_sure = are_sure and part.are_sure
+            is_sure = part.is_sure
             if facts.duration:
                 report(min(1.0, part.done.last / facts.duration))
             if time.monotonic() - saved >= SECONDS_PER_STATE:
                 with reporting_writes(state.parent):
                     tracks.save(state, settings)
                 saved = time.monotonic()
-    if given and not are_sure:
+    if given and not is_sure:
         logger.warning(
             f"--boxes: the frames of '{path}' are not evenly spaced: boxes are assigned to them by their "
             "times and the average rate, and may be those of other frames"
@@ -193,8 +193,7 @@ def _part(
             for boxes, image in zip(detected, images, strict=True)
         ]
     seen = list(pool.map(partial(_seen, encoder.processor, people.margin), group, found))
-    done = Done(group[0].time, group[-1].time, _digest(group))
-    return Part(seen, done, all(frame.is_sure for frame in group))
+    return Part(seen, Done(group[0].time, group[-1].time, _digest(group)), group[-1].is_sure)
 
 
 def _given(frame: Frame, people: People, given: BoxesOf) -> tuple[Boxes, list[int] | None]:

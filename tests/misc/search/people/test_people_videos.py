@@ -27,16 +27,12 @@ from misc.search.indexing.videos import VideoPeople, people_of_video
 from misc.search.storage.database import digest_of
 from misc.search.storage.sightings import Sighting
 from misc.search.views import crop_of, load_view
-from tests.helpers.search import save_run
+from tests.helpers.search import Kill, save_run
 from tests.misc.search.people.drawn import COLORS, SIZE, ByColor, draw, walk, write_video
 
 av = pytest.importorskip("av", reason="no videos: pip install av")
 TIMES = [n / 10 for n in range(120)]
 PEOPLE = [walk(1.0, 7.0, 10, 20), walk(3.0, 11.0, 130, -12, 50), walk(8.0, 10.0, 5, 4)]
-
-
-class Killed(BaseException):
-    """As a kill: nothing handles it."""
 
 
 @pytest.fixture(scope="module")
@@ -220,11 +216,11 @@ def test_a_run_that_is_killed_at_any_write_continues_to_the_same_result(
     original, encoded = Tracks.save, []
 
     def save(self: Tracks, *arguments: object) -> None:
-        """Killed before every second write, and after every other."""
+        """Kill before every second write, and after every other."""
         encoded.append(self.done.last)
         if len(encoded) % 2:
             original(self, *arguments)
-        raise Killed
+        raise Kill
 
     result, num_runs = None, 0
     while result is None:
@@ -233,7 +229,7 @@ def test_a_run_that_is_killed_at_any_write_continues_to_the_same_result(
         monkeypatch.setattr(Tracks, "save", save if num_runs % 5 else original)
         try:
             result = tracks_of(path, encoder, state, every=0.5)
-        except Killed:
+        except Kill:
             continue
     assert num_runs > 4
     assert len(set(encoded)) < len(encoded)  # what was not written was done again
